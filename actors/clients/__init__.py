@@ -1,0 +1,34 @@
+"""The clients that steps speak through, made from settings that the worker hands over the pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..context import Port
+    from .browser import Browser
+    from .gemini import TextModel
+
+
+class Clients:
+    """Makes clients for one step. Keys come by the pipe at first use and never stand in the environment."""
+
+    def __init__(self, port: Port, remaining_seconds: Callable[[], float]) -> None:
+        self._port = port
+        self._remaining_seconds = remaining_seconds
+
+    def text_model(self) -> TextModel:
+        """The text model that this installation uses: Gemini, or the offline model behind the same protocol."""
+        from .gemini import TextModel
+
+        settings = self._port.call("client.settings", {"name": "text_model"})
+        return TextModel.from_settings(settings, remaining_seconds=self._remaining_seconds)
+
+    def browser(self) -> AbstractContextManager[Browser]:
+        """A browser of this step's own; it ends with the `with` block, and with the step in any case."""
+        from .browser import open_browser
+
+        settings = self._port.call("client.settings", {"name": "browser"})
+        return open_browser(settings, remaining_seconds=self._remaining_seconds)

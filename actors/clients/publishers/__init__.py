@@ -1,0 +1,1 @@
+"""Publishers: one protocol (`base`), one implementation a module, one contract suite over all of them."""

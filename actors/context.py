@@ -1,0 +1,287 @@
+"""`StepContext`: all that a step may use.
+
+A step has no database, Redis or secret key. Whatever it needs from outside its process goes through one `Port`; the
+worker answers at the other end, after it has checked that this attempt still owns its step. A step is tested with a
+port made of plain Python (`tests` has one).
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from .clients import Clients
+
+InputT = TypeVar("InputT", bound=BaseModel)
+
+
+class Port(Protocol):
+    """The one way out of a step's process: a named call with JSON data both ways.
+
+    Raises `actors.errors.OwnershipLost` when this attempt no longer owns its step.
+    """
+
+    def call(self, name: str, payload: dict[str, Any]) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """What a step may know of its job."""
+
+    id: str
+    pipeline: str
+    created_at: datetime
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A post that was generated and kept; `body` is Markdown."""
+
+    id: str
+    title: str
+    body: str
+    tags: tuple[str, ...]
+    status: str
+    version: int
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> Draft:
+        return cls(data["id"], data["title"], data["body"], tuple(data["tags"]), data["status"], data["version"])
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A draft's entry in the publication ledger.
+
+    `status` is ``intent``, ``started``, ``confirmed`` or ``unknown``. `marker` is what `Publisher.find` looks for; it
+    is the same for every try of a draft. `started_seconds_ago` counts from the last moment at which a request could
+    have left, by the database's clock; None before the first start.
+    """
+
+    id: str
+    marker: str
+    status: str
+    publisher: str
+    url: str | None
+    external_id: str | None
+    started_seconds_ago: float | None
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> Publication:
+        return cls(**{name: data[name] for name in cls.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an account publishes."""
+
+    publisher: str
+    base_url: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user name and password; the password never shows in a log."""
+
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Credentials(username={self.username!r}, password='…')"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """An account's browser state as Playwright's storage state, and what to sign in with when it is over."""
+
+    storage_state: dict[str, Any] | None
+    credentials: Credentials | None
+
+    def __repr__(self) -> str:
+        return f"SessionState(storage_state={'…' if self.storage_state else None}, credentials={self.credentials!r})"
+
+
+class SessionAccess:
+    """The account's session; only this account's can be reached."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+
+    def load(self) -> SessionState:
+        data = self._port.call("session.load", {})
+        credentials = data.get("credentials")
+        return SessionState(data.get("storage_state"), Credentials(**credentials) if credentials else None)
+
+    def save(self, storage_state: dict[str, Any], expires_at: datetime | None = None) -> None:
+        """Keep a renewed storage state, sealed."""
+        self._port.call(
+            "session.save",
+            {"storage_state": storage_state, "expires_at": expires_at.isoformat() if expires_at else None},
+        )
+
+    def login_required(self, reason: str) -> None:
+        """Record that a person must sign in; the account's publish lane waits until somebody does."""
+        self._port.call("session.login_required", {"reason": reason})
+
+
+class DraftAccess:
+    """The job's draft."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+
+    def create(self, *, title: str, body: str, tags: list[str]) -> Draft:
+        """Keep the draft as ``pending_publish``; a second call of the same job replaces what was not published."""
+        return Draft.from_wire(self._port.call("draft.create", {"title": title, "body": body, "tags": tags}))
+
+    def load(self) -> Draft:
+        """The job's draft, as it is now (a person may have edited it).
+
+        Raises:
+            LookupError: the job has no draft.
+        """
+        data = self._port.call("draft.load", {})
+        if data is None:
+            raise LookupError("this job has no draft: a step before this one must make it")
+        return Draft.from_wire(data)
+
+
+class PublicationAccess:
+    """The publication ledger: intent → started → confirmed | unknown. Each write is guarded by the worker."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+
+    def open(self, publisher: str) -> Publication:
+        """The draft's ledger entry; it is made with status ``intent`` when there is none."""
+        return Publication.from_wire(self._port.call("publication.open", {"publisher": publisher}))
+
+    def started(self) -> None:
+        """Write down that the irreversible request is about to leave. Returns once it is committed."""
+        self._port.call("publication.started", {})
+
+    def absent(self) -> None:
+        """Write down that the target was asked, after its settling time, and has no such post."""
+        self._port.call("publication.absent", {})
+
+    def confirmed(self, url: str, external_id: str | None) -> None:
+        """Write down that the post was read back and is the draft."""
+        self._port.call("publication.confirmed", {"url": url, "external_id": external_id})
+
+    def unknown(self, reason: str) -> None:
+        """Write down that nobody can tell; the draft becomes ``needs_review``."""
+        self._port.call("publication.unknown", {"reason": reason})
+
+
+class StepLog:
+    """Log lines of a step: kept as events of the job, and written to the worker's log."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+
+    def debug(self, message: str) -> None:
+        self._write(logging.DEBUG, message)
+
+    def info(self, message: str) -> None:
+        self._write(logging.INFO, message)
+
+    def warning(self, message: str) -> None:
+        self._write(logging.WARNING, message)
+
+    def error(self, message: str) -> None:
+        self._write(logging.ERROR, message)
+
+    def _write(self, level: int, message: str) -> None:
+        self._port.call("log", {"level": logging.getLevelName(level).lower(), "message": message[:4000]})
+
+
+class StepContext(Generic[InputT]):
+    """What the worker hands to a step; see the module's docstring."""
+
+    def __init__(
+        self,
+        *,
+        account: str,
+        job: JobInfo,
+        input: InputT,
+        outputs: Mapping[str, Any],
+        attempt: int,
+        deadline: datetime,
+        port: Port,
+    ) -> None:
+        #: The account that the job belongs to.
+        self.account = account
+        self.job = job
+        #: The job's input, validated by the pipeline's model.
+        self.input = input
+        #: The outputs of the finished steps before this one, by step name.
+        self.outputs = MappingProxyType(dict(outputs))
+        #: 1 for the first attempt.
+        self.attempt = attempt
+        #: When this attempt will be ended.
+        self.deadline = deadline
+        self.session = SessionAccess(port)
+        self.drafts = DraftAccess(port)
+        self.publication = PublicationAccess(port)
+        self.log = StepLog(port)
+        self._port = port
+        self._clients: Clients | None = None
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any], input_model: type[InputT], port: Port) -> StepContext[InputT]:
+        """The context from the worker's plain data: `account job input outputs attempt deadline`."""
+        job = data["job"]
+        return cls(
+            account=data["account"],
+            job=JobInfo(
+                job["id"], job["pipeline"], datetime.fromisoformat(job["created_at"]), tuple(job.get("tags", ()))
+            ),
+            input=input_model.model_validate(data["input"]),
+            outputs=data["outputs"],
+            attempt=data["attempt"],
+            deadline=datetime.fromisoformat(data["deadline"]),
+            port=port,
+        )
+
+    @property
+    def target(self) -> Target | None:
+        """Where the account publishes; None when nobody has set it."""
+        data = self._port.call("target.load", {})
+        return None if data is None else Target(data["publisher"], data["base_url"], data.get("options", {}))
+
+    @property
+    def clients(self) -> Clients:
+        """Ready-made clients (the text model, a browser), made at first use from the worker's settings."""
+        if self._clients is None:
+            from .clients import Clients
+
+            self._clients = Clients(self._port, self.remaining_seconds)
+        return self._clients
+
+    @property
+    def cancelled(self) -> bool:
+        """True once somebody has asked to cancel the job. The worker ends the process soon after."""
+        return bool(self._port.call("cancelled", {}))
+
+    def remaining_seconds(self) -> float:
+        """Seconds until this attempt is ended; never negative."""
+        return max(0.0, (self.deadline - datetime.now(UTC)).total_seconds())
+
+    def progress(self, percent: float, note: str = "") -> None:
+        """Say how far the step is, 0 to 100, in one short line."""
+        self._port.call("progress", {"percent": max(0, min(100, int(percent))), "note": note[:200]})
+
+    def artifact(self, name: str, content_type: str, content: bytes) -> None:
+        """Keep evidence with the attempt, such as a screenshot. At most 5 MiB."""
+        data = base64.b64encode(content).decode("ascii")
+        self._port.call("artifact.save", {"name": name, "content_type": content_type, "data": data})

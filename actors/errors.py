@@ -1,0 +1,90 @@
+"""The errors with which a step can fail. Each has a stable `code`, which the job shows.
+
+    StepError                  internal
+    ├── LoginRequired          login_required      permanent: a person must sign in
+    ├── ContentBlocked         content_blocked     permanent: the model refuses this content
+    ├── OutputTruncated        output_truncated    the model was cut off
+    ├── ProviderError          provider_error      the model or another provider failed
+    ├── ProviderTimeout        provider_error      … or did not answer in time
+    ├── PublishFailed          publish_failed      nothing was published, and that is known
+    ├── ReadbackMismatch       readback_mismatch   permanent: a post is there, but not the draft's content
+    ├── OutcomeUnknown         outcome_unknown     permanent: nobody can tell whether the post is there
+    ├── UnsafeUrl              unsafe_url          permanent: the URL leads where it must not
+    └── OwnershipLost          lost                another attempt owns the step now
+
+A permanent error is not retried. Any other exception that leaves a step is `internal` and is retried.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StepError(Exception):
+    """A step's failure with a stable `code`; `permanent` errors are not tried again."""
+
+    code: ClassVar[str] = "internal"
+    permanent: ClassVar[bool] = False
+
+
+class LoginRequired(StepError):
+    """The session is over and cannot be renewed without a person."""
+
+    code = "login_required"
+    permanent = True
+
+
+class ContentBlocked(StepError):
+    """The model refused the prompt or its own answer on grounds of policy."""
+
+    code = "content_blocked"
+    permanent = True
+
+
+class OutputTruncated(StepError):
+    """The model stopped before its answer was whole."""
+
+    code = "output_truncated"
+
+
+class ProviderError(StepError):
+    """A provider answered with an error, or with nothing that can be used."""
+
+    code = "provider_error"
+
+
+class ProviderTimeout(ProviderError):
+    """A provider did not answer in time."""
+
+
+class PublishFailed(StepError):
+    """Publishing failed, and it is certain that nothing was published."""
+
+    code = "publish_failed"
+
+
+class ReadbackMismatch(StepError):
+    """The post was made, but its content differs from the draft's."""
+
+    code = "readback_mismatch"
+    permanent = True
+
+
+class OutcomeUnknown(StepError):
+    """A publish was started, and the target cannot say whether it succeeded."""
+
+    code = "outcome_unknown"
+    permanent = True
+
+
+class UnsafeUrl(StepError):
+    """A URL leads to a host that this installation does not allow."""
+
+    code = "unsafe_url"
+    permanent = True
+
+
+class OwnershipLost(StepError):
+    """The worker refused a call: this attempt no longer owns its step."""
+
+    code = "lost"

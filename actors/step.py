@@ -1,0 +1,120 @@
+"""The `@step` decorator and the `Step` that it makes.
+
+A step only records what was declared: no broker, database or network is touched at import. The runtime declares
+one Dramatiq actor per step, named ``pipeline.step``, on the step's lane.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from .context import StepContext
+
+Isolation = Literal["process", "thread"]
+Effect = Literal["pure", "idempotent", "irreversible"]
+StepFunction = Callable[["StepContext"], "dict[str, Any]"]
+
+#: A lane's name: also a Dramatiq queue name and a part of a Redis key.
+LANE_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,47}")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One part of a pipeline. Call it with a `StepContext`; it gives back the step's output as plain data."""
+
+    #: The function's name; unique within a pipeline.
+    name: str
+    #: The kind of work; steps of one lane and account run one at a time.
+    lane: str
+    function: StepFunction
+    #: Seconds that one attempt may take; its process tree is dead two seconds later.
+    time_limit: float
+    #: Attempts in all, the first one included.
+    max_attempts: int
+    #: Least and greatest delay between attempts, in seconds.
+    backoff: tuple[float, float]
+    isolation: Isolation
+    effect: Effect
+    #: False: best effort; the job goes on when the step fails.
+    required: bool
+    #: Bytes of memory that the step's process may take; None leaves it to the setting.
+    memory_limit: int | None
+
+    @property
+    def module(self) -> str:
+        """The module that holds the step, from which a child process imports it."""
+        return self.function.__module__
+
+    def __call__(self, ctx: StepContext) -> dict[str, Any]:
+        return self.function(ctx)
+
+
+def step(
+    *,
+    lane: str,
+    time_limit: float,
+    max_attempts: int = 3,
+    backoff: tuple[float, float] = (2.0, 300.0),
+    isolation: Isolation = "process",
+    effect: Effect = "pure",
+    required: bool = True,
+    memory_limit: int | None = None,
+) -> Callable[[StepFunction], Step]:
+    """Declare a function as a step. See `Step` for the meaning of each setting.
+
+    Raises:
+        ValueError: a setting is out of range; the message names the step and the setting.
+    """
+
+    def declare(function: StepFunction) -> Step:
+        name = function.__name__
+        _check(name, lane, time_limit, max_attempts, backoff, isolation, effect, memory_limit)
+        return Step(
+            name=name,
+            lane=lane,
+            function=function,
+            time_limit=float(time_limit),
+            max_attempts=max_attempts,
+            backoff=(float(backoff[0]), float(backoff[1])),
+            isolation=isolation,
+            effect=effect,
+            required=required,
+            memory_limit=memory_limit,
+        )
+
+    return declare
+
+
+def _check(
+    name: str,
+    lane: str,
+    time_limit: float,
+    max_attempts: int,
+    backoff: tuple[float, float],
+    isolation: str,
+    effect: str,
+    memory_limit: int | None,
+) -> None:
+    faults = []
+    if not LANE_PATTERN.fullmatch(lane):
+        faults.append(f"lane={lane!r} must match {LANE_PATTERN.pattern}")
+    if not 0 < time_limit <= 86_400:
+        faults.append(f"time_limit={time_limit!r} must be more than 0 and at most 86400 seconds")
+    if not 1 <= max_attempts <= 100:
+        faults.append(f"max_attempts={max_attempts!r} must be 1 to 100")
+    if not 0 <= backoff[0] <= backoff[1] <= 86_400:
+        faults.append(f"backoff={backoff!r} must be (least, greatest) seconds, 0 to 86400")
+    if isolation not in ("process", "thread"):
+        faults.append(f"isolation={isolation!r} must be 'process' or 'thread'")
+    if effect not in ("pure", "idempotent", "irreversible"):
+        faults.append(f"effect={effect!r} must be 'pure', 'idempotent' or 'irreversible'")
+    if isolation == "thread" and effect == "irreversible":
+        faults.append("an irreversible step needs isolation='process': a thread cannot be stopped at its limit")
+    if memory_limit is not None and memory_limit < 64 * 1024 * 1024:
+        faults.append(f"memory_limit={memory_limit!r} must be at least 64 MiB, in bytes")
+    if faults:
+        raise ValueError(f"step {name!r}: " + "; ".join(faults))
