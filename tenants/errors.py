@@ -1,0 +1,164 @@
+"""The whole error tree of what an account owns.
+
+    OnelaneError                 (code, message that names the ids involved and what to do)
+    ├── InvalidInput             invalid_request
+    │   ├── InvalidAccount       invalid_request: the account id is out of shape
+    │   ├── UnknownPipeline      unknown_pipeline
+    │   ├── InvalidPipelineInput invalid_input
+    │   └── UnsafeTargetUrl      unsafe_url
+    ├── NotFound                 not_found
+    ├── Conflict
+    │   ├── JobFinished          job_finished
+    │   ├── JobNotRetryable      job_not_retryable
+    │   ├── NotAwaitingApproval  not_awaiting_approval
+    │   ├── DraftNotPending      draft_not_pending
+    │   ├── QueueNotEmpty        queue_not_empty
+    │   ├── AccountBusy          account_busy
+    │   ├── AccountDraining      account_draining
+    │   └── AccountSuspended     account_suspended
+    ├── StaleVersion             stale_version
+    ├── LimitReached             (with retry_after)
+    │   ├── QueueFull            queue_full
+    │   └── QuotaExhausted       quota_exhausted
+    ├── Unavailable              unavailable: the database or, for calls that need it, Redis cannot be reached
+    ├── OwnershipLost            lost: another attempt owns the step now
+    └── SecretsError             a sealed secret cannot be opened: wrong or missing key
+
+The broker has a tree of its own (`tenants.queues.errors`), because it is used alone too. One table,
+`orchestrator.web.problems`, maps codes to HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault in an input: where (`loc`, keys and indexes from the outside in) and what."""
+
+    loc: tuple[str | int, ...]
+    message: str
+
+
+class OnelaneError(Exception):
+    """Base of all; `code` is the stable word of the HTTP API."""
+
+    code: ClassVar[str] = "internal"
+
+
+class InvalidInput(OnelaneError):
+    """The caller's input is wrong; nothing was written. `faults` names every fault found."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, faults: tuple[Fault, ...] = ()) -> None:
+        super().__init__(message)
+        self.faults = faults
+
+
+class InvalidAccount(InvalidInput):
+    """The account id is out of shape."""
+
+
+class UnknownPipeline(InvalidInput):
+    """No pipeline of that name is loaded."""
+
+    code = "unknown_pipeline"
+
+
+class InvalidPipelineInput(InvalidInput):
+    """The job's input does not fit the pipeline's model."""
+
+    code = "invalid_input"
+
+
+class UnsafeTargetUrl(InvalidInput):
+    """A URL of the caller's leads to a host that is not allowed."""
+
+    code = "unsafe_url"
+
+
+class NotFound(OnelaneError):
+    """There is no such thing, or it is not the caller's."""
+
+    code = "not_found"
+
+
+class Conflict(OnelaneError):
+    """The thing is not in a state that allows this."""
+
+    code = "conflict"
+
+
+class JobFinished(Conflict):
+    code = "job_finished"
+
+
+class JobNotRetryable(Conflict):
+    code = "job_not_retryable"
+
+
+class NotAwaitingApproval(Conflict):
+    code = "not_awaiting_approval"
+
+
+class DraftNotPending(Conflict):
+    code = "draft_not_pending"
+
+
+class QueueNotEmpty(Conflict):
+    code = "queue_not_empty"
+
+
+class AccountBusy(Conflict):
+    code = "account_busy"
+
+
+class AccountDraining(Conflict):
+    code = "account_draining"
+
+
+class AccountSuspended(Conflict):
+    code = "account_suspended"
+
+
+class StaleVersion(OnelaneError):
+    """The resource has changed since the caller read it."""
+
+    code = "stale_version"
+
+
+class LimitReached(OnelaneError):
+    """A limit of the account refuses the job; `retry_after` in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFull(LimitReached):
+    code = "queue_full"
+
+
+class QuotaExhausted(LimitReached):
+    code = "quota_exhausted"
+
+
+class Unavailable(OnelaneError):
+    """The database (or Redis, for a call that needs it) cannot be reached; nothing was accepted."""
+
+    code = "unavailable"
+
+
+class OwnershipLost(OnelaneError):
+    """A late write was refused: the attempt does not own its step any more."""
+
+    code = "lost"
+
+
+class SecretsError(OnelaneError):
+    """A sealed secret cannot be opened with the keys at hand."""
+
+    code = "internal"

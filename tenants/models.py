@@ -1,0 +1,441 @@
+"""The tables. Times are the database's, ids UUIDv7 strings; sealed columns hold ciphertext only.
+
+State and counters change only by the guarded single UPDATEs of `tenants.store`, never through an ORM attribute:
+read-modify-write from several threads loses updates. `docs/states.md` draws the states.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import uuid_utils
+from sqlalchemy import Column, ForeignKey, Index, LargeBinary, MetaData, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+from .columns import UtcTime, big_serial, exact_text, json_document, json_index
+
+#: Names for every constraint, so that a migration can name what it changes.
+NAMING = {
+    "ix": "ix_%(column_0_N_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Model(SQLModel):
+    """Base of the tables, with metadata of their own."""
+
+    metadata = MetaData(naming_convention=NAMING)
+
+
+def new_id() -> str:
+    """A UUIDv7: sorts by the time of its making."""
+    return str(uuid_utils.uuid7())
+
+
+def _time(*, nullable: bool = True, index: bool = False) -> Column[Any]:
+    return Column(UtcTime(), nullable=nullable, index=index)
+
+
+def _account() -> Column[Any]:
+    return Column(exact_text(), nullable=False)
+
+
+class Account(Model, table=True):
+    """An account that has been used or configured. `status`: active, paused, draining, suspended."""
+
+    __tablename__ = "accounts"
+    id: str = Field(sa_column=Column(exact_text(), primary_key=True))
+    status: str = "active"
+    limits: dict[str, Any] | None = Field(sa_column=Column(json_document()))
+    target: dict[str, Any] | None = Field(sa_column=Column(json_document()))
+    created_at: datetime = Field(sa_column=_time(nullable=False))
+    updated_at: datetime = Field(sa_column=_time(nullable=False))
+
+
+class Lane(Model, table=True):
+    """Settings of a lane that somebody made."""
+
+    __tablename__ = "lanes"
+    lane: str = Field(sa_column=Column(exact_text(64), primary_key=True))
+    paused: bool = False
+    global_concurrency: int | None = None
+
+
+class TenantQueue(Model, table=True):
+    """Settings of a tenant queue that somebody made (its messages live in Redis and in `steps`)."""
+
+    __tablename__ = "tenant_queues"
+    lane: str = Field(sa_column=Column(exact_text(64), primary_key=True))
+    account: str = Field(sa_column=Column(exact_text(), primary_key=True))
+    paused: bool = False
+    paused_until: datetime | None = Field(sa_column=_time())
+    reason: str | None = None
+
+
+class ApiKey(Model, table=True):
+    """A key's hash; the key itself is shown once and kept nowhere."""
+
+    __tablename__ = "api_keys"
+    id: str = Field(default_factory=new_id, primary_key=True)
+    hash: str = Field(unique=True)
+    scope: str
+    account: str | None = Field(default=None, sa_column=Column(exact_text(), index=True))
+    name: str = ""
+    hint: str = ""
+    created_at: datetime = Field(sa_column=_time(nullable=False))
+    expires_at: datetime | None = Field(sa_column=_time())
+    last_used_at: datetime | None = Field(sa_column=_time())
+    revoked_at: datetime | None = Field(sa_column=_time())
+
+
+class Job(Model, table=True):
+    """One run of a pipeline for an account. `seq` orders the jobs of all accounts, and a tenant queue's messages."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_account_seq", "account", "seq"),
+        Index("ix_jobs_status_seq", "status", "seq"),
+        Index("ix_jobs_account_status_seq", "account", "status", "seq"),
+        Index("ix_jobs_pipeline_seq", "pipeline", "seq"),
+        Index(
+            "ix_jobs_finished",
+            "finished_at",
+            sqlite_where=text("finished_at IS NOT NULL"),
+            postgresql_where=text("finished_at IS NOT NULL"),
+        ),
+        Index(
+            "uq_jobs_unfinished_unique_key",
+            "account",
+            "pipeline",
+            "unique_key",
+            unique=True,
+            sqlite_where=text("unique_key IS NOT NULL AND finished_at IS NULL"),
+            postgresql_where=text("unique_key IS NOT NULL AND finished_at IS NULL"),
+        ),
+        Index(
+            "ix_jobs_deadline",
+            "deadline_at",
+            sqlite_where=text("deadline_at IS NOT NULL AND finished_at IS NULL"),
+            postgresql_where=text("deadline_at IS NOT NULL AND finished_at IS NULL"),
+        ),
+        Index(
+            "ix_jobs_expiry",
+            "expires_at",
+            sqlite_where=text("expires_at IS NOT NULL AND started_at IS NULL AND finished_at IS NULL"),
+            postgresql_where=text("expires_at IS NOT NULL AND started_at IS NULL AND finished_at IS NULL"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+    seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
+    id: str = Field(default_factory=new_id, unique=True)
+    account: str = Field(sa_column=_account())
+    pipeline: str
+    status: str
+    priority: int = 5
+    input: dict[str, Any] = Field(sa_column=Column(json_document(), nullable=False))
+    result: dict[str, Any] | None = Field(sa_column=Column(json_document()))
+    error: dict[str, Any] | None = Field(sa_column=Column(json_document()))
+    current_step: str | None = None
+    failed_step: str | None = None
+    approval: bool = False
+    cancel_requested_at: datetime | None = Field(sa_column=_time())
+    run_at: datetime = Field(sa_column=_time(nullable=False))
+    created_at: datetime = Field(sa_column=_time(nullable=False))
+    started_at: datetime | None = Field(sa_column=_time())
+    finished_at: datetime | None = Field(sa_column=_time())
+    expires_at: datetime | None = Field(sa_column=_time())
+    #: Seconds from the first start to the deadline, as the caller gave it; `deadline_at` is set at the first start.
+    deadline_seconds: float | None = None
+    deadline_at: datetime | None = Field(sa_column=_time())
+    unique_key: str | None = Field(default=None, sa_column=Column(exact_text()))
+    tags: list[str] = Field(sa_column=Column(json_index(), nullable=False))
+    callback_url: str | None = None
+
+
+class Step(Model, table=True):
+    """One part of a job. `run_token` grows with each start; every later write of that attempt carries it."""
+
+    __tablename__ = "steps"
+    __table_args__ = (
+        UniqueConstraint("job_id", "position"),
+        Index(
+            "ix_steps_undispatched",
+            "queued_at",
+            sqlite_where=text("status IN ('queued', 'retrying') AND dispatched_at IS NULL"),
+            postgresql_where=text("status IN ('queued', 'retrying') AND dispatched_at IS NULL"),
+        ),
+        Index(
+            "ix_steps_waiting",
+            "lane",
+            "account",
+            "priority",
+            "sequence",
+            sqlite_where=text("status IN ('queued', 'retrying')"),
+            postgresql_where=text("status IN ('queued', 'retrying')"),
+        ),
+        # P1 by the database: two running steps can never hold one slot of a tenant queue.
+        Index(
+            "uq_steps_running_slot",
+            "lane",
+            "account",
+            "slot",
+            unique=True,
+            sqlite_where=text("status = 'running'"),
+            postgresql_where=text("status = 'running'"),
+        ),
+        Index(
+            "ix_steps_running_account",
+            "account",
+            sqlite_where=text("status = 'running'"),
+            postgresql_where=text("status = 'running'"),
+        ),
+        Index(
+            "ix_steps_running_worker",
+            "worker_id",
+            sqlite_where=text("status = 'running'"),
+            postgresql_where=text("status = 'running'"),
+        ),
+    )
+    id: str = Field(default_factory=new_id, primary_key=True)
+    job_id: str = Field(sa_column=Column(ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False))
+    account: str = Field(sa_column=_account())
+    pipeline: str
+    position: int
+    name: str
+    lane: str = Field(sa_column=Column(exact_text(64), nullable=False))
+    status: str
+    required: bool = True
+    priority: int = 5
+    #: The job's `seq`: the order within a tenant queue, kept when Redis is rebuilt.
+    sequence: int = Field(sa_column=Column(big_serial(), nullable=False))
+    #: Attempts that count; an orderly hand-back, a snooze or a busy provider does not.
+    attempt: int = 0
+    max_attempts: int = 1
+    #: Attempts lost with their worker, against a budget of their own.
+    lost: int = 0
+    run_token: int = 0
+    slot: int | None = None
+    worker_id: str | None = Field(default=None, sa_column=Column(exact_text(64)))
+    progress: int = 0
+    note: str = ""
+    #: Not before this time: the job's `run_at`, or the end of a backoff.
+    due_at: datetime | None = Field(sa_column=_time())
+    queued_at: datetime | None = Field(sa_column=_time())
+    dispatched_at: datetime | None = Field(sa_column=_time())
+    started_at: datetime | None = Field(sa_column=_time())
+    finished_at: datetime | None = Field(sa_column=_time())
+    output: dict[str, Any] | None = Field(sa_column=Column(json_document()))
+    error: dict[str, Any] | None = Field(sa_column=Column(json_document()))
+
+
+class Attempt(Model, table=True):
+    """One try of a step. `outcome` is null while it runs."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (
+        UniqueConstraint("step_id", "run_token"),
+        Index("ix_attempts_lane_account_started", "lane", "account", "started_at"),
+        Index("ix_attempts_job", "job_id"),
+    )
+    id: str = Field(default_factory=new_id, primary_key=True)
+    step_id: str = Field(sa_column=Column(ForeignKey("steps.id", ondelete="CASCADE"), nullable=False))
+    job_id: str
+    account: str = Field(sa_column=_account())
+    lane: str = Field(sa_column=Column(exact_text(64), nullable=False))
+    number: int
+    run_token: int
+    slot: int
+    worker: str
+    started_at: datetime = Field(sa_column=_time(nullable=False))
+    finished_at: datetime | None = Field(sa_column=_time())
+    outcome: str | None = None
+    error: dict[str, Any] | None = Field(sa_column=Column(json_document()))
+
+
+class Draft(Model, table=True):
+    """A generated post, `body` in Markdown. `status`: pending_publish publishing published needs_review discarded."""
+
+    __tablename__ = "drafts"
+    __table_args__ = (
+        Index("ix_drafts_account_seq", "account", "seq"),
+        Index("ix_drafts_status_seq", "status", "seq"),
+        {"sqlite_autoincrement": True},
+    )
+    seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
+    id: str = Field(default_factory=new_id, unique=True)
+    account: str = Field(sa_column=_account())
+    job_id: str = Field(unique=True)
+    title: str
+    body: str
+    tags: list[str] = Field(sa_column=Column(json_document(), nullable=False))
+    status: str = "pending_publish"
+    version: int = 1
+    created_at: datetime = Field(sa_column=_time(nullable=False))
+    updated_at: datetime = Field(sa_column=_time(nullable=False))
+
+
+class Publication(Model, table=True):
+    """The ledger: one entry a draft. `status`: intent started confirmed unknown. It outlives every retry."""
+
+    __tablename__ = "publications"
+    id: str = Field(default_factory=new_id, primary_key=True)
+    account: str = Field(sa_column=Column(exact_text(), nullable=False, index=True))
+    draft_id: str = Field(unique=True)
+    job_id: str = Field(index=True)
+    publisher: str
+    marker: str = Field(unique=True)
+    status: str = "intent"
+    url: str | None = None
+    external_id: str | None = None
+    #: The last moment at which a request of ours could have left.
+    started_at: datetime | None = Field(sa_column=_time())
+    published_at: datetime | None = Field(sa_column=_time())
+    note: str | None = None
+    created_at: datetime = Field(sa_column=_time(nullable=False))
+    updated_at: datetime = Field(sa_column=_time(nullable=False))
+
+
+class DeadLetter(Model, table=True):
+    """A step that will not be tried again by itself, or a message that belongs to no job."""
+
+    __tablename__ = "dead_letters"
+    __table_args__ = (
+        Index("ix_dead_letters_account_seq", "account", "seq"),
+        {"sqlite_autoincrement": True},
+    )
+    seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
+    id: str = Field(default_factory=new_id, unique=True)
+    account: str | None = Field(default=None, sa_column=Column(exact_text()))
+    lane: str
+    pipeline: str | None = None
+    actor: str
+    job_id: str | None = Field(default=None, index=True)
+    step_id: str | None = Field(default=None, index=True)
+    message: dict[str, Any] = Field(sa_column=Column(json_document(), nullable=False))
+    error_code: str
+    error: dict[str, Any] = Field(sa_column=Column(json_document(), nullable=False))
+    attempts: int = 0
+    created_at: datetime = Field(sa_column=_time(nullable=False))
+    #: `replayed` or `discarded`; null while it is open.
+    resolution: str | None = None
+    resolved_at: datetime | None = Field(sa_column=_time())
+
+
+class Session(Model, table=True):
+    """An account's browser session, sealed. `status`: ready expired login_required."""
+
+    __tablename__ = "sessions"
+    account: str = Field(sa_column=Column(exact_text(), primary_key=True))
+    storage_state: bytes | None = Field(sa_column=Column(LargeBinary()))
+    credentials: bytes | None = Field(sa_column=Column(LargeBinary()))
+    status: str
+    reason: str | None = None
+    updated_at: datetime = Field(sa_column=_time(nullable=False))
+    expires_at: datetime | None = Field(sa_column=_time())
+
+
+class Artifact(Model, table=True):
+    """Evidence of an attempt (a screenshot, a trace): a file under the data directory."""
+
+    __tablename__ = "artifacts"
+    id: str = Field(default_factory=new_id, primary_key=True)
+    account: str = Field(sa_column=_account())
+    job_id: str = Field(index=True)
+    step_id: str
+    run_token: int
+    name: str
+    content_type: str
+    size: int
+    path: str
+    created_at: datetime = Field(sa_column=_time(nullable=False))
+
+
+class Event(Model, table=True):
+    """What happened to a job, in order; SSE resumes from `seq`."""
+
+    __tablename__ = "events"
+    __table_args__ = (
+        Index("ix_events_job_seq", "job_id", "seq"),
+        Index("ix_events_account_seq", "account", "seq"),
+        {"sqlite_autoincrement": True},
+    )
+    seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
+    account: str = Field(sa_column=_account())
+    job_id: str
+    type: str
+    data: dict[str, Any] = Field(sa_column=Column(json_document(), nullable=False))
+    created_at: datetime = Field(sa_column=_time(nullable=False))
+
+
+class Worker(Model, table=True):
+    """A worker process; alive while `heartbeat_at` is younger than 15 s by the database's clock."""
+
+    __tablename__ = "workers"
+    id: str = Field(sa_column=Column(exact_text(64), primary_key=True))
+    host: str
+    pid: int
+    lanes: list[str] = Field(sa_column=Column(json_document(), nullable=False))
+    threads: int
+    busy: int = 0
+    started_at: datetime = Field(sa_column=_time(nullable=False))
+    heartbeat_at: datetime = Field(sa_column=_time(nullable=False, index=True))
+    #: Set by an orderly stop, and by the rescuer once its steps were taken over.
+    stopped_at: datetime | None = Field(sa_column=_time())
+
+
+class ProviderBackoff(Model, table=True):
+    """A provider's credential that has to rest; every step that uses it waits."""
+
+    __tablename__ = "provider_backoffs"
+    scope: str = Field(sa_column=Column(exact_text(), primary_key=True))
+    until: datetime = Field(sa_column=_time(nullable=False))
+    reason: str = ""
+
+
+class Usage(Model, table=True):
+    """What an account used in a UTC day."""
+
+    __tablename__ = "usage"
+    account: str = Field(sa_column=Column(exact_text(), primary_key=True))
+    day: str = Field(primary_key=True)
+    jobs: int = 0
+    seconds: float = 0.0
+    tokens: int = Field(default=0, sa_column=Column(big_serial(), nullable=False))
+    posts: int = 0
+    bytes: int = Field(default=0, sa_column=Column(big_serial(), nullable=False))
+
+
+class IdempotencyKey(Model, table=True):
+    """The first answer to a POST with an `Idempotency-Key`; `response` is null while it is being made."""
+
+    __tablename__ = "idempotency_keys"
+    scope: str = Field(primary_key=True)
+    body_hash: str
+    status: int | None = None
+    response: dict[str, Any] | None = Field(sa_column=Column(json_document()))
+    created_at: datetime = Field(sa_column=_time(nullable=False, index=True))
+
+
+class Audit(Model, table=True):
+    """Who did what, when, from where. Only ever added to."""
+
+    __tablename__ = "audit"
+    __table_args__ = {"sqlite_autoincrement": True}
+    seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
+    at: datetime = Field(sa_column=_time(nullable=False))
+    actor: str
+    address: str
+    action: str
+    target: str
+    details: dict[str, Any] | None = Field(sa_column=Column(json_document()))
+
+
+class Meta(Model, table=True):
+    """Facts about the installation: Redis' generation and run id, the secret key's check value."""
+
+    __tablename__ = "meta"
+    key: str = Field(primary_key=True)
+    value: str
