@@ -1,0 +1,217 @@
+"""The database: one engine, and transactions that are retried when the database asks for it.
+
+Invariants
+- `write` runs one transaction from begin to commit. On SQLite it begins immediate, and writers of one process queue up
+  for it in order; SQLite's own waiting is a poll with pauses up to 100 ms, which showed as latency.
+- `work` may run more than once (deadlock, serialization failure, locked database, a connection that had died before its
+  first use), so it must not have effects outside its transaction.
+- A connection lost in the middle of a commit leaves the outcome open. It is never repeated here: `CommitUnknown` says so.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import psycopg
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from .columns import sqlite_now, sqlite_seconds_since
+from .errors import Unavailable
+
+T = TypeVar("T")
+
+#: How often a transaction that the database refused is tried in all.
+MAX_TRIES = 6
+#: Seconds that a statement may take on PostgreSQL before it is cancelled.
+STATEMENT_TIMEOUT_SECONDS = 30
+#: Seconds that SQLite waits for a writer of another process.
+SQLITE_BUSY_SECONDS = 15
+
+#: PostgreSQL: serialization_failure, deadlock_detected, lock_not_available.
+_RETRY_STATES = frozenset({"40001", "40P01", "55P03"})
+
+
+class CommitUnknown(Unavailable):
+    """The connection was lost while committing: the transaction may or may not have taken effect."""
+
+
+class Database:
+    """One database by URL, e.g. ``sqlite:////var/lib/onelane/onelane.db`` or ``postgresql://user@host/name``."""
+
+    def __init__(self, url: str, *, pool_size: int = 16) -> None:
+        """
+        Args:
+            pool_size: most connections of this process; a caller waits up to ten seconds for one.
+
+        Raises:
+            ValueError: the URL is of neither kind.
+        """
+        self.url = _driver_url(url)
+        self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if _is_sqlite(self.url) else "postgresql"
+        self.engine = _make_engine(self.url, pool_size)
+        #: Writers of this process, one at a time on SQLite, which has one writer anyway.
+        self._writing: AbstractContextManager[Any] = threading.Lock() if self.dialect == "sqlite" else nullcontext()
+        self._writer = self.engine.execution_options(onelane_begin="BEGIN IMMEDIATE")
+        self._reader = (
+            self.engine.execution_options(isolation_level="AUTOCOMMIT")
+            if self.dialect == "postgresql"
+            else self.engine.execution_options(onelane_begin="BEGIN")
+        )
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction and commit it.
+
+        Raises:
+            Unavailable: the database cannot be reached, or refused the transaction too often.
+            CommitUnknown: the connection was lost in the middle of the commit.
+        """
+        for tries in range(1, MAX_TRIES + 1):
+            try:
+                return self._write_once(work)
+            except DBAPIError as error:
+                if not _worth_a_retry(error) or tries == MAX_TRIES:
+                    raise _translated(error) from error
+            except PoolTimeout as error:
+                raise Unavailable(f"no database connection became free: {error}") from error
+            time.sleep(random.uniform(0, 0.01 * 2**tries))  # noqa: S311 - jitter, not a secret
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work`, which only reads. On SQLite it sees one snapshot.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        for tries in range(1, MAX_TRIES + 1):
+            try:
+                with self._reader.connect() as connection:
+                    return work(connection)
+            except DBAPIError as error:
+                if not _worth_a_retry(error) or tries == MAX_TRIES:
+                    raise _translated(error) from error
+            except PoolTimeout as error:
+                raise Unavailable(f"no database connection became free: {error}") from error
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _write_once(self, work: Callable[[Connection], T]) -> T:
+        with self._writing, self._writer.connect() as connection:
+            result = work(connection)
+            try:
+                connection.commit()
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise CommitUnknown(
+                        "the database connection was lost in the middle of a commit; its outcome is unknown"
+                    ) from error
+                raise
+            return result
+
+    def ping(self) -> None:
+        """Raises `Unavailable` unless the database answers."""
+        self.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
+
+    def migrate(self) -> None:
+        """Bring the schema up to date. Safe to call from several processes at once."""
+        from .migrations import upgrade
+
+        if self.dialect == "sqlite" and self.url.database:
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            upgrade(self.engine)
+        except DBAPIError as error:
+            raise _translated(error) from error
+
+    def pending_migrations(self) -> list[str]:
+        """Revisions that the schema lacks, oldest first; empty when it is up to date."""
+        from .migrations import pending
+
+        return pending(self.engine)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _driver_url(url: str) -> URL:
+    parsed = make_url(url)
+    if _is_sqlite(parsed):
+        return parsed.set(drivername="sqlite")
+    if parsed.drivername.split("+")[0] in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise ValueError(
+        f"the database URL starts with {parsed.drivername!r}; give sqlite:///path or postgresql://user@host/name"
+    )
+
+
+def _is_sqlite(url: URL) -> bool:
+    return url.drivername.split("+")[0] == "sqlite"
+
+
+def _make_engine(url: URL, pool_size: int) -> Engine:
+    options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 10}
+    if _is_sqlite(url):
+        engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS}, **options)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    engine = create_engine(
+        url,
+        connect_args={
+            "connect_timeout": 5,
+            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s -c lock_timeout=10s"
+            " -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            # Each statement is prepared at its second use: planning costs more than running these short statements.
+            "prepare_threshold": 2,
+        },
+        **options,
+    )
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+    # The driver must not begin by itself: `_begin_sqlite` chooses how.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+    # FULL: a commit that was answered 202 survives the loss of power too.
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA cache_size=-65536")
+    connection.create_function("onelane_now", 1, sqlite_now)
+    connection.create_function("onelane_seconds_since", 1, sqlite_seconds_since)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("onelane_begin", "BEGIN IMMEDIATE"))
+
+
+def _worth_a_retry(error: DBAPIError) -> bool:
+    """Whether the database asks for the whole transaction again, and nothing of it has taken effect."""
+    original = error.orig
+    if isinstance(original, psycopg.Error):
+        return original.sqlstate in _RETRY_STATES or (error.connection_invalidated and _is_stale(original))
+    if isinstance(original, sqlite3.OperationalError):
+        return getattr(original, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return False
+
+
+def _is_stale(error: psycopg.Error) -> bool:
+    """A pooled connection that the server had closed while it lay idle: a new one may well do."""
+    return isinstance(error, psycopg.OperationalError) and "connect" not in str(error).split(":")[0]
+
+
+def _translated(error: DBAPIError) -> Exception:
+    if isinstance(error, IntegrityError):
+        return error
+    original = cast("BaseException", error.orig)
+    return Unavailable(f"the database failed: {type(original).__name__}: {str(original).strip()}")

@@ -1,0 +1,47 @@
+"""Alembic migrations: `upgrade` and `pending`. A test proves that they give exactly the models' schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
+
+#: Any fixed number of our own: several processes that migrate at once take turns by it.
+_ADVISORY_LOCK = 0x6F6E656C616E65
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    return config
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Migrate up to `revision` in one transaction, one process at a time."""
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def pending(engine: Engine) -> list[str]:
+    """Revisions that this database lacks, oldest first."""
+    with engine.connect() as connection:
+        current = _current(connection)
+    script = ScriptDirectory.from_config(_config())
+    missing = []
+    for each in script.walk_revisions():
+        if each.revision == current:
+            break
+        missing.append(each.revision)
+    return missing[::-1]
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
