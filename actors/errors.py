@@ -6,6 +6,7 @@
     ├── OutputTruncated        output_truncated    the model was cut off
     ├── ProviderError          provider_error      the model or another provider failed
     ├── ProviderTimeout        provider_error      … or did not answer in time
+    ├── ProviderRefused        provider_error      permanent: … or refused for good (key, model name, bad request)
     ├── PublishFailed          publish_failed      nothing was published, and that is known
     ├── ReadbackMismatch       readback_mismatch   permanent: a post is there, but not the draft's content
     ├── OutcomeUnknown         outcome_unknown     permanent: nobody can tell whether the post is there
@@ -55,6 +56,12 @@ class ProviderError(StepError):
 
 class ProviderTimeout(ProviderError):
     """A provider did not answer in time."""
+
+
+class ProviderRefused(ProviderError):
+    """A provider refused in a way that only a person can mend: a bad key, an unknown model, a wrong request."""
+
+    permanent = True
 
 
 class PublishFailed(StepError):

@@ -24,7 +24,9 @@ class Clients:
         from .gemini import TextModel
 
         settings = self._port.call("client.settings", {"name": "text_model"})
-        return TextModel.from_settings(settings, remaining_seconds=self._remaining_seconds)
+        return TextModel.from_settings(
+            settings, remaining_seconds=self._remaining_seconds, report_usage=self._report_usage
+        )
 
     def browser(self) -> AbstractContextManager[Browser]:
         """A browser of this step's own; it ends with the `with` block, and with the step in any case."""
@@ -32,3 +34,6 @@ class Clients:
 
         settings = self._port.call("client.settings", {"name": "browser"})
         return open_browser(settings, remaining_seconds=self._remaining_seconds)
+
+    def _report_usage(self, tokens_in: int, tokens_out: int) -> None:
+        self._port.call("usage.add", {"tokens_in": tokens_in, "tokens_out": tokens_out})

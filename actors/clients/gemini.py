@@ -1,0 +1,268 @@
+"""Text from Gemini through the google-genai SDK, or from the offline model behind the same protocol.
+
+Invariants:
+- One call is one request. The SDK's retries stay off: the worker alone counts and delays attempts.
+- A call ends in time, whatever the server does. The SDK's own time-out counts per socket read, so a body that trickles
+  outlives it; here the whole call stands under `asyncio.wait_for`, within the time that the step has left.
+- The API key appears in no error and no log line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import httpx2
+import pydantic_core
+from google import genai
+from google.genai import errors, types
+from pydantic import BaseModel, ValidationError
+
+from ..errors import OutputTruncated, ProviderError, ProviderTimeout
+from . import gemini_failures
+
+T = TypeVar("T", bound=BaseModel)
+R = TypeVar("R")
+
+#: Kept back from the step's time, so that a time-out is told as such and not as a killed process.
+MARGIN_SECONDS = 2.0
+#: No call takes longer, however much time the step has left.
+LONGEST_CALL_SECONDS = 600.0
+#: How the offline model's versions begin.
+OFFLINE_PREFIX = "offline-model"
+
+#: The part of JSON Schema that Gemini reads; other keywords are checked here, after the answer.
+_SCHEMA_KEYWORDS = frozenset(
+    {"$defs", "$ref", "additionalProperties", "anyOf", "description", "enum", "format", "items", "maxItems", "maximum"}
+    | {"minItems", "minimum", "oneOf", "prefixItems", "properties", "propertyOrdering", "required", "title", "type"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation(Generic[T]):
+    """A model's answer, checked against the schema that was asked for."""
+
+    value: T
+    #: The version that answered, as the server names it.
+    model: str
+    #: True when the offline model answered, whatever the settings say.
+    offline: bool
+    tokens_in: int
+    #: Answer and thoughts: both are billed.
+    tokens_out: int
+
+
+class TextModel:
+    """A text model with one credential. Made per step by `Clients.text_model`."""
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        base_url: str | None,
+        model: str,
+        offline: bool,
+        credential: str,
+        remaining_seconds: Callable[[], float],
+        report_usage: Callable[[int, int], None] | None = None,
+    ) -> None:
+        #: The model's name as it is set.
+        self.model = model
+        #: True when the settings choose the offline model.
+        self.offline = offline
+        self._api_key = api_key
+        self._base_url = base_url
+        self._credential = credential
+        self._remaining_seconds = remaining_seconds
+        self._report_usage = report_usage
+
+    def __repr__(self) -> str:
+        return f"TextModel(model={self.model!r}, offline={self.offline}, credential={self._credential!r})"
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Mapping[str, Any],
+        remaining_seconds: Callable[[], float],
+        report_usage: Callable[[int, int], None] | None = None,
+    ) -> TextModel:
+        """The model that the worker's settings name: `api_key base_url model offline credential`.
+
+        `report_usage` is called with tokens in and out for every answer, also for one that cannot be used: it is
+        billed all the same.
+        """
+        offline = bool(settings["offline"])
+        return cls(
+            # The SDK refuses to start without a key; the offline model wants none.
+            api_key=settings.get("api_key") or ("offline" if offline else ""),
+            base_url=settings.get("base_url"),
+            model=settings["model"],
+            offline=offline,
+            credential=settings["credential"],
+            remaining_seconds=remaining_seconds,
+            report_usage=report_usage,
+        )
+
+    def generate_json(
+        self,
+        prompt: str,
+        *,
+        system: str,
+        schema: type[T],
+        temperature: float = 0.7,
+        max_output_tokens: int | None = None,
+    ) -> Generation[T]:
+        """Ask once for JSON of the given model.
+
+        Raises:
+            ContentBlocked: the prompt or the answer was blocked (permanent).
+            OutputTruncated: the answer was cut off.
+            ProviderBusy: a quota is used up; nobody with this credential should ask before `after`.
+            ProviderRefused: the key, the model's name or the request is wrong (permanent).
+            ProviderTimeout: no whole answer in time.
+            ProviderError: unreachable, an error of the server, or an answer that does not match the schema.
+        """
+        config = types.GenerateContentConfig(
+            system_instruction=system,
+            temperature=temperature,
+            max_output_tokens=max_output_tokens,
+            response_mime_type="application/json",
+            response_json_schema=wire_schema(schema),
+            # Each follow-up would be a second billed request that nobody counts.
+            automatic_continuation=False,
+            automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+        )
+        response = self._ask(prompt, config)
+        usage = response.usage_metadata or types.GenerateContentResponseUsageMetadata()
+        tokens_in = usage.prompt_token_count or 0
+        tokens_out = (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
+        if self._report_usage is not None:
+            self._report_usage(tokens_in, tokens_out)
+        gemini_failures.check_finish(response)
+        version = response.model_version or self.model
+        return Generation(
+            value=parse_answer(response.text or "", schema),
+            model=version,
+            offline=self.offline or version.startswith(OFFLINE_PREFIX),
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+        )
+
+    def _ask(self, prompt: str, config: types.GenerateContentConfig) -> types.GenerateContentResponse:
+        seconds = min(self._remaining_seconds() - MARGIN_SECONDS, LONGEST_CALL_SECONDS)
+        if seconds <= 0:
+            raise ProviderTimeout("the step has no time left to ask the model")
+        try:
+            return run_bounded(lambda: self._request(prompt, config, seconds), seconds)
+        except errors.APIError as error:
+            mapped: Exception = gemini_failures.from_http(
+                error, model=self.model, credential=self._credential, secret=self._api_key, now=datetime.now(UTC)
+            )
+        except (TimeoutError, httpx2.TimeoutException):
+            mapped = ProviderTimeout(f"{self._name()} did not answer in {seconds:.0f} s")
+        except (httpx2.HTTPError, OSError) as error:
+            mapped = ProviderError(f"{self._name()} cannot be reached: {self._scrub(error)}")
+        except Exception as error:  # noqa: BLE001 - what the SDK raises on a body out of shape is documented nowhere
+            mapped = ProviderError(f"{self._name()} gave an answer that is not its protocol: {self._scrub(error)}")
+        # Outside the handlers and without a cause: the SDK's own errors quote bodies and requests at length.
+        raise mapped
+
+    async def _request(
+        self, prompt: str, config: types.GenerateContentConfig, seconds: float
+    ) -> types.GenerateContentResponse:
+        options = types.HttpOptions(
+            base_url=self._base_url,
+            timeout=max(1, int(seconds * 1000)),
+            # A proxy from the environment would carry requests for our own loopback address away.
+            async_client_args={"trust_env": False} if self.offline else None,
+        )
+        client = genai.Client(vertexai=False, api_key=self._api_key, http_options=options)
+        try:
+            return await client.aio.models.generate_content(model=self.model, contents=prompt, config=config)
+        finally:
+            await client.aio.aclose()
+            client.close()
+
+    def _name(self) -> str:
+        where = f" at {self._base_url}" if self._base_url else ""
+        return ("the offline model" if self.offline else "Gemini") + where
+
+    def _scrub(self, error: Exception) -> str:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return (text.replace(self._api_key, "[key]") if self._api_key else text)[:300]
+
+
+def run_bounded(call: Callable[[], Coroutine[Any, Any, R]], seconds: float) -> R:
+    """Run a coroutine in a thread and loop of its own, and come back within `seconds` plus one.
+
+    A thread of its own, because a loop may be running in this one already (Playwright's synchronous API leaves it so)
+    and because a name look-up that hangs cannot be cancelled: it is left behind, and the caller goes on.
+
+    Raises:
+        TimeoutError: the time is over.
+    """
+    outcome: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(asyncio.run(asyncio.wait_for(call(), seconds)))
+        except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="model-call", daemon=True).start()
+    return outcome.result(timeout=seconds + 1.0)
+
+
+def wire_schema(schema: type[BaseModel]) -> dict[str, Any]:
+    """The model's JSON schema with only the keywords that Gemini reads; it refuses requests with others."""
+    return _only_known(schema.model_json_schema())
+
+
+def _only_known(node: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in node.items():
+        if key not in _SCHEMA_KEYWORDS:
+            continue
+        if key in ("properties", "$defs"):
+            kept[key] = {name: _only_known(each) for name, each in value.items()}
+        elif key in ("anyOf", "oneOf", "prefixItems"):
+            kept[key] = [_only_known(each) for each in value]
+        elif isinstance(value, dict):
+            kept[key] = _only_known(value)
+        else:
+            kept[key] = value
+    return kept
+
+
+def parse_answer(text: str, schema: type[T]) -> T:
+    """The answer's text as the model.
+
+    Raises:
+        OutputTruncated: the text is the beginning of a JSON value.
+        ProviderError: it is empty, no JSON, or does not match the schema.
+    """
+    if not text.strip():
+        raise ProviderError("the model gave an empty answer")
+    try:
+        return schema.model_validate_json(text)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+    if faults[0]["type"] == "json_invalid":
+        if _is_beginning_of_json(text):
+            raise OutputTruncated(f"the model's JSON breaks off after {len(text)} characters")
+        raise ProviderError(f"the model's answer is not JSON: {faults[0]['msg']}")
+    listed = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'answer'}: {each['msg']}" for each in faults[:5])
+    raise ProviderError(f"the model's answer does not match the schema of {schema.__name__}: {listed}")
+
+
+def _is_beginning_of_json(text: str) -> bool:
+    try:
+        pydantic_core.from_json(text, allow_partial="trailing-strings")
+    except ValueError:
+        return False
+    return True
