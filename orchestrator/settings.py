@@ -1,0 +1,286 @@
+"""The settings of an installation: `ONELANE_…` variables, a `.env` file, a TOML file, in this order of strength.
+
+Invariants: a `Settings` is immutable and wholly valid; all faults are reported together, unknown names too; no secret
+shows in its text form. The TOML file is `onelane.toml` in the working directory, or the one `ONELANE_CONFIG` names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+PREFIX = "ONELANE_"
+#: Variables with our prefix that are not settings: where the TOML file is.
+NOT_SETTINGS = frozenset({"ONELANE_CONFIG"})
+#: Browsers that Playwright can drive, the lightest first.
+CHROMIUM_NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+MINIMUM_KEY_CHARACTERS = 24
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class SettingsError(Exception):
+    """One or more settings are wrong; `faults` has a sentence for each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(["the settings are wrong:", *(f"  - {fault}" for fault in faults)]))
+        self.faults = faults
+
+
+class Settings(BaseSettings):
+    """All settings. Make one with `Settings.load()`, which reports every fault at once."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    #: Where files live: SQLite, Valkey's append-only file, made keys, artifacts. Always absolute.
+    data_dir: Path = Path(".onelane")
+    #: SQLAlchemy URL; SQLite in the data directory when unset.
+    database_url: str = Field(default="", repr=False, validate_default=True)
+    #: Redis or Valkey; `onelane up` starts an embedded one when unset.
+    redis_url: str | None = Field(default=None, repr=False)
+    #: The key with scope `admin`; `up` makes and keeps one.
+    admin_key: SecretStr | None = None
+    #: What sessions are sealed with; several, separated by commas, for rotation: the first seals, all open.
+    secret_key: SecretStr | None = None
+    #: Modules with pipelines of the user's own.
+    pipelines: Names = ()
+    #: Private hosts (`host`, `host:port` or a network in CIDR form) that publishers and webhooks may reach.
+    allowed_hosts: Names = ()
+
+    gemini_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("ONELANE_GEMINI_API_KEY", "GEMINI_API_KEY")
+    )
+    #: Another server for the Gemini API, such as a proxy.
+    gemini_base_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("ONELANE_GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL")
+    )
+    text_model: str = Field(default="gemini-3.8-flash", min_length=1)
+    #: The offline model's address; used only while there is no Gemini key.
+    offline_model_url: str | None = None
+    #: Chromium's executable; found by itself when unset.
+    chromium: Path | None = None
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: Port = 8700
+    demo_blog_port: Port = 8701
+    offline_model_port: Port = 8702
+    #: Worker processes of `onelane up`.
+    processes: int = Field(default=1, ge=1, le=64)
+    #: Steps at a time in one worker process.
+    threads: int = Field(default=8, ge=1, le=256)
+    #: The lanes that a worker serves; None: all.
+    lanes: Annotated[tuple[str, ...] | None, NoDecode] = None
+
+    reap_interval_seconds: float = Field(default=3600, gt=0)
+    reap_idle_seconds: float = Field(default=86400, ge=0)
+    #: Bytes of memory for one step's process; None: no limit.
+    step_memory_limit: int | None = Field(default=None, ge=64 * 1024 * 1024)
+    #: `/metrics` asks for this key when it is set.
+    metrics_key: SecretStr | None = None
+    max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
+    max_batch_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    #: How long an orderly stop lets running steps go on.
+    shutdown_grace_seconds: float = Field(default=30, ge=0)
+
+    #: For the command-line client: where the API is, and which key to show. Found in the data directory when unset.
+    url: str | None = None
+    api_key: SecretStr | None = None
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """The settings from overrides, environment, `.env` and TOML file; an override of None is left out.
+
+        Raises:
+            SettingsError: with a sentence for each fault, and a guess for each unknown name.
+        """
+        faults = _config_file_faults() + _unknown_variables(os.environ)
+        try:
+            settings = cls(**{name: value for name, value in overrides.items() if value is not None})
+        except ValidationError as error:
+            raise SettingsError(faults + [_sentence(fault) for fault in error.errors()]) from None
+        if faults:
+            raise SettingsError(faults)
+        return settings
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path, faults = config_file(), _config_file_faults()
+        toml = () if path is None or faults else (TomlConfigSettingsSource(settings_cls, toml_file=path),)
+        return (init_settings, env_settings, _OurDotEnv.like(dotenv_settings), *toml)
+
+    @field_validator("pipelines", "allowed_hosts", "lanes", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """`a,b` and `["a","b"]` alike."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: str, info: ValidationInfo) -> str:
+        if not value:
+            folder = info.data.get("data_dir")
+            return f"sqlite:///{folder}/onelane.db" if folder else value
+        # The driver is ours to choose: psycopg 3 is what is installed.
+        value = re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", value)
+        if not value.startswith(("sqlite:///", "postgresql+psycopg://")):
+            raise ValueError("it must start with sqlite:/// or postgresql://")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("it must start with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("gemini_base_url", "offline_model_url", "url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("it must start with http:// or https://")
+        return value.rstrip("/") if value else value
+
+    @field_validator("admin_key", "secret_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        parts = value.get_secret_value().split(",") if value is not None else []
+        if any(len(part.strip()) < MINIMUM_KEY_CHARACTERS for part in parts):
+            raise ValueError(
+                f"a key needs at least {MINIMUM_KEY_CHARACTERS} characters; `onelane keys make` prints one"
+            )
+        return value
+
+    def find_chromium(self) -> Path | None:
+        """The browser to use: the one that is set, or the first found on the path; None when there is none."""
+        if self.chromium is not None:
+            return self.chromium
+        found = (shutil.which(name) for name in CHROMIUM_NAMES)
+        return next((Path(path) for path in found if path), None)
+
+    def missing_keys(self) -> list[str]:
+        """A sentence for each key without which the service must not start."""
+        missing = []
+        if self.admin_key is None:
+            missing.append("ONELANE_ADMIN_KEY is not set: it is the key for the HTTP API with scope admin")
+        if self.secret_key is None:
+            missing.append("ONELANE_SECRET_KEY is not set: sessions and credentials are sealed with it")
+        return missing
+
+
+class _OurDotEnv(DotEnvSettingsSource):
+    """`.env`, whose other programs' lines (without our prefix) are none of our business."""
+
+    @classmethod
+    def like(cls, source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
+        if not isinstance(source, DotEnvSettingsSource):
+            return source
+        return cls(source.settings_cls, env_file=source.env_file, env_file_encoding=source.env_file_encoding)
+
+    def __call__(self) -> dict[str, Any]:
+        found = super().__call__()
+        known = _known_names()
+        return {
+            name: value for name, value in found.items() if name in known or name.lower().startswith(PREFIX.lower())
+        }
+
+
+def config_file() -> Path | None:
+    """The TOML file in use: the one that `ONELANE_CONFIG` names, or `onelane.toml` when it is there."""
+    named = os.environ.get("ONELANE_CONFIG")
+    if named:
+        return Path(named)
+    usual = Path("onelane.toml")
+    return usual if usual.is_file() else None
+
+
+def _config_file_faults() -> list[str]:
+    path = config_file()
+    if path is None:
+        return []
+    try:
+        with path.open("rb") as stream:
+            tomllib.load(stream)
+    except OSError as error:
+        return [f"ONELANE_CONFIG: {path} cannot be read: {error.strerror}"]
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return [f"{path}: it is not valid TOML: {error}"]
+    return []
+
+
+def _known_names() -> set[str]:
+    names = set(Settings.model_fields)
+    for field in Settings.model_fields.values():
+        if isinstance(field.validation_alias, AliasChoices):
+            names |= {choice for choice in field.validation_alias.choices if isinstance(choice, str)}
+    return names
+
+
+def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """A misspelt variable would silently leave its default in force: name it, with a guess."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | NOT_SETTINGS
+    return [
+        f"{name}: there is no such setting{_guess(name, known)}"
+        for name in sorted(environment)
+        if name.startswith(PREFIX) and name not in known
+    ]
+
+
+def _guess(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _sentence(fault: Any) -> str:
+    name = str(fault["loc"][0]) if fault["loc"] else "settings"
+    rest = "".join(f"[{part}]" for part in fault["loc"][1:])
+    if fault["type"] == "extra_forbidden":
+        plain = name.lower().removeprefix(PREFIX.lower())
+        return f"{name}: there is no such setting{_guess(plain, set(Settings.model_fields))}"
+    shown = name if name.isupper() else PREFIX + name.upper()
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{shown}{rest}: {message[0].lower()}{message[1:]}"

