@@ -196,11 +196,8 @@ class Settings(BaseSettings):
         return value
 
     def find_chromium(self) -> Path | None:
-        """The browser to use: the one that is set, or the first found on the path; None when there is none."""
-        if self.chromium is not None:
-            return self.chromium
-        found = (shutil.which(name) for name in CHROMIUM_NAMES)
-        return next((Path(path) for path in found if path), None)
+        """The browser to use: the one that is set, else an installed one; None when there is none."""
+        return self.chromium or installed_chromium()
 
     def missing_keys(self) -> list[str]:
         """A sentence for each key without which the service must not start."""
@@ -227,6 +224,14 @@ class _OurDotEnv(DotEnvSettingsSource):
         return {
             name: value for name, value in found.items() if name in known or name.lower().startswith(PREFIX.lower())
         }
+
+
+def installed_chromium() -> Path | None:
+    """The first browser found on the path or in Playwright's cache."""
+    found = [Path(path) for name in CHROMIUM_NAMES if (path := shutil.which(name))]
+    cache = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or "~/.cache/ms-playwright").expanduser()
+    found += sorted(cache.glob("chromium_headless_shell-*/*/*headless*shell"), reverse=True)
+    return next(iter(found), None)
 
 
 def config_file() -> Path | None:

@@ -107,4 +107,9 @@ def test_missing_keys_are_named() -> None:
 def test_a_set_browser_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.load(chromium=tmp_path / "chrome").find_chromium() == tmp_path / "chrome"
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "browsers"))
     assert Settings.load().find_chromium() is None
+    downloaded = tmp_path / "browsers" / "chromium_headless_shell-1200" / "chrome-linux" / "headless_shell"
+    downloaded.parent.mkdir(parents=True)
+    downloaded.touch()
+    assert Settings.load().find_chromium() == downloaded

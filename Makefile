@@ -1,0 +1,36 @@
+# Two commands matter: `make demo` and `make test`. Each sets everything up by itself and may be run again.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint bench
+
+#: The folder of text files that the demo publishes, and more arguments for `onelane demo` (such as --exit).
+DEMO_DIR ?= docs
+DEMO_ARGS ?=
+#: More arguments for pytest.
+PYTEST_ARGS ?=
+UNIT := not (integration or processes or browser or wordpress or slow)
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Publish one post per text file for five accounts, live (DEMO_DIR=folder DEMO_ARGS=--exit)
+	@deploy/bootstrap runtime
+	@exec .venv/bin/onelane demo "$(DEMO_DIR)" $(DEMO_ARGS)
+
+test: ## Everything: linters, types, layers, all tests with real servers and a real browser
+	@deploy/bootstrap test
+	@$(MAKE) --no-print-directory lint
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+check: ## Unit tests only, in seconds
+	@deploy/bootstrap dev
+	.venv/bin/python -m pytest -q -m "$(UNIT)" $(PYTEST_ARGS)
+
+lint:
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: ## Benchmarks, both sides in one run, with ratios
+	@deploy/bootstrap dev
+	.venv/bin/python -m tests.benchmarks
