@@ -55,7 +55,8 @@ class db_now(FunctionElement[datetime]):
 def _now_on_postgresql(element: db_now, compiler: Any, **kw: Any) -> str:
     if not len(element.clauses):
         return "clock_timestamp()"
-    return f"(clock_timestamp() + make_interval(secs => CAST({compiler.process(element.clauses, **kw)} AS double precision)))"
+    seconds = compiler.process(element.clauses, **kw)
+    return f"(clock_timestamp() + make_interval(secs => CAST({seconds} AS double precision)))"
 
 
 @compiles(db_now, "sqlite")

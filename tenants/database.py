@@ -5,7 +5,8 @@ Invariants
   for it in order; SQLite's own waiting is a poll with pauses up to 100 ms, which showed as latency.
 - `work` may run more than once (deadlock, serialization failure, locked database, a connection that had died before its
   first use), so it must not have effects outside its transaction.
-- A connection lost in the middle of a commit leaves the outcome open. It is never repeated here: `CommitUnknown` says so.
+- A connection lost in the middle of a commit leaves the outcome open. It is never repeated here: `CommitUnknown` says
+  so.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Any, Literal, TypeVar, cast
 
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from .columns import sqlite_now, sqlite_seconds_since
@@ -48,8 +50,10 @@ class Database:
     """One database by URL, e.g. ``sqlite:////var/lib/onelane/onelane.db`` or ``postgresql://user@host/name``."""
 
     def __init__(self, url: str, *, pool_size: int = 16) -> None:
-        """
+        """Make the engine; nothing is connected yet.
+
         Args:
+            url: as the class says; any driver in it is replaced by ours.
             pool_size: most connections of this process; a caller waits up to ten seconds for one.
 
         Raises:
@@ -82,7 +86,7 @@ class Database:
                     raise _translated(error) from error
             except PoolTimeout as error:
                 raise Unavailable(f"no database connection became free: {error}") from error
-            time.sleep(random.uniform(0, 0.01 * 2**tries))  # noqa: S311 - jitter, not a secret
+            time.sleep(random.uniform(0, 0.01 * 2**tries))
         raise AssertionError("unreachable: the last try returns or raises")
 
     def read(self, work: Callable[[Connection], T]) -> T:
@@ -162,7 +166,7 @@ def _make_engine(url: URL, pool_size: int) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    engine = create_engine(
+    return create_engine(
         url,
         connect_args={
             "connect_timeout": 5,
@@ -176,7 +180,6 @@ def _make_engine(url: URL, pool_size: int) -> Engine:
         },
         **options,
     )
-    return engine
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:

@@ -7,10 +7,10 @@ read-modify-write from several threads loses updates. `docs/states.md` draws the
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import uuid_utils
-from sqlalchemy import Column, ForeignKey, Index, LargeBinary, MetaData, UniqueConstraint, text
+from sqlalchemy import Column, ForeignKey, Index, LargeBinary, MetaData, Table, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from .columns import UtcTime, big_serial, exact_text, json_document, json_index
@@ -26,6 +26,9 @@ NAMING = {
 
 class Model(SQLModel):
     """Base of the tables, with metadata of their own."""
+
+    if TYPE_CHECKING:
+        __table__: ClassVar[Table]
 
     metadata = MetaData(naming_convention=NAMING)
 
@@ -100,6 +103,12 @@ class Job(Model, table=True):
         Index("ix_jobs_status_seq", "status", "seq"),
         Index("ix_jobs_account_status_seq", "account", "status", "seq"),
         Index("ix_jobs_pipeline_seq", "pipeline", "seq"),
+        Index(
+            "ix_jobs_scheduled",
+            "run_at",
+            sqlite_where=text("status = 'scheduled'"),
+            postgresql_where=text("status = 'scheduled'"),
+        ),
         Index(
             "ix_jobs_finished",
             "finished_at",

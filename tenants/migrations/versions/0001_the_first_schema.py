@@ -203,6 +203,13 @@ def upgrade() -> None:
             postgresql_where=sa.text("finished_at IS NOT NULL"),
         )
         batch_op.create_index("ix_jobs_pipeline_seq", ["pipeline", "seq"], unique=False)
+        batch_op.create_index(
+            "ix_jobs_scheduled",
+            ["run_at"],
+            unique=False,
+            sqlite_where=sa.text("status = 'scheduled'"),
+            postgresql_where=sa.text("status = 'scheduled'"),
+        )
         batch_op.create_index("ix_jobs_status_seq", ["status", "seq"], unique=False)
         batch_op.create_index(
             "uq_jobs_unfinished_unique_key",
@@ -466,6 +473,11 @@ def downgrade() -> None:
             postgresql_where=sa.text("unique_key IS NOT NULL AND finished_at IS NULL"),
         )
         batch_op.drop_index("ix_jobs_status_seq")
+        batch_op.drop_index(
+            "ix_jobs_scheduled",
+            sqlite_where=sa.text("status = 'scheduled'"),
+            postgresql_where=sa.text("status = 'scheduled'"),
+        )
         batch_op.drop_index("ix_jobs_pipeline_seq")
         batch_op.drop_index(
             "ix_jobs_finished",

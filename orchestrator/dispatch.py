@@ -1,0 +1,70 @@
+"""From SQL to Redis: queued steps become messages. SQL has been committed before; Redis is an index that may lag.
+
+Nothing is lost when Redis is away: a step that is queued and not dispatched for a second is sent again each second by
+the dispatcher loop. Sending twice is harmless, because a message carries the step's id and is enqueued once by it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+import dramatiq
+from dramatiq.errors import BrokerConnectionError
+
+from tenants.queues import Entry, QueueError, TenantBroker
+from tenants.store.jobs import Dispatch
+
+log = logging.getLogger(__name__)
+
+#: A step that is due later than this stays in SQL; the dispatcher loop sends it when its time is near.
+HORIZON_SECONDS = 60.0
+
+
+def entry_of(step: Dispatch, now: datetime) -> Entry:
+    """The broker's entry of a queued step; its id is the step's."""
+    message: dramatiq.Message[None] = dramatiq.Message(
+        queue_name=step.lane,
+        actor_name=f"{step.pipeline}.{step.name}",
+        args=(step.id,),
+        kwargs={},
+        options={"account": step.account},
+    )
+    delay = max(0.0, (step.due_at - now).total_seconds()) if step.due_at is not None else 0.0
+    return Entry(message=message, id=step.id, priority=step.priority, sequence=step.sequence, delay_seconds=delay)
+
+
+class Dispatcher:
+    """Hands queued steps to Redis, at once where it can."""
+
+    def __init__(self, broker: TenantBroker) -> None:
+        self._broker = broker
+
+    def send(self, steps: Iterable[Dispatch]) -> bool:
+        """Send steps that are due within the horizon; False when Redis did not take them (the loop sends again)."""
+        now = datetime.now(UTC)
+        near = [
+            entry_of(step, now)
+            for step in steps
+            if step.due_at is None or (step.due_at - now).total_seconds() <= HORIZON_SECONDS
+        ]
+        if not near:
+            return True
+        try:
+            if len(near) == 1:
+                self._broker.enqueue_once(near[0])
+            else:
+                self._broker.enqueue_many(near)
+        except (BrokerConnectionError, QueueError) as error:
+            log.warning("Redis did not take %d step(s), they will be sent again: %s", len(near), error)
+            return False
+        return True
+
+    def withdraw(self, steps: Sequence[Dispatch]) -> None:
+        """Take messages of steps that ended back out of Redis; those that stay are settled when they are claimed."""
+        for step in steps:
+            try:
+                self._broker.queues_admin.remove(step.lane, step.account, [step.id])
+            except (BrokerConnectionError, QueueError) as error:
+                log.warning("the message of step %s stays in Redis until it is claimed: %s", step.id, error)

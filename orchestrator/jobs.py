@@ -1,0 +1,312 @@
+"""The one write path of API, scheduler and command line: SQL commits first, Redis follows.
+
+An answer from `create` means that the job is committed; whatever dies after that, it will run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import Connection, RowMapping, update
+from sqlalchemy.exc import IntegrityError
+
+from actors import Pipeline
+from tenants.account import parse_account
+from tenants.columns import db_now
+from tenants.database import Database
+from tenants.errors import (
+    Conflict,
+    Fault,
+    InvalidInput,
+    InvalidPipelineInput,
+    JobFinished,
+    JobNotRetryable,
+    NotAwaitingApproval,
+    UnknownPipeline,
+)
+from tenants.models import Draft
+from tenants.store import jobs as store
+from tenants.store.events import NewEvent, record
+from tenants.store.jobs import Dispatch, JobFilter, JobPlan, StepPlan
+
+from .dispatch import Dispatcher
+from .views import job_summary, job_view
+
+drafts = Draft.__table__
+
+#: Tries when two callers make the same `unique_key` at one moment.
+_UNIQUE_KEY_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job as a caller asks for it. Durations are in seconds, times are aware."""
+
+    pipeline: str
+    input: Mapping[str, Any]
+    run_at: datetime | None = None
+    delay: float | None = None
+    priority: int = 5
+    expires_in: float | None = None
+    deadline: float | None = None
+    approval: bool = False
+    unique_key: str | None = None
+    callback_url: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+class Jobs:
+    """Makes, reads and steers jobs."""
+
+    def __init__(self, database: Database, pipelines: Mapping[str, Pipeline], dispatcher: Dispatcher) -> None:
+        self._database = database
+        self._pipelines = pipelines
+        self._dispatcher = dispatcher
+
+    # --- making --------------------------------------------------------------------------------------------------
+
+    def create(self, account: str, job: NewJob) -> tuple[dict[str, Any], bool]:
+        """Accept a job. Gives back the job and whether it is new (False: `unique_key` was taken by that one).
+
+        Raises:
+            InvalidAccount, UnknownPipeline, InvalidPipelineInput: the input is wrong; nothing was made.
+            AccountDraining, AccountSuspended, QueueFull, QuotaExhausted: the account takes no job now.
+            Unavailable: the database is away; nothing was accepted.
+        """
+        made = self._make(account, [self._plan(job, ())])
+        view = self._database.read(lambda connection: self._view(connection, made.ids[0], None))
+        return view, bool(made.created)
+
+    def create_many(self, account: str, jobs: Sequence[NewJob]) -> list[dict[str, Any]]:
+        """Accept jobs, all or nothing; gives back summaries in order, an existing job standing for a unique hit.
+
+        Raises:
+            As `create`; a fault's place begins with ``jobs`` and the index.
+        """
+        faults: list[Fault] = []
+        plans: list[JobPlan] = []
+        unknown = 0
+        for index, job in enumerate(jobs):
+            try:
+                plans.append(self._plan(job, ("jobs", index)))
+            except UnknownPipeline as error:
+                unknown += 1
+                faults.extend(error.faults)
+            except InvalidInput as error:
+                faults.extend(error.faults)
+        if faults:
+            refusal = UnknownPipeline if unknown == len(faults) else InvalidPipelineInput
+            raise refusal(f"{len(faults)} fault(s) in the batch; nothing was accepted", tuple(faults))
+        made = self._make(account, plans)
+        found = self._database.read(lambda connection: store.summaries(connection, made.ids))
+        return [job_summary(found[each]) for each in made.ids]
+
+    def _make(self, account: str, plans: Sequence[JobPlan]) -> store.Made:
+        account = parse_account(account)
+        for tries in range(_UNIQUE_KEY_TRIES):
+            try:
+                made = self._database.write(lambda connection: store.create(connection, account, plans))
+            except IntegrityError:
+                # Another caller made the same unique key between our look and our insert: look again.
+                if tries == _UNIQUE_KEY_TRIES - 1:
+                    raise
+                continue
+            self._dispatcher.send(made.queued)
+            return made
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _plan(self, job: NewJob, loc: tuple[str | int, ...]) -> JobPlan:
+        pipeline = self._pipelines.get(job.pipeline)
+        if pipeline is None:
+            known = ", ".join(sorted(self._pipelines)) or "none"
+            message = f"there is no pipeline {job.pipeline!r}; loaded are: {known}"
+            raise UnknownPipeline(message, (Fault((*loc, "pipeline"), message),))
+        if job.run_at is not None and job.delay is not None:
+            message = "run_at and delay exclude each other; give one"
+            raise InvalidInput(message, (Fault((*loc, "delay"), message),))
+        try:
+            validated = pipeline.input.model_validate(job.input)
+        except ValidationError as error:
+            faults = tuple(
+                Fault((*loc, "input", *each["loc"]), each["msg"]) for each in error.errors(include_url=False)
+            )
+            raise InvalidPipelineInput(
+                f"the input does not fit pipeline {job.pipeline!r}: "
+                + "; ".join(f"{'.'.join(map(str, fault.loc))}: {fault.message}" for fault in faults[:5]),
+                faults,
+            ) from error
+        return JobPlan(
+            pipeline=pipeline.name,
+            input=validated.model_dump(mode="json", exclude_unset=True),
+            steps=tuple(StepPlan(each.name, each.lane, each.required, each.max_attempts) for each in pipeline.steps),
+            priority=job.priority,
+            run_at=job.run_at,
+            delay=job.delay or 0.0,
+            expires_in=job.expires_in,
+            deadline=job.deadline,
+            approval=job.approval,
+            unique_key=job.unique_key,
+            callback_url=job.callback_url,
+            tags=job.tags,
+        )
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def get(self, job_id: str, account: str | None = None) -> dict[str, Any]:
+        """One job in the API's shape, with steps and attempts. `account` None stands for an admin.
+
+        Raises:
+            NotFound: no such job, or not this account's.
+        """
+        return self._database.read(lambda connection: self._view(connection, job_id, account))
+
+    def status(self, job_id: str, account: str | None = None) -> str:
+        """Only the job's status; for waiting.
+
+        Raises:
+            NotFound: as `get`.
+        """
+        row = self._database.read(lambda connection: store.fetch(connection, job_id, account))
+        return str(row["status"])
+
+    def list(
+        self, chosen: JobFilter, *, limit: int = 50, cursor: str | None = None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Summaries, newest first, and the next cursor.
+
+        Raises:
+            InvalidInput: the cursor is not one of ours.
+        """
+        rows, following = self._database.read(
+            lambda connection: store.page(connection, chosen, limit=limit, cursor=cursor)
+        )
+        return [job_summary(row) for row in rows], following
+
+    def _view(self, connection: Connection, job_id: str, account: str | None) -> dict[str, Any]:
+        job = store.fetch(connection, job_id, account)
+        return job_view(job, store.fetch_steps(connection, job_id), store.fetch_attempts(connection, job_id))
+
+    # --- steering ------------------------------------------------------------------------------------------------
+
+    def cancel(self, job_id: str, account: str | None = None) -> tuple[dict[str, Any], bool]:
+        """Cancel a job. Gives back the job, and whether it ended at once; else its running step is being killed.
+
+        Raises:
+            NotFound: as `get`.
+            JobFinished: it has ended already.
+        """
+
+        def work(connection: Connection) -> tuple[bool, list[Dispatch]]:
+            job = store.lock(connection, job_id, account)
+            if job["finished_at"] is not None:
+                raise JobFinished(f"job {job_id} has ended already: it is {job['status']}")
+            store.request_cancel(connection, job_id)
+            if store.has_running_step(connection, job_id):
+                return False, []
+            waiting = self._waiting(connection, job_id)
+            store.end(connection, job, "cancelled")
+            return True, waiting
+
+        ended, withdrawn = self._database.write(work)
+        self._dispatcher.withdraw(withdrawn)
+        return self.get(job_id), ended
+
+    def retry(self, job_id: str, account: str | None = None) -> dict[str, Any]:
+        """Let an ended job go on from the step that did not finish; finished steps do not run again.
+
+        Raises:
+            NotFound: as `get`.
+            JobNotRetryable: it has not ended, or it completed.
+        """
+
+        def work(connection: Connection) -> Dispatch:
+            job = store.lock(connection, job_id, account)
+            if job["status"] not in ("failed", "timed_out", "cancelled", "expired"):
+                raise JobNotRetryable(f"job {job_id} is {job['status']}; only a job that ended without success goes on")
+            return store.reopen(connection, job, _first_unfinished(store.fetch_steps(connection, job_id)))
+
+        try:
+            step = self._database.write(work)
+        except IntegrityError as error:
+            raise JobNotRetryable(
+                f"job {job_id} cannot go on: another unfinished job has its unique_key now"
+            ) from error
+        self._dispatcher.send([step])
+        return self.get(job_id)
+
+    def approve(self, job_id: str, account: str | None = None) -> dict[str, Any]:
+        """Let a job that awaits approval run its last step.
+
+        Raises:
+            NotFound: as `get`.
+            NotAwaitingApproval: it does not wait for that.
+        """
+
+        def work(connection: Connection) -> Dispatch:
+            job = self._awaiting(connection, job_id, account)
+            row = (
+                connection.execute(
+                    update(store.steps)
+                    .where(store.steps.c.job_id == job_id, store.steps.c.status == "awaiting_approval")
+                    .values(status="queued", queued_at=db_now())
+                    .returning(store.steps)
+                )
+                .mappings()
+                .one()
+            )
+            connection.execute(update(store.jobs).where(store.jobs.c.id == job_id).values(status="queued"))
+            record(connection, NewEvent(job["account"], job_id, "status", {"status": "queued"}))
+            return Dispatch.of(row)
+
+        self._dispatcher.send([self._database.write(work)])
+        return self.get(job_id)
+
+    def reject(self, job_id: str, account: str | None = None, *, reason: str | None = None) -> dict[str, Any]:
+        """Refuse a job that awaits approval: it is cancelled, and its draft discarded.
+
+        Raises:
+            NotFound, NotAwaitingApproval: as `approve`.
+        """
+
+        def work(connection: Connection) -> None:
+            job = self._awaiting(connection, job_id, account)
+            error = {"code": "rejected", "message": reason or "the job was rejected", "step": job["current_step"]}
+            store.end(connection, job, "cancelled", error=error)
+            connection.execute(
+                update(drafts)
+                .where(drafts.c.job_id == job_id, drafts.c.status == "pending_publish")
+                .values(status="discarded", version=drafts.c.version + 1, updated_at=db_now())
+            )
+
+        self._database.write(work)
+        return self.get(job_id)
+
+    def _awaiting(self, connection: Connection, job_id: str, account: str | None) -> RowMapping:
+        job = store.lock(connection, job_id, account)
+        if job["status"] != "awaiting_approval":
+            raise NotAwaitingApproval(f"job {job_id} is {job['status']}; it does not await approval")
+        return job
+
+    def _waiting(self, connection: Connection, job_id: str) -> list[Dispatch]:
+        return [
+            Dispatch.of(step)
+            for step in store.fetch_steps(connection, job_id)
+            if step["status"] in ("queued", "retrying")
+        ]
+
+
+def _first_unfinished(steps: Sequence[RowMapping]) -> RowMapping:
+    """The step at which a job goes on: the first that neither completed nor failed as best effort."""
+    for step in steps:
+        if step["status"] == "completed" or (not step["required"] and step["status"] in ("failed", "timed_out")):
+            continue
+        return step
+    raise Conflict("every step of this job has finished")
+
+
+def is_finished(status: str) -> bool:
+    return status in store.FINISHED

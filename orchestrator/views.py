@@ -1,0 +1,79 @@
+"""Rows as the API shows them: plain dicts with aware datetimes. One place, for HTTP, events and webhooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_SUMMARY_FIELDS = (
+    "id",
+    "account",
+    "pipeline",
+    "status",
+    "priority",
+    "error",
+    "current_step",
+    "failed_step",
+    "cancel_requested_at",
+    "run_at",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "expires_at",
+    "deadline_at",
+    "unique_key",
+    "tags",
+    "callback_url",
+)
+_STEP_FIELDS = (
+    "id",
+    "name",
+    "lane",
+    "status",
+    "required",
+    "attempt",
+    "max_attempts",
+    "progress",
+    "note",
+    "queued_at",
+    "started_at",
+    "finished_at",
+    "output",
+    "error",
+)
+_ATTEMPT_FIELDS = ("number", "worker", "started_at", "finished_at", "outcome", "error")
+
+
+def job_summary(job: Mapping[str, Any]) -> dict[str, Any]:
+    """A job as lists show it: without input, result and steps."""
+    return {name: job[name] for name in _SUMMARY_FIELDS}
+
+
+def job_view(
+    job: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A job whole. `queue_position` and `estimated_wait` are filled in by whoever asked Redis."""
+    by_step: dict[str, list[dict[str, Any]]] = {}
+    for attempt in attempts:
+        by_step.setdefault(attempt["step_id"], []).append({name: attempt[name] for name in _ATTEMPT_FIELDS})
+    return {
+        **job_summary(job),
+        "input": job["input"],
+        "result": job["result"],
+        "progress": _progress(job, steps),
+        "queue_position": None,
+        "estimated_wait": None,
+        "steps": [
+            {**{name: step[name] for name in _STEP_FIELDS}, "attempts": by_step.get(step["id"], [])} for step in steps
+        ],
+    }
+
+
+def _progress(job: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> int:
+    """Percent of the whole job: each step counts alike, an ended one as whole."""
+    if job["status"] == "completed":
+        return 100
+    if not steps:
+        return 0
+    done = sum(100 if step["status"] in ("completed", "failed", "skipped") else step["progress"] for step in steps)
+    return min(99, done // len(steps))

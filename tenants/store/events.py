@@ -1,0 +1,57 @@
+"""What happened to jobs, in order. Written in the transaction that made it happen, so an event is never a lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, RowMapping, func, insert, select
+
+from ..columns import db_now
+from ..models import Event
+
+events = Event.__table__
+
+
+class NewEvent(NamedTuple):
+    """`type` is status, step, progress or log; `data` as the API shows it."""
+
+    account: str
+    job_id: str
+    type: str
+    data: Mapping[str, Any]
+
+
+def record(connection: Connection, *new: NewEvent) -> None:
+    """Add events, in this order."""
+    if new:
+        connection.execute(
+            insert(events).values(created_at=db_now()),
+            [{"account": e.account, "job_id": e.job_id, "type": e.type, "data": dict(e.data)} for e in new],
+        )
+
+
+def newest(connection: Connection) -> int:
+    """The highest `seq` so far; 0 when there is none."""
+    return int(connection.execute(select(func.coalesce(func.max(events.c.seq), 0))).scalar_one())
+
+
+def after(connection: Connection, seq: int, *, limit: int = 1000) -> Sequence[RowMapping]:
+    """Events with a higher `seq`, oldest first, for the hub that serves all of a process' readers."""
+    return (
+        connection.execute(select(events).where(events.c.seq > seq).order_by(events.c.seq).limit(limit))
+        .mappings()
+        .all()
+    )
+
+
+def of_job(connection: Connection, account: str, job_id: str, seq: int, *, limit: int = 1000) -> Sequence[RowMapping]:
+    """A job's events with a higher `seq`, oldest first."""
+    statement = select(events).where(events.c.job_id == job_id, events.c.account == account, events.c.seq > seq)
+    return connection.execute(statement.order_by(events.c.seq).limit(limit)).mappings().all()
+
+
+def of_account(connection: Connection, account: str, seq: int, *, limit: int = 1000) -> Sequence[RowMapping]:
+    """An account's events with a higher `seq`, oldest first."""
+    statement = select(events).where(events.c.account == account, events.c.seq > seq)
+    return connection.execute(statement.order_by(events.c.seq).limit(limit)).mappings().all()

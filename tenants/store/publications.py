@@ -1,0 +1,215 @@
+"""Drafts as steps make them, and the publication ledger: intent → started → confirmed | unknown.
+
+Every write is made by a running attempt that still owns its step (`steps.still_owned`, in the same transaction), so a
+worker that was given up for dead cannot start a publish: that is the fence just before the irreversible call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy.sql.dml import ReturningInsert
+
+from ..columns import db_now, seconds_since
+from ..errors import NotFound
+from ..models import Attempt, Draft, Publication, Usage, new_id
+from .steps import Owned, still_owned
+
+drafts, publications, attempts, usage = Draft.__table__, Publication.__table__, Attempt.__table__, Usage.__table__
+
+
+def create_draft(connection: Connection, owned: Owned, *, title: str, body: str, tags: Sequence[str]) -> RowMapping:
+    """Keep the job's draft; a second call replaces one that is still `pending_publish`.
+
+    Raises:
+        OwnershipLost: the attempt does not own its step.
+        NotFound: the job's draft is published or being published already.
+    """
+    still_owned(connection, owned)
+    existing = _draft(connection, owned)
+    if existing is None:
+        statement: ReturningInsert[Any] = (
+            insert(drafts)
+            .values(
+                id=new_id(),
+                account=owned.account,
+                job_id=owned.job_id,
+                title=title,
+                body=body,
+                tags=list(tags),
+                status="pending_publish",
+                version=1,
+                created_at=db_now(),
+                updated_at=db_now(),
+            )
+            .returning(drafts)
+        )
+        return connection.execute(statement).mappings().one()
+    changed = (
+        connection.execute(
+            update(drafts)
+            .where(drafts.c.id == existing["id"], drafts.c.status == "pending_publish")
+            .values(title=title, body=body, tags=list(tags), version=drafts.c.version + 1, updated_at=db_now())
+            .returning(drafts)
+        )
+        .mappings()
+        .one_or_none()
+    )
+    if changed is None:
+        raise NotFound(f"draft {existing['id']} of job {owned.job_id} is {existing['status']}; it cannot be replaced")
+    return changed
+
+
+def load_draft(connection: Connection, owned: Owned) -> RowMapping | None:
+    return _draft(connection, owned)
+
+
+def _draft(connection: Connection, owned: Owned) -> RowMapping | None:
+    statement = select(drafts).where(drafts.c.job_id == owned.job_id, drafts.c.account == owned.account)
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def open_entry(connection: Connection, owned: Owned, publisher: str) -> dict[str, Any]:
+    """The draft's ledger entry, made with `intent` when there is none.
+
+    `started_seconds_ago` counts from the last moment at which a request could have left: from the write of `started`,
+    or, if that was later, from the end of an earlier attempt of this step, whose browser may have sent until then.
+
+    Raises:
+        OwnershipLost: the attempt does not own its step.
+        NotFound: the job has no draft.
+    """
+    still_owned(connection, owned)
+    draft = _draft(connection, owned)
+    if draft is None:
+        raise NotFound(f"job {owned.job_id} has no draft to publish")
+    entry = _entry(connection, draft["id"])
+    if entry is None:
+        connection.execute(
+            insert(publications).values(
+                id=new_id(),
+                account=owned.account,
+                draft_id=draft["id"],
+                job_id=owned.job_id,
+                publisher=publisher,
+                # The last 64 bits of a UUIDv7 are random: short enough for a slug, and never twice the same.
+                marker="onelane-" + draft["id"].replace("-", "")[-16:],
+                status="intent",
+                created_at=db_now(),
+                updated_at=db_now(),
+            )
+        )
+        entry = _entry(connection, draft["id"])
+        assert entry is not None, "the row was just inserted in this transaction"
+    return {**entry, "started_seconds_ago": _since_last_request(connection, owned, entry)}
+
+
+def _entry(connection: Connection, draft_id: str) -> RowMapping | None:
+    statement = select(publications, seconds_since(publications.c.started_at).label("since_started")).where(
+        publications.c.draft_id == draft_id
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def _since_last_request(connection: Connection, owned: Owned, entry: RowMapping) -> float | None:
+    if entry["since_started"] is None:
+        return None
+    since_end = connection.execute(
+        select(func.min(seconds_since(attempts.c.finished_at))).where(
+            attempts.c.step_id == owned.step_id,
+            attempts.c.run_token < owned.run_token,
+            attempts.c.finished_at >= entry["started_at"],
+            # An attempt that only waited for the target to settle sent nothing.
+            attempts.c.outcome != "snoozed",
+        )
+    ).scalar_one()
+    since_ends = [entry["since_started"], since_end]
+    return min(float(each) for each in since_ends if each is not None)
+
+
+def started(connection: Connection, owned: Owned) -> None:
+    """Write `started` right before the irreversible request. Only one attempt at a time can, and only from `intent`.
+
+    Raises:
+        OwnershipLost: the attempt does not own its step.
+        NotFound: there is no entry that may be started.
+    """
+    still_owned(connection, owned)
+    _move(connection, owned, ("intent",), status="started", started_at=db_now())
+    connection.execute(
+        update(drafts)
+        .where(drafts.c.job_id == owned.job_id, drafts.c.status == "pending_publish")
+        .values(status="publishing", version=drafts.c.version + 1, updated_at=db_now())
+    )
+
+
+def absent(connection: Connection, owned: Owned) -> None:
+    """The target was asked after its settling time and has no such post: the entry may be started again.
+
+    Raises:
+        OwnershipLost, NotFound: as `started`.
+    """
+    still_owned(connection, owned)
+    _move(connection, owned, ("started", "unknown", "intent"), status="intent", started_at=None)
+
+
+def confirmed(connection: Connection, owned: Owned, *, url: str, external_id: str | None) -> None:
+    """The post was read back and is the draft.
+
+    Raises:
+        OwnershipLost, NotFound: as `started`.
+    """
+    still_owned(connection, owned)
+    _move(
+        connection,
+        owned,
+        ("intent", "started", "unknown"),
+        status="confirmed",
+        url=url,
+        external_id=external_id,
+        published_at=db_now(),
+    )
+    _mark_draft(connection, owned, "published")
+    today = connection.execute(select(db_now())).scalar_one().date().isoformat()
+    connection.execute(
+        update(usage).where(usage.c.account == owned.account, usage.c.day == today).values(posts=usage.c.posts + 1)
+    )
+
+
+def unknown(connection: Connection, owned: Owned, reason: str) -> None:
+    """Nobody can tell whether the post is there: a person must look.
+
+    Raises:
+        OwnershipLost, NotFound: as `started`.
+    """
+    still_owned(connection, owned)
+    _move(connection, owned, ("started", "unknown"), status="unknown", note=reason)
+    _mark_draft(connection, owned, "needs_review")
+
+
+def _move(connection: Connection, owned: Owned, allowed: tuple[str, ...], **values: Any) -> None:
+    draft_id = select(drafts.c.id).where(drafts.c.job_id == owned.job_id).scalar_subquery()
+    changed = connection.execute(
+        update(publications)
+        .where(
+            publications.c.draft_id == draft_id,
+            publications.c.account == owned.account,
+            publications.c.status.in_(allowed),
+        )
+        .values(updated_at=db_now(), **values)
+    ).rowcount
+    if not changed:
+        raise NotFound(
+            f"job {owned.job_id} has no publication that is {' or '.join(allowed)}, so it cannot become "
+            f"{values['status']}"
+        )
+
+
+def _mark_draft(connection: Connection, owned: Owned, status: str) -> None:
+    connection.execute(
+        update(drafts)
+        .where(drafts.c.job_id == owned.job_id, drafts.c.account == owned.account)
+        .values(status=status, version=drafts.c.version + 1, updated_at=db_now())
+    )
