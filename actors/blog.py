@@ -180,7 +180,7 @@ def generate(ctx: StepContext[BlogInput]) -> dict[str, Any]:
     kept = _existing_draft(ctx)
     if kept is not None:
         # An earlier attempt was lost after its draft was kept: it is paid for, and somebody may have edited it since.
-        ctx.log.info(f"draft {kept.id} is there from an earlier attempt")
+        ctx.progress(90, "the draft is there from an earlier attempt")
         return _output(kept, model.model, model.offline, 0, 0)
     ctx.progress(10, "asking the offline model" if model.offline else f"asking {model.model}")
     answer = model.generate_json(

@@ -167,7 +167,7 @@ class TextModel:
             mapped = ProviderTimeout(f"{self._name()} did not answer in {seconds:.0f} s")
         except (httpx2.HTTPError, OSError) as error:
             mapped = ProviderError(f"{self._name()} cannot be reached: {self._scrub(error)}")
-        except Exception as error:  # noqa: BLE001 - what the SDK raises on a body out of shape is documented nowhere
+        except Exception as error:  # what the SDK raises on a body out of shape is documented nowhere
             mapped = ProviderError(f"{self._name()} gave an answer that is not its protocol: {self._scrub(error)}")
         # Outside the handlers and without a cause: the SDK's own errors quote bodies and requests at length.
         raise mapped
@@ -211,7 +211,7 @@ def run_bounded(call: Callable[[], Coroutine[Any, Any, R]], seconds: float) -> R
     def run() -> None:
         try:
             outcome.set_result(asyncio.run(asyncio.wait_for(call(), seconds)))
-        except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
+        except BaseException as error:  # the caller's thread raises it
             outcome.set_exception(error)
 
     threading.Thread(target=run, name="model-call", daemon=True).start()

@@ -1,0 +1,141 @@
+"""Errors on demand: a script of faults that the offline model plays, so that tests meet every answer Gemini can give.
+
+Without faults in its script the service answers in the ordinary way. `Faults` is safe to use from other threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from .protocol import Answer, error_body
+
+Kind = Literal[
+    "blocked_prompt",  # 200, promptFeedback.blockReason = reason, no candidate
+    "finish",  # 200, finishReason = reason; the text is cut in half for MAX_TOKENS and left out else
+    "cut_json",  # 200, STOP, but half the text
+    "wrong_schema",  # 200, STOP, JSON of another shape
+    "empty",  # 200, no candidate and no reason
+    "garbage",  # 200, a body that is not JSON
+    "quota",  # 429; reason "minute", "day" or "" (no details); retry_delay as RetryInfo
+    "status",  # `status` with `reason` as its word and `detail` as ErrorInfo.reason
+    "slow",  # the ordinary answer after `seconds`
+    "trickle",  # the ordinary answer, one byte each `seconds`
+    "hang",  # no answer until the client goes
+]
+#: No fault holds a connection longer than this.
+LONGEST_SECONDS = 600.0
+
+_WORDS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault; see `Kind` for what each does with the fields.
+
+    Raises:
+        ValueError: an unknown kind, or a number out of range.
+    """
+
+    kind: Kind
+    reason: str = ""
+    message: str = ""
+    detail: str = ""
+    retry_delay: str = ""
+    status: int = 500
+    seconds: float = 1.0
+    #: How many requests it meets.
+    times: int = 1
+    #: It meets only requests whose prompt contains this.
+    when: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"fault kind {self.kind!r}: it must be one of {', '.join(get_args(Kind))}")
+        if not 0 <= self.seconds <= LONGEST_SECONDS or not 1 <= self.times <= 100_000 or not 400 <= self.status <= 599:
+            raise ValueError(f"fault {self.kind!r}: seconds, times or status is out of range")
+
+
+class Faults:
+    """A script: each request takes the first fault that fits it."""
+
+    def __init__(self, *faults: Fault) -> None:
+        self._guard = threading.Lock()
+        self._script: list[tuple[Fault, int]] = [(fault, fault.times) for fault in faults]
+
+    def add(self, *faults: Fault) -> None:
+        with self._guard:
+            self._script += [(fault, fault.times) for fault in faults]
+
+    def clear(self) -> None:
+        with self._guard:
+            self._script.clear()
+
+    def take(self, prompt: str) -> Fault | None:
+        """The fault for a request, used up by one."""
+        with self._guard:
+            for index, (fault, left) in enumerate(self._script):
+                if fault.when in prompt:
+                    self._script[index : index + 1] = [(fault, left - 1)] if left > 1 else []
+                    return fault
+        return None
+
+
+def error_of(fault: Fault) -> tuple[int, dict[str, Any]] | None:
+    """Status and body of a fault that is an HTTP error; None for the others."""
+    if fault.kind == "quota":
+        return 429, _quota(fault)
+    if fault.kind != "status":
+        return None
+    word = fault.reason or _WORDS.get(fault.status, "UNKNOWN")
+    details = []
+    if fault.detail:
+        details = [
+            {
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "reason": fault.detail,
+                "domain": "googleapis.com",
+            }
+        ]
+    message = fault.message or f"The offline model was told to fail with {fault.status}."
+    return fault.status, error_body(fault.status, word, message, details)
+
+
+def spoiled(fault: Fault, answer: Answer) -> Answer:
+    """The ordinary answer as the fault leaves it."""
+    half = answer.text[: len(answer.text) // 2]
+    if fault.kind == "blocked_prompt":
+        return Answer("", block_reason=fault.reason or "SAFETY")
+    if fault.kind == "finish":
+        return Answer(half if fault.reason == "MAX_TOKENS" else "", finish_reason=fault.reason or "SAFETY")
+    if fault.kind == "cut_json":
+        return Answer(half)
+    if fault.kind == "wrong_schema":
+        return Answer('{"unexpected": true}')
+    if fault.kind == "empty":
+        return Answer("", has_candidate=False)
+    return answer
+
+
+def _quota(fault: Fault) -> dict[str, Any]:
+    details: list[dict[str, Any]] = []
+    if fault.reason:
+        period = "PerDay" if fault.reason == "day" else "PerMinute"
+        violation = {
+            "quotaMetric": "generativelanguage.googleapis.com/generate_content_free_tier_requests",
+            "quotaId": f"GenerateRequests{period}PerProjectPerModel-FreeTier",
+            "quotaValue": "10",
+        }
+        details.append({"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]})
+    if fault.retry_delay:
+        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": fault.retry_delay})
+    return error_body(429, "RESOURCE_EXHAUSTED", fault.message or "You exceeded your current quota.", details)
