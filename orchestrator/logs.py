@@ -1,0 +1,85 @@
+"""How every process of the service logs: one line a record, as text or as JSON, to standard error.
+
+Invariant: a secret of the settings never leaves in a log line, whoever put it into a message or a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretStr
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+_MASK = "[secret]"
+#: What every `LogRecord` has; anything else came in by `extra=` and belongs into the JSON line.
+_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+#: Libraries that tell each request or statement at INFO.
+_CHATTY = ("httpx2", "httpcore2", "google_genai", "uvicorn.access", "alembic", "asyncio")
+
+
+def configure(settings: Settings) -> None:
+    """Set the root logger up for this process, replacing what was there."""
+    formatter: _TextFormatter | _JsonFormatter
+    formatter = _JsonFormatter(settings) if settings.log_format == "json" else _TextFormatter(settings)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    logging.captureWarnings(True)
+
+
+class _Redaction:
+    def __init__(self, settings: Settings) -> None:
+        found: set[str] = set()
+        for name in type(settings).model_fields:
+            value = getattr(settings, name)
+            if isinstance(value, SecretStr):
+                found.update(part.strip() for part in value.get_secret_value().split(","))
+        # The longest first: a secret may hold another one.
+        self._secrets = sorted((each for each in found if len(each) >= 8), key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, _MASK)
+        return text
+
+
+class _TextFormatter(logging.Formatter):
+    """`12:00:01.123 warning orchestrator.worker: message`; local time, for people."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("%(asctime)s.%(msecs)03d %(level)-7s %(name)s: %(message)s", "%H:%M:%S")
+        self._redact = _Redaction(settings)
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.level = record.levelname.lower()
+        return self._redact(super().format(record))
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time level logger message` and whatever came as `extra`."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._redact = _Redaction(settings)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update({name: value for name, value in vars(record).items() if name not in _USUAL and name != "level"})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return self._redact(json.dumps(line, ensure_ascii=False, default=str))
