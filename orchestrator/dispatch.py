@@ -61,6 +61,15 @@ class Dispatcher:
             return False
         return True
 
+    def send_missing(self, steps: Sequence[Dispatch]) -> int:
+        """Send steps for a rebuild; gives back how many Redis did not have.
+
+        Raises:
+            dramatiq's ConnectionClosed: Redis is away; the rebuild begins anew later.
+        """
+        now = datetime.now(UTC)
+        return self._broker.enqueue_many([entry_of(step, now) for step in steps])
+
     def withdraw(self, steps: Sequence[Dispatch]) -> None:
         """Take messages of steps that ended back out of Redis; those that stay are settled when they are claimed."""
         for step in steps:

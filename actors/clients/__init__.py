@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from ..signals import ProviderBusy
+
 if TYPE_CHECKING:
     from ..context import Port
     from .browser import Browser
@@ -20,7 +22,11 @@ class Clients:
         self._remaining_seconds = remaining_seconds
 
     def text_model(self) -> TextModel:
-        """The text model that this installation uses: Gemini, or the offline model behind the same protocol."""
+        """The text model that this installation uses: Gemini, or the offline model behind the same protocol.
+
+        Raises:
+            ProviderBusy: the credential's quota is used up, and its rest is not over.
+        """
         from .gemini import TextModel
 
         settings = self._port.call("client.settings", {"name": "text_model"})

@@ -1,0 +1,84 @@
+"""The worker's heartbeat: renews its row, beats for the guard, and looks for steps that somebody wants cancelled.
+
+The timing, all by the database's clock where it compares: renewed every 5 s; after 8 s without renewal the guard ends
+the steps, and this worker itself; after 15 s the rescuer declares it dead and its steps run elsewhere. The guard hears
+of a renewal only after it was committed, so a worker that is cut off from the database loses its steps in time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from tenants.database import Database
+from tenants.errors import Unavailable
+from tenants.store import workers as store
+
+from .execution import Execution
+from .guard import Guard
+
+log = logging.getLogger(__name__)
+
+#: Seconds between looks for cancelled jobs; also between renewals that failed.
+TICK_SECONDS = 1.0
+
+
+class Liveness:
+    """A thread of the worker; see the module's docstring."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        database: Database,
+        execution: Execution,
+        guard: Guard,
+        *,
+        on_unfit: Callable[[str], None],
+    ) -> None:
+        self._worker_id = worker_id
+        self._database = database
+        self._execution = execution
+        self._guard = guard
+        self._on_unfit = on_unfit
+        self._stopping = threading.Event()
+        self._renewed_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
+
+    def start(self) -> None:
+        self._guard.beat()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(TICK_SECONDS):
+            try:
+                self.tick()
+            except Unavailable as error:
+                log.warning("worker %s cannot reach the database: %s", self._worker_id, error)
+            silent = time.monotonic() - self._renewed_at
+            if silent > store.SELF_KILL_SECONDS:
+                self._on_unfit(f"its liveness could not be renewed for {silent:.1f} s")
+
+    def tick(self) -> None:
+        """Renew when it is time, and end the steps whose jobs were cancelled.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        if time.monotonic() - self._renewed_at >= store.RENEWAL_SECONDS - TICK_SECONDS / 2:
+            asked_at = time.monotonic()
+            if not self._database.write(
+                lambda connection: store.renew(connection, self._worker_id, self._execution.busy)
+            ):
+                self._on_unfit("it was declared dead; its steps run elsewhere")
+                return
+            self._renewed_at = asked_at
+            self._guard.beat()
+        if self._execution.busy:
+            for step_id in self._database.read(lambda connection: store.cancelled_steps(connection, self._worker_id)):
+                self._execution.cancel(step_id)

@@ -1,0 +1,40 @@
+"""Tears down tenant queues that are empty and were not used for a day (both settings). Enqueue always wins."""
+
+from __future__ import annotations
+
+import logging
+
+from .. import metrics
+from ..runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+
+class Reaper:
+    """See the module's docstring."""
+
+    name = "reaper"
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.interval_seconds = runtime.settings.reap_interval_seconds
+
+    def run_once(self) -> bool:
+        reaped = self.reap(self._runtime.settings.reap_idle_seconds)
+        if reaped:
+            log.info("%d idle tenant queue(s) were torn down", len(reaped))
+        return False
+
+    def reap(self, idle_seconds: float, *, dry_run: bool = False) -> list[tuple[str, str]]:
+        """Tear down what has been idle for longer; gives back (lane, account) of each.
+
+        Raises:
+            dramatiq's ConnectionClosed: Redis is away.
+        """
+        reaped: list[tuple[str, str]] = []
+        for lane in self._runtime.lanes:
+            found = self._runtime.broker.queues_admin.reap(idle_seconds, lane=lane, dry_run=dry_run)
+            reaped += [(lane, account) for lane, account in found if account is not None]
+        if not dry_run:
+            metrics.REAPED.inc(len(reaped))
+        return reaped

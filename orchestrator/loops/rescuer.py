@@ -1,0 +1,47 @@
+"""Takes running steps from workers that died: by the database's clock, 15 s after their last renewal.
+
+By then the worker's guard has ended the steps' processes (8 s + 2 s), so no step runs twice at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy import Connection
+
+from tenants.errors import OwnershipLost
+from tenants.store import steps as step_store
+from tenants.store import workers as store
+
+from .. import metrics
+from ..runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+
+class Rescuer:
+    """See the module's docstring."""
+
+    name = "rescuer"
+    interval_seconds = 2.0
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def run_once(self) -> bool:
+        database = self._runtime.database
+        for worker_id in database.write(store.declare_dead):
+            log.warning("worker %s is dead: it was not heard for %.0f s", worker_id, store.DEAD_SECONDS)
+        abandoned = database.read(store.abandoned_steps)
+        for step in abandoned:
+
+            def take(connection: Connection, step: object = step) -> None:
+                step_store.lose(connection, step)  # type: ignore[arg-type]
+
+            try:
+                database.write(take)
+            except OwnershipLost:
+                continue  # another control plane's rescuer, or the step's own late write, was faster
+            metrics.LOST_ATTEMPTS.inc()
+            log.warning("step %s was taken from worker %s", step["id"], step["worker_id"])
+        return False

@@ -1,0 +1,38 @@
+"""Lets time pass for jobs: scheduled jobs become queued, unstarted ones expire, deadlines strike.
+
+The messages of scheduled jobs are in Redis before their time, as delayed ones; this only keeps the status honest.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from tenants.store import clock as store
+
+from ..runtime import Runtime
+
+
+class Scheduler:
+    """See the module's docstring."""
+
+    name = "scheduler"
+    interval_seconds = 1.0
+    batch = 500
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def run_once(self) -> bool:
+        database, dispatcher = self._runtime.database, self._runtime.dispatcher
+        if not database.read(store.anything_due):
+            return False
+
+        def work(connection: Connection) -> tuple[int, list[store.Dispatch]]:
+            moved = store.queue_due_jobs(connection, limit=self.batch)
+            withdrawn = store.expire_jobs(connection, limit=self.batch)
+            withdrawn += store.end_at_deadline(connection, limit=self.batch)
+            return moved, withdrawn
+
+        moved, withdrawn = database.write(work)
+        dispatcher.withdraw(withdrawn)
+        return moved == self.batch or len(withdrawn) >= self.batch

@@ -1,0 +1,91 @@
+"""Every metric's name, labels and help text. No metric has an account as a label: series must not grow with them."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+STEP_SECONDS = Histogram(
+    "onelane_step_seconds",
+    "Time that an attempt of a step ran, by lane, pipeline and step.",
+    ("lane", "pipeline", "step"),
+    buckets=(0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640),
+    registry=REGISTRY,
+)
+ATTEMPTS = Counter(
+    "onelane_attempts",
+    "Attempts that ended, by lane, pipeline, step and outcome.",
+    ("lane", "pipeline", "step", "outcome"),
+    registry=REGISTRY,
+)
+REFUSED_STARTS = Counter(
+    "onelane_refused_starts",
+    "Claimed messages whose step the database did not let start, by lane; they go back with a short delay.",
+    ("lane",),
+    registry=REGISTRY,
+)
+REFUSED_WRITES = Counter(
+    "onelane_refused_writes",
+    "Results of attempts that did not own their step any more.",
+    registry=REGISTRY,
+)
+LOST_ATTEMPTS = Counter(
+    "onelane_lost_attempts",
+    "Attempts taken from workers that died.",
+    registry=REGISTRY,
+)
+REDISPATCHED = Counter(
+    "onelane_redispatched_steps",
+    "Queued steps that were sent to Redis by the dispatcher loop and not at once.",
+    registry=REGISTRY,
+)
+REBUILDS = Counter(
+    "onelane_rebuilds",
+    "Rebuilds of Redis from SQL, after a loss of Redis was noticed.",
+    registry=REGISTRY,
+)
+REAPED = Counter(
+    "onelane_reaped_queues",
+    "Idle tenant queues that were torn down.",
+    registry=REGISTRY,
+)
+LOOP_FAILURES = Counter(
+    "onelane_loop_failures",
+    "Runs of a background loop that failed, by loop.",
+    ("loop",),
+    registry=REGISTRY,
+)
+LANE_MESSAGES = Gauge(
+    "onelane_lane_messages",
+    "Messages in Redis, by lane and state (waiting, active, delayed).",
+    ("lane", "state"),
+    registry=REGISTRY,
+)
+LANE_OLDEST_WAIT = Gauge(
+    "onelane_lane_oldest_wait_seconds",
+    "How long the oldest waiting message of a lane has waited.",
+    ("lane",),
+    registry=REGISTRY,
+)
+LANE_READY_ACCOUNTS = Gauge(
+    "onelane_lane_ready_accounts",
+    "Accounts of a lane that could start something now.",
+    ("lane",),
+    registry=REGISTRY,
+)
+INVARIANT_VIOLATIONS = Gauge(
+    "onelane_invariant_violations",
+    "Violations that the last check of the broker's invariants found, by lane; anything but 0 is a fault.",
+    ("lane",),
+    registry=REGISTRY,
+)
+REDIS_UP = Gauge("onelane_redis_up", "Whether Redis answered the last time it was asked.", registry=REGISTRY)
+WORKERS = Gauge("onelane_workers", "Workers that are alive by the database's clock.", registry=REGISTRY)
+HTTP_SECONDS = Histogram(
+    "onelane_http_request_seconds",
+    "Time to answer an HTTP request, by method, route and status class.",
+    ("method", "route", "status"),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+    registry=REGISTRY,
+)

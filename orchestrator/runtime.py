@@ -1,0 +1,60 @@
+"""The composition root: everything that a process of onelane needs, made once and passed down. No globals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from actors import Pipeline
+from actors.pipeline import load_pipelines
+from tenants.database import Database
+from tenants.queues import TenantBroker
+from tenants.sealing import Sealer
+from tenants.sessions import Sessions
+
+from .dispatch import Dispatcher
+from .jobs import Jobs
+from .settings import Settings, SettingsError
+
+#: Redis keys of this installation begin with it.
+NAMESPACE = "onelane"
+
+
+class Runtime:
+    """Settings, database, broker, pipelines and the services over them.
+
+    Raises:
+        SettingsError: Redis or the secret key is not set.
+        PipelineError: a pipeline module cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings, *, worker_id: str | None = None) -> None:
+        faults = []
+        if settings.redis_url is None:
+            faults.append("ONELANE_REDIS_URL is not set; give a Redis or Valkey URL, or run `onelane up`")
+        if settings.secret_key is None:
+            faults.append(
+                "ONELANE_SECRET_KEY is not set; make one with `onelane doctor --new-key`, or run `onelane up`"
+            )
+        if settings.redis_url is None or settings.secret_key is None:
+            raise SettingsError(faults)
+        self.settings = settings
+        self.pipelines: Mapping[str, Pipeline] = load_pipelines(settings.pipelines)
+        self.database = Database(settings.database_url, pool_size=settings.threads + 8)
+        # Retries, time limits and expiry are decided by SQL, once: Dramatiq's own middleware for them stays out.
+        self.broker = TenantBroker(url=settings.redis_url, namespace=NAMESPACE, middleware=[], worker_id=worker_id)
+        for lane in self.lanes:
+            self.broker.declare_queue(lane)
+        self.dispatcher = Dispatcher(self.broker)
+        self.jobs = Jobs(self.database, self.pipelines, self.dispatcher)
+        keys = [key.strip() for key in settings.secret_key.get_secret_value().split(",") if key.strip()]
+        self.sessions = Sessions(self.database, Sealer(keys))
+
+    @property
+    def lanes(self) -> list[str]:
+        """Every lane that a loaded pipeline uses, in alphabetical order."""
+        return sorted({step.lane for pipeline in self.pipelines.values() for step in pipeline.steps})
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self.broker.close()
+        self.database.close()

@@ -1,0 +1,283 @@
+"""The worker's end of a step's `Port`: answers each call for one attempt, and only while it owns its step.
+
+Invariant: the account, the job and the run token come from the attempt that the worker started, never from the step's
+own words; a step cannot name another account.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from tenants.columns import db_now, seconds_since
+from tenants.database import Database
+from tenants.errors import InvalidInput
+from tenants.models import Account, Artifact, Job, ProviderBackoff, Usage, new_id
+from tenants.sessions import Sessions
+from tenants.store import publications, steps
+from tenants.store.events import NewEvent, record
+from tenants.store.steps import Owned
+
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+accounts, artifacts, jobs = Account.__table__, Artifact.__table__, Job.__table__
+backoffs, usage = ProviderBackoff.__table__, Usage.__table__
+
+MAX_ARTIFACT_BYTES = 5 * 1024 * 1024
+MAX_TITLE_CHARACTERS = 500
+MAX_BODY_CHARACTERS = 500_000
+MAX_TAGS = 50
+
+
+class StepPort:
+    """Serves one attempt. `call` raises errors with a `code`, which reach the step."""
+
+    def __init__(self, owned: Owned, database: Database, sessions: Sessions, settings: Settings) -> None:
+        self._owned = owned
+        self._database = database
+        self._sessions = sessions
+        self._settings = settings
+        self._verbs: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "progress": self._progress,
+            "log": self._log,
+            "cancelled": self._cancelled,
+            "artifact.save": self._save_artifact,
+            "usage.add": self._add_usage,
+            "client.settings": self._client_settings,
+            "session.load": self._load_session,
+            "session.save": self._save_session,
+            "session.login_required": self._login_required,
+            "target.load": self._load_target,
+            "draft.create": self._create_draft,
+            "draft.load": self._load_draft,
+            "publication.open": self._open_publication,
+            "publication.started": self._publication_started,
+            "publication.absent": self._publication_absent,
+            "publication.confirmed": self._publication_confirmed,
+            "publication.unknown": self._publication_unknown,
+        }
+
+    def call(self, name: str, payload: dict[str, Any]) -> Any:
+        """Answer one call.
+
+        Raises:
+            InvalidInput: no such verb, or its payload is out of shape.
+            OwnershipLost: the attempt does not own its step any more.
+        """
+        verb = self._verbs.get(name)
+        if verb is None:
+            raise InvalidInput(f"a step called {name!r}, which is not one of {', '.join(sorted(self._verbs))}")
+        try:
+            return verb(payload)
+        except (KeyError, TypeError) as error:
+            raise InvalidInput(f"a step called {name!r} with a payload out of shape: {error!r}") from error
+
+    # --- telling -------------------------------------------------------------------------------------------------
+
+    def _progress(self, payload: dict[str, Any]) -> None:
+        percent, note = int(payload["percent"]), _clean(str(payload.get("note", "")))[:200]
+        self._database.write(
+            lambda connection: steps.progress(connection, self._owned, max(0, min(100, percent)), note)
+        )
+
+    def _log(self, payload: dict[str, Any]) -> None:
+        level, message = str(payload["level"]), _clean(str(payload["message"]))[:4000]
+        owned = self._owned
+        log.log(
+            logging.getLevelNamesMapping().get(level.upper(), logging.INFO),
+            "%s.%s of job %s: %s",
+            owned.pipeline,
+            owned.name,
+            owned.job_id,
+            message,
+        )
+        data = {"step": owned.name, "level": level, "message": message}
+        self._database.write(lambda connection: record(connection, NewEvent(owned.account, owned.job_id, "log", data)))
+
+    def _cancelled(self, payload: dict[str, Any]) -> bool:
+        statement = select(jobs.c.cancel_requested_at.is_not(None)).where(jobs.c.id == self._owned.job_id)
+        return bool(self._database.read(lambda connection: connection.execute(statement).scalar_one()))
+
+    def _save_artifact(self, payload: dict[str, Any]) -> None:
+        try:
+            content = base64.b64decode(payload["data"], validate=True)
+        except binascii.Error as error:
+            raise InvalidInput(f"an artifact's data must be base64: {error}") from error
+        if len(content) > MAX_ARTIFACT_BYTES:
+            raise InvalidInput(f"an artifact has {len(content)} bytes; at most {MAX_ARTIFACT_BYTES} are kept")
+        owned, artifact_id = self._owned, new_id()
+        path = self._settings.data_dir / "artifacts" / artifact_id[:8] / artifact_id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        row = {
+            "id": artifact_id,
+            "account": owned.account,
+            "job_id": owned.job_id,
+            "step_id": owned.step_id,
+            "run_token": owned.run_token,
+            "name": _clean(str(payload["name"]))[:100],
+            "content_type": _clean(str(payload["content_type"]))[:100],
+            "size": len(content),
+            "path": str(Path("artifacts") / artifact_id[:8] / artifact_id),
+        }
+        self._database.write(
+            lambda connection: connection.execute(insert(artifacts).values(created_at=db_now(), **row))
+        )
+
+    def _add_usage(self, payload: dict[str, Any]) -> None:
+        tokens = int(payload.get("tokens_in", 0)) + int(payload.get("tokens_out", 0))
+
+        def work(connection: Connection) -> None:
+            day = connection.execute(select(db_now())).scalar_one().date().isoformat()
+            connection.execute(
+                update(usage)
+                .where(usage.c.account == self._owned.account, usage.c.day == day)
+                .values(tokens=usage.c.tokens + max(0, tokens))
+            )
+
+        self._database.write(work)
+
+    # --- clients -------------------------------------------------------------------------------------------------
+
+    def _client_settings(self, payload: dict[str, Any]) -> dict[str, Any]:
+        if payload["name"] == "browser":
+            chromium = self._settings.find_chromium()
+            if chromium is None:
+                raise InvalidInput("no Chromium was found: install chromium-headless-shell or set ONELANE_CHROMIUM")
+            return {
+                "executable": str(chromium),
+                "allowed_hosts": list(self._settings.allowed_hosts),
+                "headless": True,
+            }
+        if payload["name"] == "text_model":
+            return self._text_model_settings()
+        raise InvalidInput(f"there are no settings for a client {payload['name']!r}; there are: browser, text_model")
+
+    def _text_model_settings(self) -> dict[str, Any]:
+        """Gemini with a key; without one the offline model, which speaks the same protocol and says what it is."""
+        settings = self._settings
+        if settings.gemini_api_key is not None:
+            key = settings.gemini_api_key.get_secret_value()
+            answer: dict[str, Any] = {
+                "api_key": key,
+                "base_url": settings.gemini_base_url,
+                "model": settings.text_model,
+                "offline": False,
+                "credential": hashlib.sha256(key.encode()).hexdigest()[:8],
+            }
+        elif settings.offline_model_url is not None:
+            answer = {
+                "api_key": "offline",
+                "base_url": settings.offline_model_url,
+                "model": "offline-model",
+                "offline": True,
+                "credential": "offline",
+            }
+        else:
+            raise InvalidInput("no text model is set up: set GEMINI_API_KEY, or run `onelane up`, which has its own")
+        return {**answer, "busy_seconds": self._busy_seconds(f"gemini:{answer['credential']}")}
+
+    def _busy_seconds(self, scope: str) -> float | None:
+        statement = select(-seconds_since(backoffs.c.until)).where(backoffs.c.scope == scope)
+        left = self._database.read(lambda connection: connection.execute(statement).scalar_one_or_none())
+        return None if left is None or left <= 0 else float(left)
+
+    # --- session and target --------------------------------------------------------------------------------------
+
+    def _load_session(self, payload: dict[str, Any]) -> dict[str, Any]:
+        session = self._sessions.load(self._owned.account)
+        if session is None:
+            return {"storage_state": None, "credentials": None}
+        return {"storage_state": session.storage_state, "credentials": session.credentials}
+
+    def _save_session(self, payload: dict[str, Any]) -> None:
+        state = payload["storage_state"]
+        if not isinstance(state, dict):
+            raise InvalidInput("a storage state must be an object, as Playwright gives it")
+        expires = payload.get("expires_at")
+        expires_at = datetime.fromisoformat(expires) if expires else None
+
+        def work(connection: Connection) -> None:
+            steps.still_owned(connection, self._owned)
+            self._sessions.save(connection, self._owned.account, storage_state=state, expires_at=expires_at)
+
+        self._database.write(work)
+
+    def _login_required(self, payload: dict[str, Any]) -> None:
+        """Note it, and pause the account's lane: its other jobs would only fail the same way."""
+        owned, reason = self._owned, _clean(str(payload["reason"]))[:500]
+
+        def work(connection: Connection) -> None:
+            steps.still_owned(connection, owned)
+            self._sessions.require_login(connection, owned.account, reason)
+
+        self._database.write(work)
+
+    def _load_target(self, payload: dict[str, Any]) -> dict[str, Any] | None:
+        statement = select(accounts.c.target).where(accounts.c.id == self._owned.account)
+        found: dict[str, Any] | None = self._database.read(
+            lambda connection: connection.execute(statement).scalar_one_or_none()
+        )
+        return found
+
+    # --- draft and ledger ----------------------------------------------------------------------------------------
+
+    def _create_draft(self, payload: dict[str, Any]) -> dict[str, Any]:
+        title, body, tags = str(payload["title"]), str(payload["body"]), [str(tag) for tag in payload["tags"]]
+        if not title.strip() or not body.strip():
+            raise InvalidInput("a draft needs a title and a body")
+        if len(title) > MAX_TITLE_CHARACTERS or len(body) > MAX_BODY_CHARACTERS or len(tags) > MAX_TAGS:
+            raise InvalidInput(
+                f"a draft has at most {MAX_TITLE_CHARACTERS} characters of title, {MAX_BODY_CHARACTERS} of body and "
+                f"{MAX_TAGS} tags"
+            )
+        row = self._database.write(
+            lambda connection: publications.create_draft(
+                connection, self._owned, title=_clean(title), body=_clean(body), tags=[_clean(tag) for tag in tags]
+            )
+        )
+        return _draft_view(row)
+
+    def _load_draft(self, payload: dict[str, Any]) -> dict[str, Any] | None:
+        row = self._database.read(lambda connection: publications.load_draft(connection, self._owned))
+        return None if row is None else _draft_view(row)
+
+    def _open_publication(self, payload: dict[str, Any]) -> dict[str, Any]:
+        publisher = str(payload["publisher"])
+        entry = self._database.write(lambda connection: publications.open_entry(connection, self._owned, publisher))
+        names = ("id", "marker", "status", "publisher", "url", "external_id", "started_seconds_ago")
+        return {name: entry[name] for name in names}
+
+    def _publication_started(self, payload: dict[str, Any]) -> None:
+        self._database.write(lambda connection: publications.started(connection, self._owned))
+
+    def _publication_absent(self, payload: dict[str, Any]) -> None:
+        self._database.write(lambda connection: publications.absent(connection, self._owned))
+
+    def _publication_confirmed(self, payload: dict[str, Any]) -> None:
+        url, external_id = str(payload["url"]), payload.get("external_id")
+        self._database.write(
+            lambda connection: publications.confirmed(connection, self._owned, url=url, external_id=external_id)
+        )
+
+    def _publication_unknown(self, payload: dict[str, Any]) -> None:
+        reason = _clean(str(payload["reason"]))[:500]
+        self._database.write(lambda connection: publications.unknown(connection, self._owned, reason))
+
+
+def _draft_view(row: Any) -> dict[str, Any]:
+    return {name: row[name] for name in ("id", "title", "body", "tags", "status", "version")}
+
+
+def _clean(text: str) -> str:
+    """Text that every database takes: no U+0000 (PostgreSQL refuses it) and no lone surrogates."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")

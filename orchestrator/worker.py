@@ -1,0 +1,182 @@
+"""A worker process: stock Dramatiq `Worker` over the tenant broker, one actor per step.
+
+The order of the start matters: guard and zygote first, before any thread or connection exists; then the row that says
+that this worker lives; then claims. The order of the stop: no more claims; the running steps may finish within the
+grace; what still runs is handed back; the row is closed; guard last.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+
+import dramatiq
+from dramatiq.worker import Worker
+
+from actors import Pipeline
+from actors.pipeline import load_pipelines
+from actors.step import Step
+from tenants.queues import current_message
+from tenants.store import workers as store
+
+from .execution import Execution
+from .guard import Guard
+from .isolation.environment import allowed_environment
+from .liveness import Liveness
+from .runtime import Runtime
+from .sandbox import Sandbox
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: The exit status of a worker that ended itself because it may no longer run steps; whoever started it starts another.
+EXIT_UNFIT = 70
+
+
+def run_worker(settings: Settings, *, lanes: Sequence[str] | None = None, threads: int | None = None) -> int:
+    """Run a worker until SIGTERM or SIGINT; gives back the exit status.
+
+    Raises:
+        SettingsError, PipelineError: it cannot start; the message says what to mend.
+    """
+    process = WorkerProcess(settings, lanes=lanes, threads=threads or settings.threads)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: process.stop())
+    return process.run()
+
+
+class WorkerProcess:
+    """What `run_worker` runs, with its parts; tests start it in processes of their own."""
+
+    def __init__(self, settings: Settings, *, lanes: Sequence[str] | None, threads: int) -> None:
+        self.settings = settings
+        self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._only = tuple(lanes) if lanes else settings.lanes
+        self._threads = threads
+        self._wanted_stop = threading.Event()
+        self._unfit: str | None = None
+
+    def stop(self) -> None:
+        """Ask for an orderly stop; safe in a signal handler, and from any thread."""
+        self._wanted_stop.set()
+
+    def give_up(self, reason: str) -> None:
+        """End soon, because this worker may no longer run steps."""
+        if self._unfit is None:
+            self._unfit = reason
+            log.error("worker %s ends itself: %s", self.id, reason)
+        self._wanted_stop.set()
+
+    def run(self) -> int:
+        pipelines = load_pipelines(self.settings.pipelines)
+        guard = Guard(on_lost=self.give_up)
+        guard.start()
+        sandbox = self._make_sandbox(pipelines.values(), guard)
+        try:
+            sandbox.start()
+            self._serve(guard, sandbox)
+        finally:
+            sandbox.stop()
+            guard.stop()
+        return EXIT_UNFIT if self._unfit else 0
+
+    def _make_sandbox(self, pipelines: Iterable[Pipeline], guard: Guard) -> Sandbox:
+        loaded = list(pipelines)
+        modules = {step.module for pipeline in loaded for step in pipeline.steps}
+        modules |= {pipeline.input.__module__ for pipeline in loaded}
+        return Sandbox(
+            scratch_dir=self.settings.data_dir / "scratch",
+            preload=sorted(modules),
+            environment=allowed_environment(os.environ),
+            guard=guard,
+        )
+
+    def _serve(self, guard: Guard, sandbox: Sandbox) -> None:
+        runtime = Runtime(self.settings, worker_id=self.id)
+        try:
+            runtime.broker.check_server()
+            execution = Execution(
+                worker_id=self.id,
+                database=runtime.database,
+                pipelines=runtime.pipelines,
+                dispatcher=runtime.dispatcher,
+                sessions=runtime.sessions,
+                settings=self.settings,
+                sandbox=sandbox,
+            )
+            lanes = self._lanes(runtime)
+            declare_actors(runtime, execution, lanes)
+            runtime.database.write(
+                lambda connection: store.register(
+                    connection,
+                    id=self.id,
+                    host=socket.gethostname(),
+                    pid=os.getpid(),
+                    lanes=lanes,
+                    threads=self._threads,
+                )
+            )
+            self._claim_until_stopped(runtime, execution, guard, lanes)
+        finally:
+            runtime.close()
+
+    def _claim_until_stopped(self, runtime: Runtime, execution: Execution, guard: Guard, lanes: Sequence[str]) -> None:
+        liveness = Liveness(self.id, runtime.database, execution, guard, on_unfit=self.give_up)
+        liveness.start()
+        worker = Worker(runtime.broker, queues=set(lanes), worker_threads=self._threads, worker_timeout=200)
+        worker.start()
+        log.info("worker %s serves %s with %d threads", self.id, ", ".join(lanes), self._threads)
+        try:
+            self._wanted_stop.wait()
+            self._stop_in_order(worker, execution)
+        finally:
+            liveness.stop()
+            runtime.database.write(lambda connection: store.stop(connection, self.id))
+
+    def _stop_in_order(self, worker: Worker, execution: Execution) -> None:
+        grace = 0.0 if self._unfit else self.settings.shutdown_grace_seconds
+        log.info("worker %s stops: %d step(s) may finish within %.0f s", self.id, execution.busy, grace)
+        timer = threading.Timer(grace, execution.hand_back_all)
+        timer.daemon = True
+        timer.start()
+        try:
+            # Ends claims first, then waits for the threads; `hand_back_all` bounds that wait.
+            worker.stop(timeout=int((grace + 30) * 1000))
+        finally:
+            timer.cancel()
+
+    def _lanes(self, runtime: Runtime) -> list[str]:
+        unknown = sorted(set(self._only or ()) - set(runtime.lanes))
+        if unknown:
+            raise ValueError(
+                f"no loaded pipeline uses lane(s) {', '.join(unknown)}; there are {', '.join(runtime.lanes)}"
+            )
+        return sorted(self._only) if self._only else runtime.lanes
+
+
+def declare_actors(runtime: Runtime, execution: Execution, lanes: Sequence[str]) -> None:
+    """One Dramatiq actor per step, named ``pipeline.step``, with the step's id as its argument."""
+    for pipeline in runtime.pipelines.values():
+        for step in pipeline.steps:
+            if step.lane in lanes:
+                _declare(runtime, execution, pipeline, step)
+
+
+def _declare(runtime: Runtime, execution: Execution, pipeline: Pipeline, step: Step) -> None:
+    def run(step_id: str) -> None:
+        message = current_message()
+        if message is None:
+            raise RuntimeError(f"step {step_id} was called outside a worker; make a job instead")
+        execution.run(step_id, message)
+
+    dramatiq.actor(run, actor_name=pipeline.actor_name(step), queue_name=step.lane, broker=runtime.broker)
+
+
+if __name__ == "__main__":
+    sys.exit(run_worker(Settings.load()))

@@ -1,0 +1,51 @@
+"""Which queued steps Redis should hold: for the dispatcher loop and the reconciler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, or_, select, update
+
+from ..columns import db_now
+from ..models import Step
+from .jobs import Dispatch
+
+steps = Step.__table__
+_COLUMNS = [steps.c[name] for name in Dispatch.__slots__]
+_WAITING = steps.c.status.in_(("queued", "retrying"))
+
+
+def undispatched(connection: Connection, *, horizon_seconds: float, limit: int) -> list[Dispatch]:
+    """Steps queued for a second or more that were not marked as dispatched, due within the horizon; oldest first."""
+    rows = connection.execute(
+        select(*_COLUMNS)
+        .where(
+            steps.c.status.in_(("queued", "retrying")),
+            steps.c.dispatched_at.is_(None),
+            steps.c.queued_at < db_now(-1.0),
+            or_(steps.c.due_at.is_(None), steps.c.due_at < db_now(horizon_seconds)),
+        )
+        .order_by(steps.c.queued_at)
+        .limit(limit)
+    ).mappings()
+    return [Dispatch.of(row) for row in rows]
+
+
+def mark_dispatched(connection: Connection, ids: Sequence[str]) -> None:
+    """Note that Redis holds them. A step that moved on meanwhile is left alone."""
+    connection.execute(update(steps).where(steps.c.id.in_(ids), _WAITING).values(dispatched_at=db_now()))
+
+
+def waiting_after(connection: Connection, step_id: str, *, horizon_seconds: float, limit: int) -> list[Dispatch]:
+    """All waiting steps that Redis should hold, by id, for a rebuild that goes through them once."""
+    rows = connection.execute(
+        select(*_COLUMNS)
+        .where(
+            _WAITING,
+            steps.c.id > step_id,
+            or_(steps.c.due_at.is_(None), steps.c.due_at < db_now(horizon_seconds)),
+        )
+        .order_by(steps.c.id)
+        .limit(limit)
+    ).mappings()
+    return [Dispatch.of(row) for row in rows]

@@ -1,0 +1,104 @@
+"""API keys. Only a key's SHA-256 is kept: keys are 256 random bits, so there is nothing to guess or to salt.
+
+A revoked key's row stays, so that the audit's references keep their meaning; it never opens anything again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, RowMapping, insert, or_, select, update
+
+from ..columns import db_now
+from ..errors import NotFound
+from ..models import ApiKey, new_id
+from .jobs import ensure_account
+from .listings import Page, newest_first
+
+keys = ApiKey.__table__
+
+KEY_PREFIX = "olk_"
+#: `last_used_at` is written at most this often, so that using a key is not a write on each call.
+TOUCH_SECONDS = 60
+_SHOWN = [column for column in keys.c if column.name not in ("hash", "revoked_at")]
+
+
+def make_key() -> str:
+    """A new key: a prefix by which scanners for leaked secrets can know it, and 256 random bits."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def hash_key(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def create(
+    connection: Connection,
+    key: str,
+    *,
+    scope: Literal["admin", "account"],
+    account: str | None,
+    name: str = "",
+    expires_at: datetime | None = None,
+) -> RowMapping:
+    """Keep the hash of `key`; an account comes into being with its first key."""
+    if (scope == "account") != (account is not None):
+        raise ValueError(f"a key of scope {scope} and account {account!r} makes no sense")
+    if account is not None:
+        ensure_account(connection, account)
+    values: dict[str, Any] = {
+        "id": new_id(),
+        "hash": hash_key(key),
+        "scope": scope,
+        "account": account,
+        "name": name,
+        "hint": f"{key[: len(KEY_PREFIX) + 3]}…{key[-3:]}",
+        "created_at": db_now(),
+        "expires_at": expires_at,
+    }
+    return connection.execute(insert(keys).values(values).returning(*_SHOWN)).mappings().one()
+
+
+def find(connection: Connection, digest: str) -> RowMapping | None:
+    """The living key with that hash, with `stale`: whether its last use should be written down again."""
+    stale = or_(keys.c.last_used_at.is_(None), keys.c.last_used_at < db_now(-TOUCH_SECONDS))
+    living = or_(keys.c.expires_at.is_(None), keys.c.expires_at > db_now())
+    statement = select(keys.c.id, keys.c.hash, keys.c.scope, keys.c.account, stale.label("stale")).where(
+        keys.c.hash == digest, keys.c.revoked_at.is_(None), living
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def touch(connection: Connection, key_id: str) -> None:
+    connection.execute(update(keys).where(keys.c.id == key_id).values(last_used_at=db_now()))
+
+
+def page(connection: Connection, account: str, *, limit: int, cursor: str | None) -> Page:
+    """An account's keys that were not revoked, newest first, without their hashes."""
+    statement = select(*_SHOWN).where(keys.c.account == account, keys.c.revoked_at.is_(None))
+    return newest_first(connection, statement, keys.c.id, limit=limit, cursor=cursor)
+
+
+def revoke(connection: Connection, account: str, key_id: str) -> None:
+    """End one key.
+
+    Raises:
+        NotFound: the account has no such key, or it was revoked before.
+    """
+    changed = connection.execute(
+        update(keys)
+        .where(keys.c.id == key_id, keys.c.account == account, keys.c.revoked_at.is_(None))
+        .values(revoked_at=db_now())
+    ).rowcount
+    if not changed:
+        raise NotFound(f"account {account!r} has no key {key_id!r}")
+
+
+def revoke_all(connection: Connection, account: str) -> Sequence[str]:
+    """End all keys of an account; their ids."""
+    statement = update(keys).where(keys.c.account == account, keys.c.revoked_at.is_(None))
+    return connection.execute(statement.values(revoked_at=db_now()).returning(keys.c.id)).scalars().all()

@@ -1,0 +1,22 @@
+"""Facts about the installation, as named values."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ..models import Meta
+
+facts = Meta.__table__
+
+
+def get_many(connection: Connection, *keys: str) -> dict[str, str]:
+    """The values of these keys; a key that is not set is left out."""
+    rows = connection.execute(select(facts.c.key, facts.c.value).where(facts.c.key.in_(keys)))
+    return {row.key: row.value for row in rows}
+
+
+def put(connection: Connection, key: str, value: str) -> None:
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = make(facts).values(key=key, value=value)
+    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
