@@ -1,0 +1,1 @@
+"""The running service: control plane, worker, loops and command line. Nothing imports it."""

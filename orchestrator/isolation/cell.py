@@ -1,0 +1,74 @@
+"""A cell: one keeper and one child, forked and waiting, and the worker's ends of their connections.
+
+Invariant: a cell runs at most one call. The worker's ends close when the worker dies, whatever kills it, and that is
+how keeper and child learn of it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from orchestrator.isolation.frames import Channel, wait
+from orchestrator.isolation.output import OutputTail
+from orchestrator.isolation.posix import now
+from orchestrator.isolation.process_tree import ProcessId, identify
+from orchestrator.isolation.zygote_link import ZygoteGone, ZygoteLink
+
+FORK_SECONDS = 15.0
+
+
+class Cell:
+    """Forked by `zygote` on creation; `ready` waits until it is there. Raises ZygoteGone from either."""
+
+    def __init__(self, zygote: ZygoteLink, max_bytes: int) -> None:
+        self.zygote = zygote
+        control, control_theirs = socket.socketpair()
+        keeper, keeper_theirs = socket.socketpair()
+        output, output_theirs = os.pipe()
+        self.control = Channel(control, max_bytes=max_bytes)
+        self.keeper = Channel(keeper)
+        self.output = OutputTail(output)
+        self.keeper_identity: ProcessId | None = None
+        self.child_pid = 0
+        try:
+            zygote.fork([control_theirs.fileno(), keeper_theirs.fileno(), output_theirs])
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            control_theirs.close()
+            keeper_theirs.close()
+            os.close(output_theirs)
+
+    def ready(self) -> ProcessId:
+        """The keeper, once it has reported."""
+        ends_at = now() + FORK_SECONDS
+        while self.keeper_identity is None:
+            if not wait([self.keeper], ends_at - now()):
+                raise ZygoteGone(f"no process was forked for a step within {FORK_SECONDS:.0f} s")
+            self._hear()
+        return self.keeper_identity
+
+    def is_fresh(self) -> bool:
+        """False if the waiting cell has died meanwhile."""
+        try:
+            self._hear()
+        except ZygoteGone:
+            return False
+        return True
+
+    def _hear(self) -> None:
+        for message in self.keeper.pull():
+            if "hello" in message:
+                self.keeper_identity = identify(message["hello"]["keeper"])
+                self.child_pid = message["hello"]["child"]
+            elif "ended" in message:
+                raise ZygoteGone("the waiting process has ended")
+        if self.keeper.closed:
+            raise ZygoteGone("the forked process has gone")
+
+    def close(self) -> None:
+        self.control.close()
+        self.keeper.close()
+        self.output.close()

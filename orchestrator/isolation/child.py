@@ -1,0 +1,245 @@
+"""The step's own process: wait for a call, run the step's function, send what became of it, leave.
+
+It is forked while nothing is to do yet (a warm spare) and runs exactly one call, so nothing of one account is left for
+the next. It has standard input from /dev/null, standard output and error on a pipe to the worker, one connection to
+the worker, and no other descriptor. What it sends is plain data.
+
+Messages: ``call {…}`` ← worker, once; then ``ask {name, payload}`` → worker, answered by ``answer`` or ``refusal``, as
+often as the step likes; ``result {kind, …}`` → worker, once and last.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import os
+import resource
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from orchestrator.isolation.frames import plain_json, read_frame, write_frame
+from orchestrator.isolation.posix import name_process, prefer_for_oom_kill
+
+MESSAGE_CHARACTERS = 2_000
+TRACEBACK_CHARACTERS = 16_000
+#: Exit status when the worker's connection broke and there was nobody to tell the result.
+UNHEARD_STATUS = 70
+
+
+def run(control: int, output: int) -> NoReturn:
+    """Entry of the child, directly after its fork. Never returns."""
+    status = UNHEARD_STATUS
+    try:
+        name_process("onelane-step")
+        os.setsid()
+        _reset_dispositions()
+        _redirect_output(output)
+        connection = socket.socket(fileno=control)
+        connection.set_inheritable(False)
+        connection.setblocking(True)
+        try:
+            call = read_frame(connection)["call"]
+        except (EOFError, OSError):
+            os._exit(0)  # a spare that was never used
+        _settle_in(call)
+        result = perform(call, WorkerPort(connection, call["max_call_bytes"]))
+        _flush()
+        write_frame(connection, {"result": result})
+        status = 0
+    except BaseException:
+        with suppress(BaseException):
+            traceback.print_exc()
+    finally:
+        with suppress(BaseException):
+            _flush()
+        # Not sys.exit: threads and exit handlers of libraries could keep a finished step from ending.
+        os._exit(status)
+
+
+def _reset_dispositions() -> None:
+    """What the keeper ignores the step must not: a handler that ignores is inherited even through exec."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(signum, signal.SIG_DFL)
+
+
+def _redirect_output(output: int) -> None:
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    # New objects: those of the zygote are tied to what its output was, perhaps a file with a position.
+    sys.stdout, sys.stderr = (open(fd, "w", buffering=1, errors="backslashreplace", closefd=False) for fd in (1, 2))  # noqa: SIM115
+    faulthandler.enable(sys.stderr)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _settle_in(call: dict[str, Any]) -> None:
+    """Give the process its own directory and limits before any code of the step runs."""
+    os.chdir(call["tmpdir"])
+    for name in ("TMPDIR", "TMP", "TEMP"):
+        os.environ[name] = call["tmpdir"]
+    tempfile.tempdir = None  # the zygote may have remembered its own
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    prefer_for_oom_kill()
+    if call["memory_limit_bytes"] is not None:
+        limit = call["memory_limit_bytes"] + _data_bytes()
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _data_bytes() -> int:
+    """Writable private memory that the preloaded modules have already reserved; the step is not charged for it."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmData:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+class WorkerPort:
+    """The child's end of `StepContext`'s port: named calls with plain data, answered by the worker.
+
+    Safe to use from several threads; calls are answered one after the other.
+    """
+
+    def __init__(self, connection: socket.socket, max_call_bytes: int) -> None:
+        self._connection = connection
+        self._max_call_bytes = max_call_bytes
+        self._turn = threading.Lock()
+
+    def call(self, name: str, payload: dict[str, Any]) -> Any:
+        """Ask the worker. Raises the `StepError` (or signal) with which the worker refuses, or ValueError."""
+        ask = {"ask": {"name": name, "payload": payload}}
+        size = len(plain_json(ask))
+        if size > self._max_call_bytes:
+            raise ValueError(f"{name}: {size} bytes, where a call may have {self._max_call_bytes}")
+        with self._turn:
+            try:
+                write_frame(self._connection, ask)
+                reply = read_frame(self._connection)
+            except (EOFError, OSError) as error:
+                # Without a worker there is no owner of this step: nothing that it could still do would count.
+                print(f"the worker has gone: {error}", file=sys.stderr)
+                _flush()
+                os._exit(UNHEARD_STATUS)
+        if "refusal" in reply:
+            raise refusal_error(reply["refusal"])
+        return reply["answer"]
+
+
+def refusal_error(refusal: dict[str, Any]) -> Exception:
+    """The exception for a refused call: the class of `actors.errors` with that code, or a `StepError` made for it."""
+    from actors.errors import StepError
+
+    message = refusal["message"]
+    known = _subclass_with_code(StepError, refusal["code"])
+    if known is None:
+        known = type("CallRefused", (StepError,), {"code": refusal["code"], "permanent": refusal["permanent"]})
+    return known(message)
+
+
+def _subclass_with_code(base: type[Exception], code: str) -> type[Exception] | None:
+    for subclass in base.__subclasses__():
+        if subclass.__module__ == base.__module__ and getattr(subclass, "code", None) == code:
+            return subclass
+    return None
+
+
+def build_step_context(context: dict[str, Any], port: WorkerPort) -> Any:
+    """The usual `build_context`: a `StepContext`; ``context["input_model"]`` names the model as ``module:Class``."""
+    from actors.context import StepContext
+
+    return StepContext.from_wire(context, resolve(context["input_model"]), port)
+
+
+def resolve(reference: str) -> Any:
+    """The object behind ``module:attribute.path``."""
+    module, _, path = reference.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def perform(call: dict[str, Any], port: WorkerPort) -> dict[str, Any]:
+    """Run the step and put what became of it into the plain form that `outcome.from_wire` reads."""
+    try:
+        function = resolve(f"{call['module']}:{call['function']}")
+        value = function(resolve(call["build_context"])(call["context"], port))
+    except MemoryError:
+        return {"kind": "out_of_memory", "message": "an allocation was refused (MemoryError)"}
+    except BaseException as error:
+        return _raised(error)
+    try:
+        size = len(plain_json(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        return _unusable(f"the step returned something that is not JSON: {error}")
+    except MemoryError:
+        return {"kind": "out_of_memory", "message": "no memory was left to encode the result"}
+    if size > call["max_result_bytes"]:
+        return _unusable(
+            f"the step returned {size} bytes of JSON, where {call['max_result_bytes']} are allowed; "
+            "keep large data as an asset and return its id"
+        )
+    return {"kind": "completed", "value": value}
+
+
+def _unusable(message: str) -> dict[str, Any]:
+    return {
+        "kind": "failed",
+        "code": "internal",
+        "message": message[:MESSAGE_CHARACTERS],
+        "traceback": "",
+        "permanent": True,
+    }
+
+
+def _raised(error: BaseException) -> dict[str, Any]:
+    from actors.errors import StepError
+    from actors.signals import Signal
+
+    if isinstance(error, Signal):
+        try:
+            data = error.data()
+            plain_json(data)
+        except Exception as fault:
+            return _unusable(f"the signal {type(error).__name__} carries something that is not JSON: {fault}")
+        return {"kind": "signalled", "signal": error.signal_kind, "data": data}
+    return {
+        "kind": "failed",
+        "code": error.code if isinstance(error, StepError) else "internal",
+        "message": _describe(error),
+        "traceback": _traceback(error),
+        "permanent": isinstance(error, StepError) and bool(error.permanent),
+    }
+
+
+def _describe(error: BaseException) -> str:
+    from actors.errors import StepError
+
+    try:
+        text = str(error)
+    except Exception as fault:
+        text = f"(its message can't be shown: {fault!r})"
+    if not isinstance(error, StepError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text[:MESSAGE_CHARACTERS].encode("utf-8", "backslashreplace").decode()
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        # The first frame is `perform` above, which says nothing about the step.
+        frames = error.__traceback__.tb_next if error.__traceback__ else None
+        text = "".join(traceback.format_exception(type(error), error, frames))
+    except Exception as fault:
+        text = f"(no traceback: {fault!r})"
+    return text[-TRACEBACK_CHARACTERS:].encode("utf-8", "backslashreplace").decode()

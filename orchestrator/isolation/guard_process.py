@@ -1,0 +1,151 @@
+"""The guard's own process: ends the steps' trees when the worker can't be trusted to.
+
+It imports little, starts no thread, and does one thing in a loop. It knows each running step by the keeper at the top
+of its tree, and ends trees
+
+- at the step's limit, a little after the keeper should have done it itself;
+- when the worker has not beaten for `silence_seconds`: it is stopped, starved, or can't renew its liveness row;
+- at end of file, or when the worker's pidfd says that it is dead: then everything, and the scratch directory too.
+
+A tree that can't be proved gone (a process in uninterruptible sleep) is tried again every second.
+
+Messages: ``beat {}``, ``register {key, pid, limit}``, ``forget {key}``, ``end {key}``, ``scratch {path}`` ← worker;
+``heard {}`` and ``ended {key, reason, processes}`` → worker, `reason` one of ``limit silent asked unknown``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.isolation.frames import Channel, Source, wait
+from orchestrator.isolation.posix import LINUX, name_process, now, outlive_orderly_stops, reset_signals
+from orchestrator.isolation.process_tree import ProcessId, end_tree, identify
+
+#: How long after a step's limit the guard steps in, should its keeper not have.
+KEEPER_SLACK_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class Tree:
+    """A running step, or one that was ended and not yet forgotten (then `reason` is set)."""
+
+    keeper: ProcessId | None
+    ends_at: float
+    reason: str | None = None
+    processes: int = 0
+    proved: bool = False
+
+
+def main(config: dict[str, Any]) -> None:
+    """Entry of the guard's process. `config`: ``socket`` (a descriptor), ``worker`` (pid), ``silence`` (seconds)."""
+    name_process("onelane-guard")
+    reset_signals()
+    outlive_orderly_stops()
+    connection = socket.socket(fileno=config["socket"])
+    connection.set_inheritable(False)
+    GuardProcess(Channel(connection), config["worker"], config["silence"]).run()
+
+
+class GuardProcess:
+    def __init__(self, worker: Channel, worker_pid: int, silence_seconds: float) -> None:
+        self._worker = worker
+        self._silence_seconds = silence_seconds
+        self._last_beat = now()
+        self._trees: dict[str, Tree] = {}
+        self._scratch: set[str] = set()
+        self._sources: list[Source] = [worker]
+        self._worker_exit: Source | None = None
+        if LINUX and os.getppid() == worker_pid:
+            # Besides end of file, which a stray copy of the worker's descriptor could hold back.
+            self._worker_exit = open(os.pidfd_open(worker_pid), "rb", buffering=0)  # noqa: SIM115
+            self._sources.append(self._worker_exit)
+
+    def run(self) -> None:
+        while not self._worker_is_gone():
+            # What has arrived is read before anybody is judged: if only the guard was held up, the beats are there.
+            self._end_those_due()
+        for key, tree in self._trees.items():
+            self._end(key, tree, "worker gone")
+        while not all(tree.proved for tree in self._trees.values()):
+            wait([], RETRY_SECONDS)
+            for key, tree in self._trees.items():
+                self._end(key, tree, "worker gone")
+        self._remove_scratch()
+
+    def _worker_is_gone(self) -> bool:
+        """Sleep until something is to do, and take in what the worker sent."""
+        readable = wait(self._sources, self._nap(), [self._worker] if self._worker.unsent else [])
+        for message in self._worker.pull():
+            self._take(message)
+        self._worker.flush()
+        return self._worker.closed or self._worker_exit in readable
+
+    def _nap(self) -> float | None:
+        running = [tree for tree in self._trees.values() if not tree.proved]
+        if not running:
+            return None
+        if any(tree.reason for tree in running):
+            return RETRY_SECONDS
+        due = min(min(tree.ends_at for tree in running), self._last_beat + self._silence_seconds)
+        # At most a second: poll() stands still while the host is suspended, and `now` does not.
+        return min(1.0, max(0.0, due - now()))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "beat" in message:
+            self._last_beat = now()
+            self._worker.post({"heard": {}})
+        elif "register" in message:
+            order = message["register"]
+            ends_at = now() + order["limit"] + KEEPER_SLACK_SECONDS
+            self._trees[order["key"]] = Tree(identify(order["pid"]), ends_at)
+        elif "forget" in message:
+            self._trees.pop(message["forget"]["key"], None)
+        elif "scratch" in message:
+            self._scratch.add(message["scratch"]["path"])
+        elif "end" in message:
+            key = message["end"]["key"]
+            tree = self._trees.setdefault(key, Tree(None, now()))
+            self._end(key, tree, tree.reason or "asked")
+
+    def _end_those_due(self) -> None:
+        moment = now()
+        silent = moment - self._last_beat > self._silence_seconds
+        for key, tree in self._trees.items():
+            if tree.proved:
+                continue
+            if tree.reason is not None:
+                self._end(key, tree, tree.reason)
+            elif moment >= tree.ends_at:
+                self._end(key, tree, "limit")
+            elif silent:
+                self._end(key, tree, "silent")
+
+    def _end(self, key: str, tree: Tree, reason: str) -> None:
+        """End the tree, prove it, say so to the worker and (for the log, should it be dead) on standard error."""
+        if not tree.proved:
+            tree.reason = reason
+            ended = end_tree(tree.keeper) if tree.keeper is not None else None
+            tree.processes += ended.processes if ended else 0
+            tree.proved = ended is None or ended.proved
+            if ended is not None and (ended.processes or not ended.proved):
+                proof = "all proved gone" if tree.proved else "some are still there, trying again"
+                self._say(f"step {key}: ended, {reason}; {ended.processes} processes killed, {proof}")
+        if tree.proved:
+            self._worker.post({"ended": {"key": key, "reason": tree.reason or reason, "processes": tree.processes}})
+
+    def _say(self, line: str) -> None:
+        try:
+            print(f"onelane guard: {line}", file=sys.stderr, flush=True)
+        except OSError:
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the worker's terminal has gone; keep going without it
+
+    def _remove_scratch(self) -> None:
+        from orchestrator.isolation.keeper import remove_directory
+
+        for path in self._scratch:
+            remove_directory(path)

@@ -1,0 +1,47 @@
+"""Starting guard and zygote: fresh interpreters with a clean environment, their own session and one connection.
+
+exec, not fork: a fork of the worker would carry its memory, its secrets in /proc/<pid>/environ, its database sockets
+and the state of its other threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+# -P keeps the working directory off the path until ours replaces it: a json.py lying there must not be loaded.
+_BOOT = (
+    "import json, sys; config = json.loads(sys.argv[2]); sys.path[:] = config['sys_path']; "
+    "from importlib import import_module; import_module(sys.argv[1]).main(config)"
+)
+
+
+def launch(
+    module: str, config: Mapping[str, Any], environment: Mapping[str, str]
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Run ``module.main(config)`` in a new interpreter; return it with our end of its connection.
+
+    `config` is plain data and visible in ps, so it holds no secrets; ``socket`` and ``sys_path`` are added to it.
+    """
+    ours, theirs = socket.socketpair()
+    try:
+        full = {**config, "socket": theirs.fileno(), "sys_path": [os.path.abspath(path) for path in sys.path]}
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, module, json.dumps(full)],
+            stdin=subprocess.DEVNULL,
+            env=dict(environment),
+            close_fds=True,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,  # Ctrl-C in the worker's terminal must not reach a running step
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return process, ours

@@ -1,0 +1,102 @@
+"""What became of one attempt, as the worker's execution reads it.
+
+    Outcome
+    ├── Completed    the step returned; `value` is its output
+    ├── Failed       the step raised; `code` is one of the codes of jobs and steps
+    ├── Signalled    the step raised one of `actors.signals`
+    ├── TimedOut     the time limit was reached
+    ├── Crashed      the process ended without a result: a signal, os._exit, a fault in C code
+    ├── OutOfMemory  the memory limit was reached
+    ├── Cancelled    the caller's event was set
+    └── Lost         the guard ended the tree, because the worker had fallen silent
+
+All of them mean that the attempt's process tree is proved gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast
+
+SignalKind = Literal["retry", "snooze", "reject", "provider_busy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    #: Plain JSON data, at most `Sandbox.max_result_bytes` when encoded.
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    code: str
+    message: str
+    #: The step's own frames, last 16,000 characters; empty where there is nothing to show.
+    traceback: str
+    #: True where another try would end the same way.
+    permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    kind: SignalKind
+    #: What `Signal.data()` gave: ``reason``, and ``after``, ``until``, ``code`` or ``scope``.
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    #: The limit in seconds.
+    time_limit: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    #: How the process ended, e.g. ``killed by SIGSEGV`` or ``exit status 3``.
+    status: str
+    #: The last output of the step's processes, at most `output.TAIL_BYTES`.
+    tail: str
+
+    @property
+    def message(self) -> str:
+        text = f"the step's process ended without a result: {self.status}"
+        return f"{text}; its last output: {self.tail}" if self.tail else text
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    #: The limit in bytes; None where the step met a limit of the machine.
+    memory_limit_bytes: int | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    message: str = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    message: str
+
+
+Outcome: TypeAlias = Completed | Failed | Signalled | TimedOut | Crashed | OutOfMemory | Cancelled | Lost
+
+
+def from_wire(result: dict[str, Any], memory_limit_bytes: int | None) -> Outcome:
+    """The outcome in a child's ``result``. Raises KeyError or ValueError for one that no child of ours sends."""
+    match result["kind"]:
+        case "completed":
+            return Completed(result["value"])
+        case "failed":
+            permanent = result["permanent"] is True
+            return Failed(str(result["code"]), str(result["message"]), str(result["traceback"]), permanent)
+        case "signalled":
+            if result["signal"] not in ("retry", "snooze", "reject", "provider_busy"):
+                raise ValueError(f"unknown signal {result['signal']!r}")
+            return Signalled(cast(SignalKind, result["signal"]), dict(result["data"]))
+        case "out_of_memory":
+            return OutOfMemory(memory_limit_bytes, str(result["message"]))
+        case kind:
+            raise ValueError(f"unknown kind of result {kind!r}")

@@ -1,0 +1,69 @@
+"""The few kernel calls that Python has no name for, and the clock that the isolation processes share.
+
+On Linux `become_subreaper` and `die_with_parent` are what the proofs of `keeper.py` and `zygote.py` rest on.
+macOS has neither: both answer False there, and an orphan of a step can then escape to launchd.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+
+LINUX: bool = sys.platform == "linux"
+_libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
+
+
+def now() -> float:
+    """Seconds on a clock that also runs while the host is suspended, so that a pause counts as silence."""
+    if LINUX:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
+def become_subreaper() -> bool:
+    """Make every orphan below this process its child, however it detached itself. False where unsupported."""
+    return _libc is not None and _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def die_with_parent(parent: int) -> bool:
+    """Have the kernel kill this process when `parent` dies. Only for single-threaded parents.
+
+    The signal follows the parent's *thread*, and a parent that died before this call sends none: hence the check.
+    """
+    if _libc is None or _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        return False
+    if os.getppid() != parent:
+        os._exit(1)
+    return True
+
+
+def name_process(name: str) -> None:
+    """Show `name` (15 characters) in ps and top, since forks share the zygote's command line."""
+    if _libc is not None:
+        _libc.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
+def reset_signals() -> None:
+    """Undo what the worker's process may have left blocked: exec keeps the mask, and Dramatiq's CLI sets one."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def outlive_orderly_stops() -> None:
+    """Ignore the signals of an orderly stop: keepers and guard end by end of file, after what they watch over."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def prefer_for_oom_kill() -> None:
+    """Have the kernel's out-of-memory killer take the step before the worker, its keeper or the guard."""
+    with suppress(OSError):  # not Linux, or /proc is read-only: only a preference is lost
+        Path("/proc/self/oom_score_adj").write_text("500")

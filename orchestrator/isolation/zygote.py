@@ -1,0 +1,187 @@
+"""The zygote: one process per worker that has the steps' modules loaded and forks a keeper and a child on request.
+
+Started by exec with an allow-listed environment, so neither its memory nor /proc/<pid>/environ ever held the worker's
+secrets. Single-threaded, so that forking is safe. Each request is one byte that carries three descriptors (the child's
+connection, the keeper's connection, the write end of the output pipe); nothing else of the worker is inherited.
+
+It is a subreaper too: should a keeper be killed, the orphans come here, are ended, and the worker is told by
+``gone {keeper, strays}``. At end of file (the worker has gone) it waits for its keepers, which end their trees
+themselves, and leaves.
+
+Messages → worker: ``ready {threads}`` or ``failed {module, traceback}``, once; ``gone`` as above.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import socket
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from orchestrator.isolation import child
+from orchestrator.isolation.frames import Channel, wait
+from orchestrator.isolation.keeper import Keeper, Wakeups
+from orchestrator.isolation.posix import (
+    become_subreaper,
+    die_with_parent,
+    name_process,
+    now,
+    outlive_orderly_stops,
+    reset_signals,
+)
+from orchestrator.isolation.process_tree import end_tree, identify, snapshot
+
+FDS_PER_CELL = 3
+#: With the worker gone, how long keepers get to end their trees before the zygote does it for them.
+KEEPERS_GRACE_SECONDS = 1.0
+
+
+def main(config: dict[str, Any]) -> None:
+    """Entry of the zygote's process. `config` holds ``socket`` (a descriptor) and ``preload`` (module names)."""
+    name_process("onelane-zygote")
+    reset_signals()
+    outlive_orderly_stops()
+    become_subreaper()
+    connection = socket.socket(fileno=config["socket"])
+    connection.set_inheritable(False)
+    worker = Channel(connection)
+    for module in config["preload"]:
+        try:
+            importlib.import_module(module)
+        except BaseException:
+            worker.post({"failed": {"module": module, "traceback": traceback.format_exc(limit=-20)}})
+            raise
+    gc.collect()
+    gc.freeze()  # a collection in a fork would otherwise write to, and so copy, every page of the modules
+    worker.post({"ready": {"threads": threading.active_count()}})
+    Zygote(worker).run()
+
+
+class Zygote:
+    def __init__(self, worker: Channel) -> None:
+        self._worker = worker
+        self._keepers: set[int] = set()
+        self._wakeups = Wakeups()
+
+    def run(self) -> None:
+        """Fork for the worker until it has gone; leave when nothing is left below."""
+        while self._serve_once():
+            pass
+        self._worker.close()
+        ends_at = now() + KEEPERS_GRACE_SECONDS
+        while self._keepers:
+            wait([self._wakeups], max(0.01, ends_at - now()))
+            self._wakeups.clear()
+            self._reap()
+            if now() >= ends_at:
+                self._end_keepers()
+
+    def _serve_once(self) -> bool:
+        readable = wait([self._worker, self._wakeups], None)
+        if self._wakeups in readable:
+            self._wakeups.clear()
+            self._reap()
+        if self._worker in readable:
+            try:
+                request, descriptors, _, _ = socket.recv_fds(self._worker.sock, 1, FDS_PER_CELL)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not request:
+                return False
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+            self._fork_keeper(descriptors)
+        return True
+
+    def _fork_keeper(self, descriptors: list[int]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._become_keeper(descriptors)
+        self._keepers.add(pid)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _become_keeper(self, descriptors: list[int]) -> NoReturn:
+        status = 1
+        try:
+            os.setsid()
+            self._wakeups.close()
+            self._worker.sock.close()
+            control, keeper, output = descriptors
+            worker = socket.socket(fileno=keeper)
+
+            def fork_child(wakeups: Wakeups) -> int:
+                keeper_pid = os.getpid()
+                pid = os.fork()
+                if pid == 0:
+                    worker.close()
+                    wakeups.close()
+                    die_with_parent(keeper_pid)
+                    child.run(control, output)
+                os.close(control)
+                os.close(output)
+                return pid
+
+            Keeper(worker, fork_child).run()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with suppress(Exception):
+                sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        gone = []
+        broken = False
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if pid in self._keepers:
+                self._keepers.discard(pid)
+                if status != 0:  # an orderly keeper has proved that its tree is gone
+                    broken = True
+                    gone.append(pid)
+        if broken:
+            strays = self._end_strays()
+            for pid in gone:
+                self._tell({"gone": {"keeper": pid, "strays": strays}})
+
+    def _end_strays(self) -> int:
+        """End every child that is not a keeper: orphans of a keeper that was killed."""
+        count = 0
+        while True:
+            strays = [
+                record.identity
+                for record in snapshot().values()
+                if record.parent == os.getpid() and record.identity.pid not in self._keepers
+            ]
+            if not strays:
+                return count
+            for stray in strays:
+                count += end_tree(stray).processes
+                with suppress(ChildProcessError):
+                    os.waitpid(stray.pid, os.WNOHANG)
+
+    def _end_keepers(self) -> None:
+        for pid in self._keepers:
+            # A keeper is our child and not yet collected, so its pid can't be anybody else's.
+            identity = identify(pid)
+            if identity is not None:
+                end_tree(identity)
+        self._reap()
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        if not self._worker.closed:
+            self._worker.post(message)

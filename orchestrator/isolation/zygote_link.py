@@ -1,0 +1,112 @@
+"""The worker's end of a zygote."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+
+from orchestrator.isolation.frames import Channel, wait
+from orchestrator.isolation.launch import launch
+from orchestrator.isolation.posix import now
+
+logger = logging.getLogger(__name__)
+
+PRELOAD_SECONDS = 120.0
+STOP_SECONDS = 5.0
+
+
+class ZygoteGone(Exception):
+    """The zygote, or what it was to fork, is not there any more; another one may do better."""
+
+
+class PreloadFailed(RuntimeError):
+    """A module of the steps can't be imported; the message holds its traceback."""
+
+
+class ZygoteLink:
+    """A running zygote. Safe to use from several threads."""
+
+    def __init__(self, preload: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._process: subprocess.Popen[bytes]
+        self._process, sock = launch("orchestrator.isolation.zygote", {"preload": list(preload)}, environment)
+        self._channel = Channel(sock)
+        self._turn = threading.Lock()
+        self._gone_keepers: dict[int, int] = {}
+        self._ready = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_ready(self) -> None:
+        """Wait for the modules to be loaded.
+
+        Raises:
+            PreloadFailed: one of them can't be.
+            ZygoteGone: the process died.
+        """
+        ends_at = now() + PRELOAD_SECONDS
+        while not self._ready:
+            self._hear(max(0.0, ends_at - now()))
+            if now() >= ends_at:
+                raise PreloadFailed(f"the steps' modules were not imported within {PRELOAD_SECONDS:.0f} s")
+
+    def fork(self, descriptors: Sequence[int]) -> None:
+        """Ask for a keeper and a child that own these descriptors: the child's, the keeper's, the output's."""
+        with self._turn:
+            try:
+                socket.send_fds(self._channel.sock, [b"f"], descriptors)
+            except OSError as error:
+                raise ZygoteGone(f"the zygote (pid {self.pid}) has gone: {error}") from None
+
+    def wait_gone(self, keeper: int, timeout_seconds: float) -> int | None:
+        """After a keeper's unexpected end: how many orphans the zygote has ended for it. None: not known in time."""
+        ends_at = now() + timeout_seconds
+        while keeper not in self._gone_keepers:
+            left = ends_at - now()
+            if left <= 0:
+                return None
+            try:
+                self._hear(min(left, 0.1))  # in slices: another thread may take in the report that this one waits for
+            except ZygoteGone:
+                return None
+        return self._gone_keepers.pop(keeper)
+
+    def _hear(self, timeout_seconds: float) -> None:
+        wait([self._channel], timeout_seconds)
+        with self._turn:
+            messages = self._channel.pull()
+            for message in messages:
+                if "gone" in message:
+                    self._gone_keepers[message["gone"]["keeper"]] = message["gone"]["strays"]
+                elif "failed" in message:
+                    failed = message["failed"]
+                    raise PreloadFailed(f"steps can't run: importing {failed['module']} failed\n{failed['traceback']}")
+                elif "ready" in message:
+                    self._ready = True
+                    if message["ready"]["threads"] > 1:
+                        logger.warning(
+                            "importing the steps' modules started %d threads, which the steps' processes will lack",
+                            message["ready"]["threads"] - 1,
+                        )
+            if self._channel.closed:
+                raise ZygoteGone(f"the zygote (pid {self.pid}) has gone")
+
+    def discard(self) -> None:
+        """End the zygote only. What it has forked goes on: keepers need no zygote."""
+        self._process.kill()
+        self._process.wait()
+        self._channel.close()
+
+    def close(self) -> None:
+        """End the zygote, after its keepers have ended."""
+        self._channel.close()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            logger.error("the zygote (pid %d) does not stop; killing it", self.pid)
+            self._process.kill()
+            self._process.wait()
