@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import psutil
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import BrowserContext, Page, StorageState, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Response, StorageState, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
@@ -80,8 +80,8 @@ class Browser:
         context.set_default_navigation_timeout(self.timeout_ms())
         return context
 
-    def goto(self, page: Page, url: str, *, at_most_seconds: float = _ACTION_SECONDS) -> int:
-        """Open a URL and wait until its document is read; gives back the HTTP status of the last hop.
+    def goto(self, page: Page, url: str, *, at_most_seconds: float = _ACTION_SECONDS) -> Response:
+        """Open a URL and wait until its document is read; gives back the response of the last hop, whatever its status.
 
         Raises:
             UnsafeUrl: the page, or a redirect on the way to it, leads where this installation does not allow.
@@ -97,13 +97,13 @@ class Browser:
                 raise UnsafeUrl(self.refusals[-1]) from error
             raise ProviderError(f"{url} cannot be opened: {first_line(error)}") from error
         if response is None:
-            return 200  # the same document, at another fragment
+            raise ProviderError(f"{url} is the page that is open already; nothing was fetched")
         refused = response.headers.get(REFUSED_HEADER)
         if refused == "unsafe":
             raise UnsafeUrl(response.text()[:500])
         if refused:
             raise ProviderError(f"{url} cannot be opened: {response.text()[:500]}")
-        return response.status
+        return response
 
     def evidence(self) -> bytes | None:
         """A picture (PNG) of the page that was opened last, or None when there is none to be had in 5 seconds."""
@@ -120,6 +120,22 @@ class Browser:
 def first_line(error: PlaywrightError) -> str:
     """A Playwright error in one line: without its call log, which quotes pages at length."""
     return error.message.partition("\n")[0][:300]
+
+
+@contextlib.contextmanager
+def page_errors(what: str) -> Iterator[None]:
+    """Turn Playwright's errors into the steps' own, saying what was being done.
+
+    Raises:
+        ProviderTimeout: a page did not do in time what it should.
+        ProviderError: anything else that Playwright reports, the browser's death too.
+    """
+    try:
+        yield
+    except PlaywrightTimeout as error:
+        raise ProviderTimeout(f"{what}: {first_line(error)}") from error
+    except PlaywrightError as error:
+        raise ProviderError(f"{what}: {first_line(error)}") from error
 
 
 @contextlib.contextmanager

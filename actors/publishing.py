@@ -1,0 +1,254 @@
+"""Publish a draft at most once, whatever crashes: the order of calls over a `Publisher` and the publication ledger.
+
+    intent ──before_submit──▶ started ──read back, same content──▶ confirmed
+      ▲                          │
+      └──── absent ◀── looked for after the settling time, and nobody can say ──▶ unknown
+
+Invariants:
+- ``started`` is committed before the irreversible request leaves. Whoever finds it looks for the post (`find`) before
+  anything else, and a "no" counts only once a request of a killed browser cannot come into effect any more.
+- After ``started`` no failure says that nothing was published unless the target was asked and said so.
+- A post counts as published when its public page was read and carries the draft's title and text.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from .clients.publishers import open_publisher
+from .clients.publishers.base import Post, PublicPost, Publisher
+from .context import Draft, Publication, StepContext
+from .errors import (
+    LoginRequired,
+    OutcomeUnknown,
+    OwnershipLost,
+    ProviderError,
+    PublishFailed,
+    ReadbackMismatch,
+    StepError,
+)
+from .markdown import comparable, plain_text, render
+from .signals import Reject, Retry, Signal, Snooze
+
+if TYPE_CHECKING:
+    from .clients.browser import Browser
+
+#: After a failed submit, settling times up to this are waited out on the spot; for longer ones the step comes back.
+MAX_WAIT_SECONDS = 15.0
+#: What looking for a post and reading it back may take; no wait on the spot eats into it.
+LOOK_SECONDS = 30.0
+#: With less time than this left, nothing irreversible is begun.
+LEAST_SUBMIT_SECONDS = 5.0
+#: Pauses before each try to read a public page that is not there yet.
+READ_PAUSES_SECONDS = (0.0, 1.0, 3.0)
+
+
+def publish_draft(ctx: StepContext[Any]) -> dict[str, Any]:
+    """Publish the job's draft at the account's target through a browser of its own.
+
+    Gives back `{url, external_id, publisher, title, draft_id}`.
+
+    Raises:
+        Reject: the account has no target.
+        LoginRequired, PublishFailed, ReadbackMismatch, OutcomeUnknown, ProviderError: see `actors.errors`.
+        Snooze: an earlier try has not settled yet. Retry: a try failed, and the next one must look first.
+    """
+    target = ctx.target
+    if target is None:
+        raise Reject(f"account {ctx.account!r} has no target: set where it publishes", code="publish_failed")
+    draft = ctx.drafts.load()
+    entry = ctx.publication.open(target.publisher)
+    if entry.status == "confirmed":
+        return _output(draft, entry.publisher, entry.url, entry.external_id)
+    if entry.status != "intent" and entry.publisher != target.publisher:
+        reason = f"it was started at {entry.publisher!r}, and the account's target is {target.publisher!r} now"
+        ctx.publication.unknown(reason)
+        raise OutcomeUnknown(f"nobody can tell whether draft {draft.id} was published: {reason}")
+    ctx.progress(5, "starting the browser")
+    with ctx.clients.browser() as browser:
+        publisher = open_publisher(target, browser)
+        evidence = _Evidence(ctx, browser)
+        try:
+            return PublishOnce(ctx, publisher, draft, entry, evidence.keep).run()
+        except (Snooze, OwnershipLost):
+            raise
+        except Exception:
+            evidence.keep()
+            raise
+
+
+@dataclass
+class PublishOnce:
+    """One attempt at publishing one draft. `run` it once."""
+
+    ctx: StepContext[Any]
+    publisher: Publisher
+    draft: Draft
+    entry: Publication
+    #: Called at the moment of a failure, before anything else changes the page.
+    keep_evidence: Callable[[], None] = lambda: None
+    pause: Callable[[float], None] = time.sleep
+    #: True from the moment at which ``started`` may stand in the ledger.
+    _started: bool = field(default=False, init=False)
+
+    def run(self) -> dict[str, Any]:
+        self._sign_in()
+        post = self._post_of_earlier_try() if self.entry.status in ("started", "unknown") else None
+        if post is None:
+            post = self._publish()
+        return self._confirm(post)
+
+    def _sign_in(self) -> None:
+        self.ctx.progress(15, f"checking the session at {self.publisher.name}")
+        try:
+            renewed = self.publisher.ensure_session(self.ctx.session.load())
+        except LoginRequired as error:
+            self.ctx.session.login_required(str(error))
+            raise
+        if renewed is not None and renewed.storage_state is not None:
+            self.ctx.session.save(renewed.storage_state, _expires_at(renewed.storage_state))
+
+    def _post_of_earlier_try(self) -> Post | None:
+        """What an earlier try left at the target; None once it is certain that it left nothing."""
+        self.ctx.progress(30, "looking for the post of an earlier try")
+        post = self.publisher.find(self.entry.marker)
+        if post is not None:
+            self._started = True
+            return post
+        # The age was measured before the look, so a request that is younger than it could not be missed.
+        unsettled = self.publisher.settle_seconds - (self.entry.started_seconds_ago or 0.0)
+        if unsettled > 0:
+            raise Snooze(datetime.now(UTC) + timedelta(seconds=unsettled), "an earlier try may still come into effect")
+        self._write_absent()
+        return None
+
+    def _write_absent(self) -> None:
+        if self.publisher.find_is_reliable:
+            self.ctx.publication.absent()
+            return
+        reason = f"{self.publisher.name} shows no post {self.entry.marker}, but it may not show everything"
+        self.ctx.publication.unknown(reason)
+        raise OutcomeUnknown(f"nobody can tell whether draft {self.draft.id} was published: {reason}")
+
+    def _publish(self, *, signed_in_again: bool = False) -> Post:
+        self.ctx.progress(40, f"writing the post at {self.publisher.name}")
+        try:
+            post = self.publisher.publish(self.draft, self.entry.marker, self._before_submit)
+        except OwnershipLost:
+            raise
+        except Exception as error:
+            if self._started:
+                return self._after_failed_submit(error)
+            if isinstance(error, LoginRequired) and not signed_in_again:
+                # The session ended between the check and the editor. Nothing has left yet.
+                self._sign_in()
+                return self._publish(signed_in_again=True)
+            raise
+        if not self._started:  # the target had the post already: only its confirmation is left to do
+            self._started = True
+            self.ctx.publication.started()
+        return post
+
+    def _before_submit(self) -> None:
+        left = self.ctx.remaining_seconds()
+        if left < LEAST_SUBMIT_SECONDS:
+            raise PublishFailed(f"only {left:.0f} s of the step are left: too few to publish and look at the result")
+        self.ctx.progress(60, "publishing")
+        self._started = True
+        self.ctx.publication.started()
+
+    def _after_failed_submit(self, error: Exception) -> Post:
+        """Find out what a failed submit did; its post, or a failure that says what is known."""
+        self.keep_evidence()
+        self.ctx.log.warning("publishing failed after the request may have left: " + str(error))
+        settle = self.publisher.settle_seconds
+        if settle > MAX_WAIT_SECONDS or self.ctx.remaining_seconds() < settle + LOOK_SECONDS:
+            raise Retry(settle, f"it is not known yet what became of the post: {error}") from error
+        self.ctx.progress(70, "looking for the post after a failure")
+        self.pause(settle)
+        try:
+            self._sign_in()
+            post = self.publisher.find(self.entry.marker)
+        except OwnershipLost:
+            raise
+        except Exception as second:
+            raise Retry(settle, f"publishing failed ({error}), and so did looking for the post: {second}") from error
+        if post is not None:
+            return post
+        self._write_absent()
+        if isinstance(error, Signal) or (isinstance(error, StepError) and not isinstance(error, LoginRequired)):
+            raise error
+        raise PublishFailed(f"{self.publisher.name} did not take the post: {error}") from error
+
+    def _confirm(self, post: Post) -> dict[str, Any]:
+        self.ctx.progress(85, f"reading {post.url} back")
+        difference = find_difference(self.draft, self._read_back(post.url))
+        if difference:
+            reason = f"the post at {post.url} is not the draft: {difference}"
+            self.ctx.publication.unknown(reason)
+            raise ReadbackMismatch(reason)
+        self.ctx.publication.confirmed(post.url, post.external_id)
+        self.ctx.progress(100, f"published at {post.url}")
+        return _output(self.draft, self.publisher.name, post.url, post.external_id)
+
+    def _read_back(self, url: str) -> PublicPost:
+        failure: ProviderError | None = None
+        for seconds in READ_PAUSES_SECONDS:
+            self.pause(seconds)
+            try:
+                return self.publisher.read_back(url)
+            except ProviderError as error:  # a page that is not there yet; the post itself is
+                failure = error
+        assert failure is not None, "READ_PAUSES_SECONDS has at least one entry"
+        raise failure
+
+
+def find_difference(draft: Draft, public: PublicPost) -> str | None:
+    """In what the public post differs from the draft, in one line; None when it carries title and text whole.
+
+    What a theme adds around them (share buttons, related posts) is no difference.
+    """
+    if comparable(draft.title) not in comparable(public.title):
+        return f"its title is {public.title[:120]!r} and should be {draft.title[:120]!r}"
+    expected, found = comparable(plain_text(render(draft.body))), comparable(public.text)
+    if expected not in found:
+        return f"its text has {len(found)} letters and digits, and the draft's {len(expected)} are not all among them"
+    return None
+
+
+def _expires_at(storage_state: dict[str, Any]) -> datetime | None:
+    """When the session ends: the latest end of a cookie that scripts cannot read; sessions are kept in such."""
+    ends = [cookie["expires"] for cookie in storage_state.get("cookies", ()) if cookie.get("httpOnly")]
+    latest = max(ends, default=-1)
+    return datetime.fromtimestamp(latest, UTC) if latest > 0 else None
+
+
+def _output(draft: Draft, publisher: str, url: str | None, external_id: str | None) -> dict[str, Any]:
+    return {
+        "url": url,
+        "external_id": external_id,
+        "publisher": publisher,
+        "title": draft.title,
+        "draft_id": draft.id,
+    }
+
+
+class _Evidence:
+    """A picture of the page at the attempt's first failure; what comes after it shows less."""
+
+    def __init__(self, ctx: StepContext[Any], browser: Browser) -> None:
+        self._ctx = ctx
+        self._browser = browser
+        self._kept = False
+
+    def keep(self) -> None:
+        if self._kept:
+            return
+        self._kept = True
+        picture = self._browser.evidence()
+        if picture is not None:
+            self._ctx.artifact("publish-failure.png", "image/png", picture)
