@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from .context import Draft
+from .errors import ProviderError
 from .pipeline import Pipeline
+from .publishing import publish_draft
 from .step import step
 
 if TYPE_CHECKING:
@@ -195,8 +197,6 @@ def generate(ctx: StepContext[BlogInput]) -> dict[str, Any]:
 @step(lane="publish", time_limit=300, max_attempts=3, effect="irreversible", isolation="process")
 def publish(ctx: StepContext[BlogInput]) -> dict[str, Any]:
     """Publish the job's draft at the account's target, at most once."""
-    from .publishing import publish_draft
-
     return publish_draft(ctx)
 
 
@@ -208,8 +208,6 @@ def _existing_draft(ctx: StepContext[BlogInput]) -> Draft | None:
 
 
 def _tidied(article: Article) -> Article:
-    from .errors import ProviderError
-
     try:
         return tidy(article)
     except ValueError as error:
