@@ -104,7 +104,7 @@ def _load(connection: Connection, step_id: str) -> RowMapping | None:
     statement = (
         select(
             steps,
-            *(column.label(f"job_{column.name}") for column in jobs.c if column.name != "result"),
+            *(column.label(f"job__{column.name}") for column in jobs.c if column.name != "result"),
             accounts.c.status.label("account_status"),
             accounts.c.limits,
             (-seconds_since(steps.c.due_at)).label("due_in"),
@@ -262,7 +262,7 @@ def _note_start(
 
 
 def _job_of(found: RowMapping) -> dict[str, Any]:
-    return {column.name: found[f"job_{column.name}"] for column in jobs.c if column.name != "result"}
+    return {column.name: found[f"job__{column.name}"] for column in jobs.c if column.name != "result"}
 
 
 def _outputs_before(connection: Connection, job_id: str, position: int) -> dict[str, Any]:

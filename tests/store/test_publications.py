@@ -1,0 +1,105 @@
+"""The publication ledger in SQL: one entry a draft, moves only as drawn, and only by the attempt that owns the step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from tenants.errors import NotFound, OwnershipLost
+from tenants.models import Draft, Publication
+from tenants.store import publications, steps
+from tenants.store.steps import Owned
+
+from .conftest import Bench
+
+
+@pytest.fixture
+def publishing(bench: Bench) -> Owned:
+    """A job whose draft is kept and whose publish step runs."""
+    _, first = bench.make()
+    generate = bench.own(first.id)
+    bench.write(lambda c: publications.create_draft(c, generate, title="T", body="B", tags=["t"]))
+    following = bench.write(lambda c: steps.complete(c, generate, {}))
+    return bench.own(following.id)
+
+
+def entry(bench: Bench) -> Any:
+    return bench.database.read(lambda c: c.execute(select(Publication.__table__)).mappings().one())
+
+
+def draft(bench: Bench) -> Any:
+    return bench.database.read(lambda c: c.execute(select(Draft.__table__)).mappings().one())
+
+
+def test_the_way_of_a_post(bench: Bench, publishing: Owned) -> None:
+    opened = bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
+    assert (opened["status"], opened["started_seconds_ago"]) == ("intent", None)
+    again = bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
+    assert (again["id"], again["marker"]) == (opened["id"], opened["marker"])
+    bench.write(lambda c: publications.started(c, publishing))
+    assert (entry(bench)["status"], draft(bench)["status"]) == ("started", "publishing")
+    bench.write(lambda c: publications.confirmed(c, publishing, url="http://x/1", external_id="1"))
+    assert (entry(bench)["status"], entry(bench)["url"], draft(bench)["status"]) == (
+        "confirmed",
+        "http://x/1",
+        "published",
+    )
+
+
+def test_a_started_entry_cannot_be_started_again(bench: Bench, publishing: Owned) -> None:
+    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
+    bench.write(lambda c: publications.started(c, publishing))
+    with pytest.raises(NotFound, match="intent"):
+        bench.write(lambda c: publications.started(c, publishing))
+    bench.write(lambda c: publications.absent(c, publishing))
+    bench.write(lambda c: publications.started(c, publishing))
+
+
+def test_an_attempt_that_lost_its_step_cannot_start_a_publish(bench: Bench, publishing: Owned) -> None:
+    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
+    bench.write(lambda c: steps.lose(c, bench.steps(publishing.job_id)[1]))
+    with pytest.raises(OwnershipLost):
+        bench.write(lambda c: publications.started(c, publishing))
+    with pytest.raises(OwnershipLost):
+        bench.write(lambda c: publications.absent(c, publishing))
+    with pytest.raises(OwnershipLost):
+        bench.write(lambda c: publications.confirmed(c, publishing, url="u", external_id=None))
+    assert entry(bench)["status"] == "intent"
+
+
+def test_the_time_since_a_request_counts_from_the_end_of_the_attempt_that_may_have_sent_it(
+    bench: Bench, publishing: Owned
+) -> None:
+    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
+    bench.write(lambda c: publications.started(c, publishing))
+    before = bench.write(lambda c: publications.open_entry(c, publishing, "demo"))["started_seconds_ago"]
+    bench.write(lambda c: steps.lose(c, bench.steps(publishing.job_id)[1]))
+    successor = bench.own(publishing.step_id)
+    after = bench.write(lambda c: publications.open_entry(c, successor, "demo"))
+    assert after["status"] == "started"
+    # The lost attempt ended a moment ago: its browser may have sent until then.
+    assert 0 <= after["started_seconds_ago"] < before + 5
+
+
+def test_an_unknown_outcome_goes_to_review(bench: Bench, publishing: Owned) -> None:
+    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
+    bench.write(lambda c: publications.started(c, publishing))
+    bench.write(lambda c: publications.unknown(c, publishing, "the target cannot say"))
+    assert (entry(bench)["status"], draft(bench)["status"]) == ("unknown", "needs_review")
+
+
+def test_a_second_generate_replaces_only_an_unpublished_draft(bench: Bench) -> None:
+    _, first = bench.make()
+    owned = bench.own(first.id)
+    bench.write(lambda c: publications.create_draft(c, owned, title="one", body="b", tags=[]))
+    replaced = bench.write(lambda c: publications.create_draft(c, owned, title="two", body="b", tags=[]))
+    assert (replaced["title"], replaced["version"]) == ("two", 2)
+
+
+def test_a_publish_without_a_draft_says_so(bench: Bench) -> None:
+    _, first = bench.make()
+    owned = bench.own(first.id)
+    with pytest.raises(NotFound, match="has no draft"):
+        bench.write(lambda c: publications.open_entry(c, owned, "demo"))
