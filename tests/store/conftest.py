@@ -20,9 +20,8 @@ TWO_STEPS = (StepPlan("generate", "generate", True, 3), StepPlan("publish", "pub
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    opened = Database(database_url)
-    opened.migrate()
+def database(migrated_url: str) -> Iterator[Database]:
+    opened = Database(migrated_url)
     yield opened
     opened.close()
 
