@@ -1,0 +1,50 @@
+"""The tenant-queue broker: every account's messages one at a time, in order, apart from all others.
+
+    from tenants.queues import TenantBroker
+    broker = TenantBroker(url="redis://localhost:6379")
+    dramatiq.set_broker(broker)
+    actor.send_with_options(args=(1,), account="acme")
+
+Needs Redis 6.2 or newer (or Valkey) and Dramatiq; nothing else of onelane.
+"""
+
+from .broker import TenantBroker
+from .embedded import EmbeddedValkey
+from .entry import Entry
+from .errors import (
+    EmbeddedServerFailed,
+    InvalidEntry,
+    LeaseLost,
+    QueueError,
+    QueueFull,
+    ScriptFailed,
+    ServerUnreachable,
+    UnsupportedServer,
+)
+from .limits import QueueLimits, Rate
+from .message import LeasedMessage, current_message
+from .server import ServerInfo
+from .tenant_queue import BuriedMessage, LaneTotals, QueueDescription, TenantQueues
+
+__all__ = [
+    "BuriedMessage",
+    "EmbeddedServerFailed",
+    "EmbeddedValkey",
+    "Entry",
+    "InvalidEntry",
+    "LaneTotals",
+    "LeaseLost",
+    "LeasedMessage",
+    "QueueDescription",
+    "QueueError",
+    "QueueFull",
+    "QueueLimits",
+    "Rate",
+    "ScriptFailed",
+    "ServerInfo",
+    "ServerUnreachable",
+    "TenantBroker",
+    "TenantQueues",
+    "UnsupportedServer",
+    "current_message",
+]

@@ -1,0 +1,456 @@
+"""The tenant-queue broker: a Dramatiq `Broker` that gives every account its own serial queue on each lane.
+
+Dramatiq's worker sees the lanes, which are few; `consume(lane)` serves all tenant queues of the lane. The account
+rides in `message.options["account"]`, and what is enqueued while a message is processed inherits its account.
+
+Invariants: a plain `enqueue` always adds a new entry; `enqueue` of the very proxy that is being processed (what
+Dramatiq's Retries does) reschedules that entry; `enqueue_once` does nothing while the id is held; no message waits in
+the worker's memory for its time, and `delay_queues` stays empty.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
+from typing import Any
+
+import redis
+from dramatiq import Broker, Message, Worker
+from dramatiq.broker import Consumer, MessageProxy
+from dramatiq.common import current_millis, iter_queue
+from dramatiq.errors import QueueJoinTimeout
+from dramatiq.middleware import Middleware
+from dramatiq.worker import ConsumerThread
+
+from .budget import ThreadBudget
+from .consumer import LaneShard, TenantConsumer
+from .entry import DEFAULT_PRIORITY, Entry, milliseconds, rank_of_actor
+from .errors import QueueFull
+from .keys import Keys, account_of, shard_of, token
+from .leases import LeaseKeeper, interrupt
+from .lua import script
+from .message import LeasedMessage, current_message, set_current_message
+from .server import Argument, Call, Server, ServerInfo
+from .tenant_queue import TenantQueues
+
+_ENQUEUE = script("enqueue")
+#: Entries that one script adds, and scripts that one round trip carries.
+_CHUNK = 200
+_PIPELINED = 10
+
+
+class TenantBroker(Broker):
+    """A drop-in Dramatiq broker on Redis 6.2 or newer, or Valkey.
+
+    Parameters:
+        url: of the server. Without it: `client`, or redis-py's connection parameters.
+        namespace: begins the name of every key.
+        middleware: as for any Dramatiq broker; None: Dramatiq's defaults.
+        shards: parts of each lane, each on a slot of its own in a cluster (experimental).
+        lease_seconds: how long a message is held without a sign of life.
+        extend_seconds: how often that sign is given.
+        worker_id: shown where workers are listed; made unique by a suffix, so it may be reused.
+        lane_minimum: threads of a worker process that are kept for a lane, whatever others have waiting.
+        connection_parameters: redis-py's.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str | None = None,
+        client: redis.Redis | None = None,
+        namespace: str = "onelane",
+        middleware: list[Middleware] | None = None,
+        shards: int = 1,
+        lease_seconds: float = 15.0,
+        extend_seconds: float = 5.0,
+        worker_id: str | None = None,
+        lane_minimum: Mapping[str, int] | None = None,
+        **connection_parameters: Any,
+    ) -> None:
+        super().__init__(middleware=middleware)
+        if shards != 1:
+            raise ValueError(f"shards: {shards}; only 1 is supported yet")
+        self.queues: set[str] = set()
+        self.keys = Keys(namespace, shards)
+        self.server = Server.connect(url, client, connection_parameters)
+        self.budget = ThreadBudget(lane_minimum)
+        self.queues_admin = TenantQueues(self.server, self.keys, lambda: self.queues)
+        #: Called from the lease thread, at once when a lease is lost. None: the actor is interrupted by `LeaseLost`.
+        self.on_lease_lost: Callable[[LeasedMessage], None] | None = None
+        self.stopping = False
+        self._lease_seconds = lease_seconds
+        self._extend_seconds = extend_seconds
+        self._worker_name = worker_id or "worker"
+        self._shards: dict[str, LaneShard] = {}
+        self._threads: dict[str, ConsumerThread] = {}
+        self._worker: Worker | None = None
+        self._consumers: list[TenantConsumer] = []
+        self._thread_numbers = count()
+        self._thread_local = threading.local()
+        self._keeper: LeaseKeeper | None = None
+        self._keeper_pid = 0
+        self._keeper_mutex = threading.Lock()
+        # The first in the list hears `before_` first and `after_` last: what other middleware enqueues after a
+        # message is still within it.
+        self.middleware.insert(0, _Lanes())
+
+    # -- Dramatiq's interface
+
+    @property
+    def consumer_class(self) -> type[TenantConsumer]:
+        return TenantConsumer
+
+    def declare_queue(self, queue_name: str) -> None:
+        """Declares a lane; tenant queues need no declaring."""
+        if queue_name not in self.queues:
+            self.keys.root(queue_name)
+            self.emit_before("declare_queue", queue_name)
+            self.queues.add(queue_name)
+            self.emit_after("declare_queue", queue_name)
+
+    def get_declared_queues(self) -> set[str]:
+        return self.queues.copy()
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
+        """A consumer of all tenant queues of the lane; `timeout` in ms."""
+        consumer = TenantConsumer(self, self._shard(queue_name), max(1, prefetch), timeout)
+        self._consumers = [each for each in self._consumers if not each.closed]
+        self._consumers.append(consumer)
+        return consumer
+
+    def enqueue(self, message: Message[Any] | MessageProxy, *, delay: int | None = None) -> Message[Any]:
+        """Adds the message to the queue of its account on its lane, after `delay` ms.
+
+        Raises:
+            QueueFull: the tenant queue has reached its `max_waiting`.
+            InvalidEntry: the account cannot be one.
+            dramatiq.errors.ConnectionClosed: the server cannot be reached; whether it was added is unknown.
+        """
+        if isinstance(message, LeasedMessage) and message.consumer.broker is self and not message.settling:
+            return self._reschedule(message, delay)
+        plain = _plain(message)
+        plain, delay_ms = _strip_eta(self._with_account(plain), delay)
+        self.emit_before("enqueue", plain, delay)
+        self._add([_Addition.of_message(self, plain, delay_ms)])
+        self.emit_after("enqueue", plain, delay)
+        return plain
+
+    def _reschedule(self, message: LeasedMessage, delay: int | None) -> Message[Any]:
+        plain, delay_ms = _strip_eta(_plain(message), delay)
+        self.emit_before("enqueue", plain, delay)
+        message.reschedule(delay_ms / 1000, plain)
+        self.emit_after("enqueue", plain, delay)
+        return plain
+
+    def flush(self, queue_name: str) -> None:
+        """Drops all messages of the lane, running ones too (their settle finds the lease lost). Settings stay."""
+        self.queues_admin.flush(queue_name)
+
+    def flush_all(self) -> None:
+        """Drops all messages of all declared lanes."""
+        for queue_name in self.queues:
+            self.flush(queue_name)
+
+    def join(self, queue_name: str, *, interval: int = 100, timeout: int | None = None) -> None:
+        """Waits until the lane holds no message; looks every `interval` ms. For tests.
+
+        Raises:
+            QueueJoinTimeout: `timeout` ms have passed.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout / 1000
+        while True:
+            totals = self.queues_admin.totals(queue_name)
+            if totals.waiting + totals.delayed + totals.active == 0:
+                return
+            if deadline is not None and time.monotonic() >= deadline:
+                raise QueueJoinTimeout(queue_name)  # type: ignore[no-untyped-call]
+            time.sleep(interval / 1000)
+
+    def close(self) -> None:
+        """Gives back what consumers hold unstarted, ends the lease thread and closes the connections."""
+        for consumer in self._consumers:
+            consumer.close()
+        self._consumers = []
+        if self._keeper is not None:
+            self._keeper.stop()
+        self.server.close()
+
+    # -- beyond Dramatiq
+
+    def enqueue_once(self, entry: Entry) -> bool:
+        """Adds an entry unless its id waits, is delayed or is leased in that tenant queue: then False.
+
+        Raises: as `enqueue`. After `ConnectionClosed` the same call may be made again.
+        """
+        return self.enqueue_many([entry]) == 1
+
+    def enqueue_many(self, entries: Iterable[Entry]) -> int:
+        """Adds entries, each once by its id, in a few round trips. Returns how many were really added.
+
+        Raises:
+            QueueFull: a queue would exceed its `max_waiting`. Of each 200 entries of a lane all or none are added.
+            Others as `enqueue`.
+        """
+        prepared = []
+        for entry in entries:
+            message = self._with_account(entry.message)
+            self.emit_before("enqueue", message, None)
+            prepared.append(_Addition.of_entry(message, entry))
+        added = self._add(prepared)
+        for each in prepared:
+            self.emit_after("enqueue", each.message, None)
+        return added
+
+    def check_server(self) -> ServerInfo:
+        """What answers at the address.
+
+        Raises:
+            ServerUnreachable, UnsupportedServer: one sentence that says where and what to do.
+        """
+        return self.server.check()
+
+    # -- for consumers and settling threads
+
+    @property
+    def keeper(self) -> LeaseKeeper:
+        """The leases of this process; a fork has its own, under its own worker id."""
+        if self._keeper is None or self._keeper_pid != os.getpid():
+            with self._keeper_mutex:
+                if self._keeper is None or self._keeper_pid != os.getpid():
+                    self._keeper = self._new_keeper()
+                    self._keeper_pid = os.getpid()
+        return self._keeper
+
+    @property
+    def worker_id(self) -> str:
+        """Under which the server knows this process."""
+        return self.keeper.worker
+
+    def may_chain(self, message: LeasedMessage) -> bool:
+        """Whether the settle of the message shall bring the lane's next one."""
+        thread = self._threads.get(message.lane)
+        return (
+            thread is not None
+            and message.thread_id is not None
+            and not self.stopping
+            and not thread.paused
+            and thread.running
+            and self.budget.may_chain(message.lane)
+        )
+
+    def hand_on(self, message: LeasedMessage) -> None:
+        """Puts a chained message on the worker's queue."""
+        if self.stopping:
+            message.consumer.give_back([message])
+        else:
+            self._threads[message.lane].handle_message(message)
+
+    def is_paused(self, lane: str) -> bool:
+        """Whether Dramatiq's worker has paused the lane's consumer."""
+        thread = self._threads.get(lane)
+        return thread is not None and thread.paused
+
+    def thread_number(self) -> int:
+        """A small number for the calling thread."""
+        try:
+            number: int = self._thread_local.number
+        except AttributeError:
+            number = self._thread_local.number = next(self._thread_numbers)
+        return number
+
+    def begin_work(self, worker: Worker) -> None:
+        """A worker boots: all of its threads are free."""
+        self._worker = worker
+        self.stopping = False
+        self._threads.clear()
+        self.budget.open(worker.worker_threads)
+
+    def add_thread(self, thread: ConsumerThread) -> None:
+        """Dramatiq has started a lane's consumer thread."""
+        self._threads[thread.queue_name] = thread
+
+    def begin_stop(self) -> None:
+        """The worker stops: nothing is claimed any more, and what has not started goes back at once."""
+        self.stopping = True
+        for consumer in self._consumers:
+            consumer.wake()
+        self.give_back_unstarted()
+
+    def give_back_unstarted(self) -> None:
+        """Gives back what stands on the worker's queue."""
+        if self._worker is None:
+            return
+        by_consumer: dict[TenantConsumer, list[LeasedMessage]] = {}
+        for item in iter_queue(self._worker.work_queue):  # type: ignore[no-untyped-call]
+            by_consumer.setdefault(item.message.consumer, []).append(item.message)
+            self._worker.work_queue.task_done()
+        for consumer, messages in by_consumer.items():
+            consumer.give_back(messages)
+
+    def end_work(self) -> None:
+        """The worker has stopped."""
+        self._worker = None
+        self._threads.clear()
+        self.stopping = False
+        if self._keeper is not None:
+            self._keeper.stop()
+        self._keeper = None
+
+    def _new_keeper(self) -> LeaseKeeper:
+        name = re.sub(r"[^A-Za-z0-9_.\-]", "_", self._worker_name)[:100]
+        return LeaseKeeper(
+            self.server,
+            f"{name}.{uuid.uuid4().hex[:12]}",
+            self._lease_seconds,
+            self._extend_seconds,
+            self._tell_lost,
+        )
+
+    def _tell_lost(self, message: LeasedMessage) -> None:
+        (self.on_lease_lost or interrupt)(message)
+
+    def _shard(self, lane: str) -> LaneShard:
+        if lane not in self._shards:
+            self._shards[lane] = LaneShard(lane, 0, self.keys.root(lane))
+        return self._shards[lane]
+
+    def _with_account(self, message: Message[Any]) -> Message[Any]:
+        if "account" in message.options:
+            return message
+        current = current_message()
+        if current is None or current.account is None:
+            return message
+        return message.copy(options={"account": current.account})
+
+    def _add(self, additions: list[_Addition]) -> int:
+        calls, by_root = [], _by_root(self.keys, additions)
+        for root, members in by_root.items():
+            for start in range(0, len(members), _CHUNK):
+                fields: list[Argument] = []
+                for each in members[start : start + _CHUNK]:
+                    fields.extend(each.fields())
+                calls.append((members[start].message.queue_name, Call(_ENQUEUE, root, fields)))
+        added = 0
+        failure: Exception | None = None
+        for start in range(0, len(calls), _PIPELINED):
+            batch = calls[start : start + _PIPELINED]
+            for (lane, _), answer in zip(batch, self.server.run_many([call for _, call in batch]), strict=True):
+                if isinstance(answer, Exception):
+                    failure = failure or answer
+                elif answer[0] == b"full":
+                    failure = failure or QueueFull(lane, account_of(answer[1]), answer[2])
+                else:
+                    added += sum(answer[1])
+                    if answer[0]:
+                        self.server.command("SADD", self.keys.lanes, lane)
+        if failure is not None:
+            raise failure
+        return added
+
+
+class _Addition:
+    """One entry on its way to the enqueue script."""
+
+    __slots__ = ("delay_ms", "entry_id", "message", "once", "rank", "sequence", "token")
+
+    def __init__(
+        self, message: Message[Any], entry_id: str, once: bool, rank: int, sequence: int | None, delay_ms: int
+    ) -> None:
+        self.message = message
+        self.token = token(message.options.get("account"))
+        self.entry_id = entry_id
+        self.once = once
+        self.rank = rank
+        self.sequence = sequence
+        self.delay_ms = delay_ms
+
+    @classmethod
+    def of_message(cls, broker: TenantBroker, message: Message[Any], delay_ms: int) -> _Addition:
+        actor = broker.actors.get(message.actor_name)
+        rank = rank_of_actor(actor.priority) if actor is not None else DEFAULT_PRIORITY
+        return cls(message, uuid.uuid4().hex, False, rank, None, delay_ms)
+
+    @classmethod
+    def of_entry(cls, message: Message[Any], entry: Entry) -> _Addition:
+        return cls(message, entry.id, True, entry.priority, entry.sequence, milliseconds(entry.delay_seconds))
+
+    def fields(self) -> tuple[Argument, ...]:
+        sequence = "" if self.sequence is None else self.sequence
+        return (
+            self.token,
+            self.entry_id,
+            int(self.once),
+            self.rank,
+            sequence,
+            self.delay_ms,
+            self.message.encode(),
+        )
+
+
+def _by_root(keys: Keys, additions: list[_Addition]) -> dict[str, list[_Addition]]:
+    grouped: dict[str, list[_Addition]] = {}
+    for each in additions:
+        root = keys.root(each.message.queue_name, shard_of(each.token, keys.shards))
+        grouped.setdefault(root, []).append(each)
+    return grouped
+
+
+def _plain(message: Message[Any] | MessageProxy) -> Message[Any]:
+    return message._message if isinstance(message, MessageProxy) else message
+
+
+def _strip_eta(message: Message[Any], delay: int | None) -> tuple[Message[Any], int]:
+    """The message without Dramatiq's `eta`, and its delay in ms; an explicit delay wins."""
+    if "eta" not in message.options:
+        return message, max(0, delay or 0)
+    options = dict(message.options)
+    eta = options.pop("eta")
+    if delay is None and isinstance(eta, int | float):
+        delay = max(0, int(eta - current_millis()))
+    fields = message.asdict()
+    fields["options"] = options
+    return Message(**fields), max(0, delay or 0)
+
+
+class _Lanes(Middleware):
+    """What the broker must hear of Dramatiq's worker."""
+
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        assert isinstance(broker, TenantBroker)
+        broker.begin_work(worker)
+
+    def after_consumer_thread_boot(self, broker: Broker, thread: ConsumerThread) -> None:
+        assert isinstance(broker, TenantBroker)
+        broker.add_thread(thread)
+
+    def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        assert isinstance(broker, TenantBroker)
+        broker.begin_stop()
+
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        assert isinstance(broker, TenantBroker)
+        broker.end_work()
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        if isinstance(message, LeasedMessage):
+            message.thread_id = threading.get_ident()
+            set_current_message(message)
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        set_current_message(None)
+
+    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
+        set_current_message(None)

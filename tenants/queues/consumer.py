@@ -1,0 +1,329 @@
+"""The consumer of a lane: one for all its tenant queues, as the Dramatiq worker sees it.
+
+It claims for the free threads of the process, waits on the lane's bell, and settles. A settle brings the lane's next
+message with it, which the settling thread hands straight on to the worker's queue.
+
+Invariants: no claim without permits, and each permit goes with one message until it is settled or given back; a bell
+that cannot be used is rung again; claim and settle are sent again only under the number of their first try.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from dramatiq import Message
+from dramatiq.broker import Consumer, MessageProxy
+from dramatiq.errors import ActorNotFound, BrokerConnectionError, DecodeError
+
+from .bell import Bell
+from .entry import milliseconds
+from .lua import script
+from .message import LeasedMessage
+
+if TYPE_CHECKING:
+    from .broker import TenantBroker
+
+_CLAIM = script("claim")
+_SETTLE = script("settle")
+_GIVE_BACK = script("give_back")
+_RESCHEDULE = script("reschedule")
+_RING = script("ring")
+
+#: Without a bell the lane is looked at this often: it rescues, and mends a bell that died with its taker.
+IDLE_SECONDS = 1.0
+
+
+class LaneShard:
+    """What this process knows of a lane (or of one shard of it), shared by its consumer and its settling threads."""
+
+    __slots__ = ("lane", "look_at", "looked_at", "more", "root", "shard")
+
+    def __init__(self, lane: str, shard: int, root: str) -> None:
+        self.lane = lane
+        self.shard = shard
+        self.root = root
+        #: Something was left to start when the lane was looked at last.
+        self.more = True
+        self.looked_at = 0.0
+        #: Monotonic time at which it should be looked at again, from the server's timers.
+        self.look_at: float | None = None
+
+    def note(self, left: int, next_ms: int) -> None:
+        """What the last claim or settle told."""
+        now = time.monotonic()
+        self.more = left > 0
+        self.looked_at = now
+        self.look_at = now + next_ms / 1000 if next_ms >= 0 else None
+
+    def wait_seconds(self) -> float:
+        """How long to wait for the bell at most."""
+        at = self.looked_at + IDLE_SECONDS
+        if self.look_at is not None and self.look_at < at:
+            at = self.look_at
+        return max(0.0, at - time.monotonic())
+
+
+class TenantConsumer(Consumer):
+    """Yields `LeasedMessage`s of a lane; see the module."""
+
+    def __init__(self, broker: TenantBroker, shard: LaneShard, prefetch: int, timeout_ms: int) -> None:
+        self.logger = logging.getLogger(__name__)
+        self.broker = broker
+        self.shard = shard
+        self.prefetch = prefetch
+        self._timeout_seconds = timeout_ms / 1000
+        self._claimed: deque[LeasedMessage] = deque()
+        self._bell = Bell(broker.server, shard.root + ":bell")
+        self._closed = False
+        shard.more = True
+
+    def __next__(self) -> LeasedMessage | None:
+        """The next message; None once the time-out is over.
+
+        Raises:
+            dramatiq.errors.ConnectionClosed: the server cannot be reached.
+        """
+        if self._claimed and self.broker.stopping:
+            self._give_back_claimed()
+        if self._claimed:
+            return self._claimed.popleft()
+        deadline = time.monotonic() + self._timeout_seconds
+        while True:
+            left = deadline - time.monotonic()
+            if self.broker.stopping:
+                # What was handed to the worker between its last look at the queue and now goes back as well.
+                self.broker.give_back_unstarted()
+            if self.broker.stopping or self.broker.is_paused(self.shard.lane):
+                self._bell.wait(min(0.05, max(left, 0.0)), listen=False)
+                return None
+            if not self.shard.more:
+                wait = self.shard.wait_seconds()
+                if wait > 0:
+                    if left <= 0:
+                        return None
+                    self._listen(min(wait, left))
+                    continue
+            permits = self._permits(left)
+            if not permits:
+                return None
+            self._claim(permits)
+            if self._claimed:
+                return self._claimed.popleft()
+
+    def wake(self) -> None:
+        """Ends a wait that is on, from any thread."""
+        self._bell.wake()
+
+    def _listen(self, seconds: float) -> None:
+        if self._bell.wait(seconds) == "bell":
+            self.shard.more = True
+
+    def _permits(self, seconds: float) -> int:
+        budget, lane = self.broker.budget, self.shard.lane
+        permits = budget.acquire(lane, self.prefetch)
+        if permits:
+            return permits
+        ticket = budget.queue_up(lane, self.prefetch, self._bell.wake)
+        # The bell was taken, or others may be waiting for it, and this process cannot use it now.
+        self._ring_again()
+        deadline = time.monotonic() + seconds
+        while not ticket.granted and not self.broker.stopping:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self.shard.more:
+                break
+            if self._bell.wait(left, listen=False) == "bell":
+                self._ring_again()
+        return budget.leave(ticket)
+
+    def _ring_again(self) -> None:
+        try:
+            self.broker.server.run(_RING, self.shard.root)
+        except BrokerConnectionError as error:
+            # Whoever waits for it looks by itself within a second.
+            self.logger.debug("Could not ring again: %s", error)
+
+    def _claim(self, permits: int) -> None:
+        sent_at = time.monotonic()
+        keeper = self.broker.keeper
+        taken = 0
+        try:
+            with keeper.request() as number:
+                answer = self._twice(
+                    lambda again: self.broker.server.run(
+                        _CLAIM, self.shard.root, keeper.worker, number, again, permits, keeper.lease_ms
+                    )
+                )
+                self.shard.note(answer[0], answer[1])
+                messages = self._receive(answer[2], answer[3], sent_at)
+                taken = len(messages)
+                self._claimed.extend(messages)
+        finally:
+            if taken < permits:
+                self.broker.budget.release(self.shard.lane, permits - taken)
+
+    def _twice(self, send: Callable[[int], Any]) -> Any:
+        """A call, once more under the same number when its answer was lost."""
+        try:
+            return send(0)
+        except BrokerConnectionError:
+            return send(1)
+
+    def _receive(self, claimed: list[list[bytes]], server_ms: int, sent_at: float) -> list[LeasedMessage]:
+        messages = []
+        for raw_token, slot, epoch, entry_id, stored in claimed:
+            _, added, deliveries, payload = stored.split(b":", 3)
+            broken: DecodeError | None = None
+            try:
+                message = Message.decode(payload)
+            except DecodeError as error:
+                broken = error
+                message = Message(self.shard.lane, "undecodable", (), {}, {}, message_id=entry_id.decode())
+            leased = LeasedMessage(
+                message,
+                consumer=self,
+                shard=self.shard,
+                token=raw_token,
+                entry_id=entry_id.decode(),
+                slot=int(slot),
+                epoch=int(epoch),
+                deliveries=int(deliveries),
+                waited_seconds=max(0, server_ms - int(added)) / 1000,
+                leased_at=sent_at,
+            )
+            self.broker.keeper.add(leased)
+            if broken is None:
+                messages.append(leased)
+            else:
+                self.logger.error("Buried entry %r, which cannot be decoded.", leased.entry_id, exc_info=broken)
+                self._settle(leased, "bury", "undecodable", permit=False)
+        return messages
+
+    def ack(self, message: MessageProxy) -> None:
+        """Settles: done, or as its reschedule says; chains the next claim."""
+        leased = self._own(message)
+        self._settle(leased, "retry" if leased.rescheduled else "done", "")
+
+    def nack(self, message: MessageProxy) -> None:
+        """Buries the message; chains the next claim."""
+        leased = self._own(message)
+        error = leased._exception
+        if isinstance(error, ActorNotFound):
+            reason = f"unknown actor: {leased.actor_name}"
+        else:
+            reason = f"{type(error).__name__}: {error}" if error is not None else "failed"
+        self._settle(leased, "bury", reason[:2000])
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        """Gives back what was not started."""
+        self.give_back([self._own(message) for message in messages])
+
+    def give_back(self, messages: list[LeasedMessage]) -> None:
+        """Ends leases whose messages never started; they wait again where they stood."""
+        if not messages:
+            return
+        for message in messages:
+            message.settling = True
+        named = [part for each in messages for part in (each.token, each.slot, each.epoch)]
+        try:
+            self._twice(lambda _: self.broker.server.run(_GIVE_BACK, self.shard.root, *named))
+        finally:
+            for message in messages:
+                self.broker.keeper.remove(message)
+            self.broker.budget.release(self.shard.lane, len(messages))
+
+    def record_reschedule(self, message: LeasedMessage, delay_seconds: float, new: Message[Any] | None) -> None:
+        """Tells the server of a reschedule, for the case that this process does not live to settle."""
+        payload = new.encode() if new is not None else b""
+        try:
+            self._twice(
+                lambda _: self.broker.server.run(
+                    _RESCHEDULE,
+                    self.shard.root,
+                    message.token,
+                    message.slot,
+                    message.epoch,
+                    milliseconds(delay_seconds),
+                    payload,
+                )
+            )
+        except BrokerConnectionError as error:
+            self.logger.warning("Reschedule of entry %r goes with its settle: %s", message.entry_id, error)
+
+    def _own(self, message: MessageProxy) -> LeasedMessage:
+        if not isinstance(message, LeasedMessage):
+            raise TypeError(f"{message!r} did not come from this consumer")
+        return message
+
+    def _settle(self, leased: LeasedMessage, outcome: str, reason: str, *, permit: bool = True) -> None:
+        keeper, budget, lane = self.broker.keeper, self.broker.budget, self.shard.lane
+        chain = permit and self.broker.may_chain(leased)
+        delay, message = leased.rescheduled or (0.0, None)
+        leased.settling = True
+        sent_at = time.monotonic()
+        again_first = int(leased.settle_request is not None)
+        try:
+            with keeper.request(leased.settle_request) as number:
+                leased.settle_request = number
+                answer = self._twice(
+                    lambda again: self.broker.server.run(
+                        _SETTLE,
+                        self.shard.root,
+                        keeper.worker,
+                        number,
+                        again | again_first,
+                        int(chain),
+                        keeper.lease_ms,
+                        self.broker.thread_number(),
+                        leased.token,
+                        leased.slot,
+                        leased.epoch,
+                        outcome,
+                        milliseconds(delay) if outcome == "retry" else 0,
+                        message.encode() if message is not None and outcome == "retry" else b"",
+                        reason,
+                    )
+                )
+                if chain:
+                    self.shard.note(answer[0], answer[1])
+                messages = self._receive(answer[2], answer[3], sent_at)
+        except BrokerConnectionError:
+            raise  # Dramatiq's worker settles again later, and so does this method, under the same number
+        except BaseException:
+            keeper.remove(leased)
+            if permit:
+                budget.release(lane)
+            raise
+        keeper.remove(leased)
+        if not answer[4] and not leased.lease_lost.is_set():
+            leased.lease_lost.set()
+            self.logger.warning(
+                "Entry %r of account %r was settled too late: its lease (epoch %d) had been lost.",
+                leased.entry_id,
+                leased.account,
+                leased.epoch,
+            )
+        if messages:
+            for each in messages:
+                self.broker.hand_on(each)
+        elif permit:
+            budget.release(lane)
+
+    def close(self) -> None:
+        """Gives back what was claimed and not yielded, and hangs up."""
+        if self._closed:
+            return
+        self._closed = True
+        self._bell.close()
+        self._give_back_claimed()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def _give_back_claimed(self) -> None:
+        left, self._claimed = list(self._claimed), deque()
+        self.give_back(left)

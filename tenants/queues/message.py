@@ -1,0 +1,94 @@
+"""A message under lease, as consumers yield it and actors see it.
+
+Invariants: slot and epoch name the lease on the server; nothing but the holder of the epoch settles it; a reschedule
+is told to the server at once and again with the settle, so that it is applied by whichever comes, settle or rescue.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from dramatiq import Message
+from dramatiq.broker import MessageProxy
+
+from .errors import InvalidEntry
+
+if TYPE_CHECKING:
+    from .consumer import LaneShard, TenantConsumer
+
+_current: ContextVar[LeasedMessage | None] = ContextVar("onelane_current_message", default=None)
+
+
+class LeasedMessage(MessageProxy):
+    """A claimed message: Dramatiq's proxy, and the lease under which it runs."""
+
+    def __init__(
+        self,
+        message: Message[Any],
+        *,
+        consumer: TenantConsumer,
+        shard: LaneShard,
+        token: bytes,
+        entry_id: str,
+        slot: int,
+        epoch: int,
+        deliveries: int,
+        waited_seconds: float,
+        leased_at: float,
+    ) -> None:
+        super().__init__(message)
+        self.consumer = consumer
+        self.shard = shard
+        self.token = token
+        self.entry_id = entry_id
+        self.slot = slot
+        self.epoch = epoch
+        #: How often this message was leased before and the lease expired.
+        self.deliveries = deliveries
+        #: From its arrival (or due time) to the claim, by the server's clock.
+        self.waited_seconds = waited_seconds
+        #: Set when the lease is lost: another worker may have the message.
+        self.lease_lost = threading.Event()
+        #: Monotonic time of the last moment at which the lease was known to be ours.
+        self.confirmed_at = leased_at
+        self.thread_id: int | None = None
+        self.settling = False
+        self.settle_request: int | None = None
+        self._reschedule: tuple[float, Message[Any] | None] | None = None
+
+    @property
+    def account(self) -> str | None:
+        return None if self.token == b"-" else self.token[1:].decode("utf-8")
+
+    @property
+    def lane(self) -> str:
+        return self.shard.lane
+
+    @property
+    def rescheduled(self) -> tuple[float, Message[Any] | None] | None:
+        """(delay in seconds, new message or None), once `reschedule` was called."""
+        return self._reschedule
+
+    def reschedule(self, delay_seconds: float, message: Message[Any] | None = None) -> None:
+        """Run this entry again after `delay_seconds`, as `message` where one is given. It keeps id and sequence.
+
+        It takes effect when the message is settled (unless it failed: then it is buried) or its lease expires.
+
+        Raises:
+            InvalidEntry: the delay is negative.
+        """
+        if delay_seconds < 0:
+            raise InvalidEntry(f"delay: {delay_seconds} s; it cannot be negative")
+        self._reschedule = (delay_seconds, message)
+        self.consumer.record_reschedule(self, delay_seconds, message)
+
+
+def current_message() -> LeasedMessage | None:
+    """The message that this thread (or the coroutine of an async actor) is processing."""
+    return _current.get()
+
+
+def set_current_message(message: LeasedMessage | None) -> None:
+    _current.set(message)

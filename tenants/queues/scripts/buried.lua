@@ -1,0 +1,21 @@
+-- Buried messages, oldest first; or, with ids, takes those away.
+-- KEYS: root
+-- ARGV: 'list', most | 'take', burial ids
+-- Returns list: {burial id, ms, grave, ...}; take: the number removed.
+-- @include keys
+if ARGV[1] == 'list' then
+  local out = {}
+  local found = redis.call('ZRANGE', K.buried, 0, tonumber(ARGV[2]) - 1, 'WITHSCORES')
+  for i = 1, #found, 2 do
+    out[#out + 1] = found[i]
+    out[#out + 1] = found[i + 1]
+    out[#out + 1] = redis.call('HGET', K.graves, found[i])
+  end
+  return out
+end
+local removed = 0
+for i = 2, #ARGV do
+  removed = removed + redis.call('ZREM', K.buried, ARGV[i])
+  redis.call('HDEL', K.graves, ARGV[i])
+end
+return removed

@@ -1,0 +1,23 @@
+-- Starts up to `count` messages of the lane, for the accounts whose turn it is.
+-- KEYS: root
+-- ARGV: worker, request number, again (1: an answer to this request may have been lost), count, lease in ms
+-- Returns {accounts still ready, ms until the next look or -1, messages}, a message being
+--         {token, slot, epoch, entry id, score:added:deliveries:message}, and the server's ms.
+-- Invariant: message and slot are taken together; no queue runs more than its concurrency.
+-- @include lane
+-- @include account
+-- @include lease
+-- @include start
+-- @include answer
+local worker, request, again, count, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local RESCUED_AT_ONCE = 8
+
+rescue_some(RESCUED_AT_ONCE)
+local claimed = again == '1' and recover(worker, request) or {}
+if #claimed == 0 then
+  claimed = start_some(worker, request, lease_ms, count)
+end
+redis.call('PEXPIRE', K.worker .. worker, WORKER_TTL)
+local left = pass_on()
+save_lane()
+return { left, next_look(), claimed, now }

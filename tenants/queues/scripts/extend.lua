@@ -1,0 +1,48 @@
+-- Extends the leases that a worker names; gives back those that the server holds for it and that it does not name.
+-- KEYS: root
+-- ARGV: worker, lease in ms, highest request number given out, number of requests in flight, those requests,
+--       then for each lease: token, slot, epoch
+-- Returns {positions (from 0) of the leases that are lost, number given back}
+-- Invariant: an expiry time is never brought forward; a claim whose answer may still be on its way is left alone.
+-- @include lane
+-- @include account
+-- @include lease
+local worker, lease_ms, issued, flying = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local in_flight, named, lost = {}, {}, {}
+for i = 5, 4 + flying do in_flight[ARGV[i]] = true end
+for i = 5 + flying, #ARGV, 3 do
+  local token, slot, epoch = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local member = slot .. ':' .. token
+  if find_lease(token, slot, epoch) then
+    named[member] = true
+    redis.call('ZADD', K.leases, 'XX', 'GT', now + lease_ms, member)
+  else
+    lost[#lost + 1] = (i - 5 - flying) / 3
+  end
+end
+redis.call('PEXPIRE', K.worker .. worker, WORKER_TTL)
+local given_back = 0
+local held = redis.call('HGETALL', K.worker .. worker)
+for i = 1, #held, 2 do
+  local slot, token = string.match(held[i], '^(%d+):(.*)$')
+  if slot and not named[held[i]] then
+    local epoch, request = string.match(held[i + 1], '^(%d+):(%d+)$')
+    if tonumber(request) <= issued and not in_flight[request] then
+      local record = find_lease(token, slot, epoch)
+      if record then
+        local a = open(token)
+        release(a, slot, record, false)
+        put_back(a, record, record.due, record.deliveries)
+        put(a)
+        given_back = given_back + 1
+      else
+        redis.call('HDEL', K.worker .. worker, held[i])
+      end
+    end
+  end
+end
+if given_back > 0 then
+  ring()
+  save_lane()
+end
+return { lost, given_back }

@@ -1,0 +1,22 @@
+-- Ends leases whose messages were never started: they wait again where they stood, and nothing is charged.
+-- KEYS: root
+-- ARGV: for each lease: token, slot, epoch
+-- Returns the number given back.
+-- Invariant: rate token and charge go back with the message, and no delivery is counted.
+-- @include lane
+-- @include account
+-- @include lease
+local given_back = 0
+for i = 1, #ARGV, 3 do
+  local record = find_lease(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  if record then
+    local a = open(ARGV[i])
+    release(a, ARGV[i + 1], record, false)
+    put_back(a, record, 0, record.deliveries)
+    put(a)
+    given_back = given_back + 1
+  end
+end
+if wake then ring() end
+save_lane()
+return given_back

@@ -1,0 +1,47 @@
+-- The lane: clock, totals and settings, read once and written once by each script.
+-- @include keys
+-- Gives: now (ms), now_us, lane, save_lane(), whole(), ring().
+local clock = redis.call('TIME')
+local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+local now = math.floor(now_us / 1000)
+
+-- `..` would round numbers beyond 14 digits.
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local stored = redis.call('HMGET', R, 'v', 'seq', 'epoch', 'waiting', 'delayed', 'paused', 'global', 'mean', 'slot')
+local lane = {
+  v = tonumber(stored[1]) or 0,          -- virtual clock, µs of service at weight 1
+  seq = tonumber(stored[2]) or 0,        -- last number given to an entry
+  epoch = tonumber(stored[3]) or 0,      -- last epoch given to a lease
+  waiting = tonumber(stored[4]) or 0,
+  delayed = tonumber(stored[5]) or 0,
+  paused = tonumber(stored[6]) or 0,     -- ms until; 0 not, -1 for good
+  global = tonumber(stored[7]) or 0,     -- most leases at one time; 0 no bound
+  mean = tonumber(stored[8]) or 1000,    -- moving average of the µs a message takes
+  slot = tonumber(stored[9]) or 0,       -- last slot number given where slots are not limited
+}
+
+local function save_lane()
+  redis.call('HSET', R, 'v', whole(lane.v), 'seq', whole(lane.seq), 'epoch', whole(lane.epoch),
+    'waiting', lane.waiting, 'delayed', lane.delayed, 'mean', whole(lane.mean), 'slot', whole(lane.slot))
+end
+
+local function lane_is_paused()
+  return lane.paused == -1 or lane.paused > now
+end
+
+-- Whether the lane as a whole lets another message start.
+local function lane_has_room()
+  if lane_is_paused() then return false end
+  return lane.global == 0 or redis.call('ZCARD', K.leases) < lane.global
+end
+
+-- One element is enough: a consumer that comes later takes it at once, and each claim that leaves work behind
+-- rings for the next one.
+local function ring()
+  if redis.call('LLEN', K.bell) == 0 then
+    redis.call('RPUSH', K.bell, '1')
+  end
+end

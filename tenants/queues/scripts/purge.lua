@@ -1,0 +1,20 @@
+-- Removes what waits or is delayed in a tenant queue, a bounded number at a time; leased entries stay.
+-- KEYS: root
+-- ARGV: token, most
+-- Returns the ids removed; fewer than `most`: there is nothing left.
+-- @include lane
+-- @include account
+-- @include drop
+local a = open(ARGV[1])
+local most = tonumber(ARGV[2])
+local removed = redis.call('ZRANGE', a.waiting, 0, most - 1)
+if #removed < most then
+  for _, id in ipairs(redis.call('ZRANGE', a.delayed, 0, most - #removed - 1)) do removed[#removed + 1] = id end
+end
+for _, id in ipairs(removed) do drop(a, id) end
+if #removed > 0 then
+  a.hold = 0
+  after_drops(a)
+  save_lane()
+end
+return removed

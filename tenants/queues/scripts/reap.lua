@@ -1,0 +1,25 @@
+-- Tears down tenant queues that are empty and unused for a time.
+-- KEYS: root
+-- ARGV: idle in ms, most, dry (1: only tells)
+-- Returns tokens.
+-- Invariant: empty is looked at here, in the script, so no enqueue is ever lost to the reaper.
+-- @include lane
+-- @include account
+local idle, most, dry = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
+local reaped = {}
+for _, token in ipairs(redis.call('ZRANGEBYSCORE', K.idle, '-inf', now - idle, 'LIMIT', 0, most)) do
+  if dry then
+    reaped[#reaped + 1] = token
+  else
+    local a = open(token)
+    if tear_down(a) then
+      reaped[#reaped + 1] = token
+    else
+      -- It holds something after all: it does not belong among the idle ones.
+      place(a)
+      close(a)
+      if a.stands == 'i' then redis.call('ZADD', K.idle, now, token) else redis.call('ZREM', K.idle, token) end
+    end
+  end
+end
+return reaped

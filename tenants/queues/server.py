@@ -1,0 +1,263 @@
+"""The way to the server: runs scripts on connections of its own, and never runs one twice by itself.
+
+redis-py's clients repeat a command whose answer was lost; for a claim that would take messages that nobody runs. So
+this module sends each script exactly once and raises; whoever calls decides whether the same request may be sent
+again. Connections are kept in a stack that every thread shares, so a process holds as many as it has calls at one
+moment, not as many as it has threads.
+
+Invariants: a connection that failed is closed before anybody else gets it; a connection inherited through `fork` is
+never used; transient errors leave as Dramatiq's `ConnectionClosed`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from socket import socket
+from typing import Any, Protocol, cast
+
+import dramatiq.errors
+import redis
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from .errors import InvalidEntry, ServerUnreachable, UnsupportedServer, is_transient, to_dramatiq
+from .lua import Script
+
+Argument = str | bytes | int | float
+
+#: A connection unused for longer is looked at before it is used again: the server may have closed it.
+_FRESH_SECONDS = 1.0
+_LEAST_VERSION = (6, 2)
+
+
+class Wire(Protocol):
+    """What is used of redis-py's connections, typed."""
+
+    _sock: socket
+
+    def send_command(self, *arguments: Argument) -> None: ...
+    def send_packed_command(self, command: Sequence[bytes]) -> None: ...
+    def pack_commands(self, commands: Sequence[tuple[Argument, ...]]) -> Sequence[bytes]: ...
+    def read_response(self) -> Any: ...
+    def can_read(self, timeout: float) -> bool: ...
+    def disconnect(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What answers at the address."""
+
+    #: As the server tells it: Redis' version, or Valkey's own.
+    version: str
+    #: Changes with every start of the server.
+    run_id: str
+    flavour: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One script to run."""
+
+    script: Script
+    root: str
+    arguments: Sequence[Argument]
+
+
+class Server:
+    """One server (or Sentinel-managed primary), by a redis-py connection pool.
+
+    Raises:
+        InvalidEntry: the client decodes answers; messages are bytes.
+    """
+
+    def __init__(self, pool: redis.ConnectionPool) -> None:
+        if pool.connection_kwargs.get("decode_responses"):
+            raise InvalidEntry("client: it was made with decode_responses=True; the broker needs one without")
+        self._pool = pool
+        self._idle: deque[tuple[Wire, float]] = deque()
+        self._pid = os.getpid()
+        self._opened = 0
+
+    @classmethod
+    def connect(cls, url: str | None, client: redis.Redis | None, parameters: dict[str, Any]) -> Server:
+        """By a client's pool, a URL, or redis-py's connection parameters, in this order."""
+        if client is not None:
+            return cls(client.connection_pool)
+        parameters.setdefault("socket_timeout", 5.0)
+        parameters.setdefault("socket_connect_timeout", 5.0)
+        parameters.setdefault("max_connections", 2**20)
+        if url is not None:
+            return cls(redis.ConnectionPool.from_url(url, **parameters))
+        return cls(redis.Redis(**parameters).connection_pool)
+
+    @property
+    def address(self) -> str:
+        """For people: host and port or the socket's path."""
+        known = self._pool.connection_kwargs
+        return str(known.get("path") or f"{known.get('host', 'localhost')}:{known.get('port', 6379)}")
+
+    @property
+    def connections(self) -> int:
+        """Connections opened and not closed by this process."""
+        return self._opened
+
+    def take(self) -> Wire:
+        """A connection for the caller alone; give it back with `keep`, or `drop` it.
+
+        Raises:
+            dramatiq.errors.ConnectionClosed: it cannot be opened.
+        """
+        if self._pid != os.getpid():
+            self._idle = deque()
+            self._pid = os.getpid()
+            self._opened = 0
+        try:
+            connection, used_at = self._idle.pop()
+        except IndexError:
+            try:
+                connection = cast(Wire, self._pool.get_connection())
+            except (RedisError, OSError) as error:
+                raise to_dramatiq(error) from error
+            self._opened += 1
+            return connection
+        if time.monotonic() - used_at > _FRESH_SECONDS:
+            try:
+                stale = connection.can_read(0)
+            except (RedisError, OSError):
+                stale = True
+            if stale:
+                connection.disconnect()
+        return connection
+
+    def keep(self, connection: Wire) -> None:
+        self._idle.append((connection, time.monotonic()))
+
+    def drop(self, connection: Wire) -> None:
+        connection.disconnect()
+        self._pool.release(cast(redis.Connection, connection))
+        self._opened -= 1
+
+    def run(self, script: Script, root: str, *arguments: Argument) -> Any:
+        """The script's answer. It was sent once: after an error it is unknown whether it ran.
+
+        Raises:
+            dramatiq.errors.ConnectionClosed: no answer, or the server cannot serve now.
+            ScriptFailed: the server refused it.
+        """
+        connection = self.take()
+        try:
+            try:
+                connection.send_command("EVALSHA", script.sha, 1, root, *arguments)
+                answer = connection.read_response()
+            except NoScriptError:
+                connection.send_command("EVAL", script.text, 1, root, *arguments)
+                answer = connection.read_response()
+        except ResponseError as error:
+            self._after_refusal(connection, error)
+            raise to_dramatiq(error) from error
+        except (RedisError, OSError) as error:
+            self.drop(connection)
+            raise to_dramatiq(error) from error
+        except BaseException:
+            # An interrupt between sending and reading: the answer would be taken for the next command's.
+            self.drop(connection)
+            raise
+        self._idle.append((connection, time.monotonic()))
+        return answer
+
+    def run_many(self, calls: Sequence[Call]) -> list[Any]:
+        """The answers of several scripts sent in one go, an exception standing in the place of a refused one."""
+        connection = self.take()
+        answers: list[Any] = []
+        try:
+            connection.send_packed_command(
+                connection.pack_commands(
+                    [("EVALSHA", call.script.sha, 1, call.root, *call.arguments) for call in calls]
+                )
+            )
+            for _ in calls:
+                try:
+                    answers.append(connection.read_response())
+                except ResponseError as error:
+                    answers.append(error)
+            for position, call in enumerate(calls):
+                if isinstance(answers[position], NoScriptError):
+                    connection.send_command("EVAL", call.script.text, 1, call.root, *call.arguments)
+                    try:
+                        answers[position] = connection.read_response()
+                    except ResponseError as error:
+                        answers[position] = error
+        except (RedisError, OSError) as error:
+            self.drop(connection)
+            raise to_dramatiq(error) from error
+        except BaseException:
+            self.drop(connection)
+            raise
+        self.keep(connection)
+        return [to_dramatiq(answer) if isinstance(answer, ResponseError) else answer for answer in answers]
+
+    def command(self, *arguments: Argument) -> Any:
+        """The answer of a plain command."""
+        connection = self.take()
+        try:
+            connection.send_command(*arguments)
+            answer = connection.read_response()
+        except ResponseError as error:
+            self._after_refusal(connection, error)
+            raise to_dramatiq(error) from error
+        except (RedisError, OSError) as error:
+            self.drop(connection)
+            raise to_dramatiq(error) from error
+        except BaseException:
+            self.drop(connection)
+            raise
+        self.keep(connection)
+        return answer
+
+    def _after_refusal(self, connection: Wire, error: ResponseError) -> None:
+        # A server that is read-only now may be a former primary: ask anew who the primary is.
+        if is_transient(error):
+            self.drop(connection)
+        else:
+            self.keep(connection)
+
+    def check(self) -> ServerInfo:
+        """What answers.
+
+        Raises:
+            ServerUnreachable: nobody answers there.
+            UnsupportedServer: it is older than Redis 6.2.
+        """
+        try:
+            fields = _info_fields(self.command("INFO", "server"))
+        except dramatiq.errors.BrokerConnectionError as error:
+            raise ServerUnreachable(f"no Redis or Valkey answers at {self.address}: {error}") from error
+        except Exception as error:
+            raise ServerUnreachable(f"the server at {self.address} refuses us: {error}") from error
+        compatible = fields.get("redis_version", "0")
+        flavour = fields.get("server_name", "redis")
+        version = fields.get(f"{flavour}_version", compatible)
+        numbers = tuple(int(part) for part in compatible.split(".")[:2] if part.isdigit())
+        if numbers < _LEAST_VERSION:
+            raise UnsupportedServer(
+                f"the server at {self.address} is {flavour} {version}; onelane needs Redis 6.2 or newer, or Valkey"
+            )
+        return ServerInfo(version=version, run_id=fields.get("run_id", ""), flavour=flavour)
+
+    def close(self) -> None:
+        """Closes what is not in use; the server may be used again afterwards."""
+        while True:
+            try:
+                connection, _ = self._idle.pop()
+            except IndexError:
+                return
+            self.drop(connection)
+
+
+def _info_fields(answer: Any) -> dict[str, str]:
+    text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer)
+    lines: Iterable[str] = text.splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))

@@ -1,0 +1,467 @@
+"""Administration of tenant queues: look, count, pause, limit, remove, reap.
+
+Invariants: nothing here runs on the path of a message; each call is one bounded script a lane (or a page of one);
+times leave as UTC datetimes made from the server's clock.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from .errors import InvalidEntry
+from .keys import Keys, account_of, shard_of, token
+from .limits import FOR_GOOD, RUNNING, QueueLimits, StoredSettings
+from .lua import script
+from .server import Argument, Call, Server
+
+_PAGE = 500
+_MOST_PAGES = 100
+_PURGED_AT_ONCE = 500
+_ASKED_AT_ONCE = 500
+
+Standing = Literal["ready", "timed", "full", "parked", "busy", "idle", "absent"]
+_STANDINGS: dict[bytes, Standing] = {
+    b"r": "ready",
+    b"t": "timed",
+    b"f": "full",
+    b"p": "parked",
+    b"b": "busy",
+    b"i": "idle",
+    b"-": "absent",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDescription:
+    """One tenant queue."""
+
+    lane: str
+    account: str | None
+    waiting: int
+    delayed: int
+    active: int
+    #: Seconds since the arrival of the message that is next; None when none waits.
+    oldest_wait: float | None
+    last_used_at: datetime
+    #: The queue, its account or the whole lane is paused.
+    paused: bool
+    #: When the pause ends by itself; None: not paused, or for good.
+    paused_until: datetime | None
+    limits: QueueLimits
+    #: Where it stands: `ready` to start, `timed` (looked at again at a time), `full` (at its concurrency), `parked`
+    #: (paused for good), `busy` (nothing waits, something runs), `idle`, `absent` (settings only).
+    standing: Standing
+    #: Moving average of the seconds that a message takes.
+    mean_seconds: float
+
+    @property
+    def queue(self) -> str:
+        """The name for people."""
+        return f"{self.lane}_{self.account}" if self.account is not None else self.lane
+
+
+@dataclass(frozen=True, slots=True)
+class LaneTotals:
+    """A lane's totals, each kept up to date by the scripts."""
+
+    waiting: int
+    delayed: int
+    active: int
+    #: Accounts that may start something now.
+    ready: int
+    #: Tenant queues that have state, and how many of them are empty.
+    queues: int
+    idle: int
+    #: Seconds since the arrival of the account's next message that has waited longest; None when none waits.
+    oldest_wait: float | None
+    paused: bool
+    global_concurrency: int | None
+    buried: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuriedMessage:
+    """A dead message that belongs to nobody's job: unknown actor, undecodable, or failed for good."""
+
+    lane: str
+    burial_id: str
+    account: str | None
+    entry_id: str
+    reason: str
+    buried_at: datetime
+    #: The encoded Dramatiq message, as it was.
+    payload: bytes
+
+
+class TenantQueues:
+    """The tenant queues of a namespace. Thread-safe; every method may raise Dramatiq's `ConnectionClosed`."""
+
+    def __init__(self, server: Server, keys: Keys, declared: Callable[[], Iterable[str]]) -> None:
+        self._server = server
+        self._keys = keys
+        self._declared = declared
+
+    # -- looking
+
+    def lanes(self) -> list[str]:
+        """Every lane that was declared here or ever had a message, sorted."""
+        known = {raw.decode() for raw in self._server.command("SMEMBERS", self._keys.lanes)}
+        return sorted(known | set(self._declared()))
+
+    def describe(self, lane: str, account: str | None) -> QueueDescription | None:
+        """The tenant queue; None when it has neither state nor settings."""
+        return self._describe(lane, [token(account)])[0]
+
+    def list_queues(
+        self,
+        lane: str | None = None,
+        *,
+        account: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+        idle_longer_than: float | None = None,
+    ) -> tuple[list[QueueDescription], str | None]:
+        """A page of the live tenant queues in the order of lane and account, and the cursor of the next page.
+
+        `idle_longer_than` (seconds) keeps those that are unused for as long. With it a page may be shorter than
+        `limit` and still have a cursor.
+
+        Raises:
+            InvalidEntry: the cursor is not one of ours.
+        """
+        lanes = [lane] if lane is not None else self.lanes()
+        if account is not None:
+            found = [self.describe(each, account) for each in lanes]
+            now = datetime.now(UTC)
+            return [each for each in found if each is not None and _is_idle(each, idle_longer_than, now)], None
+        at_lane, at_shard, after = _decode_cursor(cursor)
+        out: list[QueueDescription] = []
+        pages = 0
+        for each in lanes:
+            for shard in range(self._keys.shards):
+                if (each, shard) < (at_lane, at_shard):
+                    continue
+                last = after if (each, shard) == (at_lane, at_shard) else b""
+                while True:
+                    size = limit - len(out) if idle_longer_than is None else _PAGE
+                    names = self._names(each, shard, last, size)
+                    pages += 1
+                    for name, found_queue in zip(names, self._describe(each, names), strict=True):
+                        last = name
+                        if found_queue is not None and _is_idle(found_queue, idle_longer_than, datetime.now(UTC)):
+                            out.append(found_queue)
+                            if len(out) >= limit:
+                                return out, _encode_cursor(each, shard, last)
+                    if len(names) < size:
+                        break
+                    if pages >= _MOST_PAGES:
+                        return out, _encode_cursor(each, shard, last)
+        return out, None
+
+    def _names(self, lane: str, shard: int, after: bytes, size: int) -> list[bytes]:
+        names: list[bytes] = self._server.run(script("names"), self._keys.root(lane, shard), after, size)
+        return names
+
+    def position(self, lane: str, account: str | None, entry_id: str) -> int | None:
+        """How many entries of the queue come first; 0 is next; None when it does not wait."""
+        raw = token(account)
+        place: int | None = self._server.run(script("position"), self._root(lane, raw), raw, entry_id)
+        return place
+
+    def contains(self, lane: str, account: str | None, entry_ids: Iterable[str]) -> set[str]:
+        """Which of the entries the server holds: waiting, delayed or leased."""
+        return self.contains_many(lane, ((account, entry_id) for entry_id in entry_ids))[account]
+
+    def contains_many(self, lane: str, entries: Iterable[tuple[str | None, str]]) -> dict[str | None, set[str]]:
+        """The same for (account, entry id) pairs of many accounts, in a few round trips."""
+        by_account: dict[str | None, list[str]] = {}
+        for account, entry_id in entries:
+            by_account.setdefault(account, []).append(entry_id)
+        asked: list[tuple[str | None, list[str]]] = []
+        for account, ids in by_account.items():
+            asked.extend((account, ids[start : start + _ASKED_AT_ONCE]) for start in range(0, len(ids), _ASKED_AT_ONCE))
+        calls = [
+            Call(script("contains"), self._root(lane, token(account)), (token(account), *ids)) for account, ids in asked
+        ]
+        held: dict[str | None, set[str]] = {account: set() for account in by_account}
+        if not calls:
+            return _Missing(held)
+        for start in range(0, len(calls), _PAGE):
+            answers = self._server.run_many(calls[start : start + _PAGE])
+            for (account, ids), answer in zip(asked[start : start + _PAGE], answers, strict=True):
+                if isinstance(answer, Exception):
+                    raise answer
+                held[account].update(each for each, there in zip(ids, answer, strict=True) if there)
+        return _Missing(held)
+
+    def totals(self, lane: str) -> LaneTotals:
+        """The lane's totals, in constant time."""
+        sums = [0] * 6
+        oldest: list[float] = []
+        paused, most, buried = False, 0, 0
+        for shard in range(self._keys.shards):
+            answer = self._server.run(script("totals"), self._keys.root(lane, shard))
+            sums = [known + new for known, new in zip(sums, answer[1:7], strict=True)]
+            if float(answer[7]):
+                oldest.append(max(0.0, (answer[0] - float(answer[7])) / 1000))
+            until = int(float(answer[8]))
+            paused = paused or until == FOR_GOOD or until > answer[0]
+            most += answer[9]
+            buried += answer[10]
+        waiting, delayed, active, ready, queues, idle = sums
+        return LaneTotals(
+            waiting, delayed, active, ready, queues, idle, max(oldest, default=None), paused, most or None, buried
+        )
+
+    def heaviest(
+        self, lane: str, by: Literal["seconds", "backlog"] = "seconds", *, number: int = 10, hours_back: int = 0
+    ) -> list[tuple[str | None, float]]:
+        """The accounts with the most seconds used in an hour (0: the current one), or with the most waiting."""
+        found: list[tuple[str | None, float]] = []
+        for shard in range(self._keys.shards):
+            answer = self._server.run(script("heaviest"), self._keys.root(lane, shard), by, number, hours_back)
+            for raw, value in zip(answer[::2], answer[1::2], strict=True):
+                found.append((account_of(raw), float(value) / 1e6 if by == "seconds" else float(value)))
+        return sorted(found, key=lambda pair: -pair[1])[:number]
+
+    # -- removing
+
+    def remove(self, lane: str, account: str | None, entry_ids: Iterable[str]) -> list[str]:
+        """Removes entries that wait or are delayed; leased ones stay. Returns the ids removed."""
+        raw, ids = token(account), list(entry_ids)
+        removed: list[str] = []
+        for start in range(0, len(ids), _PURGED_AT_ONCE):
+            chunk = ids[start : start + _PURGED_AT_ONCE]
+            answer = self._server.run(script("remove"), self._root(lane, raw), raw, *chunk)
+            removed.extend(each.decode() for each in answer)
+        return removed
+
+    def purge(self, lane: str, account: str | None) -> list[str]:
+        """Removes all that waits or is delayed; what runs goes on. Returns the ids removed."""
+        raw = token(account)
+        removed: list[str] = []
+        while True:
+            answer = self._server.run(script("purge"), self._root(lane, raw), raw, _PURGED_AT_ONCE)
+            removed.extend(each.decode() for each in answer)
+            if len(answer) < _PURGED_AT_ONCE:
+                return removed
+
+    def delete(self, lane: str, account: str | None) -> bool:
+        """Tears down the state of an empty tenant queue (settings stay). False: it holds something."""
+        raw = token(account)
+        return bool(self._server.run(script("delete"), self._root(lane, raw), raw))
+
+    def reap(
+        self, idle_seconds: float, *, lane: str | None = None, dry_run: bool = False, limit: int = 1000
+    ) -> list[tuple[str, str | None]]:
+        """Tears down up to `limit` tenant queues that are empty and unused for `idle_seconds`: (lane, account)."""
+        reaped: list[tuple[str, str | None]] = []
+        for each in [lane] if lane is not None else self.lanes():
+            for shard in range(self._keys.shards):
+                while len(reaped) < limit:
+                    size = min(_PAGE, limit - len(reaped))
+                    root = self._keys.root(each, shard)
+                    size = size if not dry_run else limit - len(reaped)
+                    answer = self._server.run(script("reap"), root, round(idle_seconds * 1000), size, int(dry_run))
+                    reaped.extend((each, account_of(raw)) for raw in answer)
+                    if dry_run or len(answer) < size:
+                        break
+        return reaped
+
+    def flush(self, lane: str) -> None:
+        """Drops everything the lane holds, leases and buried messages too; settings stay."""
+        for shard in range(self._keys.shards):
+            while self._server.run(script("flush"), self._keys.root(lane, shard), 100):
+                continue
+
+    # -- steering
+
+    def pause(self, lane: str, account: str | None = None, until: datetime | None = None) -> None:
+        """Nothing of the tenant queue (of the whole lane when `account` is None) starts, until a time or `resume`."""
+        self._pause(lane, account, _until_ms(until))
+
+    def resume(self, lane: str, account: str | None = None) -> None:
+        """Ends a pause of the tenant queue (of the lane when `account` is None)."""
+        self._pause(lane, account, RUNNING)
+
+    def _pause(self, lane: str, account: str | None, until: int) -> None:
+        if account is None:
+            for shard in range(self._keys.shards):
+                self._server.run(script("configure_lane"), self._keys.root(lane, shard), "paused", until)
+        else:
+            self._configure(lane, [account], "queue_paused", until)
+
+    def pause_account(self, account: str, until: datetime | None = None) -> None:
+        """Nothing of the account starts, on any lane that exists; a queue's own pause is apart from it."""
+        for lane in self.lanes():
+            self._configure(lane, [account], "account_paused", _until_ms(until))
+
+    def resume_account(self, account: str) -> None:
+        """Ends the account's pause."""
+        for lane in self.lanes():
+            self._configure(lane, [account], "account_paused", RUNNING)
+
+    def pause_many(self, lane: str, accounts: Iterable[str], until: datetime | None = None) -> None:
+        """`pause` for many accounts, in a few round trips."""
+        self._configure(lane, list(accounts), "queue_paused", _until_ms(until))
+
+    def resume_many(self, lane: str, accounts: Iterable[str]) -> None:
+        """`resume` for many accounts, in a few round trips."""
+        self._configure(lane, list(accounts), "queue_paused", RUNNING)
+
+    def set_limits(self, lane: str, account: str, limits: QueueLimits) -> None:
+        """Replaces the tenant queue's limits; what waits already feels it at once."""
+        self._configure(lane, [account], "limits", ":".join(map(str, limits.fields())))
+
+    def set_lane_limits(self, lane: str, global_concurrency: int | None) -> None:
+        """Most messages of the lane that run at one time, over all workers; None: no bound.
+
+        Raises:
+            InvalidEntry: it is below 1, or below the number of shards, among which it is divided.
+        """
+        if global_concurrency is not None and global_concurrency < self._keys.shards:
+            raise InvalidEntry(f"global_concurrency: {global_concurrency}; at least {self._keys.shards}, or None")
+        for shard in range(self._keys.shards):
+            part = 0
+            if global_concurrency is not None:
+                part = global_concurrency // self._keys.shards + (shard < global_concurrency % self._keys.shards)
+            self._server.run(script("configure_lane"), self._keys.root(lane, shard), "global", part)
+
+    # -- buried messages
+
+    def buried(self, lane: str, limit: int = 100) -> list[BuriedMessage]:
+        """The oldest buried messages of the lane."""
+        found: list[BuriedMessage] = []
+        for shard in range(self._keys.shards):
+            answer = self._server.run(script("buried"), self._keys.root(lane, shard), "list", limit)
+            for burial_id, at, grave in zip(answer[::3], answer[1::3], answer[2::3], strict=True):
+                if grave is not None:
+                    found.append(_decode_grave(lane, burial_id, at, grave))
+        return found[:limit]
+
+    def take_buried(self, lane: str, burial_ids: Sequence[str]) -> int:
+        """Removes buried messages, once they are kept elsewhere. Returns how many were there."""
+        return sum(
+            self._server.run(script("buried"), self._keys.root(lane, shard), "take", *burial_ids)
+            for shard in range(self._keys.shards)
+        )
+
+    # -- generation
+
+    def generation(self) -> int | None:
+        """The number last set; None when the server has lost it, and so perhaps all else."""
+        raw = self._server.command("GET", self._keys.generation)
+        return None if raw is None else int(raw)
+
+    def set_generation(self, number: int) -> None:
+        self._server.command("SET", self._keys.generation, number)
+
+    # -- within
+
+    def _root(self, lane: str, raw: bytes) -> str:
+        return self._keys.root(lane, shard_of(raw, self._keys.shards))
+
+    def _by_root(self, lane: str, tokens: Iterable[bytes]) -> dict[str, list[bytes]]:
+        grouped: dict[str, list[bytes]] = {}
+        for raw in tokens:
+            grouped.setdefault(self._root(lane, raw), []).append(raw)
+        return grouped
+
+    def _configure(self, lane: str, accounts: Sequence[str], what: str, value: Argument) -> None:
+        self._server.command("SADD", self._keys.lanes, lane)
+        for root, tokens in self._by_root(lane, map(token, accounts)).items():
+            for start in range(0, len(tokens), _PAGE):
+                self._server.run(script("configure"), root, what, value, *tokens[start : start + _PAGE])
+
+    def _describe(self, lane: str, tokens: Sequence[bytes]) -> list[QueueDescription | None]:
+        found: dict[bytes, QueueDescription | None] = {}
+        for root, members in self._by_root(lane, tokens).items():
+            answer = self._server.run(script("describe"), root, *members)
+            lane_paused = int(float(answer[1]))
+            for raw, fields in zip(members, answer[2:], strict=True):
+                found[raw] = None if not fields else _decode_description(lane, raw, answer[0], lane_paused, fields)
+        return [found[raw] for raw in tokens]
+
+
+class _Missing(dict[str | None, set[str]]):
+    """Held entries by account; an account that was not asked for holds none."""
+
+    def __missing__(self, account: str | None) -> set[str]:
+        return set()
+
+
+def _decode_description(lane: str, raw: bytes, now: int, lane_paused: int, fields: list[Any]) -> QueueDescription:
+    waiting, delayed, active, since, used_at, stands, _, settings, mean, _ = fields
+    stored = StoredSettings.decode(settings or None)
+    pauses = [
+        each for each in (lane_paused, stored.queue_paused, stored.account_paused) if each == FOR_GOOD or each > now
+    ]
+    ends = None if not pauses or FOR_GOOD in pauses else _when(max(pauses))
+    arrived = float(since)
+    return QueueDescription(
+        lane=lane,
+        account=account_of(raw),
+        waiting=waiting,
+        delayed=delayed,
+        active=active,
+        oldest_wait=max(0.0, (now - arrived) / 1000) if arrived else None,
+        last_used_at=_when(int(used_at)),
+        paused=bool(pauses),
+        paused_until=ends,
+        limits=stored.limits,
+        standing=_STANDINGS[stands],
+        mean_seconds=float(mean) / 1e6,
+    )
+
+
+def _decode_grave(lane: str, burial_id: bytes, at: bytes, grave: bytes) -> BuriedMessage:
+    head, body = grave.split(b"\n", 1)
+    sizes = [int(part) for part in head.strip(b"[]").split(b",")]
+    parts = []
+    for size in sizes:
+        parts.append(body[:size])
+        body = body[size:]
+    return BuriedMessage(
+        lane=lane,
+        burial_id=burial_id.decode(),
+        account=account_of(parts[0]),
+        entry_id=parts[1].decode(),
+        reason=parts[2].decode("utf-8", "replace"),
+        buried_at=_when(int(float(at))),
+        payload=body,
+    )
+
+
+def _when(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _until_ms(until: datetime | None) -> int:
+    if until is None:
+        return FOR_GOOD
+    if until.tzinfo is None:
+        raise InvalidEntry(f"until: {until} has no time zone")
+    return max(1, round(until.timestamp() * 1000))
+
+
+def _is_idle(queue: QueueDescription, seconds: float | None, now: datetime) -> bool:
+    return seconds is None or (now - queue.last_used_at).total_seconds() >= seconds
+
+
+def _encode_cursor(lane: str, shard: int, after: bytes) -> str:
+    return base64.urlsafe_b64encode(f"{lane}/{shard}/".encode() + after).decode()
+
+
+def _decode_cursor(cursor: str | None) -> tuple[str, int, bytes]:
+    if cursor is None:
+        return "", 0, b""
+    try:
+        lane, shard, after = base64.urlsafe_b64decode(cursor.encode()).split(b"/", 2)
+        return lane.decode(), int(shard), after
+    except (ValueError, UnicodeError, binascii.Error) as error:
+        raise InvalidEntry("cursor: it is not one that this list gave") from error
