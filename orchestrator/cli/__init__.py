@@ -1,0 +1,44 @@
+"""The command line. `main` is the entry point `onelane`.
+
+Exit codes: 0 done; 1 the service refused or the work failed; 2 wrong usage; 3 no service answers; 4 the settings are
+wrong; 130 interrupted.
+
+Invariant: before any package of ours is imported, it is made sure that it is ours, and not a stranger's module of the
+same name that stands earlier on the path.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+OK, FAILED, USAGE, NOT_REACHABLE, WRONG_SETTINGS, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+_OURS = ("actors", "orchestrator", "tenants")
+
+
+def shadowed() -> list[str]:
+    """A sentence for each of our packages that another module hides."""
+    home = Path(__file__).resolve().parents[2]
+    sentences = []
+    for name in _OURS:
+        spec = find_spec(name)
+        origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+        if origin != home / name / "__init__.py":
+            sentences.append(
+                f"the name {name!r} is taken by {origin or 'nothing at all'}, and onelane's own package {home / name} "
+                "is hidden: rename that module, or start onelane where it is not on the path (PYTHONPATH)"
+            )
+    return sentences
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    for sentence in shadowed():
+        sys.stderr.write(f"onelane: {sentence}\n")
+    if shadowed():
+        sys.exit(WRONG_SETTINGS)
+    from .app import run
+
+    sys.exit(run())

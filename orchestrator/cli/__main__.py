@@ -1,0 +1,5 @@
+"""`python -m orchestrator.cli`: how `onelane up` starts its parts."""
+
+from . import main
+
+main()

@@ -1,0 +1,124 @@
+"""What commands print: tables for people on standard output, `--json` for programs, errors on standard error.
+
+Invariant: with `--json`, standard output carries exactly one JSON document, whatever else is said.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+_STATUS_STYLES = {
+    "completed": "green",
+    "published": "green",
+    "ok": "green",
+    "running": "cyan",
+    "retrying": "yellow",
+    "awaiting_approval": "yellow",
+    "degraded": "yellow",
+    "failed": "red",
+    "timed_out": "red",
+    "needs_review": "red",
+    "down": "red",
+}
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def fail(message: str) -> None:
+    """An error for people, on standard error."""
+    errors.print(f"[bold red]onelane:[/] {escape(message)}", soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """A remark for people, on standard error."""
+    errors.print(escape(message), soft_wrap=True)
+
+
+def status_text(status: str) -> str:
+    """The word in its colour, as rich markup."""
+    style = _STATUS_STYLES.get(status)
+    return f"[{style}]{escape(status)}[/]" if style else escape(status)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str) -> None:
+    """A table of the rows' columns; `status` columns are coloured, times are shown as how long ago."""
+    if not rows:
+        say(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(column, row.get(column)) for column in columns))
+    console.print(table)
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if column == "status":
+        return status_text(str(value))
+    if column.endswith("_at"):
+        return ago(str(value))
+    if isinstance(value, Mapping):
+        return escape(str(value.get("code") or value.get("message") or json.dumps(value, ensure_ascii=False)))
+    if isinstance(value, list | tuple):
+        return escape(", ".join(str(each) for each in value))
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return escape(str(value))
+
+
+def ago(time: str) -> str:
+    """`2026-01-01T00:00:00+00:00` as `5 min ago` or `in 5 min`."""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+    size = abs(seconds)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if size >= length:
+            text = f"{size / length:.0f} {unit}"
+            break
+    else:
+        text = f"{size:.0f} s"
+    return f"{text} ago" if seconds >= 0 else f"in {text}"
+
+
+def print_job(job: Mapping[str, Any]) -> None:
+    """A job whole: head, steps with their attempts, result or error."""
+    console.print(f"[bold]{escape(job['id'])}[/]  {status_text(job['status'])}  {job['progress']} %")
+    console.print(f"  {escape(job['pipeline'])} for {escape(job['account'])}, made {ago(job['created_at'])}")
+    if job.get("queue_position") is not None:
+        console.print(f"  position in its queue: {job['queue_position']}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("step", "lane", "status", "attempt", "%", "note", "last outcome"):
+        table.add_column(head, overflow="fold")
+    for step in job["steps"]:
+        attempts = step["attempts"]
+        table.add_row(
+            escape(step["name"]),
+            escape(step["lane"]),
+            status_text(step["status"]),
+            f"{step['attempt']}/{step['max_attempts']}",
+            str(step["progress"]),
+            escape(step["note"] or ""),
+            escape(str(attempts[-1]["outcome"] or "runs")) if attempts else "-",
+        )
+    console.print(table)
+    if job["error"]:
+        error = job["error"]
+        console.print(f"[red]{escape(error['code'])}[/] in {escape(str(error['step']))}: {escape(error['message'])}")
+    if job["result"]:
+        console.print_json(json.dumps(job["result"], ensure_ascii=False))

@@ -1,0 +1,237 @@
+"""What the service commands do. Imported only when one of them runs, so that `onelane jobs list` stays quick."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actors.pipeline import PipelineError
+from tenants.errors import OnelaneError
+from tenants.queues import QueueError
+from tenants.sealing import new_key
+
+from .. import logs
+from ..settings import Settings, SettingsError
+from ..supervisor import end_with_parent
+from ..up import StartFailed, Up
+from . import FAILED, OK
+from .output import console, print_json, say
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+logger = logging.getLogger(__name__)
+
+#: Errors whose message tells a user what to mend.
+REPORTED: tuple[type[Exception], ...] = (StartFailed, PipelineError, OnelaneError, QueueError)
+
+_SERVE_STOP_SECONDS = 5
+
+
+def run_up(settings: Settings) -> int:
+    """Run everything until SIGINT or SIGTERM; a second signal ends it at once."""
+    lines = _PrefixedLines()
+    say(f"onelane starts; its files are in {settings.data_dir}")
+    with stop_signals() as stopping:
+        up = Up(settings, say=say, on_line=lines.write, cancelled=lambda: stopping.asked)
+        with contextlib.ExitStack() as running:
+            stopping.on_second = up.kill
+            running.enter_context(up)
+            _print_addresses(up)
+            stopping.wait()
+            say("stopping …")
+    say("stopped")
+    return OK
+
+
+def run_serve(settings: Settings, *, supervised: bool = False) -> int:
+    """Run the control plane until it is told to stop.
+
+    Raises:
+        SettingsError: a key without which the service must not start is missing, or the schema is not up to date.
+    """
+    _begin(settings, supervised)
+    missing = settings.missing_keys()
+    if missing:
+        raise SettingsError(missing)
+    from ..loops.service import Loops
+    from ..runtime import Runtime
+    from ..web.app import create_app
+
+    runtime = Runtime(settings)
+    try:
+        pending = runtime.database.pending_migrations()
+        if pending:
+            raise SettingsError([f"the database lacks {len(pending)} migration(s): run `onelane migrate` first"])
+        loops = Loops(runtime)
+        loops.start()
+        try:
+            _serve(create_app(runtime), settings.host, settings.port)
+        finally:
+            loops.stop()
+    finally:
+        runtime.close()
+    return OK
+
+
+def run_work(settings: Settings, *, supervised: bool = False) -> int:
+    """Run a worker until it is told to stop."""
+    _begin(settings, supervised)
+    from ..worker import run_worker
+
+    return run_worker(settings, lanes=settings.lanes, threads=settings.threads)
+
+
+def run_migrate(settings: Settings, *, json: bool) -> None:
+    """Bring the schema up to date and say what was done."""
+    from tenants.database import Database
+
+    database = Database(settings.database_url)
+    try:
+        pending = database.pending_migrations()
+        database.migrate()
+    finally:
+        database.close()
+    if json:
+        print_json({"applied": pending})
+    else:
+        console.print(f"applied: {', '.join(pending)}" if pending else "the schema was up to date", markup=False)
+
+
+def run_new_key(*, json: bool) -> None:
+    """Print a fresh key, for `ONELANE_ADMIN_KEY` or `ONELANE_SECRET_KEY`."""
+    made = new_key()
+    if json:
+        print_json({"key": made})
+    else:
+        console.print(made, markup=False, soft_wrap=True)
+
+
+def run_doctor(data_dir: Path | None, *, json: bool) -> int:
+    """Check the installation; status 0 only if nothing is wrong."""
+    from ..doctor import examine, print_findings
+
+    findings = examine(data_dir)
+    print_findings(findings, json=json)
+    return OK if all(finding.status != "wrong" for finding in findings) else FAILED
+
+
+def run_demo(folder: Path, settings: Settings, *, exit_when_done: bool, json: bool) -> int:
+    """Run the demo; see `orchestrator.demo`."""
+    from ..demo import run
+
+    with stop_signals() as stopping:
+        return run(folder, settings, stopping, exit_when_done=exit_when_done, json=json)
+
+
+def run_demo_blog(settings: Settings, *, supervised: bool) -> None:
+    """Serve the demo blog on loopback."""
+    _begin(settings, supervised)
+    from ..demo_blog import create_app
+
+    _serve(create_app(settings.data_dir / "demo-blog"), "127.0.0.1", settings.demo_blog_port)
+
+
+def run_offline_model(settings: Settings, *, supervised: bool) -> None:
+    """Serve the offline model on loopback."""
+    _begin(settings, supervised)
+    from ..offline_model import create_app
+
+    _serve(create_app(), "127.0.0.1", settings.offline_model_port)
+
+
+class Stopping:
+    """Whether somebody asked to stop, by SIGINT, SIGTERM or SIGHUP."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._asked = 0
+        #: Called when a second signal comes: that person will not wait.
+        self.on_second = _nothing
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until somebody asks, at most so long; True when somebody did."""
+        return self._event.wait(seconds)
+
+    @property
+    def asked(self) -> bool:
+        return self._event.is_set()
+
+    def ask(self) -> None:
+        self._asked += 1
+        self._event.set()
+        if self._asked > 1:
+            self.on_second()
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stopping]:
+    """Inside the `with`, a signal to stop only sets `Stopping`, so that everything can be put away in order."""
+    stopping = Stopping()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: stopping.ask()) for number in numbers}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _begin(settings: Settings, supervised: bool) -> None:
+    if supervised:
+        end_with_parent()
+    logs.configure(settings)
+
+
+def _serve(app: Starlette, host: str, port: int) -> None:
+    import uvicorn
+
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_SERVE_STOP_SECONDS,
+    )
+
+
+def _print_addresses(up: Up) -> None:
+    addresses = up.addresses
+    say(f"  API         {addresses.api}    (documentation: {addresses.api}/docs)")
+    say(f"  demo blog   {addresses.demo_blog}")
+    if addresses.offline_model is None:
+        say(f"  model       Gemini, {up.settings.text_model}")
+    else:
+        say(f"  model       offline model at {addresses.offline_model} (no GEMINI_API_KEY is set)")
+    say(f"  admin key   in {up.folder.path / 'admin.key'}")
+    if up.settings.chromium is None:
+        say("  browser     none found: posts cannot be published (`onelane doctor` says how to mend it)")
+    say("Ctrl-C stops it.")
+
+
+class _PrefixedLines:
+    """Children's lines on standard output, each with its child's name."""
+
+    def __init__(self) -> None:
+        self._writing = threading.Lock()
+        self._colours = sys.stdout.isatty()
+
+    def write(self, name: str, line: str) -> None:
+        head = f"{name:<9}|"
+        if self._colours:
+            head = f"\x1b[3{1 + sum(map(ord, name)) % 6}m{head}\x1b[0m"
+        with self._writing, contextlib.suppress(OSError):  # a closed terminal must not stop the service
+            sys.stdout.write(f"{head} {line}\n")
+            sys.stdout.flush()

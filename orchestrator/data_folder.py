@@ -1,0 +1,109 @@
+"""The data directory of `onelane up`: who owns it now, the keys it made, the ports it took.
+
+Invariants: one `up` at a time owns a directory, by a file lock that dies with its process, so a stale one is never in
+the way; keys are made once and readable by their owner only; a restart finds the same keys and ports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tenants.sealing import new_key
+
+_OWNER_FILE = "up.pid"
+_PORTS_FILE = "ports.json"
+
+
+class FolderBusy(Exception):
+    """Another `onelane up` owns the directory; `pid` is its process, where it could be read."""
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        super().__init__(
+            f"another onelane is running on {path} (process {pid or 'unknown'}): stop that one, "
+            "or give this one another --data-dir"
+        )
+        self.pid = pid
+
+
+class DataFolder:
+    """The files that `up` and the command-line client share."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self) -> None:
+        """Make the directory, for its owner only.
+
+        Raises:
+            OSError: it cannot be made or written to.
+        """
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Own the directory inside the `with`; the system releases it even after kill -9.
+
+        Raises:
+            FolderBusy: another process owns it.
+        """
+        descriptor = os.open(self.path / _OWNER_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FolderBusy(self.path, self.owner()) from None
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+            yield
+        finally:
+            os.close(descriptor)
+
+    def owner(self) -> int | None:
+        """The process that owns the directory by its own word, or None."""
+        try:
+            return int((self.path / _OWNER_FILE).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def key(self, name: str) -> str:
+        """The key kept as ``{name}.key``; made at first use, mode 600, whole or not at all."""
+        path = self.path / f"{name}.key"
+        kept = self.kept_key(name)
+        if kept:
+            return kept
+        made = new_key()
+        half = path.with_suffix(f".{os.getpid()}")
+        descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(made + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(half, path)
+        return made
+
+    def kept_key(self, name: str) -> str | None:
+        """The key, or None when none was made here or it is not ours to read."""
+        try:
+            return (self.path / f"{name}.key").read_text().strip() or None
+        except OSError:
+            return None
+
+    def ports(self) -> dict[str, int]:
+        """The ports of the last start by name (`api`, `demo_blog`, `offline_model`)."""
+        try:
+            kept = json.loads((self.path / _PORTS_FILE).read_text())
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(kept, dict):
+            return {}
+        return {name: port for name, port in kept.items() if isinstance(port, int) and 0 < port < 65536}
+
+    def keep_ports(self, ports: Mapping[str, int]) -> None:
+        half = self.path / f"{_PORTS_FILE}.{os.getpid()}"
+        half.write_text(json.dumps(dict(ports), indent=2) + "\n")
+        os.replace(half, self.path / _PORTS_FILE)

@@ -1,0 +1,208 @@
+"""`onelane doctor`: looks at each part that the service needs, and says how to mend what is wrong.
+
+Every examination is bounded in time, changes nothing, and never shows a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import httpx2
+from rich.markup import escape
+
+from actors.pipeline import PipelineError, load_pipelines
+from tenants.database import Database
+from tenants.errors import Unavailable
+from tenants.queues import QueueError, TenantBroker
+
+from .cli.output import console, print_json
+from .data_folder import DataFolder
+from .settings import Settings, SettingsError
+
+_SECONDS = 10.0
+_MARKS = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "wrong": "[bold red]wrong[/]  "}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found about one part; `mend` is what to do, empty when nothing is."""
+
+    part: str
+    status: Literal["ok", "note", "wrong"]
+    message: str
+    mend: str = ""
+
+
+def examine(data_dir: Path | None = None) -> list[Finding]:
+    """Look at everything. Settings that are wrong are all that can be told then."""
+    try:
+        settings = Settings.load(data_dir=data_dir)
+    except SettingsError as error:
+        return [
+            Finding("settings", "wrong", fault, "correct it in the environment, .env or onelane.toml")
+            for fault in error.faults
+        ]
+    examinations: list[Callable[[Settings], list[Finding]]] = [
+        _settings,
+        _data_dir,
+        _database,
+        _redis,
+        _pipelines,
+        _browser,
+        _model,
+    ]
+    return [finding for examination in examinations for finding in examination(settings)]
+
+
+def print_findings(findings: list[Finding], *, json: bool) -> None:
+    """For programs one document, for people a line each, and below it how to mend."""
+    if json:
+        print_json({"ok": all(each.status != "wrong" for each in findings), "findings": list(map(asdict, findings))})
+        return
+    for finding in findings:
+        console.print(f"{_MARKS[finding.status]}{finding.part:<9} {escape(finding.message)}", soft_wrap=True)
+        if finding.mend:
+            console.print(f"                 → {escape(finding.mend)}", soft_wrap=True)
+
+
+def _settings(settings: Settings) -> list[Finding]:
+    folder = DataFolder(settings.data_dir)
+    findings = []
+    for name, key in (("admin", settings.admin_key), ("secret", settings.secret_key)):
+        variable = f"ONELANE_{name.upper()}_KEY"
+        if key is not None:
+            findings.append(Finding("settings", "ok", f"{variable} is set"))
+        elif folder.kept_key(name):
+            findings.append(Finding("settings", "ok", f"{variable} is not set; `up` made one in {folder.path}"))
+        else:
+            findings.append(
+                Finding(
+                    "settings",
+                    "note",
+                    f"{variable} is not set; `up` will make one, `serve` and `work` need it",
+                    f"set {variable} to what `onelane doctor --new-key` prints",
+                )
+            )
+    return findings
+
+
+def _data_dir(settings: Settings) -> list[Finding]:
+    path = settings.data_dir
+    if not path.exists():
+        return [Finding("files", "note", f"{path} does not exist yet; it is made at the first start")]
+    if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
+        return [
+            Finding(
+                "files",
+                "wrong",
+                f"{path} cannot be written to",
+                "give this user the directory, or set ONELANE_DATA_DIR to another",
+            )
+        ]
+    findings = [Finding("files", "ok", f"{path} can be written to")]
+    loose = [name for name in ("admin.key", "secret.key") if _mode(path / name) & 0o077]
+    if loose:
+        findings.append(
+            Finding("files", "wrong", f"other users can read {', '.join(loose)} in {path}", "chmod 600 them")
+        )
+    return findings
+
+
+def _mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777 if path.exists() else 0
+
+
+def _database(settings: Settings) -> list[Finding]:
+    database: Database | None = None
+    try:
+        database = Database(settings.database_url, pool_size=1)
+        name = database.url.render_as_string(hide_password=True)
+        if database.dialect == "sqlite" and not Path(database.url.database or "").exists():
+            return [Finding("database", "note", f"{name} does not exist yet; `up` or `onelane migrate` makes it")]
+        database.ping()
+        pending = database.pending_migrations()
+    except (Unavailable, ValueError, OSError, sqlite3.Error) as error:
+        mend = "start the database, or correct ONELANE_DATABASE_URL"
+        return [Finding("database", "wrong", f"it cannot be reached: {_first_line(error)}", mend)]
+    finally:
+        if database is not None:
+            database.close()
+    if pending:
+        return [Finding("database", "wrong", f"{name} lacks {len(pending)} migration(s)", "run `onelane migrate`")]
+    return [Finding("database", "ok", f"{name} answers, and its schema is up to date")]
+
+
+def _redis(settings: Settings) -> list[Finding]:
+    if settings.redis_url is None:
+        message = "ONELANE_REDIS_URL is not set; `up` starts an embedded Valkey, `serve` and `work` need it"
+        return [Finding("redis", "note", message)]
+    broker = TenantBroker(url=settings.redis_url, namespace="onelane-doctor", middleware=[])
+    try:
+        info = broker.check_server()
+    except (QueueError, OSError) as error:
+        return [Finding("redis", "wrong", _first_line(error), "start it, or correct ONELANE_REDIS_URL")]
+    finally:
+        broker.close()
+    return [Finding("redis", "ok", f"{info.flavour} {info.version} answers")]
+
+
+def _pipelines(settings: Settings) -> list[Finding]:
+    try:
+        found = load_pipelines(settings.pipelines)
+    except PipelineError as error:
+        return [Finding("pipelines", "wrong", str(error), "correct the module, or ONELANE_PIPELINES")]
+    return [Finding("pipelines", "ok", f"loaded: {', '.join(sorted(found))}")]
+
+
+def _browser(settings: Settings) -> list[Finding]:
+    mend = "install one (apt-get install chromium-headless-shell), or set ONELANE_CHROMIUM to its executable"
+    found = settings.find_chromium()
+    if found is None:
+        return [Finding("browser", "wrong", "no Chromium was found: nothing can be published", mend)]
+    command = [str(found), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "data:text/html,<p>onelane"]
+    try:
+        shown = subprocess.run(command, capture_output=True, timeout=_SECONDS * 2, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [Finding("browser", "wrong", f"{found} does not run: {_first_line(error)}", mend)]
+    if b"<p>onelane" not in shown.stdout:
+        last = shown.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        return [Finding("browser", "wrong", f"{found} shows no page: {' '.join(last)}", mend)]
+    return [Finding("browser", "ok", f"{found} shows pages")]
+
+
+def _model(settings: Settings) -> list[Finding]:
+    if settings.gemini_api_key is None:
+        where = settings.offline_model_url or "which `up` starts"
+        return [
+            Finding(
+                "model",
+                "note",
+                f"no GEMINI_API_KEY: texts come from the offline model, {where}",
+                "set GEMINI_API_KEY for the real one",
+            )
+        ]
+    base = settings.gemini_base_url or "https://generativelanguage.googleapis.com"
+    key = settings.gemini_api_key.get_secret_value()
+    try:
+        # Reading a model's card costs nothing, and tells a wrong key from a wrong name.
+        answer = httpx2.get(
+            f"{base}/v1beta/models/{settings.text_model}", headers={"x-goog-api-key": key}, timeout=_SECONDS
+        )
+    except httpx2.HTTPError as error:
+        mend = "check the network, or ONELANE_GEMINI_BASE_URL"
+        return [Finding("model", "wrong", f"{base} cannot be reached: {_first_line(error)}", mend)]
+    if answer.status_code == 404:
+        return [Finding("model", "wrong", f"there is no model {settings.text_model!r}", "correct ONELANE_TEXT_MODEL")]
+    if answer.status_code >= 400:
+        return [Finding("model", "wrong", f"{base} answers {answer.status_code}", "check GEMINI_API_KEY")]
+    return [Finding("model", "ok", f"{base} knows {settings.text_model} and accepts the key")]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,65 @@
+"""Which TCP ports `onelane up` takes: the fixed ones, and what happens when somebody else has them."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+#: How long a port of ours is waited for: the process that had it before may just be ending.
+_LINGER_SECONDS = 5.0
+_NEIGHBOURS = 50
+
+
+class PortBusy(Exception):
+    """A port that was asked for by name is taken."""
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def choose_port(what: str, host: str, *, default: int, asked: int | None, last: int | None, taken: set[int]) -> int:
+    """A free port: the one asked for, or else that of the last start, the default, or the next free one after it.
+
+    `taken` are the ports chosen so far; the new one is added.
+
+    Raises:
+        PortBusy: the port that was asked for is taken, or none of the neighbours is free.
+    """
+    if asked is not None:
+        if asked in taken or not _becomes_free(host, asked):
+            raise PortBusy(f"port {asked} on {host}, asked for {what}, is taken by another program: choose another")
+        taken.add(asked)
+        return asked
+    if last is not None and last not in taken and _becomes_free(host, last):
+        taken.add(last)
+        return last
+    for port in range(default, min(default + _NEIGHBOURS, 65535)):
+        if port not in taken and is_free(host, port):
+            taken.add(port)
+            return port
+    raise PortBusy(f"no port from {default} to {default + _NEIGHBOURS} is free on {host} for {what}")
+
+
+def _becomes_free(host: str, port: int) -> bool:
+    until = time.monotonic() + _LINGER_SECONDS
+    while not is_free(host, port):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)  # nothing tells that another process has closed its port; bounded above
+    return True
+
+
+def reachable_host(host: str) -> str:
+    """The host by which this machine reaches a server that listens on `host`, as it stands in a URL."""
+    if host in ("0.0.0.0", "::", ""):  # noqa: S104  compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

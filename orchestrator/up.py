@@ -1,0 +1,294 @@
+"""`onelane up`: all of onelane on one machine. This file says which processes there are and in which order they come.
+
+    up ── Valkey (unless a Redis URL is set)
+       ── api             `onelane serve`: HTTP API and loops
+       ── worker-1 … n    `onelane work`
+       ── blog            the demo blog
+       ── model           the offline model (unless a Gemini key is set)
+
+The data directory carries what a restart needs: keys, ports, database, Valkey's append-only file. Who starts again what
+died is `orchestrator.supervisor`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+import psutil
+from pydantic import SecretStr
+
+from tenants.database import Database
+from tenants.queues import EmbeddedValkey, QueueError
+
+from .client import Onelane, OnelaneClientError
+from .data_folder import DataFolder
+from .ports import choose_port, reachable_host
+from .settings import PREFIX, Settings
+from .supervisor import ChildSpec, Supervisor
+
+#: How long everything together may take until it answers; a cold machine reads a lot of Python.
+START_SECONDS = 90.0
+#: A part that dies this often before it answers once will not get better by itself.
+HOPELESS_DEATHS = 3
+#: `up` is for one machine and a person who waits: steps get this long to finish, unless the settings say otherwise.
+GRACE_SECONDS = 5.0
+
+#: How often Valkey's process is looked at, and how long the next try waits after one that failed.
+_VALKEY_LOOK_SECONDS = 0.5
+_VALKEY_PAUSE_SECONDS = 5.0
+
+_DEFAULTS = {"api": 8700, "demo_blog": 8701, "offline_model": 8702}
+
+
+class StartFailed(Exception):
+    """A part did not come up; the message has its last lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the parts listen."""
+
+    api: str
+    demo_blog: str
+    offline_model: str | None
+
+
+class Up:
+    """The running whole; leave the `with` to stop it.
+
+    Raises:
+        FolderBusy: another `up` owns the data directory.
+        PortBusy: a port that the settings ask for is taken.
+        StartFailed: a part did not come up.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        say: Callable[[str], None],
+        on_line: Callable[[str, str], None],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Nothing starts yet.
+
+        Args:
+            settings: as they were given; what they lack is made.
+            say: gets remarks for a person.
+            on_line: gets each part's name and log line, from several threads.
+            cancelled: asked while the parts come up; True ends the start with KeyboardInterrupt.
+        """
+        self.folder = DataFolder(settings.data_dir)
+        self._given = settings
+        self._say = say
+        self._on_line = on_line
+        self._cancelled = cancelled
+        self._supervisor = Supervisor(on_line)
+        self._stack = contextlib.ExitStack()
+        self._valkey: EmbeddedValkey | None = None
+        self._stopping = threading.Event()
+        #: The settings that the parts run with: what was given, and what was made.
+        self.settings = settings
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def addresses(self) -> Addresses:
+        host = reachable_host(self.settings.host)
+        return Addresses(
+            api=f"http://{host}:{self.settings.port}",
+            demo_blog=f"http://127.0.0.1:{self.settings.demo_blog_port}",
+            offline_model=self.settings.offline_model_url if self.settings.gemini_api_key is None else None,
+        )
+
+    def client(self) -> Onelane:
+        """A client with the admin key."""
+        assert self.settings.admin_key is not None, "made before anything started"
+        return Onelane(self.addresses.api, self.settings.admin_key.get_secret_value())
+
+    def pids(self) -> dict[str, int]:
+        """The running processes, Valkey too."""
+        valkey = {"valkey": self._valkey.pid} if self._valkey is not None and self._valkey.pid else {}
+        return {**valkey, **self._supervisor.pids()}
+
+    def kill(self) -> None:
+        """End every part at once; for a person who will not wait for the orderly stop."""
+        self._supervisor.kill()
+
+    def _start(self) -> None:
+        self.folder.create()
+        self._stack.enter_context(self.folder.claimed())
+        ports = self._choose_ports()
+        self.folder.keep_ports(ports)
+        redis_url = self._given.redis_url or self._start_valkey()
+        self.settings = self._complete(ports, redis_url)
+        self._migrate()
+        # From here on the children stop before Valkey does.
+        self._stack.callback(self._supervisor.stop)
+        for spec in self._children():
+            self._supervisor.start(spec)
+        self._wait_until_it_answers()
+
+    def _choose_ports(self) -> dict[str, int]:
+        """As the settings say where somebody set them; else those of the last start; else the usual or next free."""
+        given, last, taken = self._given, self.folder.ports(), set[int]()
+        asked = given.model_fields_set
+        chosen = {}
+        for name, what, field in (
+            ("api", "the HTTP API", "port"),
+            ("demo_blog", "the demo blog", "demo_blog_port"),
+            ("offline_model", "the offline model", "offline_model_port"),
+        ):
+            chosen[name] = choose_port(
+                what,
+                given.host if name == "api" else "127.0.0.1",
+                default=_DEFAULTS[name],
+                asked=getattr(given, field) if field in asked else None,
+                last=last.get(name),
+                taken=taken,
+            )
+            usual = last.get(name, _DEFAULTS[name])
+            if field not in asked and chosen[name] != usual:
+                self._say(f"port {usual} is taken by another program; {what} uses {chosen[name]}")
+        return chosen
+
+    def _start_valkey(self) -> str:
+        self._valkey = EmbeddedValkey(self.folder.path / "valkey")
+        url = self._valkey.start()
+        self._stack.callback(self._valkey.stop)
+        keeper = threading.Thread(target=self._keep_valkey, args=(self._valkey,), name="keep-valkey")
+        keeper.start()
+        self._stack.callback(keeper.join)
+        self._stack.callback(self._stopping.set)
+        return url
+
+    def _keep_valkey(self, valkey: EmbeddedValkey) -> None:
+        """Start Valkey again when it died; its append-only file and SQL have everything."""
+        process = _process(valkey.pid)
+        while not self._stopping.wait(_VALKEY_LOOK_SECONDS):
+            if process is not None and process.is_running():
+                continue
+            self._on_line("valkey", "ended unexpectedly; starting it again")
+            try:
+                valkey.stop()
+                valkey.start()
+            except QueueError as error:
+                self._on_line("valkey", f"does not start: {error}")
+                self._stopping.wait(_VALKEY_PAUSE_SECONDS)
+            process = _process(valkey.pid)
+
+    def _complete(self, ports: dict[str, int], redis_url: str) -> Settings:
+        given = self._given
+        made: dict[str, Any] = {
+            "port": ports["api"],
+            "demo_blog_port": ports["demo_blog"],
+            "offline_model_port": ports["offline_model"],
+            "redis_url": redis_url,
+            "admin_key": given.admin_key or SecretStr(self.folder.key("admin")),
+            "secret_key": given.secret_key or SecretStr(self.folder.key("secret")),
+            # The demo blog is on loopback, where publishers may not go by default.
+            "allowed_hosts": (*given.allowed_hosts, f"127.0.0.1:{ports['demo_blog']}"),
+            "chromium": given.find_chromium(),
+        }
+        if given.gemini_api_key is None and given.offline_model_url is None:
+            made["offline_model_url"] = f"http://127.0.0.1:{ports['offline_model']}"
+        if "shutdown_grace_seconds" not in given.model_fields_set:
+            made["shutdown_grace_seconds"] = GRACE_SECONDS
+        return given.model_copy(update=made)
+
+    def _migrate(self) -> None:
+        database = Database(self.settings.database_url)
+        try:
+            pending = database.pending_migrations()
+            if pending:
+                self._say(f"bringing the database up to date ({len(pending)} migration(s))")
+                database.migrate()
+        finally:
+            database.close()
+
+    def _children(self) -> list[ChildSpec]:
+        environment = as_environment(self.settings)
+        grace = self.settings.shutdown_grace_seconds
+
+        def child(name: str, *command: str, stop_seconds: float = 5.0, stop_order: int = 1) -> ChildSpec:
+            return ChildSpec(name, [*command, "--supervised"], environment, stop_seconds, stop_order)
+
+        children = [child("blog", "demo-blog")]
+        if self.settings.gemini_api_key is None and self._given.offline_model_url is None:
+            children.append(child("model", "offline-model"))
+        children.append(child("api", "serve", stop_seconds=8.0))
+        # The workers stop first: what they run still needs the demo blog and the model.
+        children += [
+            child(f"worker-{number}", "work", stop_seconds=grace + 8.0, stop_order=0)
+            for number in range(1, self.settings.processes + 1)
+        ]
+        return children
+
+    def _wait_until_it_answers(self) -> None:
+        names = [spec.name for spec in self._children()]
+        until = time.monotonic() + START_SECONDS
+        with self.client() as client, httpx2.Client(trust_env=False, timeout=5) as http:
+            missing = list(names)
+            while missing:
+                missing = [name for name in missing if not self._answers(name, client, http)]
+                for name in missing:
+                    if self._supervisor.deaths(name) >= HOPELESS_DEATHS or time.monotonic() > until:
+                        lines = "\n  ".join(self._supervisor.last_lines(name))
+                        raise StartFailed(f"{name} does not come up; its last lines:\n  {lines}")
+                if self._cancelled():
+                    raise KeyboardInterrupt
+                if missing:
+                    time.sleep(0.1)  # the parts signal nothing; bounded by START_SECONDS
+
+    def _answers(self, name: str, client: Onelane, http: httpx2.Client) -> bool:
+        try:
+            if name == "api":
+                return client.ready()["status"] in ("ok", "degraded")
+            if name.startswith("worker"):
+                pids = {worker["pid"] for worker in client.workers()}
+                return self._supervisor.pids().get(name) in pids
+            address = self.addresses.demo_blog if name == "blog" else self.addresses.offline_model
+            return address is not None and http.get(f"{address}/").status_code < 500
+        except (OnelaneClientError, httpx2.TransportError):
+            return False
+
+
+def _process(pid: int | None) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid) if pid is not None else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The settings as variables for a child process, which then needs no file and no default of ours."""
+    found: dict[str, str] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        elif isinstance(value, tuple):
+            value = json.dumps(value)
+        found[PREFIX + name.upper()] = str(value)
+    return found
