@@ -153,7 +153,8 @@ def tidy(article: Article) -> Article:
     Raises:
         ValueError: nothing is left of the title or the body.
     """
-    title = _one_line(article.title).lstrip("# ").strip("*_ ")[:MAX_TITLE].strip()
+    title = re.sub(r"^#{1,6}(\s+|$)", "", _one_line(article.title))
+    title = re.sub(r"^(\*{1,2})(.+)\1$", r"\2", title)[:MAX_TITLE].strip()
     body = article.body.strip()
     first, _, rest = body.partition("\n")
     if re.match(r"#\s", first) and first.lstrip("# ").strip().casefold() == title.casefold():

@@ -140,19 +140,22 @@ async def _play_early(fault: Fault, request: Request) -> Response | None:
         return _json(error[1], status_code=error[0])
     if fault.kind == "garbage":
         return Response("<html>upstream said no {", media_type="application/json", headers=_HEADERS)
-    if fault.kind == "slow":
-        await asyncio.sleep(fault.seconds)
-    if fault.kind == "hang":
-        await _client_gone(request)
-        return Response(status_code=504, headers=_HEADERS)
+    if fault.kind in ("slow", "hang"):
+        seconds = fault.seconds if fault.kind == "slow" else LONGEST_SECONDS
+        if await _client_gone(request, seconds) or fault.kind == "hang":
+            return Response(status_code=504, headers=_HEADERS)
     return None
 
 
-async def _client_gone(request: Request) -> None:
-    """Wait until the client closes its connection, however long that takes within bounds."""
-    async with asyncio.timeout(LONGEST_SECONDS):
-        while (await request.receive())["type"] != "http.disconnect":
-            continue
+async def _client_gone(request: Request, seconds: float) -> bool:
+    """Wait until the client closes its connection, and no longer than that; False when it is still there."""
+    try:
+        async with asyncio.timeout(seconds):
+            while (await request.receive())["type"] != "http.disconnect":
+                continue
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _bounded_body(request: Request) -> bytes | None:

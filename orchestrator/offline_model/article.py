@@ -121,7 +121,9 @@ def _choose(request: Request, sentences: list[Sentence], sections: list[list[Sec
         chosen = _best_sentences(members, sentences, vectors, scores, language, budget // (len(best) - index), taken)
         budget -= sum(languages.word_count(sentences[number].text) for number in chosen)
         if chosen:
-            heading = sections[key[0]][key[1]].heading
+            section = sections[key[0]][key[1]]
+            # The first source's own title is no heading inside a post that has one already.
+            heading = section.heading if parts or section.level != 1 else ""
             parts.append(_Part(heading, [sentences[number] for number in chosen]))
     return parts
 

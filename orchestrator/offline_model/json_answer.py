@@ -21,6 +21,8 @@ _TITLES = {"title", "headline", "subject", "name"}
 _BODIES = {"body", "content", "text", "markdown", "article", "post"}
 _SUMMARIES = {"summary", "excerpt", "description", "abstract", "teaser", "message"}
 _TAGS = {"tags", "keywords", "labels", "topics", "categories", "hashtags"}
+#: Keywords that decide a value before its type does.
+_CHOICES = {"const", "enum", "anyOf", "any_of", "oneOf", "one_of", "allOf", "all_of"}
 
 Schema = Mapping[str, Any]
 DEFAULT_SCHEMA: Schema = {
@@ -77,8 +79,9 @@ class _Filling:
         least = _bound(pick(schema, "minItems"), 0, MAX_ITEMS)
         most = _bound(pick(schema, "maxItems"), MAX_ITEMS, MAX_ITEMS)
         inner = schema.get("items") or {"type": "string"}
-        if name.lower() in _TAGS and _type_of(self._resolved(inner) or {}) == "string":
-            found: list[Any] = [_fit(tag, self._resolved(inner) or {}) for tag in self._article.tags]
+        tag = self._resolved(inner) or {}
+        if name.lower() in _TAGS and _type_of(tag) == "string" and not tag.keys() & _CHOICES:
+            found: list[Any] = [_fit(each, tag) for each in self._article.tags]
         else:
             found = [self.value(inner, "", depth + 1) for _ in range(max(least, min(3, most)))]
         while len(found) < least:

@@ -22,10 +22,13 @@ MAX_CHARACTERS = 200_000
 
 _PRIVATE = re.compile("[\ue000-\uf8ff\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _FRONT_MATTER = re.compile(r"\A\ufeff?---\n(?:.*\n){0,100}?---\n")
-_HTML_PAGE = re.compile(r"\A\s*<(?:!doctype|html|body|article|div|p|h1)\b", re.IGNORECASE)
+_HTML_PAGE = re.compile(r"\A\s*<(?:!doctype|html|head|body)\b", re.IGNORECASE)
+#: Also how many a Markdown README begins, with a logo: only a page when there is no Markdown in it.
+_HTML_FRAGMENT = re.compile(r"\A\s*<(?:article|section|main|div|p|h[1-6])\b", re.IGNORECASE)
 _HTML_BLOCK_END = re.compile(r"</(?:p|div|li|h[1-6]|tr|blockquote|section|article)>|<br\s*/?>", re.IGNORECASE)
 _MARKDOWN = re.compile(r"^(?:#{1,6} |```|~~~|\|.*\||[-*+] |\d+\. |> |={3,}$|-{3,}$)|\]\(|\*\*|`", re.MULTILINE)
 _LINK = re.compile(r"\w+://|www\.|\S+@\S+\.\w")
+_CODE = re.compile(r"""\w_\w*\(|\w\(["')]|[;{}]\Z|=>|->""")
 _ENDING = re.compile(r"[.!?…。！？｡](?:[\"'”’»」』）)\ue001]*)\Z")
 _NUMBERING = re.compile(r"^(?:§\s*)?[\dIVX]{1,3}(?:\.\d+)*[.)]?\s+")
 _WIDE = re.compile(f"[{HAN}{KANA}{HANGUL}]")
@@ -59,9 +62,10 @@ def read_sections(text: str) -> list[Section]:
     """The sections of a source, in order."""
     text = _PRIVATE.sub("", text[:MAX_CHARACTERS].replace("\r\n", "\n").replace("\r", "\n"))
     text = _FRONT_MATTER.sub("", text)
-    if _HTML_PAGE.match(text):
+    markdown = _MARKDOWN.search(text) is not None
+    if _HTML_PAGE.match(text) or (_HTML_FRAGMENT.match(text) and not markdown):
         text = _text_of_html(text)
-    elif _MARKDOWN.search(text):
+    elif markdown:
         return _markdown_sections(text)
     paragraphs = [" ".join(each.split()) for each in re.split(r"\n\s*\n", text)]
     return [Section("", 0, [(each, False) for each in paragraphs if each])]
@@ -88,12 +92,14 @@ def is_prose(text: str, *, opens_paragraph: bool) -> bool:
     long_enough = wide >= 10 or (word_count(shown) >= 5 and len(shown) >= 25)
     if not long_enough or len(shown) > 500 or not _ENDING.search(text) or _LINK.search(shown):
         return False
+    outside = re.sub(f"{CODE_OPENS}[^{CODE_CLOSES}]*{CODE_CLOSES}", "", text)
+    if _CODE.search(outside):
+        return False
     first = shown[0]
     if not (first.isalnum() or first in "\"'“„«「『(") or (first.islower() and not opens_paragraph):
         return False
     if any(text.count(opens) != text.count(closes) for opens, closes in _PAIRS):
         return False
-    outside = re.sub(f"{CODE_OPENS}[^{CODE_CLOSES}]*{CODE_CLOSES}", "", text)
     letters = sum(map(str.isalpha, outside))
     return letters >= 0.6 * len(outside.replace(" ", "")) and letters >= 0.5 * len(shown.replace(" ", ""))
 

@@ -138,8 +138,8 @@ def test_a_call_ends_in_time_whatever_the_server_does(
     begun = time.monotonic()
     with pytest.raises(ProviderTimeout):
         ask(model)
-    # Then the call is over before the step is
-    assert time.monotonic() - begun < 3.0
+    # Then the call is over
+    assert time.monotonic() - begun < 10, "the hang, the drip and the delay each last half a minute or more"
 
 
 def test_no_time_left_asks_nobody(text_model: MakeModel, offline_model: OfflineModel) -> None:
