@@ -1,0 +1,72 @@
+"""Fixtures for the tenant-queue broker: a real server, a broker on it, and workers that are always stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import dramatiq
+import pytest
+import redis
+from dramatiq import Worker
+
+from tenants.queues import TenantBroker
+
+
+class MakeBroker(Protocol):
+    def __call__(self, **parameters: object) -> TenantBroker: ...
+
+
+@pytest.fixture
+def make_broker(redis_url: str) -> Iterator[MakeBroker]:
+    """Brokers on the shared server, closed after the test."""
+    made: list[TenantBroker] = []
+
+    def make(**parameters: object) -> TenantBroker:
+        broker = TenantBroker(**{"url": redis_url, **parameters})  # type: ignore[arg-type]
+        made.append(broker)
+        return broker
+
+    yield make
+    for broker in made:
+        broker.close()
+
+
+@pytest.fixture
+def broker(make_broker: MakeBroker) -> TenantBroker:
+    broker = make_broker()
+    dramatiq.set_broker(broker)
+    return broker
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    client = redis.Redis.from_url(redis_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def start_worker() -> Iterator[Callable[..., Worker]]:
+    """Starts Dramatiq's own worker; it is stopped after the test."""
+    started: list[Worker] = []
+
+    def start(broker: TenantBroker, threads: int = 4, timeout_ms: int = 100) -> Worker:
+        worker = Worker(broker, worker_threads=threads, worker_timeout=timeout_ms)
+        worker.start()
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.stop(timeout=10_000)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Waits until the condition holds; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s")
+        time.sleep(0.005)

@@ -1,0 +1,179 @@
+"""Leases: the slot is the lease, epochs fence, lost answers and expired leases lose nothing and double nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import dramatiq
+import redis
+from dramatiq import Message, Worker
+
+from tenants.queues import LeaseLost, QueueLimits, TenantBroker
+from tests.queues.conftest import eventually
+from tests.queues.lanes import LANE, Hand, entry
+
+
+def expire(client: redis.Redis, broker: TenantBroker) -> None:
+    """Moves every lease's expiry into the past, as if its time had gone by."""
+    key = f"{broker.keys.root(LANE)}:leases"
+    for member in client.zrange(key, 0, -1):
+        client.zadd(key, {member: 1})
+
+
+def test_an_expired_lease_goes_back_and_the_old_holder_is_refused(broker: TenantBroker, client: redis.Redis) -> None:
+    broker.enqueue_once(entry("1"))
+    old, new = Hand(broker, "old"), Hand(broker, "new")
+    first = old.claim_one()
+    expire(client, broker)
+    second = new.claim_one()
+    assert (second.id, second.slot) == ("1", 0)
+    assert second.epoch > first.epoch
+    assert second.deliveries == 1
+    old.settle(first)
+    assert not old.settled
+    assert old.extend(first) == ([0], 0)
+    assert broker.queues_admin.contains(LANE, "acme", ["1"]) == {"1"}
+    new.settle(second)
+    assert new.settled
+    assert broker.queues_admin.contains(LANE, "acme", ["1"]) == set()
+
+
+def test_two_rescuers_rescue_once(broker: TenantBroker, client: redis.Redis) -> None:
+    broker.enqueue_once(entry("1"))
+    hand = Hand(broker)
+    hand.claim_one()
+    expire(client, broker)
+    assert hand.rescue() == 1
+    assert hand.rescue() == 0
+    assert hand.claim_one().deliveries == 1
+
+
+def test_an_extension_never_shortens(broker: TenantBroker, client: redis.Redis) -> None:
+    broker.enqueue_once(entry("1"))
+    hand = Hand(broker)
+    lease = hand.claim_one()
+    key = f"{broker.keys.root(LANE)}:leases"
+    (member,) = client.zrange(key, 0, -1)
+    far = time.time() * 1000 + 1e9
+    client.zadd(key, {member: far})
+    assert hand.extend(lease) == ([], 0)
+    assert client.zscore(key, member) == far
+
+
+def test_epochs_grow_across_a_loss_of_all_data(broker: TenantBroker, client: redis.Redis) -> None:
+    hand = Hand(broker)
+    broker.enqueue_once(entry("1"))
+    before = hand.claim_one().epoch
+    client.flushall()
+    broker.enqueue_once(entry("1"))
+    assert hand.claim_one().epoch > before
+
+
+def test_a_claim_whose_answer_was_lost_gives_the_same_answer(broker: TenantBroker) -> None:
+    broker.enqueue_many([entry("1"), entry("2", "other"), entry("3", "third")])
+    hand = Hand(broker)
+    lost = hand.claim(2, request=7)
+    assert hand.claim(2, request=7, again=True) == lost
+    assert [each.id for each in hand.claim(2)] == ["3"]
+
+
+def test_a_settle_whose_answer_was_lost_settles_once_and_gives_the_same_next(broker: TenantBroker) -> None:
+    broker.enqueue_many([entry("1"), entry("2"), entry("3", "other")])
+    hand = Hand(broker)
+    first = hand.claim_one()
+    lost = hand.settle(first, chain=True, request=8)
+    assert hand.settle(first, chain=True, request=8, again=True) == lost
+    assert hand.settled
+    assert broker.queues_admin.totals(LANE).active == 1
+
+
+def test_what_the_server_holds_and_the_worker_does_not_name_goes_back(broker: TenantBroker) -> None:
+    broker.enqueue_many([entry("1"), entry("2", "other"), entry("3", "third")])
+    hand = Hand(broker)
+    (kept,) = hand.claim(1, request=1)
+    hand.claim(1, request=2)
+    hand.claim(1, request=3)
+    assert hand.extend(kept, issued=3, in_flight=(3,)) == ([], 1)
+    (again,) = hand.claim(5, request=4)
+    assert (again.id, again.deliveries) == ("2", 0)
+
+
+def test_given_back_costs_nothing(broker: TenantBroker) -> None:
+    broker.queues_admin.set_limits(LANE, "acme", QueueLimits(max_deliveries=1))
+    broker.enqueue_once(entry("1"))
+    hand = Hand(broker)
+    for _ in range(3):
+        lease = hand.claim_one()
+        assert lease.deliveries == 0
+        assert hand.give_back(lease) == 1
+    assert hand.give_back(lease) == 0
+
+
+def test_a_recorded_reschedule_is_applied_by_the_rescue(broker: TenantBroker, client: redis.Redis) -> None:
+    broker.enqueue_once(entry("1"))
+    hand = Hand(broker)
+    lease = hand.claim_one()
+    assert hand.reschedule(lease, 3_600_000, b"new payload")
+    expire(client, broker)
+    assert hand.rescue() == 1
+    totals = broker.queues_admin.totals(LANE)
+    assert (totals.waiting, totals.delayed, totals.active) == (0, 1, 0)
+    (stored,) = client.hvals(f"{broker.keys.root(LANE)}:entries:@acme")
+    assert stored.endswith(b":0:new payload")
+
+
+def test_a_poisonous_message_is_buried(broker: TenantBroker, client: redis.Redis) -> None:
+    broker.queues_admin.set_limits(LANE, "acme", QueueLimits(max_deliveries=2))
+    broker.enqueue_once(entry("1"))
+    hand = Hand(broker)
+    for _ in range(2):
+        hand.claim_one()
+        expire(client, broker)
+        hand.rescue()
+    assert hand.claim() == []
+    (grave,) = broker.queues_admin.buried(LANE)
+    assert (grave.account, grave.entry_id, grave.reason) == ("acme", "1", "max_deliveries")
+    assert Message.decode(grave.payload).queue_name == LANE
+    assert broker.queues_admin.take_buried(LANE, [grave.burial_id]) == 1
+    assert broker.queues_admin.buried(LANE) == []
+
+
+def test_a_lost_lease_interrupts_the_actor(
+    make_broker: Callable[..., TenantBroker], start_worker: Callable[..., Worker], client: redis.Redis
+) -> None:
+    broker = make_broker(lease_seconds=5.0, extend_seconds=0.05, middleware=[])
+    heard: list[str] = []
+
+    @dramatiq.actor(broker=broker, queue_name=LANE)
+    def act() -> None:
+        heard.append("started")
+        try:
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                time.sleep(0.005)
+        except LeaseLost:
+            heard.append("interrupted")
+
+    act.send_with_options(account="acme")
+    start_worker(broker)
+    eventually(lambda: heard == ["started"])
+    client.flushall()
+    eventually(lambda: heard == ["started", "interrupted"])
+
+
+def test_a_long_message_keeps_its_lease(
+    make_broker: Callable[..., TenantBroker], start_worker: Callable[..., Worker]
+) -> None:
+    broker = make_broker(lease_seconds=0.3, extend_seconds=0.1)
+    runs: list[int] = []
+
+    @dramatiq.actor(broker=broker, queue_name=LANE)
+    def act() -> None:
+        runs.append(1)
+        time.sleep(1.0)
+
+    act.send_with_options(account="acme")
+    start_worker(broker)
+    broker.join(LANE, timeout=10_000)
+    assert runs == [1]

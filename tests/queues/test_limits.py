@@ -1,0 +1,249 @@
+"""Limits act on what waits already, in the scripts; fairness is by seconds used."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+
+from tenants.queues import InvalidEntry, QueueFull, QueueLimits, Rate, TenantBroker
+from tests.queues.conftest import eventually
+from tests.queues.lanes import LANE, Hand, Lease, entry
+
+DEFAULT = QueueLimits()
+
+
+def ids(leases: list[Lease]) -> list[str]:
+    return [each.id for each in leases]
+
+
+def standing(broker: TenantBroker, account: str = "acme") -> str | None:
+    described = broker.queues_admin.describe(LANE, account)
+    return described.standing if described else None
+
+
+def test_a_higher_concurrency_acts_on_the_backlog(broker: TenantBroker) -> None:
+    broker.enqueue_many([entry(str(number)) for number in range(4)])
+    hand = Hand(broker)
+    assert ids(hand.claim(10)) == ["0"]
+    assert standing(broker) == "full"
+    broker.queues_admin.set_limits(LANE, "acme", QueueLimits(concurrency=3))
+    assert ids(hand.claim(10)) == ["1", "2"]
+    broker.queues_admin.set_limits(LANE, "acme", DEFAULT)
+    assert hand.claim(10) == []
+
+
+def test_a_rate_counts_starts_and_tells_when_to_look_again(broker: TenantBroker, client: redis.Redis) -> None:
+    broker.queues_admin.set_limits(LANE, "acme", QueueLimits(concurrency=10, rate=Rate(2, 60)))
+    broker.enqueue_many([entry(str(number)) for number in range(4)])
+    hand = Hand(broker)
+    first = hand.claim(10)
+    assert ids(first) == ["0", "1"]
+    assert standing(broker) == "timed"
+    assert hand.next_ms <= 15_000  # the leases end before the bucket has its next token
+    score = client.zscore(f"{broker.keys.root(LANE)}:timers", "@acme")
+    assert score is not None
+    assert 29_000 <= score - datetime.now(UTC).timestamp() * 1000 <= 30_100
+    hand.give_back(first[1])
+    assert ids(hand.claim(10)) == ["1"]  # its token went back with it
+    broker.queues_admin.set_limits(LANE, "acme", QueueLimits(concurrency=10))
+    assert ids(hand.claim(10)) == ["2", "3"]
+
+
+@pytest.mark.parametrize("scope", ["queue", "account", "lane"])
+def test_a_pause_holds_until_resumed(broker: TenantBroker, scope: str) -> None:
+    admin, hand = broker.queues_admin, Hand(broker)
+    broker.enqueue_many([entry("1"), entry("2", "other")])
+    if scope == "queue":
+        admin.pause(LANE, "acme")
+    elif scope == "account":
+        admin.pause_account("acme")
+    else:
+        admin.pause(LANE)
+    leases = hand.claim(10)
+    assert ids(leases) == ([] if scope == "lane" else ["2"])
+    assert hand.left == 0
+    described = admin.describe(LANE, "acme")
+    assert described is not None
+    assert described.paused
+    assert described.paused_until is None
+    if scope == "queue":
+        admin.resume(LANE, "acme")
+    elif scope == "account":
+        admin.resume_account("acme")
+    else:
+        admin.resume(LANE)
+    assert "1" in ids(hand.claim(10))
+
+
+def test_a_pause_until_a_time_ends_by_itself(broker: TenantBroker) -> None:
+    broker.enqueue_once(entry("1"))
+    broker.queues_admin.pause(LANE, "acme", until=datetime.now(UTC) + timedelta(milliseconds=80))
+    hand = Hand(broker)
+    assert hand.claim() == []
+    assert 0 <= hand.next_ms <= 80
+    eventually(lambda: ids(hand.claim()) == ["1"])
+
+
+def test_resuming_a_queue_does_not_resume_its_account(broker: TenantBroker) -> None:
+    admin = broker.queues_admin
+    broker.enqueue_once(entry("1"))
+    admin.pause_account("acme")
+    admin.pause(LANE, "acme")
+    admin.resume(LANE, "acme")
+    assert Hand(broker).claim() == []
+    admin.resume_account("acme")
+    assert ids(Hand(broker).claim()) == ["1"]
+
+
+def test_many_queues_are_paused_in_one_call(broker: TenantBroker) -> None:
+    accounts = [f"a{number}" for number in range(700)]
+    broker.enqueue_many([entry("1", account) for account in accounts])
+    broker.queues_admin.pause_many(LANE, accounts[:699])
+    assert [each.account for each in Hand(broker).claim(10)] == ["a699"]
+    broker.queues_admin.resume_many(LANE, accounts)
+    assert len(Hand(broker).claim(100)) == 100
+
+
+def test_max_waiting_refuses_whole_calls(broker: TenantBroker) -> None:
+    broker.queues_admin.set_limits(LANE, "acme", QueueLimits(max_waiting=2))
+    broker.enqueue_once(entry("1"))
+    with pytest.raises(QueueFull) as caught:
+        broker.enqueue_many([entry("2"), entry("3", delay_seconds=60), entry("4", "other")])
+    assert (caught.value.account, caught.value.max_waiting) == ("acme", 2)
+    assert broker.queues_admin.totals(LANE).waiting == 1
+    assert broker.enqueue_many([entry("1"), entry("2")]) == 1  # an id that is held takes no room
+    with pytest.raises(QueueFull):
+        broker.enqueue(entry("5").message)
+    Hand(broker).claim_one()
+    assert broker.enqueue_once(entry("3"))
+
+
+def test_a_lane_runs_no_more_than_its_global_concurrency(broker: TenantBroker) -> None:
+    broker.enqueue_many([entry(str(number), f"a{number}") for number in range(4)])
+    broker.queues_admin.set_lane_limits(LANE, 2)
+    hand = Hand(broker)
+    leases = hand.claim(10)
+    assert len(leases) == 2
+    assert hand.left == 0  # nobody is told to come for what cannot start
+    assert len(hand.settle(leases[0], chain=True)) == 1
+    broker.queues_admin.set_lane_limits(LANE, None)
+    assert len(hand.claim(10)) == 1
+
+
+def test_strict_ordering_holds_the_queue_during_backoff(broker: TenantBroker) -> None:
+    broker.queues_admin.set_limits(LANE, "acme", QueueLimits(ordering="strict"))
+    broker.enqueue_many([entry("1"), entry("2")])
+    hand = Hand(broker)
+    assert hand.settle(hand.claim_one(), "retry", delay_ms=60, chain=True) == []
+    assert 0 < hand.next_ms <= 60
+    eventually(lambda: hand.claim() != [] or hand.left > 0)
+    held = broker.queues_admin.describe(LANE, "acme")
+    assert held is not None
+    assert (held.active, held.waiting) == (1, 1)
+
+
+def test_strict_ordering_lets_go_at_the_dead_letter(broker: TenantBroker) -> None:
+    broker.queues_admin.set_limits(LANE, "acme", QueueLimits(ordering="strict"))
+    broker.enqueue_many([entry("1"), entry("2")])
+    hand = Hand(broker)
+    assert ids(hand.settle(hand.claim_one(), "bury", chain=True)) == ["2"]
+
+
+def test_relaxed_ordering_goes_on_during_backoff(broker: TenantBroker) -> None:
+    broker.enqueue_many([entry("1"), entry("2")])
+    hand = Hand(broker)
+    assert ids(hand.settle(hand.claim_one(), "retry", delay_ms=60_000, chain=True)) == ["2"]
+
+
+def test_settings_outlive_the_reaper_and_default_ones_take_no_space(broker: TenantBroker, client: redis.Redis) -> None:
+    admin, hand = broker.queues_admin, Hand(broker)
+    admin.set_limits(LANE, "acme", QueueLimits(weight=3))
+    broker.enqueue_once(entry("1"))
+    hand.settle(hand.claim_one())
+    assert admin.reap(0) == [(LANE, "acme")]
+    described = admin.describe(LANE, "acme")
+    assert described is not None
+    assert (described.standing, described.limits.weight) == ("absent", 3)
+    admin.set_limits(LANE, "acme", DEFAULT)
+    assert admin.describe(LANE, "acme") is None
+    assert not client.exists(f"{broker.keys.root(LANE)}:limits")
+
+
+def test_a_backlog_does_not_delay_others(broker: TenantBroker) -> None:
+    broker.enqueue_many([entry(str(number), "noisy") for number in range(500)])
+    hand = Hand(broker)
+    lease = hand.claim_one()
+    broker.enqueue_many([entry("q", f"quiet{number}") for number in range(20)])
+    served: list[str | None] = []
+    for _ in range(25):
+        (lease,) = hand.settle(lease, chain=True)
+        served.append(lease.account)
+    assert len({each for each in served if each != "noisy"}) == 20
+
+
+def test_weights_share_the_seconds(broker: TenantBroker, client: redis.Redis) -> None:
+    broker.queues_admin.set_limits(LANE, "heavy", QueueLimits(weight=3, concurrency=50))
+    broker.queues_admin.set_limits(LANE, "light", QueueLimits(concurrency=50))
+    broker.enqueue_many([entry(str(n), account) for n in range(50) for account in ("heavy", "light")])
+    claimed = Hand(broker).claim(40)
+    heavy = sum(each.account == "heavy" for each in claimed)
+    assert 28 <= heavy <= 32
+
+
+def test_who_used_more_seconds_waits_longer(broker: TenantBroker, client: redis.Redis) -> None:
+    hand = Hand(broker)
+    broker.enqueue_many([entry("1", "slow"), entry("1", "quick")])
+    slow, quick = sorted(hand.claim(2), key=lambda lease: lease.account != "slow")
+    hand.settle(quick)
+    epoch = broker.server.command("HGET", f"{broker.keys.root(LANE)}:slots:@slow", "0")
+    _, _, rest = epoch.partition(b":")
+    long_ago = slow.epoch - 5_000_000
+    client.hset(f"{broker.keys.root(LANE)}:slots:@slow", "0", b"%d:%s" % (long_ago, rest))
+    slow.epoch = long_ago
+    hand.settle(slow)
+    # Both have work again; the one that used five seconds comes after many of the other's short ones.
+    broker.enqueue_many([entry(str(n), account) for n in range(2, 12) for account in ("slow", "quick")])
+    served = []
+    (lease,) = hand.claim()
+    for _ in range(8):
+        served.append(lease.account)
+        (lease,) = hand.settle(lease, chain=True)
+    assert served == ["quick"] * 8
+
+
+def test_debt_is_capped(broker: TenantBroker, client: redis.Redis) -> None:
+    root = broker.keys.root(LANE)
+    hand = Hand(broker)
+    broker.enqueue_once(entry("1"))
+    lease = hand.claim_one()
+    raw = client.hget(f"{root}:slots:@acme", "0")
+    assert raw is not None
+    ancient = lease.epoch - 3_600_000_000
+    client.hset(f"{root}:slots:@acme", "0", raw.replace(b"%d" % lease.epoch, b"%d" % ancient))
+    lease.epoch = ancient
+    hand.settle(lease)
+    start, clock = client.hget(f"{root}:queue:@acme", "v"), client.hget(root, "v")
+    assert start is not None
+    assert clock is not None
+    assert int(start) - int(clock) <= 60_000_000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"weight": 0},
+        {"weight": 101},
+        {"concurrency": 0},
+        {"max_waiting": 0},
+        {"max_deliveries": -1},
+        {"ordering": "none"},
+        {"ordering": "strict", "concurrency": 2},
+    ],
+)
+def test_limits_say_what_is_wrong(fields: dict[str, object]) -> None:
+    with pytest.raises(InvalidEntry, match=next(iter(fields))):
+        QueueLimits(**fields)  # type: ignore[arg-type]
+    with pytest.raises(InvalidEntry, match="rate"):
+        Rate(0, 1)
