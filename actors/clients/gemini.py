@@ -75,6 +75,8 @@ class TextModel:
         #: True when the settings choose the offline model.
         self.offline = offline
         self._api_key = api_key
+        # What messages are scrubbed of; the offline model's key is a word that stands in its messages.
+        self._secret = "" if offline else api_key
         self._base_url = base_url
         self._credential = credential
         self._remaining_seconds = remaining_seconds
@@ -160,7 +162,7 @@ class TextModel:
             return run_bounded(lambda: self._request(prompt, config, seconds), seconds)
         except errors.APIError as error:
             mapped: Exception = gemini_failures.from_http(
-                error, model=self.model, credential=self._credential, secret=self._api_key, now=datetime.now(UTC)
+                error, model=self.model, credential=self._credential, secret=self._secret, now=datetime.now(UTC)
             )
         except (TimeoutError, httpx2.TimeoutException):
             mapped = ProviderTimeout(f"{self._name()} did not answer in {seconds:.0f} s")
@@ -193,7 +195,7 @@ class TextModel:
 
     def _scrub(self, error: Exception) -> str:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        return (text.replace(self._api_key, "[key]") if self._api_key else text)[:300]
+        return (text.replace(self._secret, "[key]") if self._secret else text)[:300]
 
 
 def run_bounded(call: Callable[[], Coroutine[Any, Any, R]], seconds: float) -> R:

@@ -66,7 +66,7 @@ def text_model(offline_model: OfflineModel) -> Callable[..., TextModel]:
 
     def make(*, seconds: float = 30.0, url: str | None = None, offline: bool = False) -> TextModel:
         settings = {
-            "api_key": None if offline else KEY,
+            "api_key": "offline" if offline else KEY,
             "base_url": url or offline_model.url,
             "model": "gemini-3.8-flash",
             "offline": offline,

@@ -201,6 +201,12 @@ def test_the_key_is_in_no_message_log_or_traceback(
     assert KEY not in caplog.text
 
 
+def test_the_offline_models_messages_are_whole(text_model: MakeModel, offline_model: OfflineModel) -> None:
+    offline_model.faults.add(Fault("status", status=500))
+    with pytest.raises(ProviderError, match="The offline model was told to fail"):
+        ask(text_model(offline=True))
+
+
 def test_usage_is_reported_also_for_an_answer_that_cannot_be_used(offline_model: OfflineModel) -> None:
     reported: list[tuple[int, int]] = []
     settings = {
