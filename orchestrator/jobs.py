@@ -200,7 +200,7 @@ class Jobs:
             JobFinished: it has ended already.
         """
 
-        def work(connection: Connection) -> tuple[bool, list[Dispatch]]:
+        def work(connection: Connection) -> tuple[bool, Sequence[Dispatch]]:
             job = store.lock(connection, job_id, account)
             if job["finished_at"] is not None:
                 raise JobFinished(f"job {job_id} has ended already: it is {job['status']}")
@@ -291,7 +291,7 @@ class Jobs:
             raise NotAwaitingApproval(f"job {job_id} is {job['status']}; it does not await approval")
         return job
 
-    def _waiting(self, connection: Connection, job_id: str) -> list[Dispatch]:
+    def _waiting(self, connection: Connection, job_id: str) -> Sequence[Dispatch]:
         return [
             Dispatch.of(step)
             for step in store.fetch_steps(connection, job_id)

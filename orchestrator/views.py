@@ -44,13 +44,13 @@ _STEP_FIELDS = (
 _ATTEMPT_FIELDS = ("number", "worker", "started_at", "finished_at", "outcome", "error")
 
 
-def job_summary(job: Mapping[str, Any]) -> dict[str, Any]:
+def job_summary(job: Mapping[Any, Any]) -> dict[str, Any]:
     """A job as lists show it: without input, result and steps."""
     return {name: job[name] for name in _SUMMARY_FIELDS}
 
 
 def job_view(
-    job: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[str, Any]]
+    job: Mapping[Any, Any], steps: Sequence[Mapping[Any, Any]], attempts: Sequence[Mapping[Any, Any]]
 ) -> dict[str, Any]:
     """A job whole. `queue_position` and `estimated_wait` are filled in by whoever asked Redis."""
     by_step: dict[str, list[dict[str, Any]]] = {}
@@ -69,7 +69,7 @@ def job_view(
     }
 
 
-def _progress(job: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> int:
+def _progress(job: Mapping[Any, Any], steps: Sequence[Mapping[Any, Any]]) -> int:
     """Percent of the whole job: each step counts alike, an ended one as whole."""
     if job["status"] == "completed":
         return 100

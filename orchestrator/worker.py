@@ -175,7 +175,8 @@ def _declare(runtime: Runtime, execution: Execution, pipeline: Pipeline, step: S
             raise RuntimeError(f"step {step_id} was called outside a worker; make a job instead")
         execution.run(step_id, message)
 
-    dramatiq.actor(run, actor_name=pipeline.actor_name(step), queue_name=step.lane, broker=runtime.broker)
+    declare = dramatiq.actor(actor_name=pipeline.actor_name(step), queue_name=step.lane, broker=runtime.broker)
+    declare(run)
 
 
 if __name__ == "__main__":

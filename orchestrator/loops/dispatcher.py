@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from tenants.store import dispatch as store
+from tenants.store.jobs import Dispatch
 
 from .. import metrics
 from ..dispatch import HORIZON_SECONDS
@@ -24,7 +25,7 @@ class DispatchLoop:
     def run_once(self) -> bool:
         """Send one batch; True when there may be more."""
 
-        def look(connection: Connection) -> list[store.Dispatch]:
+        def look(connection: Connection) -> list[Dispatch]:
             return store.undispatched(connection, horizon_seconds=HORIZON_SECONDS, limit=self.batch)
 
         found = self._runtime.database.read(look)

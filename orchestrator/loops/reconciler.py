@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from tenants.queues import ServerInfo
 from tenants.store import dispatch as store
 from tenants.store import meta
+from tenants.store.jobs import Dispatch
 
 from .. import metrics
 from ..dispatch import HORIZON_SECONDS
@@ -60,7 +61,7 @@ class Reconciler:
         last = ""
         while True:
 
-            def look(connection: Connection, last: str = last) -> list[store.Dispatch]:
+            def look(connection: Connection, last: str = last) -> list[Dispatch]:
                 return store.waiting_after(connection, last, horizon_seconds=HORIZON_SECONDS, limit=self.batch)
 
             found = self._runtime.database.read(look)

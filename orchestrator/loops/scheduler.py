@@ -8,6 +8,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from tenants.store import clock as store
+from tenants.store.jobs import Dispatch
 
 from ..runtime import Runtime
 
@@ -27,7 +28,7 @@ class Scheduler:
         if not database.read(store.anything_due):
             return False
 
-        def work(connection: Connection) -> tuple[int, list[store.Dispatch]]:
+        def work(connection: Connection) -> tuple[int, list[Dispatch]]:
             moved = store.queue_due_jobs(connection, limit=self.batch)
             withdrawn = store.expire_jobs(connection, limit=self.batch)
             withdrawn += store.end_at_deadline(connection, limit=self.batch)

@@ -1,0 +1,127 @@
+"""A running service without its HTTP face: real database, real Valkey, worker processes, loops in this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from orchestrator.jobs import NewJob
+from orchestrator.loops.service import Loops
+from orchestrator.runtime import Runtime
+from orchestrator.settings import Settings
+from tenants.sealing import new_key
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Service:
+    """One installation; `work` starts a worker process, `run` makes a job and waits for its end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.runtime = Runtime(settings)
+        self.loops = Loops(self.runtime)
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def work(self, threads: int = 4) -> subprocess.Popen[bytes]:
+        """A worker process; it serves when `workers` of the database names it."""
+        known = set(self.live_workers())
+        secret = self.settings.secret_key
+        assert secret is not None
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("ONELANE_")},
+            "ONELANE_DATABASE_URL": self.settings.database_url,
+            "ONELANE_REDIS_URL": str(self.settings.redis_url),
+            "ONELANE_DATA_DIR": str(self.settings.data_dir),
+            "ONELANE_SECRET_KEY": secret.get_secret_value(),
+            "ONELANE_PIPELINES": "tests.service.pipelines",
+            "ONELANE_THREADS": str(threads),
+            "ONELANE_SHUTDOWN_GRACE_SECONDS": str(self.settings.shutdown_grace_seconds),
+            "PYTHONPATH": str(ROOT),
+        }
+        log = (self.settings.data_dir / "worker.log").open("ab")
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.worker"], env=environment, stdout=log, stderr=log
+        )
+        log.close()
+        self.workers.append(worker)
+        self.until(lambda: bool(set(self.live_workers()) - known) or worker.poll() is not None, "the worker to serve")
+        assert worker.poll() is None, self.log()
+        return worker
+
+    def live_workers(self) -> list[str]:
+        from tenants.store import workers
+
+        return [row["id"] for row in self.runtime.database.read(workers.live)]
+
+    def make(self, pipeline: str, account: str = "acme", *, do: str = "return", **job: Any) -> str:
+        folder = str(self.settings.data_dir / "notes")
+        made, _ = self.runtime.jobs.create(account, NewJob(pipeline, {"do": do, "folder": folder}, **job))
+        return str(made["id"])
+
+    def run(self, pipeline: str, account: str = "acme", **orders: Any) -> dict[str, Any]:
+        return self.wait(self.make(pipeline, account, **orders))
+
+    def wait(self, job_id: str, *statuses: str, seconds: float = 40) -> dict[str, Any]:
+        """The job, once it ended (or has one of `statuses`)."""
+        wanted = statuses or ("completed", "failed", "timed_out", "cancelled", "expired")
+        self.until(lambda: self.job(job_id)["status"] in wanted, f"job {job_id} to be {wanted}", seconds)
+        return self.job(job_id)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        return self.runtime.jobs.get(job_id)
+
+    def began(self, job_id: str) -> bool:
+        return (self.settings.data_dir / "notes" / f"{job_id}.log").exists()
+
+    def go(self) -> None:
+        """Let steps that wait go on."""
+        (self.settings.data_dir / "notes" / "go").touch()
+
+    def until(self, true: Callable[[], bool], what: str, seconds: float = 40) -> None:
+        """Wait until something is true; what it stands for is in another process, so this must ask again and again."""
+        end = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < end, f"waited {seconds} s for {what}\n{self.log()}"
+            threading.Event().wait(0.02)
+
+    def log(self) -> str:
+        path = self.settings.data_dir / "worker.log"
+        return path.read_text(errors="replace")[-6000:] if path.exists() else ""
+
+    def close(self) -> None:
+        self.loops.stop()
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGKILL)
+            worker.wait(timeout=10)
+        self.runtime.close()
+
+
+@pytest.fixture
+def service(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Service]:
+    (tmp_path / "notes").mkdir()
+    made = Service(
+        Settings(
+            database_url=migrated_url,
+            redis_url=redis_url,
+            data_dir=tmp_path,
+            secret_key=SecretStr(new_key()),
+            pipelines=("tests.service.pipelines",),
+            threads=4,
+            shutdown_grace_seconds=1,
+        )
+    )
+    made.loops.start()
+    yield made
+    made.close()

@@ -1,0 +1,92 @@
+"""Pipelines for the tests of the running service: steps that obey their input."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from actors import Pipeline, ProviderBusy, Reject, Retry, StepContext, step
+
+
+class Orders(BaseModel):
+    """What the steps are to do."""
+
+    do: Literal["return", "fail", "fail_once", "reject", "retry_once", "busy_once", "hang", "exit", "wait"] = "return"
+    #: A folder in which a step notes that it ran, and looks for `go` when it waits.
+    folder: str | None = None
+
+
+def obey(ctx: StepContext[Orders]) -> dict[str, Any]:
+    orders = ctx.input
+    note(ctx, "start")
+    match orders.do:
+        case "fail":
+            raise RuntimeError("as ordered")
+        case "fail_once" if ctx.attempt == 1:
+            raise RuntimeError("once")
+        case "reject":
+            raise Reject("no use", code="publish_failed")
+        case "retry_once" if ctx.attempt == 1:
+            raise Retry(0.05, "again")
+        case "busy_once" if seen(ctx) == 1:
+            raise ProviderBusy(0.05, "gemini:test", "quota")
+        case "hang":
+            while True:
+                time.sleep(0.05)
+        case "wait":
+            while not (Path(orders.folder or "/nonexistent") / "go").exists():
+                time.sleep(0.01)
+        case "exit":
+            os._exit(7)
+    ctx.progress(50, "half")
+    note(ctx, "end")
+    return {"attempt": ctx.attempt, "pid": os.getpid(), "account": ctx.account}
+
+
+def note(ctx: StepContext[Orders], what: str) -> None:
+    """Leave a line in the folder: what, account, when (monotonic, comparable over processes of one host)."""
+    if ctx.input.folder is not None:
+        with (Path(ctx.input.folder) / f"{ctx.job.id}.log").open("a") as file:
+            file.write(f"{what} {ctx.account} {time.monotonic()}\n")
+
+
+def seen(ctx: StepContext[Orders]) -> int:
+    """How often the job's step has begun."""
+    return (Path(ctx.input.folder or "/nonexistent") / f"{ctx.job.id}.log").read_text().count("start")
+
+
+@step(lane="quick", time_limit=30, max_attempts=3, backoff=(0.05, 0.1), isolation="thread")
+def quick(ctx: StepContext[Orders]) -> dict[str, Any]:
+    return obey(ctx)
+
+
+@step(lane="apart", time_limit=2, max_attempts=2, backoff=(0.05, 0.1), isolation="process", effect="idempotent")
+def apart(ctx: StepContext[Orders]) -> dict[str, Any]:
+    return obey(ctx)
+
+
+@step(lane="apart", time_limit=60, max_attempts=2, backoff=(0.05, 0.1), isolation="process", effect="idempotent")
+def patient(ctx: StepContext[Orders]) -> dict[str, Any]:
+    return obey(ctx)
+
+
+@step(lane="last", time_limit=30, max_attempts=1, isolation="thread")
+def last(ctx: StepContext[Orders]) -> dict[str, Any]:
+    return {"before": dict(ctx.outputs)}
+
+
+@step(lane="last", time_limit=30, max_attempts=1, isolation="thread", required=False)
+def extra(ctx: StepContext[Orders]) -> dict[str, Any]:
+    raise RuntimeError("best effort that fails")
+
+
+PIPELINES = [
+    Pipeline("quick", input=Orders, steps=[quick]),
+    Pipeline("apart", input=Orders, steps=[apart]),
+    Pipeline("patient", input=Orders, steps=[patient, last]),
+    Pipeline("chain", input=Orders, steps=[quick, last, extra]),
+]
