@@ -47,6 +47,8 @@ class EgressProxy:
         self._failure: OSError | None = None
         self._port = 0
         self._stop = asyncio.Event()
+        # asyncio itself refers to a connection only weakly: one that waits for a silent origin could be collected.
+        self._open: set[asyncio.Task[object]] = set()
         #: The latest refusals, oldest first: what a page asked for and why it was denied.
         self.refusals: deque[str] = deque(maxlen=50)
 
@@ -88,12 +90,16 @@ class EgressProxy:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for one in rest:
-            one.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        # One round is not enough: a wait that ends at the same moment swallows the cancellation (asyncio.wait_for).
+        while rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            for one in rest:
+                one.cancel()
+            await asyncio.wait(rest, timeout=0.2)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        current = asyncio.current_task()
+        assert current is not None, "streams run their callback as a task"
+        self._open.add(current)
         try:
             await self._forward(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError) as error:
@@ -101,6 +107,7 @@ class EgressProxy:
         except asyncio.CancelledError:
             _log.debug("egress connection ended with its browser")
         finally:
+            self._open.discard(current)
             writer.close()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -205,7 +205,10 @@ class BlogStore:
                 f"SELECT id, username, slug, marker, title, body, tags, created_at FROM posts {rest}",  # noqa: S608
                 values,
             ).fetchall()
-        return [StoredPost(*head, tuple(json.loads(tags)), created_at) for *head, tags, created_at in rows]
+        return [
+            StoredPost(number, user, slug, marker, title, body, tuple(json.loads(tags)), created_at)
+            for number, user, slug, marker, title, body, tags, created_at in rows
+        ]
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:

@@ -1,0 +1,107 @@
+"""The scripts that `wordpress.py` runs in WordPress's pages. They use `wp.data`, `wp.blocks` and `fetch` only.
+
+Every script that waits for the site gives up after the milliseconds it is told: Playwright's `evaluate` never does.
+"""
+
+#: ``{method, url, nonce, body, milliseconds}`` → ``{status, text}``: a REST call with the session of the page.
+REST = """async ({method, url, nonce, body, milliseconds}) => {
+    const headers = {"X-WP-Nonce": nonce, "Accept": "application/json"};
+    if (body) headers["Content-Type"] = "application/json";
+    const answer = await fetch(url, {
+        method, headers, body: body ? JSON.stringify(body) : undefined, credentials: "same-origin", cache: "no-store",
+        signal: AbortSignal.timeout(milliseconds),
+    });
+    return {status: answer.status, text: await answer.text()};
+}"""
+
+EDITOR_IS_READY = """() => {
+    const editor = window.wp && wp.data && wp.blocks && wp.data.select("core/editor");
+    if (!editor || !editor.getCurrentPostId() || !wp.blocks.getBlockType("core/paragraph")) return false;
+    if (editor.__unstableIsEditorReady && !editor.__unstableIsEditorReady()) return false;
+    return !!document.querySelector(".editor-post-publish-panel__toggle, .editor-post-publish-button");
+}"""
+
+MAY_PUBLISH = """() => {
+    const links = wp.data.select("core/editor").getCurrentPost()._links || {};
+    return "wp:action-publish" in links;
+}"""
+
+GUIDE_IS_DUE = """() => {
+    const kept = wp.data.select("core/preferences");
+    if (kept) return !!kept.get("core/edit-post", "welcomeGuide") || !!kept.get("core", "welcomeGuide");
+    const page = wp.data.select("core/edit-post");
+    return !!(page && page.isFeatureActive("welcomeGuide"));
+}"""
+
+DISMISS_GUIDE = """() => {
+    const kept = wp.data.dispatch("core/preferences");
+    if (kept) {
+        kept.set("core/edit-post", "welcomeGuide", false);
+    } else {
+        wp.data.dispatch("core/edit-post").toggleFeature("welcomeGuide");
+    }
+}"""
+
+#: ``{title, html, slug, categories, tags, milliseconds}`` → ``{error, content, slug}``: fills the editor and saves the
+#: post as a draft. Three things in plain text would come alive in WordPress and are kept from it:
+#: a ``[`` could begin a shortcode and becomes a character reference; an address alone in a paragraph would be turned
+#: into an embedded page and becomes a link; ``<`` and ``&`` in the title would be markup.
+SAVE_DRAFT = """async ({title, html, slug, categories, tags, milliseconds}) => {
+    const {blocks, data} = wp;
+    const editor = data.select("core/editor");
+    const BRACKET = "\\uE000";
+    const html_of = (value) => value && value.toHTMLString ? value.toHTMLString() : String(value || "");
+    const escape_html = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+    const link = (url) => `<a href="${escape_html(url).replaceAll('"', "&quot;")}">${escape_html(url)}</a>`;
+    const tame = (block) => {
+        if (block.name === "core/embed") {
+            return blocks.createBlock("core/paragraph", {content: link(block.attributes.url)});
+        }
+        if (block.name === "core/paragraph") {
+            const text = html_of(block.attributes.content).trim();
+            if (/^https?:\\/\\/[^\\s<>"]+$/i.test(text)) {
+                const holder = document.createElement("textarea");
+                holder.innerHTML = text;
+                return blocks.createBlock("core/paragraph", {content: link(holder.value)});
+            }
+        }
+        return blocks.createBlock(block.name, block.attributes, block.innerBlocks.map(tame));
+    };
+    const made = blocks.rawHandler({HTML: html.replaceAll("[", BRACKET)}).map(tame);
+    const content = blocks.serialize(made).replace(/<!--[^]*?-->|\\uE000/g, (found) =>
+        found === BRACKET ? "&#91;" : found.replaceAll(BRACKET, "["));
+    const edits = {title: escape_html(title), slug, tags, status: "draft"};
+    if (categories.length) edits.categories = categories;
+    if (content.includes("&#91;")) {
+        // As blocks in the editor the references would be decoded again; it saves what this function says instead.
+        edits.content = () => content;
+    } else {
+        data.dispatch("core/block-editor").resetBlocks(made);
+    }
+    data.dispatch("core/editor").editPost(edits);
+    const saved = data.dispatch("core/editor").savePost();
+    const late = new Promise((resolve) => setTimeout(() => resolve("late"), milliseconds));
+    const told = await Promise.race([saved, late]);
+    const notices = data.select("core/notices").getNotices().filter((each) => each.status === "error");
+    let error = null;
+    if (told === "late") error = "it did not answer in time";
+    else if (!editor.didPostSaveRequestSucceed()) error = notices.map((each) => each.content).join(" ") || "no reason";
+    const post = editor.getCurrentPost();
+    const raw = post.content && post.content.raw !== undefined ? post.content.raw : post.content;
+    return {error, content: String(raw || ""), slug: post.slug};
+}"""
+
+#: The content that was saved → nothing: lets the publish request carry the very same. The editor has parsed it again
+#: after the draft was saved, and what it makes of that has lost the character references.
+KEEP_CONTENT = """(content) => { wp.data.dispatch("core/editor").editPost({content: () => content}); }"""
+
+#: ``{error, url, id}`` once the publish request is answered; before that nothing, so that the waiting goes on.
+PUBLISH_OUTCOME = """() => {
+    const editor = wp.data.select("core/editor");
+    if (editor.isSavingPost()) return null;
+    const post = editor.getCurrentPost();
+    if (editor.isCurrentPostPublished()) return {error: null, url: post.link, id: post.id};
+    if (!editor.didPostSaveRequestFail()) return null;
+    const notices = wp.data.select("core/notices").getNotices().filter((each) => each.status === "error");
+    return {error: notices.map((each) => each.content).join(" ") || "no reason given", url: null, id: null};
+}"""
