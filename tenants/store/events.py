@@ -45,6 +45,12 @@ def after(connection: Connection, seq: int, *, limit: int = 1000) -> Sequence[Ro
     )
 
 
+def these(connection: Connection, seqs: Sequence[int]) -> Sequence[RowMapping]:
+    """The events with these numbers, as far as they are there; for numbers that were skipped at first."""
+    statement = select(events).where(events.c.seq.in_(seqs)).order_by(events.c.seq)
+    return connection.execute(statement).mappings().all()
+
+
 def of_job(connection: Connection, account: str, job_id: str, seq: int, *, limit: int = 1000) -> Sequence[RowMapping]:
     """A job's events with a higher `seq`, oldest first."""
     statement = select(events).where(events.c.job_id == job_id, events.c.account == account, events.c.seq > seq)

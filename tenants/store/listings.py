@@ -84,4 +84,4 @@ def _page(
     rows = connection.execute(statement).mappings().all()
     if len(rows) <= limit:
         return Page(rows, None)
-    return Page(rows[:limit], encode_place(rows[limit - 1][order.key]))
+    return Page(rows[:limit], encode_place(rows[limit - 1][order]))

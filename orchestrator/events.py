@@ -1,0 +1,337 @@
+"""The event hub: what happens to jobs, brought to everybody in this process who waits for it.
+
+Invariants
+- One thread reads for all waiters, however many there are, and only while there are any. It asks SQL once a second, and
+  at once when another process rings over Redis; without Redis the second is all that is lost.
+- A waiter that is subscribed misses nothing that is committed afterwards: it is let go on only once the hub knows its
+  place in the events. On PostgreSQL a lower number can be committed after a higher one, so numbers that were skipped
+  are looked for again for a while.
+- A reader that is slower than its events loses its queue, not the process' memory: it is told to read again from SQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import redis
+import redis.exceptions
+
+from tenants.database import Database
+from tenants.errors import Unavailable
+from tenants.store import events as store
+
+if TYPE_CHECKING:
+    from redis.client import PubSub
+    from sqlalchemy import RowMapping
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+#: Rings that come faster than this are answered together.
+COALESCE_SECONDS = 0.02
+#: How long a skipped number may still turn up: longer than any transaction of ours.
+GAP_SECONDS = 10.0
+MAX_GAPS = 500
+#: Events that a slow reader may be behind.
+QUEUE_LENGTH = 1000
+#: How long a waiter waits for the hub to find its place.
+PLACE_SECONDS = 5.0
+RECONNECT_SECONDS = 5.0
+CHANNEL = "onelane:events"
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One event: `type` is status, step, progress or log."""
+
+    seq: int
+    account: str
+    job_id: str
+    type: str
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: RowMapping) -> JobEvent:
+        return cls(row["seq"], row["account"], row["job_id"], row["type"], row["data"])
+
+
+class EventBell:
+    """Rings the hubs of all processes after a commit. A ring that is lost costs a hub's second, nothing more."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._client = redis.Redis.from_url(redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
+        self._quiet_until = 0.0
+
+    def ring(self) -> None:
+        if time.monotonic() < self._quiet_until:
+            return
+        try:
+            self._client.publish(CHANNEL, b"")
+        except redis.exceptions.RedisError as error:
+            # Each further try would hold up whoever rings.
+            self._quiet_until = time.monotonic() + RECONNECT_SECONDS
+            log.debug("no ring for events: %s", error)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class Subscription:
+    """One waiter's events, on the event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[JobEvent] = deque()
+        self._arrived = asyncio.Event()
+        #: Events were dropped because they were not taken in time; whoever reads must ask SQL again.
+        self.lagged = False
+
+    async def next(self, timeout_seconds: float) -> JobEvent | None:
+        """The next event; None when none came in time, or when `lagged` has become true."""
+        if not self._waiting and not self.lagged:
+            self._arrived.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), timeout_seconds)
+        return self._waiting.popleft() if self._waiting else None
+
+    def caught_up(self) -> None:
+        """The reader has asked SQL again."""
+        self.lagged = False
+
+    def _push(self, event: JobEvent) -> None:
+        if len(self._waiting) >= QUEUE_LENGTH:
+            self._waiting.clear()
+            self.lagged = True
+        else:
+            self._waiting.append(event)
+        self._arrived.set()
+
+
+class EventHub:
+    """Subscriptions by job and by account, and the thread that feeds them."""
+
+    def __init__(self, database: Database, redis_url: str | None = None) -> None:
+        self._database = database
+        self._redis_url = redis_url
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._by_job: dict[str, set[Subscription]] = {}
+        self._by_account: dict[str, set[Subscription]] = {}
+        #: Guards `_count` and `_placed`: the thread may rest only while nobody waits, and nobody may rely on its place
+        #: while it rests.
+        self._state = threading.Lock()
+        self._count = 0
+        self._placed = False
+        #: On the event loop: wakes those who wait for the thread to find its place.
+        self._place_found = asyncio.Event()
+        self._thread: threading.Thread | None = None
+        self._wanted = threading.Event()
+        self._closing = threading.Event()
+
+    # --- on the event loop ---------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def of_job(self, job_id: str) -> AsyncIterator[Subscription]:
+        """A job's events, from what is committed after entering.
+
+        Raises:
+            Unavailable: the hub could not find its place, because the database is away.
+        """
+        async with self._subscribed(self._by_job, job_id) as subscription:
+            yield subscription
+
+    @asynccontextmanager
+    async def of_account(self, account: str) -> AsyncIterator[Subscription]:
+        """The same for all jobs of an account."""
+        async with self._subscribed(self._by_account, account) as subscription:
+            yield subscription
+
+    @property
+    def subscribers(self) -> int:
+        return self._count
+
+    @asynccontextmanager
+    async def _subscribed(self, group: dict[str, set[Subscription]], key: str) -> AsyncIterator[Subscription]:
+        subscription = Subscription()
+        self._start()
+        group.setdefault(key, set()).add(subscription)
+        with self._state:
+            self._count += 1
+            placed = self._placed
+            if not placed:
+                self._place_found.clear()
+            self._wanted.set()
+        try:
+            if not placed:
+                try:
+                    await asyncio.wait_for(self._place_found.wait(), PLACE_SECONDS)
+                except TimeoutError:
+                    raise Unavailable("events cannot be read: the database does not answer") from None
+            yield subscription
+        finally:
+            with self._state:
+                self._count -= 1
+                if not self._count:
+                    self._wanted.clear()
+            members = group[key]
+            members.discard(subscription)
+            if not members:
+                del group[key]
+
+    def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._count:
+                raise RuntimeError("one event hub serves one event loop")
+            self._loop, self._place_found = loop, asyncio.Event()
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._read_for_all, name="event-hub", daemon=True)
+            self._thread.start()
+
+    def _deliver(self, events: Sequence[JobEvent]) -> None:
+        for event in events:
+            for subscription in self._by_job.get(event.job_id, ()):
+                subscription._push(event)
+            for subscription in self._by_account.get(event.account, ()):
+                subscription._push(event)
+
+    def close(self) -> None:
+        """End the thread; waits for it shortly."""
+        self._closing.set()
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join(timeout=POLL_SECONDS + 4.0)
+
+    # --- on the thread -------------------------------------------------------------------------------------------
+
+    def _read_for_all(self) -> None:
+        ear = _Ear(self._redis_url)
+        reader: _Reader | None = None
+        try:
+            while not self._closing.is_set():
+                if self._may_rest():
+                    reader = None
+                    ear.close()
+                    self._wanted.wait()
+                    continue
+                try:
+                    reader = reader or _Reader(self._database)
+                    self._hand_over(reader.read())
+                except Exception as error:
+                    # Waiters are better served by the next second than by the end of this thread.
+                    log.warning("events cannot be read now: %s", error)
+                    self._closing.wait(POLL_SECONDS)
+                    continue
+                ear.listen(POLL_SECONDS, self._closing)
+        finally:
+            ear.close()
+
+    def _may_rest(self) -> bool:
+        with self._state:
+            if self._count or self._closing.is_set():
+                return False
+            self._placed = False
+            return True
+
+    def _hand_over(self, events: list[JobEvent]) -> None:
+        with self._state:
+            newly_placed, self._placed = not self._placed, True
+        loop = self._loop
+        if loop is None or not (events or newly_placed):
+            return
+
+        def on_loop() -> None:
+            self._deliver(events)
+            self._place_found.set()
+
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(on_loop)
+
+
+class _Reader:
+    """Reads what is new, and what turned up late."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._last = database.read(store.newest)
+        self._gaps: dict[int, float] = {}
+
+    def read(self) -> list[JobEvent]:
+        rows = self._database.read(lambda connection: store.after(connection, self._last))
+        found = [JobEvent.of(row) for row in rows]
+        late = self._late()
+        now = time.monotonic()
+        for event in found:
+            missing = range(max(self._last + 1, event.seq - MAX_GAPS), event.seq)
+            self._gaps.update(dict.fromkeys(missing, now + GAP_SECONDS))
+            self._last = event.seq
+        while len(self._gaps) > MAX_GAPS:
+            del self._gaps[next(iter(self._gaps))]
+        return late + found
+
+    def _late(self) -> list[JobEvent]:
+        if not self._gaps:
+            return []
+        rows = self._database.read(lambda connection: store.these(connection, list(self._gaps)))
+        late = [JobEvent.of(row) for row in rows]
+        now = time.monotonic()
+        arrived = {event.seq for event in late}
+        self._gaps = {seq: until for seq, until in self._gaps.items() if until > now and seq not in arrived}
+        return late
+
+
+class _Ear:
+    """Waits for a ring over Redis, or for the time to pass where Redis is away."""
+
+    def __init__(self, redis_url: str | None) -> None:
+        self._redis_url = redis_url
+        self._pubsub: PubSub | None = None
+        self._client: redis.Redis | None = None
+        self._retry_at = 0.0
+
+    def listen(self, seconds: float, closing: threading.Event) -> None:
+        """Give back when somebody rings, and after `seconds` at the latest."""
+        pubsub = self._connected()
+        if pubsub is None:
+            closing.wait(seconds)
+            return
+        until = time.monotonic() + seconds
+        try:
+            while (left := until - time.monotonic()) > 0 and not closing.is_set():
+                message = pubsub.get_message(ignore_subscribe_messages=True, timeout=left)
+                if message is not None:
+                    closing.wait(COALESCE_SECONDS)
+                    while pubsub.get_message(ignore_subscribe_messages=True, timeout=0) is not None:
+                        pass
+                    return
+        except (redis.exceptions.RedisError, OSError) as error:
+            log.debug("no rings for events from Redis: %s", error)
+            self.close()
+            self._retry_at = time.monotonic() + RECONNECT_SECONDS
+            closing.wait(max(0.0, until - time.monotonic()))
+
+    def _connected(self) -> PubSub | None:
+        if self._pubsub is None and self._redis_url is not None and time.monotonic() >= self._retry_at:
+            try:
+                self._client = redis.Redis.from_url(self._redis_url, socket_timeout=2.0, socket_connect_timeout=1.0)
+                self._pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]
+                self._pubsub.subscribe(CHANNEL)
+            except (redis.exceptions.RedisError, OSError) as error:
+                log.debug("no rings for events from Redis: %s", error)
+                self.close()
+                self._retry_at = time.monotonic() + RECONNECT_SECONDS
+        return self._pubsub
+
+    def close(self) -> None:
+        for each in (self._pubsub, self._client):
+            if each is not None:
+                with contextlib.suppress(redis.exceptions.RedisError, OSError):
+                    each.close()
+        self._pubsub = self._client = None

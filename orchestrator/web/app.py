@@ -1,0 +1,99 @@
+"""The control plane's HTTP application: every route in one table, around it what every answer needs.
+
+    uvicorn.run(create_app(runtime), host=…, port=…)
+
+The application starts no loops; whoever serves it does, so that it can be tested and run without them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
+
+from . import accounts, admin, drafts, jobs, operations
+from .calls import Api
+from .json_text import to_json
+from .middleware import EveryAnswer
+from .openapi import build
+from .problems import CODES_BY_STATUS, Problem, problem_of, problem_response
+from .routing import Route, RouteTable
+from .service import Service
+
+if TYPE_CHECKING:
+    from ..runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+ROUTES: Sequence[Route] = (
+    *jobs.ROUTES,
+    *drafts.ROUTES,
+    *accounts.ROUTES,
+    *admin.ROUTES,
+    *operations.ROUTES,
+)
+
+
+def create_app(runtime: Runtime, *, extra_routes: Sequence[BaseRoute] = ()) -> Starlette:
+    """The application over a runtime, which stays the caller's to close.
+
+    Args:
+        runtime: what it serves.
+        extra_routes: Starlette routes that come before the API's, such as the dashboard's.
+    """
+    table = RouteTable(ROUTES)
+    service = Service(runtime, to_json(build(ROUTES, package_version())))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    return Starlette(
+        routes=[*extra_routes, _Everything(Api(table, service))],
+        middleware=[Middleware(EveryAnswer)],
+        exception_handlers={HTTPException: _on_http_exception, Exception: _on_exception},
+        lifespan=lifespan,
+    )
+
+
+def package_version() -> str:
+    try:
+        return version("onelane")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"
+
+
+class _Everything(BaseRoute):
+    """Whatever no other route took is the API's, also what it then answers with 404."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return (Match.FULL, {}) if scope["type"] == "http" else (Match.NONE, {})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._api(scope, receive, send)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own errors, from routes that are not in the table."""
+    assert isinstance(error, HTTPException), "Starlette calls the handler for this class only"
+    code = CODES_BY_STATUS.get(error.status_code, "invalid_request")
+    return problem_response(Problem(code, str(error.detail), headers=error.headers))
+
+
+async def _on_exception(request: Request, error: Exception) -> Response:
+    log.error("request %s failed", request.scope.get("onelane.request_id", ""), exc_info=error)
+    return problem_response(problem_of(error))

@@ -1,0 +1,81 @@
+"""Bodies: bounded while they are read, of one media type, strict JSON.
+
+A body that is announced as too large is refused before a byte of it is read; one that does not say its length, as soon
+as it has grown too large.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from .json_text import MalformedJson, parse_json
+from .problems import Problem, invalid
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        Problem: 413, it is larger than `limit` bytes; the connection is closed then, so that the rest is never read.
+    """
+    announced = request.headers.get("content-length")
+    if announced is not None and announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    if announced == "0" or (announced is None and "transfer-encoding" not in request.headers):
+        return b""
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise Problem("malformed_json", "the connection ended before the body did") from None
+    return b"".join(chunks)
+
+
+def check_json_type(request: Request) -> None:
+    """Refuse what does not call itself JSON in UTF-8.
+
+    Raises:
+        Problem: 415.
+    """
+    value = request.headers.get("content-type", "")
+    media_type, *parameters = (part.strip() for part in value.lower().split(";"))
+    is_json = media_type == "application/json" or (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    )
+    charsets = [each.partition("=")[2].strip(" \"'") for each in parameters if each.startswith("charset")]
+    if not is_json or any(each not in ("utf-8", "utf8") for each in charsets):
+        raise Problem(
+            "unsupported_media_type",
+            f"the body's type is {value!r}; send application/json"
+            if value
+            else "the body has no Content-Type; send application/json",
+            headers={"Accept": "application/json"},
+        )
+
+
+def decode_json(body: bytes) -> Any:
+    """The body's value.
+
+    Raises:
+        Problem: 400, it is not JSON; 422, it is JSON that no caller may send.
+    """
+    if not body.strip():
+        raise Problem("malformed_json", "the body is empty; send a JSON object")
+    try:
+        value, faults = parse_json(body)
+    except MalformedJson as error:
+        raise Problem("malformed_json", str(error)) from None
+    if faults:
+        raise invalid(faults)
+    return value
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem("too_large", f"the body is larger than {limit} bytes", headers={"Connection": "close"})

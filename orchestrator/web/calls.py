@@ -1,0 +1,148 @@
+"""One call from its path to its answer: the checks in their order, then the endpoint.
+
+Invariants
+- Nothing of a body is read before the caller is known and may reach what the path names.
+- Whatever an endpoint raises becomes a problem document; what nobody expected is logged with the request's id.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Mapping
+from typing import Any, cast
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tenants.errors import Fault
+
+from .auth import Access, Caller
+from .bodies import check_json_type, decode_json, read_body
+from .idempotency import answer_once
+from .models.base import Nothing, Query
+from .paths import SplitPath, UndecodablePath, split_path
+from .problems import Problem, invalid, problem_of, problem_response
+from .routing import Call, Reply, Route, RouteTable, allowed_methods
+from .service import Service
+from .validation import validate
+
+log = logging.getLogger(__name__)
+
+_NO_QUERY, _NO_BODY = Query(), Nothing()
+
+
+class Api:
+    """The API as an ASGI application."""
+
+    def __init__(self, table: RouteTable, service: Service) -> None:
+        self._table = table
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except Exception as error:
+            problem = problem_of(error)
+            if problem.code == "internal":
+                log.exception("request %s failed", scope.get("onelane.request_id", ""))
+            elif problem.code == "unavailable":
+                log.warning("request %s: %s", scope.get("onelane.request_id", ""), error)
+            response = problem_response(problem)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        raw = _raw_path(request.scope)
+        try:
+            path = split_path(raw)
+        except UndecodablePath as error:
+            await self._caller(request, raw)
+            raise invalid([Fault(("path",), str(error).removeprefix("path: "))]) from None
+        found = self._table.find(path) if path is not None else None
+        if found is None:
+            await self._caller(request, raw)
+            raise _no_such_path(path)
+        routes, params = found
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": allowed_methods(routes)})
+        route = routes.get("GET" if request.method == "HEAD" else request.method)
+        if route is None:
+            await self._caller(request, raw)
+            raise Problem(
+                "method_not_allowed",
+                f"{request.method} does not apply here; {allowed_methods(routes)} do",
+                headers={"Allow": allowed_methods(routes)},
+            )
+        if route.access is Access.PUBLIC:
+            caller = Caller("", "account", None)
+        else:
+            caller = await self._authenticated(request)
+            _authorize(route, caller, params)
+        return await self._called(request, route, caller, params)
+
+    async def _called(self, request: Request, route: Route, caller: Caller, params: dict[str, str]) -> Response:
+        if route.exists is not None and route.body_model is not None:
+            probe = Call(self._service, caller, params, _NO_QUERY, _NO_BODY, request)
+            exists = route.exists
+            await self._service.in_thread(lambda: exists(probe))
+        body, given = await self._body(request, route)
+        query, content = validate(route, params, request.scope["query_string"], body, given)
+        call: Call[Any, Any] = Call(self._service, caller, params, query, content, request)
+        key = request.headers.get("idempotency-key") if route.creates else None
+        if key is not None:
+            return await self._service.in_thread(lambda: answer_once(key, route, call, body))
+        if route.is_async:
+            return _response(await cast("Awaitable[Reply | Response]", route.endpoint(call)))
+        return await self._service.in_thread(lambda: _response(cast("Reply | Response", route.endpoint(call))))
+
+    async def _body(self, request: Request, route: Route) -> tuple[Any, bool]:
+        """The parsed body, and whether there was one."""
+        model: type[BaseModel] | None = route.body_model
+        if model is None:
+            return None, False
+        body = await read_body(request, getattr(self._service.settings, route.body_limit))
+        if not body and not route.needs_body:
+            return None, False
+        check_json_type(request)
+        return decode_json(body), True
+
+    async def _caller(self, request: Request, raw: bytes) -> None:
+        """Below /v1 even a path that leads nowhere asks for the key first."""
+        if raw == b"/v1" or raw.startswith((b"/v1/", b"/v1:")):
+            await self._authenticated(request)
+
+    async def _authenticated(self, request: Request) -> Caller:
+        authorization = request.headers.get("authorization")
+        authenticator = self._service.authenticator
+        admin = authenticator.admin(authorization)
+        if admin is not None:
+            return admin
+        return await self._service.in_thread(lambda: authenticator.stored(authorization))
+
+
+def _authorize(route: Route, caller: Caller, params: Mapping[str, str]) -> None:
+    if caller.is_admin:
+        return
+    if route.access is Access.ADMIN:
+        raise Problem("forbidden", "this call needs a key with scope admin")
+    if "account" in params and params["account"] != caller.account:
+        raise Problem("not_found", "there is no such account, or it is not yours")
+
+
+def _response(reply: Reply | Response) -> Response:
+    return reply.response() if isinstance(reply, Reply) else reply
+
+
+def _raw_path(scope: Scope) -> bytes:
+    """The path as it came; a prefix under which a server mounts us does not count."""
+    raw: bytes = scope["raw_path"].partition(b"?")[0]
+    root: bytes = scope.get("root_path", "").rstrip("/").encode()
+    return raw[len(root) :] if root and raw.startswith(root + b"/") else raw
+
+
+def _no_such_path(path: SplitPath | None) -> Problem:
+    if path is not None and path.verb is not None:
+        return Problem("not_found", "there is no such verb or path; a ':' that belongs to a name must be sent as %3A")
+    return Problem("not_found", "there is no such path")

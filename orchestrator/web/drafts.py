@@ -1,0 +1,103 @@
+"""Drafts: read them, and change one that is still to be published."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from tenants.store import drafts as store
+
+from .auth import Access
+from .models.base import Listing, Query
+from .models.drafts import DraftChange, DraftsQuery, DraftView
+from .problems import Problem
+from .routing import Call, Reply, Route
+
+_FIELDS = ("id", "account", "job_id", "title", "body", "tags", "status", "version", "created_at")
+_VERSION = re.compile(r'"?(\d{1,18})"?', re.ASCII)
+
+
+def _view(row: RowMapping) -> dict[str, Any]:
+    return {**{name: row[name] for name in _FIELDS}, "publication": store.publication_of(row)}
+
+
+def _reply(row: RowMapping) -> Reply:
+    return Reply(_view(row), headers={"ETag": f'"{row["version"]}"'})
+
+
+def list_drafts(call: Call[DraftsQuery, Any]) -> Reply:
+    query = call.query
+    if call.owner is not None and query.account not in (None, call.owner):
+        return Reply({"items": [], "next_cursor": None})
+    rows, following = call.service.database.read(
+        lambda connection: store.page(
+            connection,
+            account=call.owner or query.account,
+            status=query.status,
+            limit=query.limit,
+            cursor=query.cursor,
+        )
+    )
+    return Reply({"items": [_view(row) for row in rows], "next_cursor": following})
+
+
+def get_draft(call: Call[Query, Any]) -> Reply:
+    return _reply(call.service.database.read(lambda connection: store.fetch(connection, call.params["id"], call.owner)))
+
+
+def change_draft(call: Call[Query, DraftChange]) -> Reply:
+    version = _wanted_version(call.request.headers.get("if-match"))
+    changes = call.body.model_dump(exclude_unset=True)
+    row = call.service.database.write(
+        lambda connection: store.change(connection, call.params["id"], call.owner, version=version, changes=changes)
+    )
+    return _reply(row)
+
+
+def exists(call: Call[Any, Any]) -> None:
+    """Raises `NotFound` unless the caller may see the draft of the path."""
+    call.service.database.read(lambda connection: store.fetch(connection, call.params["id"], call.owner))
+
+
+def _wanted_version(header: str | None) -> int | None:
+    """The version in `If-Match`; None for ``*``. Anything else matches no version, as RFC 9110 has it."""
+    if header is None:
+        raise Problem("precondition_required", 'send the version that you read, as If-Match: "<version>"')
+    header = header.strip()
+    if header == "*":
+        return None
+    found = _VERSION.fullmatch(header)
+    if found is None:
+        raise Problem("stale_version", f'If-Match is {header!r}; no version looks like that. Send "<version>"')
+    return int(found[1])
+
+
+ROUTES = [
+    Route(
+        "GET",
+        "/v1/drafts",
+        list_drafts,
+        Access.OWN,
+        "List drafts, newest first",
+        {200: Listing[DraftView]},
+        "Drafts",
+        query=DraftsQuery,
+    ),
+    Route("GET", "/v1/drafts/{id}", get_draft, Access.OWN, "One draft", {200: DraftView}, "Drafts", headers=("ETag",)),
+    Route(
+        "PATCH",
+        "/v1/drafts/{id}",
+        change_draft,
+        Access.OWN,
+        "Change a draft that is not published yet",
+        {200: DraftView},
+        "Drafts",
+        body=DraftChange,
+        codes=("draft_not_pending", "precondition_required", "stale_version"),
+        exists=exists,
+        headers=("ETag",),
+        description="Needs `If-Match` with the version that was read, so that nobody's change is lost.",
+    ),
+]

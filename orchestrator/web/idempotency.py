@@ -1,0 +1,93 @@
+"""`Idempotency-Key`: the first good answer is kept for a day and given again.
+
+Invariants
+- One key, method, path and caller stand for one body; bodies are compared as parsed JSON.
+- Only good answers are kept: after an error the same key starts afresh.
+- An answer with a secret in it is kept sealed, so that the database never holds a key that opens something.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from typing import Any, cast
+
+from starlette.responses import Response
+
+from tenants.errors import Fault
+from tenants.store import idempotency as store
+
+from .json_text import to_json
+from .problems import Problem, invalid
+from .routing import Call, Reply, Route
+
+_KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
+REPLAYED = {"Idempotency-Replayed": "true"}
+_PURPOSE = "answer to an idempotency key"
+
+
+def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Response:
+    """Run the endpoint, unless this key has had its answer.
+
+    Raises:
+        Problem: 409, the key came with another body, or its first call still runs; 422, it is out of shape.
+    """
+    if not _KEY.fullmatch(key):
+        raise invalid([Fault(("Idempotency-Key",), "it must be 1 to 255 visible ASCII characters")])
+    scope = _digest([key, route.method, call.request.scope["raw_path"].decode("latin-1"), call.caller.key_id])
+    fingerprint = _digest(_canonical(body))
+    database = call.service.database
+    claim = database.write(lambda connection: store.claim(connection, scope, fingerprint))
+    if claim.kind == "done":
+        return _again(call, scope, cast("int", claim.status), cast("dict[str, Any]", claim.response))
+    if claim.kind == "conflict":
+        raise Problem("idempotency_conflict", f"the idempotency key {key!r} was used with another body")
+    if claim.kind == "running":
+        raise Problem(
+            "idempotency_in_progress",
+            f"the first call with the idempotency key {key!r} still runs; ask again",
+            headers={"Retry-After": "1"},
+        )
+    try:
+        reply = cast("Reply", route.endpoint(call))
+    except BaseException:
+        database.write(lambda connection: store.forget(connection, scope))
+        raise
+    kept = _kept(route, call, scope, reply)
+    database.write(lambda connection: store.finish(connection, scope, reply.status, kept))
+    return reply.response()
+
+
+def _kept(route: Route, call: Call[Any, Any], scope: str, reply: Reply) -> dict[str, Any]:
+    text = to_json(reply.data).decode()
+    headers = dict(reply.headers)
+    if not route.secret:
+        return {"headers": headers, "body": text}
+    sealed = call.service.sealer.seal(text, account=scope, purpose=_PURPOSE)
+    return {"headers": headers, "sealed": base64.b64encode(sealed).decode()}
+
+
+def _again(call: Call[Any, Any], scope: str, status: int, kept: dict[str, Any]) -> Response:
+    if "sealed" in kept:
+        sealed = base64.b64decode(kept["sealed"])
+        text = call.service.sealer.open(sealed, account=scope, purpose=_PURPOSE)
+    else:
+        text = kept["body"]
+    return Response(text, status, {**kept["headers"], **REPLAYED}, "application/json")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    """Equal JSON, equal form: key order and 5 against 5.0 make no difference."""
+    if isinstance(value, dict):
+        return {name: _canonical(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_canonical(each) for each in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

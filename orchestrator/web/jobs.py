@@ -1,0 +1,234 @@
+"""Jobs: make, read, wait for, steer."""
+
+from __future__ import annotations
+
+from functools import partial
+from time import monotonic
+from typing import Any
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from tenants.store import dead_letters
+from tenants.store.jobs import JobFilter
+
+from ..events import Subscription
+from ..jobs import NewJob, is_finished
+from .accounts import check_reachable
+from .auth import Access
+from .models.base import Items, Listing, Nothing, Query
+from .models.jobs import JobBatch, JobQuery, JobRequest, JobsQuery, JobSummary, JobView, Rejection
+from .routing import Call, Reply, Route
+
+#: What making a job can be refused with.
+CREATION_CODES = (
+    "unknown_pipeline",
+    "invalid_input",
+    "unsafe_url",
+    "account_draining",
+    "account_suspended",
+    "queue_full",
+    "quota_exhausted",
+)
+
+
+def create(call: Call[Query, JobRequest]) -> Reply:
+    job, created = call.service.jobs.create(call.account, new_job(call, call.body, ()))
+    return Reply(job, 202 if created else 200, {"Location": job_path(job["id"])})
+
+
+def create_batch(call: Call[Query, JobBatch]) -> Reply:
+    jobs = [new_job(call, each, ("jobs", index)) for index, each in enumerate(call.body.jobs)]
+    return Reply({"items": call.service.jobs.create_many(call.account, jobs)}, 202)
+
+
+def new_job(call: Call[Any, Any], wanted: JobRequest, loc: tuple[str | int, ...]) -> NewJob:
+    if wanted.callback_url is not None:
+        check_reachable(wanted.callback_url, call.service.settings.allowed_hosts, (*loc, "callback_url"))
+    return NewJob(
+        pipeline=wanted.pipeline,
+        input=wanted.input,
+        run_at=wanted.run_at,
+        delay=wanted.delay,
+        priority=wanted.priority,
+        expires_in=wanted.expires_in,
+        deadline=wanted.deadline,
+        approval=wanted.approval,
+        unique_key=wanted.unique_key,
+        callback_url=wanted.callback_url,
+        tags=tuple(wanted.tags),
+    )
+
+
+def job_path(job_id: str) -> str:
+    return f"/v1/jobs/{quote(job_id, safe='')}"
+
+
+def list_jobs(call: Call[JobsQuery, Any]) -> Reply:
+    query = call.query
+    if call.owner is not None and query.account not in (None, call.owner):
+        return Reply({"items": [], "next_cursor": None})
+    chosen = JobFilter(
+        account=call.owner or query.account,
+        status=query.status,
+        pipeline=query.pipeline,
+        tag=query.tag,
+        q=query.q,
+        created_after=query.created_after,
+        created_before=query.created_before,
+    )
+    items, following = call.service.jobs.list(chosen, limit=query.limit, cursor=query.cursor)
+    return Reply({"items": items, "next_cursor": following})
+
+
+async def get(call: Call[JobQuery, Any]) -> Reply | Response:
+    """Wait on the event loop, not on a thread: a thousand waiting callers cost a thousand small objects."""
+    service, job_id, owner = call.service, call.params["id"], call.owner
+    read = partial(service.jobs.get, job_id, owner)
+    job = await service.in_thread(read)
+    if not call.query.wait or is_finished(job["status"]):
+        return Reply(job)
+    # Subscribe before the look, so that an end between the two is not missed.
+    async with service.events.of_job(job_id) as events:
+        until = monotonic() + call.query.wait
+        while not is_finished(await service.in_thread(lambda: service.jobs.status(job_id, owner))):
+            if not await _ended(events, until):
+                break
+    return Reply(await service.in_thread(read))
+
+
+async def _ended(events: Subscription, until: float) -> bool:
+    """True when the job ended, or when events were lost and the job must be looked at again; False at the time."""
+    while (left := until - monotonic()) > 0:
+        event = await events.next(left)
+        if events.lagged:
+            events.caught_up()
+            return True
+        if event is not None and event.type == "status" and is_finished(event.data["status"]):
+            return True
+    return False
+
+
+def cancel(call: Call[Query, Nothing]) -> Reply:
+    job, ended = call.service.jobs.cancel(call.params["id"], call.owner)
+    return Reply(job, 200 if ended else 202)
+
+
+def retry(call: Call[Query, Nothing]) -> Reply:
+    job = call.service.jobs.retry(call.params["id"], call.owner)
+    # The letter told that nothing would happen by itself; now something does.
+    call.service.database.write(lambda connection: dead_letters.resolve_job(connection, job["id"], "replayed"))
+    return Reply(job)
+
+
+def approve(call: Call[Query, Nothing]) -> Reply:
+    return Reply(call.service.jobs.approve(call.params["id"], call.owner))
+
+
+def reject(call: Call[Query, Rejection]) -> Reply:
+    return Reply(call.service.jobs.reject(call.params["id"], call.owner, reason=call.body.reason))
+
+
+def exists(call: Call[Any, Any]) -> None:
+    """Raises `NotFound` unless the caller may see the job of the path."""
+    call.service.jobs.status(call.params["id"], call.owner)
+
+
+ROUTES = [
+    Route(
+        "POST",
+        "/v1/accounts/{account}/jobs",
+        create,
+        Access.OWN,
+        "Run a job",
+        {202: JobView, 200: JobView},
+        "Jobs",
+        body=JobRequest,
+        codes=CREATION_CODES,
+        creates=True,
+        headers=("Location",),
+        description="202 means that the job is committed to the database: it survives the loss of any process and of "
+        "all of Redis. 200: an unfinished job with this `unique_key` exists, and this is it.",
+    ),
+    Route(
+        "POST",
+        "/v1/accounts/{account}/jobs:batch",
+        create_batch,
+        Access.OWN,
+        "Run up to 1,000 jobs, all or nothing",
+        {202: Items[JobSummary]},
+        "Jobs",
+        body=JobBatch,
+        body_limit="max_batch_bytes",
+        codes=CREATION_CODES,
+        creates=True,
+    ),
+    Route(
+        "GET",
+        "/v1/jobs",
+        list_jobs,
+        Access.OWN,
+        "List jobs, newest first",
+        {200: Listing[JobSummary]},
+        "Jobs",
+        query=JobsQuery,
+    ),
+    Route(
+        "GET",
+        "/v1/jobs/{id}",
+        get,
+        Access.OWN,
+        "One job, at once or when it ends",
+        {200: JobView},
+        "Jobs",
+        query=JobQuery,
+        description="With `wait`, the answer comes when the job ends or the wait is over, with the job as it is then.",
+    ),
+    Route(
+        "POST",
+        "/v1/jobs/{id}:cancel",
+        cancel,
+        Access.OWN,
+        "Cancel a job",
+        {200: JobView, 202: JobView},
+        "Jobs",
+        codes=("job_finished",),
+        exists=exists,
+        description="200 when it ended at once; 202 while its running step is being killed.",
+    ),
+    Route(
+        "POST",
+        "/v1/jobs/{id}:retry",
+        retry,
+        Access.OWN,
+        "Go on from the step that failed",
+        {200: JobView},
+        "Jobs",
+        codes=("job_not_retryable",),
+        exists=exists,
+    ),
+    Route(
+        "POST",
+        "/v1/jobs/{id}:approve",
+        approve,
+        Access.OWN,
+        "Let a job that awaits approval go on",
+        {200: JobView},
+        "Jobs",
+        codes=("not_awaiting_approval",),
+        exists=exists,
+    ),
+    Route(
+        "POST",
+        "/v1/jobs/{id}:reject",
+        reject,
+        Access.OWN,
+        "Refuse a job that awaits approval",
+        {200: JobView},
+        "Jobs",
+        body=Rejection,
+        body_required=False,
+        codes=("not_awaiting_approval",),
+        exists=exists,
+    ),
+]

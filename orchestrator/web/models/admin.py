@@ -1,0 +1,163 @@
+"""What only an admin sees: tenant queues, dead letters, workers; and pipelines, which everybody sees."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from .base import LONGEST_SECONDS, AccountName, Answer, Body, Id, JsonObject, Paging, Query, Time
+from .jobs import AttemptView
+
+Idle = Annotated[float, Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
+
+
+class QueueView(Answer):
+    """A live tenant queue."""
+
+    lane: str
+    account: str | None = Field(description="Null: messages that belong to no account.")
+    queue: str
+    waiting: int
+    active: int
+    delayed: int
+    last_used_at: Time
+    paused: bool
+
+
+class QueuesQuery(Paging):
+    """Which tenant queues a list holds."""
+
+    lane: str | None = Field(default=None, max_length=64)
+    account: AccountName | None = None
+    idle_longer_than: Idle | None = None
+    """Seconds."""
+
+
+class ForceQuery(Query):
+    """Whether to go ahead."""
+
+    force: bool = False
+
+
+class QueueDeleted(Answer):
+    """What became of a tenant queue that was torn down."""
+
+    cancelled: int = Field(description="Jobs that waited in it.")
+
+
+class ReapRequest(Body):
+    """Which tenant queues to tear down."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"idle_longer_than": 3600, "dry_run": True}]})
+
+    idle_longer_than: Idle | None = None
+    """Seconds; the setting when it is left out."""
+    dry_run: bool = False
+
+
+class ReapedQueue(Answer):
+    """A tenant queue that was torn down, or would be."""
+
+    lane: str
+    account: str
+    queue: str
+
+
+class Reaped(Answer):
+    """What the reaper did, or would do."""
+
+    reaped: int
+    queues: list[ReapedQueue] = Field(description="The first 100.")
+
+
+class DeadLettersQuery(Paging):
+    """Which dead letters a list holds."""
+
+    account: AccountName | None = None
+    lane: str | None = Field(default=None, max_length=64)
+    pipeline: str | None = Field(default=None, max_length=100)
+    error_code: str | None = Field(default=None, max_length=64)
+
+
+class LetterError(Answer):
+    """Why the last attempt failed."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str
+    message: str
+
+
+class DeadLetterSummary(Answer):
+    """A dead letter as lists show it."""
+
+    id: Id
+    account: str | None
+    lane: str
+    pipeline: str | None
+    actor: str
+    job_id: str | None
+    step_id: str | None
+    error_code: str
+    error: LetterError
+    attempt_count: int
+    created_at: Time
+    resolution: Literal["replayed", "discarded"] | None
+    resolved_at: Time | None
+
+
+class DeadLetterView(DeadLetterSummary):
+    """A step that will not be tried again by itself."""
+
+    message: JsonObject
+    traceback: str | None
+    attempts: list[AttemptView]
+
+
+class RunningStep(Answer):
+    """What a worker runs."""
+
+    step_id: Id
+    job_id: Id
+    account: str
+    lane: str
+    step: str
+    started_at: Time | None
+
+
+class WorkerView(Answer):
+    """A live worker process."""
+
+    id: str
+    host: str
+    pid: int
+    lanes: list[str]
+    threads: int
+    busy: int
+    started_at: Time
+    heartbeat_at: Time
+    running: list[RunningStep]
+
+
+class PipelineStep(Answer):
+    """A step and its limits."""
+
+    name: str
+    lane: str
+    time_limit: float = Field(description="Seconds.")
+    max_attempts: int
+    backoff: list[float] = Field(description="Least and greatest delay between attempts, in seconds.")
+    isolation: Literal["process", "thread"]
+    effect: Literal["pure", "idempotent", "irreversible"]
+    required: bool
+
+
+class PipelineView(Answer):
+    """A pipeline."""
+
+    name: str
+    description: str
+    lanes: list[str]
+    steps: list[PipelineStep]
+    input_schema: dict[str, Any] = Field(description="JSON schema of a job's `input`.")

@@ -1,0 +1,150 @@
+"""What all shapes share: strictness, times, names, lists.
+
+Invariants
+- Bodies are strict: no field is coerced (``"5"`` is no number) and none is ignored. Query parameters arrive as text, so
+  those alone are read from it.
+- Whatever passes here fits the store: times that can be calculated with, numbers that fit 64 bits.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from tenants.account import MAX_ACCOUNT_CHARACTERS, parse_account
+from tenants.errors import InvalidAccount
+
+T = TypeVar("T")
+
+#: Times later than this serve no purpose and overflow when a duration is added.
+LATEST_YEAR = 2200
+#: Ten years: the longest delay, expiry or deadline.
+LONGEST_SECONDS = 10 * 366 * 86_400.0
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+#: A plus sign that was not percent-encoded in a query arrives as a space.
+_LOST_PLUS = re.compile(r"(?<=\d) (?=\d\d:\d\d$)", re.ASCII)
+
+
+class Body(BaseModel):
+    """Base of request bodies."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True, ser_json_inf_nan="strings"
+    )
+
+
+class Query(BaseModel):
+    """Base of query parameters; an empty value is as good as none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Answer(BaseModel):
+    """Base of answers. It is not run through validation when it is sent; the tests do that."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    #: Fields are always there, so a client needs no second guess; the schema says so.
+    all_required: ClassVar[bool] = True
+
+
+def _parse_time(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("it is not a time as RFC 3339 has it, with an offset: 2026-11-21T09:00:00+01:00")
+    try:
+        moment = datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"there is no such time: {error}") from None
+    if moment.year > LATEST_YEAR:
+        raise ValueError(f"it is after the year {LATEST_YEAR}")
+    return moment
+
+
+def _parse_query_time(value: Any) -> Any:
+    return _parse_time(_LOST_PLUS.sub("+", value) if isinstance(value, str) else value)
+
+
+def _integral(value: Any) -> Any:
+    """JSON has one kind of number: 5.0 is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _account(value: str) -> str:
+    try:
+        return parse_account(value)
+    except InvalidAccount as error:
+        raise ValueError(str(error).removeprefix("account: ")) from None
+
+
+Time = Annotated[datetime, BeforeValidator(_parse_time), WithJsonSchema({"type": "string", "format": "date-time"})]
+QueryTime = Annotated[
+    datetime, BeforeValidator(_parse_query_time), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+Int = Annotated[int, BeforeValidator(_integral)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
+ACCOUNT_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_ACCOUNT_CHARACTERS,
+    # Written out for readers whose regular expressions know no Unicode classes.
+    "pattern": r"^(?!\.{1,2}$)[^\u0000-\u001f\u007f-\u009f]+$",
+}
+AccountName = Annotated[str, AfterValidator(_account), WithJsonSchema(ACCOUNT_SCHEMA)]
+Id = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+#: A word of the caller's own, such as a tag.
+Label = Annotated[str, Field(min_length=1, max_length=200)]
+JsonObject = dict[str, Any]
+
+
+class Paging(Query):
+    """What every list takes."""
+
+    limit: int = Field(default=50, ge=1, le=200)
+    """How many items at most."""
+    cursor: str | None = Field(default=None, min_length=1, max_length=1000)
+    """`next_cursor` of the page before."""
+
+
+class Listing(Answer, Generic[T]):
+    """One page, newest first."""
+
+    items: list[T]
+    next_cursor: str | None = Field(description="Ask for the next page with it; null at the end.")
+
+
+class Items(Answer, Generic[T]):
+    """A list that has no pages."""
+
+    items: list[T]
+
+
+class Nothing(Body):
+    """A call that takes no fields."""
+
+
+class ProblemError(Answer):
+    """One fault."""
+
+    loc: list[str | int]
+    """Where: names and indexes from the outside in."""
+    message: str
+
+
+class ProblemDocument(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    """A stable word."""
+    errors: list[ProblemError] = Field(default_factory=list, description="Each fault, where there are several.")

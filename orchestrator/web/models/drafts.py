@@ -1,0 +1,64 @@
+"""Drafts and their publications."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from .base import AccountName, Answer, Body, Id, Label, Paging, Time
+
+DraftStatus = Literal["pending_publish", "publishing", "published", "needs_review", "discarded"]
+
+
+class PublicationView(Answer):
+    """The ledger's entry: what is known about the post."""
+
+    id: Id
+    publisher: str
+    status: Literal["intent", "started", "confirmed", "unknown"]
+    url: str | None
+    external_id: str | None
+    published_at: Time | None
+
+
+class DraftView(Answer):
+    """What a generate step made."""
+
+    id: Id
+    account: AccountName
+    job_id: Id
+    title: str
+    body: str = Field(description="Markdown.")
+    tags: list[str]
+    status: DraftStatus
+    version: int
+    created_at: Time
+    publication: PublicationView | None
+
+
+class DraftsQuery(Paging):
+    """Which drafts a list holds."""
+
+    account: AccountName | None = None
+    status: DraftStatus | None = None
+
+
+class DraftChange(Body):
+    """What to change; what is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "A better title"}]})
+
+    title: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    body: Annotated[str, Field(min_length=1, max_length=500_000)] | None = None
+    tags: Annotated[list[Label], Field(max_length=50)] | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        given = self.model_fields_set
+        if not given:
+            raise ValueError("give title, body or tags")
+        empty = sorted(name for name in given if getattr(self, name) is None)
+        if empty:
+            raise ValueError(f"{', '.join(empty)}: null is no value for it; leave it out to keep what is there")
+        return self

@@ -1,0 +1,218 @@
+"""`/openapi.json`: OpenAPI 3.1 from the route table and the models that validate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import models_json_schema
+
+from .auth import Access
+from .models.base import ACCOUNT_SCHEMA, ProblemDocument, Query
+from .problems import PROBLEM_JSON, PROBLEMS
+from .routing import Route
+
+_REF = "#/components/schemas/{model}"
+Mode = Literal["validation", "serialization"]
+
+_DESCRIPTION = """\
+Every account its own lane: each account's jobs one at a time, in order, apart from all others.
+
+* JSON in UTF-8; times as RFC 3339 with offset; durations in seconds; ids are UUIDv7.
+* In a path, `/` and `:` inside a name are percent-encoded; a literal `:` starts a verb.
+* Errors are problem documents (RFC 9457) with a stable `code`.
+* A creating POST takes an `Idempotency-Key`: a repeat within 24 hours gives the first answer.
+"""
+
+_PARAMETERS: dict[str, dict[str, Any]] = {
+    "account": {"description": "The account's id, percent-encoded.", "schema": ACCOUNT_SCHEMA},
+    "id": {"description": "The id, as the API gave it.", "schema": {"type": "string"}},
+    "lane": {"description": "The lane's name.", "schema": {"type": "string"}},
+}
+_RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
+    "Location": {"description": "Where the new thing is.", "schema": {"type": "string"}},
+    "ETag": {"description": "The version, for `If-Match`.", "schema": {"type": "string"}},
+}
+
+
+def build(routes: Iterable[Route], version: str) -> dict[str, Any]:
+    """The whole document."""
+    shown = [route for route in routes if route.tag]
+    schemas, definitions = _schemas(shown)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in shown:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "onelane",
+            "version": version,
+            "summary": "Every account its own lane.",
+            "description": _DESCRIPTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name} for name in dict.fromkeys(route.tag for route in shown)],
+        "paths": paths,
+        "components": {
+            "schemas": definitions,
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "An admin key or an account's key."}
+            },
+        },
+    }
+
+
+def _schemas(routes: list[Route]) -> tuple[dict[tuple[Any, Mode], Any], dict[str, Any]]:
+    """Each model's reference, and all definitions."""
+    wanted: dict[tuple[type[BaseModel], Mode], None] = {(ProblemDocument, "serialization"): None}
+    for route in routes:
+        if route.body_model is not None:
+            wanted[route.body_model, "validation"] = None
+        for model in route.answers.values():
+            if model is not None:
+                wanted[model, "serialization"] = None
+    schemas, top = models_json_schema(list(wanted), ref_template=_REF)
+    definitions: dict[str, Any] = top.get("$defs", {})
+    for definition in definitions.values():
+        _tidy(definition)
+    return dict(schemas), definitions
+
+
+def _tidy(schema: Any) -> None:
+    """Drop the titles that only repeat a field's name."""
+    if isinstance(schema, dict):
+        for name, each in schema.get("properties", {}).items():
+            if isinstance(each, dict) and str(each.get("title", "")).lower().replace(" ", "_") == name.lower():
+                each.pop("title", None)
+        for each in schema.values():
+            _tidy(each)
+    elif isinstance(schema, list):
+        for each in schema:
+            _tidy(each)
+
+
+def _operation(route: Route, schemas: dict[tuple[Any, Mode], Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": operation_id(route),
+        "tags": [route.tag],
+        "summary": route.summary,
+        "responses": _responses(route, schemas),
+    }
+    if route.description:
+        operation["description"] = route.description
+    parameters = [*_path_parameters(route), *_query_parameters(route), *_header_parameters(route)]
+    if parameters:
+        operation["parameters"] = parameters
+    if route.body is not None:
+        content: dict[str, Any] = {"schema": schemas[route.body, "validation"]}
+        examples = route.body.model_config.get("json_schema_extra")
+        if isinstance(examples, dict) and "examples" in examples:
+            found: Any = examples["examples"]
+            content["example"] = found[0]
+        operation["requestBody"] = {"required": route.body_required, "content": {"application/json": content}}
+    operation["security"] = [] if route.access is Access.PUBLIC else [{"key": []}]
+    if route.access is not Access.PUBLIC:
+        operation["x-access"] = "admin" if route.access is Access.ADMIN else "own"
+    return operation
+
+
+def operation_id(route: Route) -> str:
+    """``get_v1_jobs_id`` and the like: stable, because it follows from method and path alone."""
+    words = re.findall(r"[a-z0-9]+", route.path)
+    return "_".join([route.method.lower(), *words]) or route.method.lower()
+
+
+def _path_parameters(route: Route) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "path", "required": True, **_PARAMETERS[name]} for name in route.template.parameters]
+
+
+def _query_parameters(route: Route) -> list[dict[str, Any]]:
+    if route.query is Query:
+        return []
+    schema = TypeAdapter(route.query).json_schema()
+    definitions = schema.get("$defs", {})
+    found = []
+    for name, field in schema.get("properties", {}).items():
+        field = dict(field)
+        description = field.pop("description", "")
+        field.pop("title", None)
+        found.append(
+            {"name": name, "in": "query", "required": False, "schema": _without_null(field, definitions)}
+            | ({"description": description} if description else {})
+        )
+    return found
+
+
+def _without_null(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """A query parameter is left out, it is never null."""
+    options = field.get("anyOf")
+    if options is None:
+        return field
+    kept = [option for option in options if option != {"type": "null"}]
+    merged = {name: value for name, value in field.items() if name != "anyOf" and (name, value) != ("default", None)}
+    for option in kept:
+        merged.update(definitions[option["$ref"].rsplit("/", 1)[1]] if "$ref" in option else option)
+    return merged
+
+
+def _header_parameters(route: Route) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if route.creates:
+        found.append(
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": False,
+                "description": "Makes a repeat harmless: it gives the first answer, for 24 hours.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"},
+            }
+        )
+    if "precondition_required" in route.codes:
+        found.append(
+            {
+                "name": "If-Match",
+                "in": "header",
+                "required": True,
+                "description": "The version that was read, in quotes.",
+                "schema": {"type": "string", "pattern": r'^"\d{1,18}"$'},
+                "example": '"1"',
+            }
+        )
+    return found
+
+
+def _responses(route: Route, schemas: dict[tuple[Any, Mode], Any]) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status, model in sorted(route.answers.items()):
+        answer: dict[str, Any] = {"description": _STATUS_WORDS[status]}
+        if model is not None:
+            answer["content"] = {"application/json": {"schema": schemas[model, "serialization"]}}
+        elif status not in (204, 302):
+            answer["content"] = {route.media_type: {"schema": {}}}
+        headers = {name: _RESPONSE_HEADERS[name] for name in route.headers}
+        if headers:
+            answer["headers"] = headers
+        responses[str(status)] = answer
+    by_status: dict[int, list[str]] = {}
+    for code in route.error_codes():
+        by_status.setdefault(PROBLEMS[code].status, []).append(code)
+    problem = {"schema": schemas[ProblemDocument, "serialization"]}
+    for status, codes in sorted(by_status.items()):
+        responses[str(status)] = {
+            "description": " · ".join(f"`{code}`: {PROBLEMS[code].title}" for code in codes),
+            "content": {PROBLEM_JSON: problem},
+        }
+    return responses
+
+
+_STATUS_WORDS = {
+    200: "OK",
+    201: "Created",
+    202: "Accepted",
+    204: "Done; there is nothing to say",
+    302: "Elsewhere",
+    503: "Down",
+}

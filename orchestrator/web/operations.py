@@ -1,0 +1,161 @@
+"""For those who run the service: alive, ready, metrics, and the API's own description."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+from dramatiq.errors import BrokerConnectionError
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import Field
+from starlette.responses import RedirectResponse, Response
+
+from tenants.errors import Unavailable
+from tenants.queues import QueueError
+from tenants.store import workers
+
+from ..metrics import REGISTRY
+from .auth import Access
+from .models.base import Answer
+from .problems import Problem
+from .routing import Call, Reply, Route
+
+log = logging.getLogger(__name__)
+
+Part = Literal["ok", "down", "none", "unknown"]
+
+
+class Alive(Answer):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class Parts(Answer):
+    """What the service stands on."""
+
+    database: Part
+    redis: Part
+    workers: Part = Field(description="`none`: jobs are accepted, but nobody runs them.")
+
+
+class Ready(Answer):
+    """Whether jobs are accepted, and what is wrong where something is."""
+
+    status: Literal["ok", "degraded", "down"]
+    parts: Parts
+
+
+def healthz(call: Call[Any, Any]) -> Reply:
+    return Reply({"status": "ok"})
+
+
+def readyz(call: Call[Any, Any]) -> Reply:
+    """503 only when the database is down: without Redis or workers jobs are still accepted, and run later."""
+    parts: dict[str, Part] = {"database": "ok", "redis": "ok", "workers": "unknown"}
+    try:
+        parts["workers"] = "ok" if call.service.database.read(workers.live) else "none"
+    except Unavailable as error:
+        log.warning("the database is down: %s", error)
+        parts["database"] = "down"
+    try:
+        call.service.broker.check_server()
+    except (BrokerConnectionError, QueueError) as error:
+        log.warning("Redis is down: %s", error)
+        parts["redis"] = "down"
+    if parts["database"] == "down":
+        return Reply({"status": "down", "parts": parts}, 503, {"Retry-After": "1"})
+    well = all(state == "ok" for state in parts.values())
+    return Reply({"status": "ok" if well else "degraded", "parts": parts})
+
+
+def metrics(call: Call[Any, Any]) -> Response:
+    key = call.service.settings.metrics_key
+    if key is not None:
+        given = call.request.headers.get("authorization", "").partition(" ")[2].strip()
+        digests = [hashlib.sha256(each.encode()).digest() for each in (given, key.get_secret_value())]
+        if not hmac.compare_digest(*digests) and call.service.authenticator.admin(f"Bearer {given or '-'}") is None:
+            raise Problem("unauthenticated", "the metrics need their key, as 'Authorization: Bearer <key>'")
+    return Response(generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+# --- the description and its page ----------------------------------------------------------------------------------
+
+#: The page runs its own script and nothing else; it speaks to this server alone.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-cache",
+}
+_FILES = {
+    "docs.html": "text/html; charset=utf-8",
+    "docs.js": "text/javascript; charset=utf-8",
+    "docs.css": "text/css; charset=utf-8",
+}
+
+
+@cache
+def _static(name: str) -> bytes:
+    return (resources.files(__package__) / "static" / name).read_bytes()
+
+
+def _file(name: str) -> Response:
+    return Response(_static(name), headers={"Content-Type": _FILES[name], **PAGE_HEADERS})
+
+
+def docs(call: Call[Any, Any]) -> Response:
+    return _file("docs.html")
+
+
+def docs_script(call: Call[Any, Any]) -> Response:
+    return _file("docs.js")
+
+
+def docs_style(call: Call[Any, Any]) -> Response:
+    return _file("docs.css")
+
+
+def openapi(call: Call[Any, Any]) -> Response:
+    return Response(call.service.openapi, headers={"Content-Type": "application/json", "Cache-Control": "no-cache"})
+
+
+def index(call: Call[Any, Any]) -> Response:
+    return RedirectResponse("/docs", status_code=302)
+
+
+_TAG = "Operations"
+
+ROUTES = [
+    Route("GET", "/healthz", healthz, Access.PUBLIC, "Whether the process lives", {200: Alive}, _TAG),
+    Route(
+        "GET",
+        "/readyz",
+        readyz,
+        Access.PUBLIC,
+        "Whether jobs are accepted",
+        {200: Ready, 503: Ready},
+        _TAG,
+        description="`degraded` without Redis or without a worker: jobs are accepted and run later.",
+    ),
+    Route(
+        "GET",
+        "/metrics",
+        metrics,
+        Access.PUBLIC,
+        "Metrics for Prometheus",
+        {200: None},
+        _TAG,
+        codes=("unauthenticated",),
+        media_type="text/plain",
+    ),
+    Route("GET", "/openapi.json", openapi, Access.PUBLIC, "This description", {200: None}, _TAG),
+    Route("GET", "/docs", docs, Access.PUBLIC, "This description as a page", {200: None}, _TAG, media_type="text/html"),
+    Route("GET", "/docs/docs.js", docs_script, Access.PUBLIC, "", {200: None}, ""),
+    Route("GET", "/docs/docs.css", docs_style, Access.PUBLIC, "", {200: None}, ""),
+    Route("GET", "/", index, Access.PUBLIC, "", {302: None}, ""),
+]

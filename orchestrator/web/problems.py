@@ -1,0 +1,153 @@
+"""Errors as RFC 9457 problem documents, and the one table that maps codes to HTTP.
+
+Invariants
+- Every error that leaves the API has a `code` of `PROBLEMS`; an exception that nobody expected is `internal`, and its
+  text stays in the log: no stack trace, SQL or server path leaves.
+- `type` is a name, not an address: nothing needs to be looked up to understand a problem.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dramatiq.errors import BrokerConnectionError
+from starlette.responses import Response
+
+from tenants.errors import Fault, InvalidInput, LimitReached, OnelaneError
+from tenants.queues import InvalidEntry, QueueError
+
+from .json_text import to_json
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class Kind(NamedTuple):
+    """What a code means over HTTP."""
+
+    status: int
+    title: str
+
+
+PROBLEMS: Mapping[str, Kind] = {
+    "malformed_json": Kind(400, "The body is not JSON"),
+    "unauthenticated": Kind(401, "A valid key is needed"),
+    "forbidden": Kind(403, "The key may not do this"),
+    "not_found": Kind(404, "There is no such thing"),
+    "method_not_allowed": Kind(405, "The method does not apply here"),
+    "idempotency_conflict": Kind(409, "The idempotency key was used with another body"),
+    "idempotency_in_progress": Kind(409, "The first call with this idempotency key still runs"),
+    "job_finished": Kind(409, "The job has ended"),
+    "job_not_retryable": Kind(409, "The job cannot be retried"),
+    "not_awaiting_approval": Kind(409, "The job does not await approval"),
+    "draft_not_pending": Kind(409, "The draft cannot be changed any more"),
+    "queue_not_empty": Kind(409, "The tenant queue is not empty"),
+    "account_busy": Kind(409, "Something of the account runs"),
+    "account_draining": Kind(409, "The account takes no new jobs"),
+    "account_suspended": Kind(409, "The account is suspended"),
+    "conflict": Kind(409, "The state does not allow this"),
+    "stale_version": Kind(412, "The resource has changed"),
+    "too_large": Kind(413, "The body is too large"),
+    "unsupported_media_type": Kind(415, "The media type does not apply here"),
+    "invalid_request": Kind(422, "The request is not valid"),
+    "unknown_pipeline": Kind(422, "There is no such pipeline"),
+    "invalid_input": Kind(422, "The input does not fit the pipeline"),
+    "invalid_schedule": Kind(422, "The schedule is not valid"),
+    "invalid_image": Kind(422, "The image cannot be used"),
+    "unsafe_url": Kind(422, "The URL is not allowed"),
+    "precondition_required": Kind(428, "If-Match is needed"),
+    "rate_limited": Kind(429, "Too many requests"),
+    "queue_full": Kind(429, "Too many jobs are waiting"),
+    "quota_exhausted": Kind(429, "The daily quota is used up"),
+    "internal": Kind(500, "Something went wrong here"),
+    "unavailable": Kind(503, "A part that this needs is down"),
+}
+
+#: Codes for errors that Starlette raises by itself.
+CODES_BY_STATUS: Mapping[int, str] = {
+    400: "invalid_request",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+    503: "unavailable",
+}
+
+
+_REDIS_AWAY = "Redis cannot be reached, and this call needs it; nothing was changed"
+
+
+class Problem(Exception):
+    """An error of the HTTP layer itself; what lies below raises `tenants.errors`.
+
+    `detail` names the ids involved and what to do; `faults` say where in the request each fault is.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        faults: Sequence[Fault] = (),
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.faults = tuple(faults)
+        self.headers = dict(headers or {})
+
+
+def invalid(faults: Sequence[Fault]) -> Problem:
+    """422 `invalid_request` for these faults; the detail names the first ones."""
+    shown = "; ".join(f"{_place(each)}: {each.message}" if each.loc else each.message for each in faults[:3])
+    more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+    return Problem("invalid_request", shown + more, faults)
+
+
+def problem_of(error: Exception) -> Problem:
+    """Any error as a problem; what is not meant for the caller becomes `internal` without its text."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, OnelaneError) and error.code in PROBLEMS and error.code != "internal":
+        headers = {}
+        if isinstance(error, LimitReached):
+            headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        elif error.code == "unavailable":
+            return Problem("unavailable", _without_internals(error), headers={"Retry-After": "1"})
+        faults = error.faults if isinstance(error, InvalidInput) else ()
+        return Problem(error.code, str(error), faults, headers=headers)
+    if isinstance(error, InvalidEntry):
+        return Problem("invalid_request", str(error))
+    if isinstance(error, BrokerConnectionError | QueueError):
+        return Problem("unavailable", _REDIS_AWAY, headers={"Retry-After": "1"})
+    return Problem("internal", "the server met an error that it did not expect; its log has the request id")
+
+
+def problem_response(problem: Problem) -> Response:
+    kind = PROBLEMS[problem.code]
+    document: dict[str, Any] = {
+        "type": f"urn:onelane:problem:{problem.code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": problem.detail,
+        "code": problem.code,
+    }
+    if problem.faults:
+        document["errors"] = [{"loc": list(each.loc), "message": each.message} for each in problem.faults]
+    headers = problem.headers
+    if kind.status == 401:
+        headers = {"WWW-Authenticate": 'Bearer realm="onelane"', **headers}
+    return Response(to_json(document), kind.status, headers, PROBLEM_JSON)
+
+
+def _place(fault: Fault) -> str:
+    return ".".join(str(part) for part in fault.loc)
+
+
+def _without_internals(error: OnelaneError) -> str:
+    """A driver's message holds hosts, users and SQL; the caller learns which part is down and no more."""
+    return _REDIS_AWAY if "redis" in str(error).lower() else "the database cannot be reached; nothing was accepted"

@@ -1,0 +1,161 @@
+"""One table of routes, from which both the router and `/openapi.json` are made, and the order of a call's checks.
+
+A call is checked in this order, and the first failure answers: 401 the key, 404 and 403 what it may reach, 413 the
+body's size, 415 its type, 400 whether it is JSON, 422 everything that is wrong with path, query and body together.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .auth import Access, Caller
+from .json_text import to_json
+from .models.base import Nothing, Query
+from .paths import PathTable, SplitPath, Template
+
+if TYPE_CHECKING:
+    from .service import Service
+
+Q = TypeVar("Q", bound=BaseModel)
+B = TypeVar("B", bound=BaseModel)
+
+#: Codes that a route of each access can always answer.
+_COMMON_CODES = ("unauthenticated", "rate_limited", "unavailable")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an endpoint gives back: a status of the route's `answers`, and plain data."""
+
+    data: Any = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def response(self) -> Response:
+        if self.status == 204:
+            return Response(status_code=204, headers=self.headers)
+        return Response(to_json(self.data), self.status, self.headers, "application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Q, B]):
+    """A call that has passed every check."""
+
+    service: Service
+    caller: Caller
+    params: Mapping[str, str]
+    query: Q
+    body: B
+    request: Request
+
+    @property
+    def account(self) -> str:
+        """The account of the path."""
+        return self.params["account"]
+
+    @property
+    def owner(self) -> str | None:
+        """Whose rows may be seen: the caller's account, or None for all of them."""
+        return self.caller.account
+
+
+Endpoint = Callable[[Call[Any, Any]], Reply | Response | Awaitable[Reply | Response]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One row of the API. `answers` maps each good status to the model of its body (None: no body, or not JSON)."""
+
+    method: str
+    path: str
+    endpoint: Endpoint
+    access: Access
+    summary: str
+    answers: Mapping[int, Any]
+    tag: str
+    body: type[BaseModel] | None = None
+    #: False: the body may be left out.
+    body_required: bool = True
+    #: The setting that bounds the body, in bytes.
+    body_limit: str = "max_body_bytes"
+    query: type[Query] = Query
+    #: Codes of errors that this call can answer besides those that follow from the rest of the row.
+    codes: tuple[str, ...] = ()
+    #: Takes an `Idempotency-Key`.
+    creates: bool = False
+    #: The answer holds a secret, so it is sealed where it is kept for the idempotency key.
+    secret: bool = False
+    #: The media type of the good answer, where it is not JSON.
+    media_type: str = "application/json"
+    #: Raises `NotFound` where a call with a body is for something that is not there, before the body is read.
+    exists: Callable[[Call[Any, Any]], None] | None = None
+    description: str = ""
+    headers: tuple[str, ...] = ()
+
+    @property
+    def template(self) -> Template:
+        return Template.parse(self.path)
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.endpoint)
+
+    @property
+    def body_model(self) -> type[BaseModel] | None:
+        """A POST that takes no fields still refuses fields that somebody sends."""
+        return self.body or (Nothing if self.method == "POST" and self.access is not Access.PUBLIC else None)
+
+    @property
+    def needs_body(self) -> bool:
+        return self.body is not None and self.body_required
+
+    def error_codes(self) -> list[str]:
+        """Every code that the call can answer, for the OpenAPI document and the tests."""
+        codes = set(self.codes)
+        parameters = self.template.parameters
+        if self.access is Access.PUBLIC:
+            return sorted(codes)
+        codes.update(_COMMON_CODES)
+        codes.add("invalid_request")
+        if self.access is Access.ADMIN:
+            codes.add("forbidden")
+        if parameters:
+            codes.add("not_found")
+        if self.body_model is not None:
+            codes.update(("malformed_json", "too_large", "unsupported_media_type"))
+        if self.creates:
+            codes.update(("idempotency_conflict", "idempotency_in_progress"))
+        return sorted(codes)
+
+
+class RouteTable:
+    """All routes, found by path and method."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        by_path: dict[str, dict[str, Route]] = {}
+        for route in self.routes:
+            methods = by_path.setdefault(route.path, {})
+            if route.method in methods:
+                raise ValueError(f"two routes are {route.method} {route.path}")
+            methods[route.method] = route
+        self._paths = PathTable((Template.parse(path), methods) for path, methods in by_path.items())
+
+    def find(self, path: SplitPath) -> tuple[Mapping[str, Route], dict[str, str]] | None:
+        """The routes of a path by method, and the path's parameters."""
+        return self._paths.find(path)
+
+
+def allowed_methods(routes: Mapping[str, Route]) -> str:
+    """For the `Allow` header."""
+    methods = set(routes) | {"OPTIONS"}
+    if "GET" in methods:
+        methods.add("HEAD")
+    return ", ".join(sorted(methods))

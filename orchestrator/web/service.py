@@ -1,0 +1,83 @@
+"""What endpoints work with: the runtime's parts, put together once per application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from actors import Pipeline
+from tenants.database import Database
+from tenants.sealing import Sealer
+from tenants.sessions import Sessions
+
+from ..events import EventHub
+from ..jobs import Jobs
+from ..settings import Settings
+from .auth import Authenticator
+
+if TYPE_CHECKING:
+    from tenants.queues import TenantBroker
+
+    from ..runtime import Runtime
+
+T = TypeVar("T")
+
+
+class Service:
+    """The parts of one control plane. `in_thread` is the only way from the event loop to the store."""
+
+    def __init__(self, runtime: Runtime, openapi: bytes = b"{}") -> None:
+        self.runtime = runtime
+        self.openapi = openapi
+        #: Fewer threads than the store has connections: more would only wait for one.
+        self._threads = runtime.settings.threads + 4
+        self._limiter: anyio.CapacityLimiter | None = None
+        self.events = EventHub(runtime.database, runtime.settings.redis_url)
+        self.authenticator = Authenticator(runtime.database, runtime.settings.admin_key)
+
+    @property
+    def settings(self) -> Settings:
+        return self.runtime.settings
+
+    @property
+    def database(self) -> Database:
+        return self.runtime.database
+
+    @property
+    def jobs(self) -> Jobs:
+        return self.runtime.jobs
+
+    @property
+    def sessions(self) -> Sessions:
+        return self.runtime.sessions
+
+    @property
+    def pipelines(self) -> Mapping[str, Pipeline]:
+        return self.runtime.pipelines
+
+    @property
+    def broker(self) -> TenantBroker:
+        return self.runtime.broker
+
+    def lanes(self) -> tuple[str, ...]:
+        """Every lane that a loaded pipeline has a step on."""
+        return tuple(sorted({step.lane for pipeline in self.pipelines.values() for step in pipeline.steps}))
+
+    @cached_property
+    def sealer(self) -> Sealer:
+        """For secrets in answers that are kept for an idempotency key."""
+        secret = self.settings.secret_key
+        return Sealer([key.strip() for key in secret.get_secret_value().split(",")] if secret is not None else [])
+
+    def close(self) -> None:
+        self.events.close()
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run synchronous work on a thread of its own."""
+        if self._limiter is None:  # made in the event loop that it belongs to
+            self._limiter = anyio.CapacityLimiter(self._threads)
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)

@@ -1,0 +1,101 @@
+"""Path, query and body against the route's models; every fault is found before any is reported."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from pydantic import BaseModel, ValidationError
+
+from tenants.account import parse_account
+from tenants.errors import Fault, InvalidAccount
+
+from .models.base import Query
+from .problems import invalid
+from .routing import Route
+
+M = TypeVar("M", bound=BaseModel)
+
+#: Pydantic's words where they would puzzle a caller who knows no Pydantic.
+_WORDS = {
+    "extra_forbidden": "there is no such field",
+    "missing": "it is missing",
+    "dict_type": "it must be a JSON object",
+    "model_type": "it must be a JSON object",
+    "model_attributes_type": "it must be a JSON object",
+    "list_type": "it must be an array",
+    "string_type": "it must be a string",
+    "int_type": "it must be an integer",
+    "float_type": "it must be a number",
+    "bool_type": "it must be true or false",
+}
+#: More faults than this tell a caller nothing more.
+MAX_FAULTS = 100
+
+
+def validate(
+    route: Route, params: dict[str, str], query_string: bytes, body: Any, body_given: bool
+) -> tuple[Query, BaseModel]:
+    """The query and the body as their models (an empty one where the route has none).
+
+    Raises:
+        Problem: 422 with every fault.
+    """
+    faults: list[Fault] = []
+    if "account" in params:
+        try:
+            parse_account(params["account"])
+        except InvalidAccount as error:
+            faults.append(Fault(("account",), str(error).removeprefix("account: ")))
+    query = _query(route, query_string, faults)
+    content = _body(route, body, body_given, faults)
+    if faults or query is None or content is None:
+        raise invalid(faults[:MAX_FAULTS])
+    return query, content
+
+
+def _query(route: Route, query_string: bytes, faults: list[Fault]) -> Query | None:
+    model = route.query
+    if not query_string:
+        return _validated(model, {}, faults)
+    values: dict[str, str] = {}
+    for pair in query_string.split(b"&"):
+        raw_name, _, raw_value = pair.partition(b"=")
+        try:
+            name, value = (unquote_to_bytes(each.replace(b"+", b" ")).decode("utf-8") for each in (raw_name, raw_value))
+        except UnicodeDecodeError:
+            faults.append(Fault((raw_name.decode("latin-1"),), "it is not UTF-8 once it is percent-decoded"))
+            continue
+        if "\x00" in name or "\x00" in value:
+            faults.append(Fault((name.replace("\x00", "\\u0000"),), "the character U+0000 is not allowed"))
+        elif name in values:
+            faults.append(Fault((name,), "the parameter comes twice"))
+        elif value:
+            values[name] = value
+    return _validated(model, values, faults)
+
+
+def _body(route: Route, body: Any, given: bool, faults: list[Fault]) -> BaseModel | None:
+    model = route.body_model
+    if model is None:
+        return Query()
+    return _validated(model, body if given else {}, faults)
+
+
+def _validated(model: type[M], value: Any, faults: list[Fault]) -> M | None:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)[:MAX_FAULTS]
+        faults.extend(Fault(each["loc"], _message(each)) for each in found)
+        return None
+
+
+def _message(fault: Any) -> str:
+    words = _WORDS.get(fault["type"])
+    if words is not None:
+        return words
+    message: str = fault["msg"]
+    if fault["type"] == "value_error":
+        return message.removeprefix("Value error, ")
+    return message[0].lower() + message[1:]

@@ -1,0 +1,166 @@
+"""Accounts: their state, settings, and what stands on their tenant queues by SQL's count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, and_, case, func, or_, select, update
+
+from ..columns import db_now, seconds_since
+from ..errors import NotFound
+from ..models import Account, Attempt, Lane, Step, TenantQueue, Usage
+from .jobs import ensure_account
+from .listings import Page, by_name
+
+accounts, steps, attempts = Account.__table__, Step.__table__, Attempt.__table__
+lanes, tenant_queues, usage = Lane.__table__, TenantQueue.__table__, Usage.__table__
+
+#: Days of usage that an account's page shows.
+USAGE_DAYS = 30
+
+
+def fetch(connection: Connection, account: str) -> RowMapping:
+    """One account.
+
+    Raises:
+        NotFound: it has not come into being.
+    """
+    found = connection.execute(select(accounts).where(accounts.c.id == account)).mappings().one_or_none()
+    if found is None:
+        raise NotFound(f"there is no account {account!r}; one comes into being with its first job, key or setting")
+    return found
+
+
+def page(connection: Connection, *, q: str | None, status: str | None, limit: int, cursor: str | None) -> Page:
+    """Accounts by name; `q` is a prefix of it."""
+    statement = select(accounts.c.id, accounts.c.status, accounts.c.created_at, accounts.c.updated_at)
+    if status is not None:
+        statement = statement.where(accounts.c.status == status)
+    if q is not None:
+        statement = statement.where(accounts.c.id >= q)
+        end = _after_prefix(q)
+        if end is not None:
+            statement = statement.where(accounts.c.id < end)
+    return by_name(connection, statement, accounts.c.id, limit=limit, cursor=cursor)
+
+
+def _after_prefix(prefix: str) -> str | None:
+    """The least text that is greater than all that begin with `prefix`: a range uses the index, LIKE may not."""
+    while prefix:
+        following = ord(prefix[-1]) + 1
+        if following == 0xD800:  # surrogates are no characters
+            following = 0xE000
+        if following <= 0x10FFFF:
+            return prefix[:-1] + chr(following)
+        prefix = prefix[:-1]
+    return None
+
+
+# --- settings ------------------------------------------------------------------------------------------------------
+
+
+def put_target(connection: Connection, account: str, target: Mapping[str, Any]) -> None:
+    """Where the account publishes; it comes into being with it."""
+    ensure_account(connection, account)
+    connection.execute(
+        update(accounts).where(accounts.c.id == account).values(target=dict(target), updated_at=db_now())
+    )
+
+
+def target(connection: Connection, account: str) -> dict[str, Any]:
+    """The account's target.
+
+    Raises:
+        NotFound: it has none.
+    """
+    found: dict[str, Any] | None = connection.execute(
+        select(accounts.c.target).where(accounts.c.id == account)
+    ).scalar_one_or_none()
+    if found is None:
+        raise NotFound(f"account {account!r} has no target")
+    return found
+
+
+def delete_target(connection: Connection, account: str) -> None:
+    """Forget where the account publishes.
+
+    Raises:
+        NotFound: it has no target.
+    """
+    target(connection, account)
+    connection.execute(update(accounts).where(accounts.c.id == account).values(target=None, updated_at=db_now()))
+
+
+# --- what goes on --------------------------------------------------------------------------------------------------
+
+
+def queues(connection: Connection, account: str) -> dict[str, dict[str, Any]]:
+    """By lane: `waiting`, `active`, `delayed`, `oldest_wait` (seconds), `last_used_at`, `paused`."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in _counts(connection, account):
+        found[row["lane"]] = {
+            "waiting": row["waiting"],
+            "active": row["active"],
+            "delayed": row["delayed"],
+            "oldest_wait": row["oldest_wait"],
+            "last_used_at": None,
+            "paused": False,
+        }
+    for lane, last_used_at in _last_starts(connection, account):
+        found.setdefault(lane, empty_queue())["last_used_at"] = last_used_at
+    for lane in _paused_lanes(connection, account):
+        found.setdefault(lane, empty_queue())["paused"] = True
+    return found
+
+
+def empty_queue() -> dict[str, Any]:
+    return {
+        "waiting": 0,
+        "active": 0,
+        "delayed": 0,
+        "oldest_wait": None,
+        "last_used_at": None,
+        "paused": False,
+    }
+
+
+def _counts(connection: Connection, account: str) -> Sequence[RowMapping]:
+    on_queue = steps.c.status.in_(("queued", "retrying"))
+    later = and_(on_queue, steps.c.due_at > db_now())
+    now = and_(on_queue, or_(steps.c.due_at.is_(None), steps.c.due_at <= db_now()))
+    since = seconds_since(func.coalesce(steps.c.due_at, steps.c.queued_at))
+    statement = (
+        select(
+            steps.c.lane,
+            func.sum(case((now, 1), else_=0)).label("waiting"),
+            func.sum(case((later, 1), else_=0)).label("delayed"),
+            func.sum(case((steps.c.status == "running", 1), else_=0)).label("active"),
+            func.max(case((now, since), else_=None)).label("oldest_wait"),
+        )
+        .where(steps.c.account == account, steps.c.status.in_(("queued", "retrying", "running")))
+        .group_by(steps.c.lane)
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def _last_starts(connection: Connection, account: str) -> list[tuple[str, datetime]]:
+    """The last use of each lane; one index look-up a lane."""
+    statement = select(attempts.c.lane, func.max(attempts.c.started_at).label("last")).where(
+        attempts.c.account == account
+    )
+    return [(row.lane, row.last) for row in connection.execute(statement.group_by(attempts.c.lane))]
+
+
+def _paused_lanes(connection: Connection, account: str) -> list[str]:
+    own = select(tenant_queues.c.lane).where(tenant_queues.c.account == account, tenant_queues.c.paused.is_(True))
+    everybody = select(lanes.c.lane).where(lanes.c.paused.is_(True))
+    return list(connection.execute(own.union(everybody)).scalars())
+
+
+def usage_of(connection: Connection, account: str) -> list[dict[str, Any]]:
+    """What the account used, by UTC day, newest first."""
+    shown = (usage.c.day, usage.c.jobs, usage.c.seconds, usage.c.tokens, usage.c.posts, usage.c.bytes)
+    statement = select(*shown).where(usage.c.account == account).order_by(usage.c.day.desc()).limit(USAGE_DAYS)
+    return [dict(row) for row in connection.execute(statement).mappings()]

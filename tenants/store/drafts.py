@@ -1,0 +1,78 @@
+"""Drafts as their account sees them; steps make and publish them through `publications`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, select, update
+
+from ..columns import db_now
+from ..errors import DraftNotPending, NotFound, StaleVersion
+from ..models import Draft, Publication
+from .listings import Page, newest_first
+
+drafts, publications = Draft.__table__, Publication.__table__
+
+_PUBLICATION = ("id", "publisher", "status", "url", "external_id", "published_at")
+
+
+def _selected(owner: str | None) -> Select[Any]:
+    """Drafts with their ledger entry; `owner` None stands for an admin."""
+    entry = [publications.c[name].label(f"publication_{name}") for name in _PUBLICATION]
+    statement = select(drafts, *entry).join(publications, publications.c.draft_id == drafts.c.id, isouter=True)
+    return statement if owner is None else statement.where(drafts.c.account == owner)
+
+
+def publication_of(row: RowMapping) -> dict[str, Any] | None:
+    """The ledger entry in a row of `page` or `fetch`."""
+    if row["publication_id"] is None:
+        return None
+    return {name: row[f"publication_{name}"] for name in _PUBLICATION}
+
+
+def page(connection: Connection, *, account: str | None, status: str | None, limit: int, cursor: str | None) -> Page:
+    """Drafts, newest first; `account` None: everybody's."""
+    statement = _selected(account)
+    if status is not None:
+        statement = statement.where(drafts.c.status == status)
+    return newest_first(connection, statement, drafts.c.seq, limit=limit, cursor=cursor)
+
+
+def fetch(connection: Connection, draft_id: str, account: str | None) -> RowMapping:
+    """One draft, whole. `account` None stands for an admin.
+
+    Raises:
+        NotFound: no such draft, or not this account's.
+    """
+    statement = _selected(account).where(drafts.c.id == draft_id)
+    found = connection.execute(statement).mappings().one_or_none()
+    if found is None:
+        raise NotFound(f"there is no draft {draft_id!r}")
+    return found
+
+
+def change(
+    connection: Connection, draft_id: str, account: str | None, *, version: int | None, changes: Mapping[str, Any]
+) -> RowMapping:
+    """Change a draft that nobody publishes yet, if it is still at `version` (None: whatever it is at).
+
+    Raises:
+        NotFound: no such draft, or not this account's.
+        DraftNotPending: it is being published, was published or was discarded.
+        StaleVersion: somebody has changed it meanwhile.
+    """
+    statement = update(drafts).where(drafts.c.id == draft_id, drafts.c.status == "pending_publish")
+    if account is not None:
+        statement = statement.where(drafts.c.account == account)
+    if version is not None:
+        statement = statement.where(drafts.c.version == version)
+    changed = connection.execute(
+        statement.values(**changes, version=drafts.c.version + 1, updated_at=db_now())
+    ).rowcount
+    found = fetch(connection, draft_id, account)
+    if not changed:
+        if found["status"] != "pending_publish":
+            raise DraftNotPending(f"draft {draft_id} is {found['status']}; only one that is pending can be changed")
+        raise StaleVersion(f"draft {draft_id} is at version {found['version']} now, not {version}; read it again")
+    return found

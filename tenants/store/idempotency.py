@@ -1,0 +1,68 @@
+"""The table behind `Idempotency-Key`: who comes first runs, everybody else gets the first answer.
+
+Invariants
+- The primary key decides who is first, on both databases and over all control planes.
+- A call that died without an answer holds its key for `ABANDONED_SECONDS` at most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, and_, delete, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ..columns import db_now
+from ..models import IdempotencyKey
+
+table = IdempotencyKey.__table__
+
+KEPT_SECONDS = 86_400
+#: Longer than any call runs: store and broker bound each of their waits well below.
+ABANDONED_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`first`: run it · `done`: the answer is here · `running`: its twin has none yet · `conflict`: another body."""
+
+    kind: Literal["first", "done", "running", "conflict"]
+    status: int | None = None
+    response: dict[str, Any] | None = None
+
+
+def claim(connection: Connection, scope: str, body_hash: str) -> Claim:
+    """Take the key, or learn what became of it. In one transaction."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table).values(scope=scope, body_hash=body_hash, created_at=db_now())
+    over = or_(
+        table.c.created_at < db_now(-KEPT_SECONDS),
+        and_(table.c.status.is_(None), table.c.created_at < db_now(-ABANDONED_SECONDS)),
+    )
+    taken = connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["scope"],
+            set_={"body_hash": body_hash, "created_at": db_now(), "status": None, "response": None},
+            where=over,
+        ).returning(table.c.scope)
+    ).first()
+    if taken is not None:
+        return Claim("first")
+    row = connection.execute(select(table).where(table.c.scope == scope)).mappings().one_or_none()
+    if row is None:  # its first call failed and gave the key back in this very moment
+        return claim(connection, scope, body_hash)
+    if row["body_hash"] != body_hash:
+        return Claim("conflict")
+    if row["status"] is None:
+        return Claim("running")
+    return Claim("done", row["status"], row["response"])
+
+
+def finish(connection: Connection, scope: str, status: int, response: dict[str, Any]) -> None:
+    connection.execute(update(table).where(table.c.scope == scope).values(status=status, response=response))
+
+
+def forget(connection: Connection, scope: str) -> None:
+    """The call failed: the key is as if it had never been used."""
+    connection.execute(delete(table).where(table.c.scope == scope, table.c.status.is_(None)))

@@ -1,0 +1,84 @@
+"""Tenant queues as SQL sees them: what waits, what runs, and the settings that somebody made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection, RowMapping, case, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ..columns import db_now
+from ..models import Job, Step, TenantQueue
+from .events import NewEvent, record
+
+steps, jobs, tenant_queues = Step.__table__, Job.__table__, TenantQueue.__table__
+
+_WAITING = ("queued", "retrying")
+
+
+class Standing(NamedTuple):
+    """Steps on one tenant queue."""
+
+    waiting: int
+    running: int
+
+
+def standing(connection: Connection, lane: str, account: str) -> Standing:
+    """How many steps wait (now or until later) and run."""
+    statement = select(
+        func.coalesce(func.sum(case((steps.c.status.in_(_WAITING), 1), else_=0)), 0),
+        func.coalesce(func.sum(case((steps.c.status == "running", 1), else_=0)), 0),
+    ).where(steps.c.lane == lane, steps.c.account == account, steps.c.status.in_((*_WAITING, "running")))
+    waiting, running = connection.execute(statement).one()
+    return Standing(waiting, running)
+
+
+def cancel_waiting(connection: Connection, lane: str, account: str, *, limit: int) -> Sequence[str]:
+    """Cancel up to `limit` jobs whose step waits on the queue; the ids of those that this ended.
+
+    A step that started meanwhile is left alone: the jobs are ended only where their step still waits.
+    """
+    waiting: Sequence[RowMapping] = (
+        connection.execute(
+            select(steps.c.id, steps.c.job_id)
+            .where(steps.c.lane == lane, steps.c.account == account, steps.c.status.in_(_WAITING))
+            .order_by(steps.c.priority, steps.c.sequence)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        .mappings()
+        .all()
+    )
+    if not waiting:
+        return []
+    ended = (
+        connection.execute(
+            update(steps)
+            .where(steps.c.id.in_([row["id"] for row in waiting]), steps.c.status.in_(_WAITING))
+            .values(status="cancelled", finished_at=db_now(), due_at=None)
+            .returning(steps.c.job_id)
+        )
+        .scalars()
+        .all()
+    )
+    connection.execute(
+        update(steps)
+        .where(steps.c.job_id.in_(ended), steps.c.status.in_(("pending", "awaiting_approval")))
+        .values(status="cancelled", finished_at=db_now())
+    )
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id.in_(ended), jobs.c.finished_at.is_(None))
+        .values(status="cancelled", finished_at=db_now(), cancel_requested_at=db_now(), current_step=None)
+    )
+    record(connection, *(NewEvent(account, job_id, "status", {"status": "cancelled"}) for job_id in ended))
+    return ended
+
+
+def set_paused(connection: Connection, lane: str, account: str, paused: bool, *, reason: str | None = None) -> None:
+    """Write a pause of the tenant queue down, or its end."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    values = {"paused": paused, "paused_until": None, "reason": reason}
+    statement = insert(tenant_queues).values(lane=lane, account=account, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["lane", "account"], set_=values))
