@@ -1,0 +1,316 @@
+"""The order of the demo: start the service, make accounts and jobs, watch, prove, and leave the service running."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretStr
+from rich.console import Console
+
+from ..cli.output import console, errors, fail, print_json, say
+from ..client import FINISHED, ApiError, NotReachable, Onelane
+from ..data_folder import DataFolder, FolderBusy
+from ..demo_blog import BlogStore
+from ..ports import reachable_host
+from ..settings import Settings
+from ..up import StartFailed, Up
+from .progress import Progress
+from .proof import BlogReport, QueueReport, blog_report, most_at_once, queue_reports, spans_of
+from .tables import print_report
+from .texts import ACCOUNTS, NoTexts, Skipped, Text, read_texts
+
+if TYPE_CHECKING:
+    from ..cli.service import Stopping
+
+Job = dict[str, Any]
+
+TAG = "demo"
+#: How often the jobs are asked for.
+_LOOK_SECONDS = 0.5
+#: How long the API may be away (it may be being restarted) before the demo gives up.
+_AWAY_SECONDS = 60.0
+_LOG_BYTES = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The service that the demo uses; `up` is None when another process runs it."""
+
+    client: Onelane
+    api: str
+    demo_blog: str
+    offline: bool
+    up: Up | None
+
+
+@dataclass(slots=True)
+class Report:
+    """Everything that the demo found out; `ok` only if each text was published exactly once for each account."""
+
+    posts: list[dict[str, Any]]
+    queues: list[QueueReport]
+    blogs: list[BlogReport]
+    skipped: list[Skipped]
+    seconds: float
+    published_now: int
+    most_at_once: int
+    addresses: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def overlaps(self) -> int:
+        return sum(queue.overlaps for queue in self.queues)
+
+    @property
+    def ok(self) -> bool:
+        return (
+            all(post["status"] == "completed" for post in self.posts)
+            and all(blog.exactly_once for blog in self.blogs)
+            and self.overlaps == 0
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "seconds": round(self.seconds, 2),
+            "published_now": self.published_now,
+            "posts_per_minute": round(self.published_now / self.seconds * 60, 1) if self.seconds else 0.0,
+            "most_at_once": self.most_at_once,
+            "overlaps": self.overlaps,
+            "posts": self.posts,
+            "queues": [asdict(queue) for queue in self.queues],
+            "blogs": [{**asdict(blog), "exactly_once": blog.exactly_once} for blog in self.blogs],
+            "skipped": [asdict(each) for each in self.skipped],
+            "addresses": self.addresses,
+        }
+
+
+def run(folder: Path, settings: Settings, stopping: Stopping, *, exit_when_done: bool, json: bool) -> int:
+    """Run the demo; gives back the exit code: 0 only if all was published exactly once.
+
+    Raises:
+        StartFailed, PortBusy: the service does not come up.
+    """
+    try:
+        texts, skipped = read_texts(folder)
+    except NoTexts as error:
+        fail(str(error))
+        return 1
+    for each in skipped:
+        say(f"skipped {each.name}: {each.reason}")
+    with _service(settings, stopping) as service:
+        _describe(service, texts, settings)
+        screen = errors if json else console
+        report = _publish(service, texts, skipped, settings, stopping, screen)
+        if report is None:
+            say("interrupted; the next run goes on where this one stopped")
+            return 130
+        if json:
+            print_json(report.as_json())
+        else:
+            print_report(report, console)
+        if not exit_when_done:
+            _leave_running(service, stopping)
+    return 0 if report.ok else 1
+
+
+@contextlib.contextmanager
+def _service(settings: Settings, stopping: Stopping) -> Iterator[Service]:
+    """A service of our own, or the one that runs on the data directory already."""
+    folder = DataFolder(settings.data_dir)
+    folder.create()
+    with contextlib.ExitStack() as stack:
+        up = Up(settings, say=say, on_line=_log_file(folder.path, stack), cancelled=lambda: stopping.asked)
+        stopping.on_second = up.kill
+        say(f"starting onelane; its files are in {folder.path}, its log in {folder.path / 'onelane.log'}")
+        try:
+            stack.enter_context(up)
+        except FolderBusy as busy:
+            # A run whose starter was killed may still be at work; a second service would only be in its way.
+            say(f"a service is running there already (process {busy.pid}); the demo uses it")
+            yield _running_service(settings, folder)
+            return
+        client = stack.enter_context(up.client())
+        offline = up.settings.gemini_api_key is None
+        yield Service(client, up.addresses.api, up.addresses.demo_blog, offline, up)
+
+
+def _running_service(settings: Settings, folder: DataFolder) -> Service:
+    ports = folder.ports()
+    api = f"http://{reachable_host(settings.host)}:{ports.get('api', settings.port)}"
+    key = settings.admin_key.get_secret_value() if settings.admin_key else folder.kept_key("admin")
+    if not key:
+        raise StartFailed(f"the service that runs on {folder.path} has made no key there yet; try again in a moment")
+    client = Onelane(api, key)
+    until = time.monotonic() + _AWAY_SECONDS
+    while True:
+        try:
+            if client.ready()["status"] == "ok" and client.workers():
+                break
+        except (NotReachable, ApiError):
+            if time.monotonic() > until:
+                raise
+        time.sleep(_LOOK_SECONDS)
+    blog = f"http://127.0.0.1:{ports.get('demo_blog', settings.demo_blog_port)}"
+    return Service(client, api, blog, settings.gemini_api_key is None, None)
+
+
+def _log_file(folder: Path, stack: contextlib.ExitStack) -> Any:
+    """Where the parts' lines go, so that they do not tear the live view: a file, turned over at 10 MB."""
+    handler = RotatingFileHandler(folder / "onelane.log", maxBytes=_LOG_BYTES, backupCount=2, encoding="utf-8")
+    stack.callback(handler.close)
+
+    def write(name: str, line: str) -> None:
+        handler.emit(logging.makeLogRecord({"msg": f"{name:<9}| {line}"}))
+        if line.startswith("ended unexpectedly"):
+            say(f"{name} {line}")
+
+    return write
+
+
+def _describe(service: Service, texts: list[Text], settings: Settings) -> None:
+    model = "the offline model (no GEMINI_API_KEY is set)" if service.offline else f"Gemini, {settings.text_model}"
+    say(f"API {service.api}   demo blog {service.demo_blog}   texts by {model}")
+    say(f"{len(texts)} texts × {len(ACCOUNTS)} accounts = {len(texts) * len(ACCOUNTS)} posts")
+
+
+def _publish(
+    service: Service, texts: list[Text], skipped: list[Skipped], settings: Settings, stopping: Stopping, screen: Console
+) -> Report | None:
+    """Make what is missing, watch until all has ended, and look at what came of it; None when interrupted."""
+    blog = BlogStore(settings.data_dir / "demo-blog")
+    began = time.monotonic()
+    _make_accounts(service, blog, _secret(settings))
+    wanted, done_before = _make_jobs(service.client, texts)
+    names = {job_id: text.name for (_, text), job_id in wanted.items()}
+    progress = Progress(screen, names)
+    with progress.shown():
+        finished = _watch(service, set(names), progress, stopping)
+    if not finished:
+        return None
+    seconds = time.monotonic() - began
+    jobs = {job_id: service.client.jobs.get(job_id) for job_id in names}
+    posts = [_post(account, text, jobs[job_id]) for (account, text), job_id in wanted.items()]
+    completed = sum(post["status"] == "completed" for post in posts)
+    return Report(
+        posts=posts,
+        queues=queue_reports(jobs.values()),
+        blogs=[blog_report(each, blog, _published_urls(service.client, each.account)) for each in ACCOUNTS],
+        skipped=skipped,
+        seconds=seconds,
+        published_now=completed - done_before,
+        most_at_once=most_at_once(
+            spans_of(attempt for job in jobs.values() for step in job["steps"] for attempt in step["attempts"])
+        ),
+        addresses={"api": service.api, "docs": f"{service.api}/docs", "demo_blog": service.demo_blog},
+    )
+
+
+def _secret(settings: Settings) -> str:
+    """What the blog users' passwords are made from: the same at each start on this data directory."""
+    secret = settings.secret_key or SecretStr(DataFolder(settings.data_dir).key("secret"))
+    return secret.get_secret_value()
+
+
+def _make_accounts(service: Service, blog: BlogStore, secret: str) -> None:
+    for each in ACCOUNTS:
+        blog.create_user(each.username, each.password(secret), each.blog_title)
+        service.client.accounts.put_target(each.account, "demo", service.demo_blog, {})
+        service.client.accounts.put_session(each.account, credentials=(each.username, each.password(secret)))
+
+
+def _make_jobs(client: Onelane, texts: list[Text]) -> tuple[dict[tuple[str, Text], str], int]:
+    """A job for each text and account, made only where there is none; and how many had completed before."""
+    wanted: dict[tuple[str, Text], str] = {}
+    done_before = 0
+    for each in ACCOUNTS:
+        known: dict[str, Job] = {}
+        for job in client.jobs.list(account=each.account, tag=TAG, limit=None):
+            # Newest first: only the newest of a text counts.
+            known.setdefault(str(job["unique_key"]), job)
+        for text in texts:
+            unique_key = f"{TAG}:{text.key}"
+            found = known.get(unique_key)
+            if found is None:
+                found = client.jobs.create(
+                    each.account,
+                    "blog",
+                    each.input(text),
+                    unique_key=unique_key,
+                    tags=[TAG],
+                    idempotency_key=f"{unique_key}:{each.username}",
+                )
+            elif found["status"] == "completed":
+                done_before += 1
+            elif found["status"] in FINISHED:
+                _go_on(client, found)
+            wanted[each.account, text] = found["id"]
+    return wanted, done_before
+
+
+def _go_on(client: Onelane, job: Job) -> None:
+    """Let a failed job go on from its failed step; the ledger sees to it that nothing is published twice."""
+    with contextlib.suppress(ApiError):  # it is shown as failed in the end, with its error
+        client.jobs.retry(job["id"])
+
+
+def _watch(service: Service, ids: set[str], progress: Progress, stopping: Stopping) -> bool:
+    """Show the jobs until all have ended; False when somebody stops the demo first."""
+    urls: dict[str, str] = {}
+    answered = time.monotonic()
+    while not stopping.asked:
+        try:
+            jobs = [job for job in _demo_jobs(service.client) if job["id"] in ids]
+            running = {job["id"]: service.client.jobs.get(job["id"]) for job in jobs if job["status"] == "running"}
+            for job in jobs:
+                if job["status"] == "completed" and job["id"] not in urls:
+                    urls[job["id"]] = str((service.client.jobs.get(job["id"])["result"] or {}).get("url"))
+        except (NotReachable, ApiError) as error:
+            if isinstance(error, ApiError) and error.status < 500:
+                raise
+            if time.monotonic() - answered > _AWAY_SECONDS:
+                raise
+        else:
+            answered = time.monotonic()
+            progress.update(jobs, running, urls)
+            if len(jobs) == len(ids) and all(job["status"] in FINISHED for job in jobs):
+                return True
+        stopping.wait(_LOOK_SECONDS)
+    return False
+
+
+def _demo_jobs(client: Onelane) -> list[Job]:
+    return list(client.jobs.list(tag=TAG, limit=None))
+
+
+def _post(account: str, text: Text, job: Job) -> dict[str, Any]:
+    result = job["result"] or {}
+    return {
+        "account": account,
+        "file": text.name,
+        "job": job["id"],
+        "status": job["status"],
+        "title": result.get("title"),
+        "url": result.get("url"),
+        "error": job["error"],
+    }
+
+
+def _published_urls(client: Onelane, account: str) -> list[str]:
+    """What the publication ledger says was published for the account, by this run or any before."""
+    drafts = client.drafts.list(account=account, status="published", limit=None)
+    return [draft["publication"]["url"] for draft in drafts if draft["publication"]]
+
+
+def _leave_running(service: Service, stopping: Stopping) -> None:
+    if service.up is None:
+        return
+    say(f"\nThe service goes on. Look at {service.demo_blog} and {service.api}/docs; Ctrl-C stops it.")
+    stopping.wait()
+    say("stopping …")
