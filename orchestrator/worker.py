@@ -37,6 +37,11 @@ log = logging.getLogger(__name__)
 
 #: The exit status of a worker that ended itself because it may no longer run steps; whoever started it starts another.
 EXIT_UNFIT = 70
+#: What `ctx.clients` imports at first use. Loaded once here, because each step's child would pay for it again: the
+#: Gemini SDK alone takes 1.5 s of processor time.
+PRELOADED_CLIENTS = frozenset(
+    f"actors.clients.{name}" for name in ("browser", "gemini", "publishers.demo", "publishers.wordpress")
+)
 
 
 def run_worker(settings: Settings, *, lanes: Sequence[str] | None = None, threads: int | None = None) -> int:
@@ -89,7 +94,7 @@ class WorkerProcess:
     def _make_sandbox(self, pipelines: Iterable[Pipeline], guard: Guard) -> Sandbox:
         loaded = list(pipelines)
         modules = {step.module for pipeline in loaded for step in pipeline.steps}
-        modules |= {pipeline.input.__module__ for pipeline in loaded}
+        modules |= {pipeline.input.__module__ for pipeline in loaded} | PRELOADED_CLIENTS
         return Sandbox(
             scratch_dir=self.settings.data_dir / "scratch",
             preload=sorted(modules),
