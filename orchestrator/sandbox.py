@@ -121,7 +121,7 @@ class Sandbox:
         self._cancel_grace_seconds = cancel_grace_seconds
         self._max_result_bytes = max_result_bytes
         self._max_call_bytes = max_call_bytes
-        self._state = threading.Condition()
+        self._state = threading.Condition(threading.RLock())
         self._spares: list[Cell] = []
         self._zygote: ZygoteLink | None = None
         self._running = 0
@@ -150,9 +150,10 @@ class Sandbox:
         self._own_directory = self._make_own_directory()
         try:
             with self._state:
-                self._refill(self._live_zygote())
+                self._live_zygote()
         except ZygoteGone as error:
             raise SandboxUnavailable(f"the steps' process pool could not be started: {error}") from None
+        self._refill()
 
     def run(self, call: StepCall, serve: Serve, cancelled: threading.Event) -> Outcome:
         """Run one attempt and return what became of it, after its process tree is gone.
@@ -198,7 +199,11 @@ class Sandbox:
             remove_directory(self._own_directory)
 
     def _run_in(self, cell: Cell, call: StepCall, serve: Serve, cancelled: threading.Event) -> Outcome:
-        tmpdir = self._make_tmpdir(call.key)
+        try:
+            tmpdir = self._make_tmpdir(call.key)
+        except OSError as error:
+            cell.close()
+            raise SandboxUnavailable(f"no directory can be made for a step: {error}") from None
         try:
             self._guard.register(call.key, cell.ready().pid, call.time_limit)
             conversation = Conversation(
@@ -213,7 +218,9 @@ class Sandbox:
                 cancelled=cancelled,
                 stopping=self._stopping,
             )
-            return conversation.hold(self._wire(call, tmpdir))
+            conversation.begin(self._wire(call, tmpdir))
+            self._refill()  # now that this step no longer waits for it
+            return conversation.hold()
         finally:
             self._guard.forget(call.key)
             cell.close()
@@ -232,25 +239,28 @@ class Sandbox:
         }
 
     def _take_cell(self) -> Cell:
-        """A waiting spare or a new cell, and a new spare on its way. A dead zygote is replaced, once."""
+        """A waiting spare or a new cell. A dead zygote is replaced, once."""
         for last_try in (False, True):
-            zygote = None
+            zygote = cell = None
             try:
                 with self._state:
                     zygote = self._live_zygote()
                     cell = self._spares.pop() if self._spares else Cell(zygote, self._max_call_bytes)
-                    self._refill(zygote)
                 cell.ready()
-                if cell.is_fresh():
-                    return cell
-                cell.close()
+                return cell
+            except (PreloadFailed, OSError) as error:
+                if cell is not None:
+                    cell.close()
+                raise SandboxUnavailable(f"no process can be started for a step: {error}") from None
             except ZygoteGone as error:
                 logger.warning("forking a process for a step failed: %s", error)
+                if cell is not None:
+                    cell.close()
                 with self._state:
                     self._drop_zygote(zygote)
                 if last_try:
                     raise SandboxUnavailable(f"no process can be forked for a step: {error}") from None
-        raise SandboxUnavailable("forked processes die before they are used")
+        raise AssertionError("unreachable: the last try returns or raises")
 
     def _live_zygote(self) -> ZygoteLink:
         if self._zygote is None:
@@ -263,9 +273,16 @@ class Sandbox:
             self._zygote = zygote
         return self._zygote
 
-    def _refill(self, zygote: ZygoteLink) -> None:
-        while len(self._spares) < self._warm_spares:
-            self._spares.append(Cell(zygote, self._max_call_bytes))
+    def _refill(self) -> None:
+        """Have new spares forked, without waiting for them."""
+        with self._state:
+            zygote = self._zygote
+            try:
+                while zygote is not None and len(self._spares) < self._warm_spares and not self._stopping.is_set():
+                    self._spares.append(Cell(zygote, self._max_call_bytes))
+            except (ZygoteGone, OSError) as error:
+                logger.warning("no spare can be forked: %s", error)
+                self._drop_zygote(zygote)
 
     def _drop_zygote(self, failed: ZygoteLink | None) -> None:
         """Forget a zygote that fails. Steps that run under it go on: their keepers do not need it."""

@@ -42,21 +42,14 @@ class Cell:
             os.close(output_theirs)
 
     def ready(self) -> ProcessId:
-        """The keeper, once it has reported."""
+        """The keeper, once it has reported. Raises ZygoteGone if the cell never came, or has died while it waited."""
         ends_at = now() + FORK_SECONDS
+        self._hear()
         while self.keeper_identity is None:
             if not wait([self.keeper], ends_at - now()):
                 raise ZygoteGone(f"no process was forked for a step within {FORK_SECONDS:.0f} s")
             self._hear()
         return self.keeper_identity
-
-    def is_fresh(self) -> bool:
-        """False if the waiting cell has died meanwhile."""
-        try:
-            self._hear()
-        except ZygoteGone:
-            return False
-        return True
 
     def _hear(self) -> None:
         for message in self.keeper.pull():

@@ -21,7 +21,6 @@ import tempfile
 import threading
 import traceback
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NoReturn
 
 from orchestrator.isolation.frames import plain_json, read_frame, write_frame
@@ -91,18 +90,6 @@ def _settle_in(call: dict[str, Any]) -> None:
     tempfile.tempdir = None  # the zygote may have remembered its own
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prefer_for_oom_kill()
-    if call["memory_limit_bytes"] is not None:
-        limit = call["memory_limit_bytes"] + _data_bytes()
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
-
-def _data_bytes() -> int:
-    """Writable private memory that the preloaded modules have already reserved; the step is not charged for it."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmData:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 class WorkerPort:

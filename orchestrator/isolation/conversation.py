@@ -75,13 +75,16 @@ class Conversation:
         self._verdict: Outcome | None = None
         self._overdue_at = 0.0
 
-    def hold(self, call: dict[str, Any]) -> Outcome:
-        """Run the call in the cell and return its outcome; see the module's invariant."""
+    def begin(self, call: dict[str, Any]) -> None:
+        """Have the cell start on the call."""
         self._cell.keeper.post(
             {"start": {"limit": self._time_limit, "tmpdir": self._tmpdir, "memory": self._memory_limit_bytes}}
         )
         self._cell.control.post({"call": call})
         self._overdue_at = now() + self._time_limit + OWN_SLACK_SECONDS
+
+    def hold(self) -> Outcome:
+        """Stay with the call until it has ended, and return its outcome; see the module's invariant."""
         try:
             while self._ended is None and not self._cell.keeper.closed:
                 self._turn()

@@ -164,11 +164,10 @@ def end_tree(
         _freeze(root, tree, ends_at)
         for identity in tree:
             send(identity, signal.SIGKILL)
-        if _gone(tree, ends_at, reap):
-            # A thread of a process that was being frozen may have forked just before its own stop: look once more.
-            if not _living_below(root, tree):
-                return TreeEnd(len(tree), proved=True)
-        elif now() >= ends_at:
+        # A thread of a process that was being frozen may have forked just before its own stop: look once more.
+        if _gone(tree, ends_at, reap) and not _living_below(root, tree):
+            return TreeEnd(len(tree), proved=True)
+        if now() >= ends_at:
             return TreeEnd(len(tree), proved=False)
 
 

@@ -37,6 +37,8 @@ from orchestrator.isolation.posix import (
 from orchestrator.isolation.process_tree import end_tree, identify, snapshot
 
 FDS_PER_CELL = 3
+#: What every child needs, whichever step it runs.
+ALWAYS_LOADED = ("actors.context", "actors.errors", "actors.signals")
 #: With the worker gone, how long keepers get to end their trees before the zygote does it for them.
 KEEPERS_GRACE_SECONDS = 1.0
 
@@ -50,7 +52,7 @@ def main(config: dict[str, Any]) -> None:
     connection = socket.socket(fileno=config["socket"])
     connection.set_inheritable(False)
     worker = Channel(connection)
-    for module in config["preload"]:
+    for module in (*ALWAYS_LOADED, *config["preload"]):
         try:
             importlib.import_module(module)
         except BaseException:

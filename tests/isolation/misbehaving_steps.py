@@ -173,6 +173,18 @@ def daemonize(b: Bench) -> None:
         time.sleep(60)
 
 
+def ignore_everything_in_a_daemon(b: Bench) -> None:
+    """Like `daemonize`, with the environment kept."""
+    keeper = os.getppid()
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    pids = [subprocess.Popen(command, start_new_session=True).pid for _ in range(2)]
+    b.port.call("pids", {"pids": [*pids, os.getpid()], "keeper": keeper})
+    while True:
+        time.sleep(60)
+
+
 def fork_without_end(b: Bench) -> None:
     """A tree in which parents replace what dies, faster than anybody could kill one by one."""
     tell(b)
