@@ -102,8 +102,13 @@ class Jobs:
             refusal = UnknownPipeline if unknown == len(faults) else InvalidPipelineInput
             raise refusal(f"{len(faults)} fault(s) in the batch; nothing was accepted", tuple(faults))
         made = self._make(account, plans)
-        found = self._database.read(lambda connection: store.summaries(connection, made.ids))
-        return [job_summary(found[each]) for each in made.ids]
+        known = [each for each in made.ids if each not in made.created]
+
+        def read(connection: Connection) -> list[dict[str, Any]]:
+            found, steps = store.summaries(connection, made.ids), store.step_progress(connection, known)
+            return [job_summary(found[each], steps.get(each, ())) for each in made.ids]
+
+        return self._database.read(read)
 
     def _make(self, account: str, plans: Sequence[JobPlan]) -> store.Made:
         account = parse_account(account)
@@ -181,10 +186,13 @@ class Jobs:
         Raises:
             InvalidInput: the cursor is not one of ours.
         """
-        rows, following = self._database.read(
-            lambda connection: store.page(connection, chosen, limit=limit, cursor=cursor)
-        )
-        return [job_summary(row) for row in rows], following
+
+        def read(connection: Connection) -> tuple[list[dict[str, Any]], str | None]:
+            rows, following = store.page(connection, chosen, limit=limit, cursor=cursor)
+            steps = store.step_progress(connection, [row["id"] for row in rows])
+            return [job_summary(row, steps.get(row["id"], ())) for row in rows], following
+
+        return self._database.read(read)
 
     def _view(self, connection: Connection, job_id: str, account: str | None) -> dict[str, Any]:
         job = store.fetch(connection, job_id, account)

@@ -44,9 +44,14 @@ _STEP_FIELDS = (
 _ATTEMPT_FIELDS = ("number", "worker", "started_at", "finished_at", "outcome", "error")
 
 
-def job_summary(job: Mapping[Any, Any]) -> dict[str, Any]:
-    """A job as lists show it: without input, result and steps."""
-    return {name: job[name] for name in _SUMMARY_FIELDS}
+def job_summary(job: Mapping[Any, Any], steps: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
+    """A job as lists show it: without input, result and steps. Of the steps only status and progress are looked at."""
+    return {
+        **{name: job[name] for name in _SUMMARY_FIELDS},
+        "progress": _progress(job, steps),
+        "queue_position": None,
+        "estimated_wait": None,
+    }
 
 
 def job_view(
@@ -57,12 +62,9 @@ def job_view(
     for attempt in attempts:
         by_step.setdefault(attempt["step_id"], []).append({name: attempt[name] for name in _ATTEMPT_FIELDS})
     return {
-        **job_summary(job),
+        **job_summary(job, steps),
         "input": job["input"],
         "result": job["result"],
-        "progress": _progress(job, steps),
-        "queue_position": None,
-        "estimated_wait": None,
         "steps": [
             {**{name: step[name] for name in _STEP_FIELDS}, "attempts": by_step.get(step["id"], [])} for step in steps
         ],

@@ -312,6 +312,16 @@ def summaries(connection: Connection, ids: Sequence[str]) -> dict[str, RowMappin
     return {row["id"]: row for row in found}
 
 
+def step_progress(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
+    """Status and progress of the jobs' steps, by job, for summaries."""
+    found: dict[str, list[RowMapping]] = {}
+    if job_ids:
+        statement = select(steps.c.job_id, steps.c.status, steps.c.progress).where(steps.c.job_id.in_(job_ids))
+        for row in connection.execute(statement).mappings():
+            found.setdefault(row["job_id"], []).append(row)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class JobFilter:
     """What `page` selects by; `q` is a prefix of the id, a tag or the unique key."""
