@@ -151,9 +151,9 @@ def run(arguments: list[str] | None = None) -> int:
         fail(str(error))
         return FAILED
     except Exception as error:
-        from .service import REPORTED
+        from .service import is_mendable
 
-        if not isinstance(error, REPORTED):
+        if not is_mendable(error):
             raise
         fail(str(error))
         return FAILED

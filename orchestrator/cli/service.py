@@ -1,4 +1,4 @@
-"""What the service commands do. Imported only when one of them runs, so that `onelane jobs list` stays quick."""
+"""What the service commands do. Each imports what it needs when it runs: a Python start is most of a process's cost."""
 
 from __future__ import annotations
 
@@ -11,31 +11,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.pipeline import PipelineError
-from tenants.errors import OnelaneError
-from tenants.queues import QueueError
-from tenants.sealing import new_key
-
 from .. import logs
 from ..settings import Settings, SettingsError
 from ..supervisor import end_with_parent
-from ..up import StartFailed, Up
 from . import FAILED, OK
 from .output import console, print_json, say
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-logger = logging.getLogger(__name__)
+    from ..up import Up
 
-#: Errors whose message tells a user what to mend.
-REPORTED: tuple[type[Exception], ...] = (StartFailed, PipelineError, OnelaneError, QueueError)
+logger = logging.getLogger(__name__)
 
 _SERVE_STOP_SECONDS = 5
 
 
 def run_up(settings: Settings) -> int:
     """Run everything until SIGINT or SIGTERM; a second signal ends it at once."""
+    from ..up import Up
+
     lines = _PrefixedLines()
     say(f"onelane starts; its files are in {settings.data_dir}")
     with stop_signals() as stopping:
@@ -106,6 +101,8 @@ def run_migrate(settings: Settings, *, json: bool) -> None:
 
 def run_new_key(*, json: bool) -> None:
     """Print a fresh key, for `ONELANE_ADMIN_KEY` or `ONELANE_SECRET_KEY`."""
+    from tenants.sealing import new_key
+
     made = new_key()
     if json:
         print_json({"key": made})
@@ -144,6 +141,17 @@ def run_offline_model(settings: Settings, *, supervised: bool) -> None:
     from ..offline_model import create_app
 
     _serve(create_app(), "127.0.0.1", settings.offline_model_port)
+
+
+def is_mendable(error: Exception) -> bool:
+    """Whether the error's message tells a user what to mend, so that a traceback would only be in the way."""
+    from actors.pipeline import PipelineError
+    from tenants.errors import OnelaneError
+    from tenants.queues import QueueError
+
+    from ..up import StartFailed
+
+    return isinstance(error, (StartFailed, PipelineError, OnelaneError, QueueError))
 
 
 class Stopping:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -37,6 +38,8 @@ class Progress:
         self._began = time.monotonic()
         self._live: Live | None = None
         self._last: dict[str, str] = {}
+        #: Whether this is the first look: what is published by then was so before this run.
+        self._first = True
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
@@ -57,6 +60,7 @@ class Progress:
             running: the jobs whole of which a step runs, by id.
             urls: what was published, by job id.
         """
+        self._first = not self._last
         for job in jobs:
             self._tell_change(job, running.get(job["id"]), urls)
         if self._live is not None:
@@ -71,7 +75,7 @@ class Progress:
         self._last[job["id"]] = state
         name, account = self._names.get(job["id"], "?"), job["account"]
         if job["status"] == "completed" and job["id"] in urls:
-            self._line("published", "green", account, name, urls[job["id"]])
+            self._line("was there" if self._first else "published", "green", account, name, urls[job["id"]])
         elif job["status"] in _FAILED:
             error = job["error"] or {"code": "-", "message": "-"}
             self._line(job["status"], "red", account, name, f"{error['code']}: {error['message']}")
@@ -80,8 +84,8 @@ class Progress:
 
     def _line(self, word: str, style: str, account: str, name: str, rest: str) -> None:
         self._console.print(
-            f"{time.monotonic() - self._began:6.1f} s  [{style}]{escape(word):<10}[/] {escape(account):<18} "
-            f"{escape(name):<24} {escape(rest)}",
+            f"{time.monotonic() - self._began:6.1f} s  [{style}]{escape(word):<10}[/] {escape(_padded(account, 18))} "
+            f"{escape(_padded(name, 24))} {escape(rest)}",
             soft_wrap=True,
         )
 
@@ -130,3 +134,8 @@ def _note(job: Job | None) -> str:
 
 def _number(count: int, style: str) -> str:
     return f"[{style}]{count}[/]" if count else "0"
+
+
+def _padded(text: str, cells: int) -> str:
+    """Filled up to so many cells of a terminal, in which East Asian letters take two."""
+    return text + " " * max(0, cells - cell_len(text))

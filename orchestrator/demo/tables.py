@@ -13,23 +13,22 @@ from ..cli.output import status_text
 if TYPE_CHECKING:
     from .run import Report
 
+_WIDEST = 2000
+
 
 def print_report(report: Report, console: Console) -> None:
     """The posts, what each tenant queue did, what the blog itself says, and the sum of it."""
-    console.print(_posts(report))
-    console.print(_queues(report))
-    console.print(_blogs(report))
+    for table in (_posts(report), _queues(report), _blogs(report)):
+        # As wide as it needs to be, whatever the terminal's width: a URL cut short or wrapped cannot be clicked on.
+        width = Console(width=_WIDEST).measure(table).maximum
+        Console(file=console.file, width=width, force_terminal=console.is_terminal).print(table)
     console.print(_sum(report), soft_wrap=True)
 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
-        if column.startswith(" "):
-            table.add_column(column.strip(), justify="right", overflow="fold")
-        else:
-            # A URL must stay in one piece, to be clicked on; a narrow terminal wraps the line instead.
-            table.add_column(column, no_wrap=True)
+        table.add_column(column.strip(), justify="right" if column.startswith(" ") else "left", no_wrap=True)
     return table
 
 
