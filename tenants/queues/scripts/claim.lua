@@ -10,14 +10,14 @@
 -- @include start
 -- @include answer
 local worker, request, again, count, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local RESCUED_AT_ONCE = 8
 
-rescue_some(RESCUED_AT_ONCE)
 local claimed = again == '1' and recover(worker, request) or {}
 if #claimed == 0 then
+  lane.looked = 0 -- a claim always looks
   claimed = start_some(worker, request, lease_ms, count)
 end
+save_worker(worker)
 redis.call('PEXPIRE', K.worker .. worker, WORKER_TTL)
 local left = pass_on()
 save_lane()
-return { left, next_look(), claimed, now }
+return { left, next_look(left), claimed, now }

@@ -19,7 +19,8 @@ if again == '1' then
   local told = redis.call('HGET', K.worker .. worker, mark)
   local made_by, result = string.match(told or '', '^(%d+):(%d)$')
   if made_by == request then
-    return { pass_on(), next_look(), recover(worker, request), now, tonumber(result) }
+    local left = pass_on()
+    return { left, next_look(left), recover(worker, request), now, tonumber(result) }
   end
 end
 
@@ -27,7 +28,7 @@ local record = find_lease(token, slot, epoch)
 local settled = 0
 if record then
   settled = 1
-  redis.call('HSET', K.worker .. worker, mark, request .. ':1')
+  tell_worker(mark, request .. ':1')
   local a = open(token)
   release(a, slot, record, true)
   if outcome == 'retry' then
@@ -46,14 +47,14 @@ if record then
   end
   put(a)
 else
-  redis.call('HSET', K.worker .. worker, mark, request .. ':0')
+  tell_worker(mark, request .. ':0')
 end
 local claimed = {}
 if count > 0 then
-  rescue_some(1)
   claimed = start_some(worker, request, lease_ms, count)
 end
 if wake and #claimed == 0 then ring() end
+save_worker(worker)
 local left = pass_on()
 save_lane()
-return { left, next_look(), claimed, now, settled }
+return { left, next_look(left), claimed, now, settled }

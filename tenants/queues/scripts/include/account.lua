@@ -10,7 +10,7 @@ local PROMOTED_AT_ONCE = 100
 local MOST_DEBT = 60000000
 
 local function limits_of(token)
-  local raw = redis.call('HGET', K.limits, token)
+  local raw = lane.configured and redis.call('HGET', K.limits, token)
   local l
   if raw then
     local w, c, rl, rp, st, mw, md, qp, ap = string.match(raw,
@@ -25,7 +25,7 @@ local function limits_of(token)
 end
 
 local function open(token)
-  local raw = redis.call('HMGET', K.queue .. token, 'v', 'e', 'u', 's', 'g', 'h', 'd')
+  local raw = redis.call('HMGET', K.queue .. token, 'v', 'e', 'u', 's', 'g', 'h', 'd', 'p')
   local limits = limits_of(token)
   return {
     token = token,
@@ -41,18 +41,19 @@ local function open(token)
     rate_at = tonumber(raw[5]) or 0,     -- theoretical arrival time of the rate's bucket, ms
     hold = tonumber(raw[6]) or 0,        -- strict ordering: nothing starts before, ms
     due = tonumber(raw[7]) or 0,         -- when the first delayed entry is due, ms; 0 none
+    spent = tonumber(raw[8]) or 0,       -- µs used that the hour's account does not show yet
   }
 end
 
 local function close(a)
   if not a.stands then return end
-  redis.call('HSET', a.queue, 'v', whole(a.v), 'e', whole(a.estimate), 'u', whole(a.used_at), 's', a.stands,
-    'g', whole(a.rate_at), 'h', whole(a.hold), 'd', whole(a.due))
+  redis.call('HSET', a.queue, 'v', floor(a.v), 'e', floor(a.estimate), 'u', a.used_at, 's', a.stands,
+    'g', floor(a.rate_at), 'h', a.hold, 'd', a.due, 'p', a.spent)
 end
 
 -- score: rank and sequence; added: ms since which it waits; deliveries: leases of it that expired.
 local function encode_entry(score, added, deliveries, message)
-  return whole(score) .. ':' .. whole(added) .. ':' .. deliveries .. ':' .. message
+  return string.format('%.0f:%.0f:%d:', score, added, deliveries) .. message
 end
 
 local function decode_entry(value)
@@ -60,7 +61,8 @@ local function decode_entry(value)
   return tonumber(score), tonumber(added), tonumber(deliveries), start
 end
 
--- Keeps the arrival of the next message, for "oldest wait", and the length of the backlog.
+-- Keeps the arrival of the next message, for "oldest wait", and the length of the backlog. `a.next_id`: the head,
+-- where it is known already.
 local function mark_head(a, count)
   if count == 0 then
     redis.call('ZREM', K.since, a.token)
@@ -68,7 +70,7 @@ local function mark_head(a, count)
     return
   end
   redis.call('ZADD', K.backlog, count, a.token)
-  local head = redis.call('ZRANGE', a.waiting, 0, 0)[1]
+  local head = a.next_id or redis.call('ZRANGE', a.waiting, 0, 0)[1]
   local value = redis.call('HGET', a.entries, head)
   if value then
     local _, added = decode_entry(value)
@@ -80,6 +82,7 @@ local function put_waiting(a, id, score)
   redis.call('ZADD', a.waiting, score, id)
   lane.waiting = lane.waiting + 1
   a.head_changed = true
+  a.next_id = nil
 end
 
 local function put_delayed(a, id, due)
@@ -126,7 +129,7 @@ end
 local function place(a)
   promote(a)
   local count = redis.call('ZCARD', a.waiting)
-  local running = redis.call('HLEN', a.slots)
+  local running = a.running or redis.call('HLEN', a.slots)
   local stands, at
   if count == 0 then
     if a.due > 0 then stands, at = 't', a.due
@@ -149,7 +152,7 @@ local function place(a)
       if a.v < lane.v then a.v = lane.v end
       lane.v = lane.v + 1
     end
-    redis.call('ZADD', K.ready, whole(a.v), a.token)
+    redis.call('ZADD', K.ready, floor(a.v), a.token)
   elseif stands == 't' then
     redis.call('ZADD', K.timers, at, a.token)
   elseif stands == 'i' and before ~= 'i' then
@@ -185,7 +188,7 @@ local function tear_down(a)
   for _, key in ipairs({ K.names, K.idle, K.ready, K.timers, K.since, K.backlog }) do
     redis.call('ZREM', key, a.token)
   end
-  local hour = math.floor(now / 3600000)
+  local hour = floor(now / 3600000)
   redis.call('ZREM', K.spent .. hour, a.token)
   redis.call('ZREM', K.spent .. (hour - 1), a.token)
   return true

@@ -1,16 +1,19 @@
 -- The lane: clock, totals and settings, read once and written once by each script.
 -- @include keys
 -- Gives: now (ms), now_us, lane, save_lane(), whole(), ring().
+local floor = math.floor
 local clock = redis.call('TIME')
 local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
-local now = math.floor(now_us / 1000)
+local now = floor(now_us / 1000)
 
--- `..` would round numbers beyond 14 digits.
+-- `..` would round numbers beyond 14 digits; numbers that are arguments of a command are written in full by the
+-- server, and cheaper, so they only need to be whole.
 local function whole(number)
   return string.format('%.0f', number)
 end
 
-local stored = redis.call('HMGET', R, 'v', 'seq', 'epoch', 'waiting', 'delayed', 'paused', 'global', 'mean', 'slot')
+local stored = redis.call('HMGET', R, 'v', 'seq', 'epoch', 'waiting', 'delayed', 'paused', 'global', 'mean', 'slot',
+  'configured', 'looked', 'worked')
 local lane = {
   v = tonumber(stored[1]) or 0,          -- virtual clock, µs of service at weight 1
   seq = tonumber(stored[2]) or 0,        -- last number given to an entry
@@ -21,11 +24,15 @@ local lane = {
   global = tonumber(stored[7]) or 0,     -- most leases at one time; 0 no bound
   mean = tonumber(stored[8]) or 1000,    -- moving average of the µs a message takes
   slot = tonumber(stored[9]) or 0,       -- last slot number given where slots are not limited
+  configured = stored[10] == '1',        -- some account has settings of its own
+  looked = tonumber(stored[11]) or 0,    -- ms of the last look at timers and expired leases
+  worked = tonumber(stored[12]) or 0,    -- µs used that have not moved the virtual clock yet
 }
 
 local function save_lane()
-  redis.call('HSET', R, 'v', whole(lane.v), 'seq', whole(lane.seq), 'epoch', whole(lane.epoch),
-    'waiting', lane.waiting, 'delayed', lane.delayed, 'mean', whole(lane.mean), 'slot', whole(lane.slot))
+  redis.call('HSET', R, 'v', floor(lane.v), 'seq', lane.seq, 'epoch', lane.epoch, 'waiting', lane.waiting,
+    'delayed', lane.delayed, 'mean', floor(lane.mean), 'slot', lane.slot, 'looked', lane.looked,
+    'worked', lane.worked)
 end
 
 local function lane_is_paused()

@@ -1,4 +1,5 @@
--- Leases. Needs account.lua. Gives: take(a, ...), find_lease, release, put_back, bury, rescue_some, decode_lease.
+-- Leases. Needs account.lua. Gives: take(a, ...), find_lease, release, put_back, bury, rescue_some, decode_lease,
+-- tell_worker(worker, field, value) and save_worker(worker).
 -- Invariant: a slot is used exactly while its lease record stands in the queue's slots hash; the lane's zset of
 -- expiry times and the worker's hash are written with it, in the same script.
 -- Lease record: epoch:worker:request:charge:rated:due:deliveries:entry id
@@ -6,10 +7,12 @@
 local WORKER_TTL = 600000
 local BURIED_TTL = 604800000
 local LEAST_CHARGE = 100
+local SPENT_STEP = 10000 -- µs
 
 local function encode_lease(r)
-  return whole(r.epoch) .. ':' .. r.worker .. ':' .. r.request .. ':' .. whole(r.charge) .. ':' .. r.rated .. ':' ..
-    whole(r.due) .. ':' .. r.deliveries .. ':' .. r.id
+  -- The id is joined, not formatted, because Lua's %s stops at a zero byte.
+  return string.format('%.0f:%s:%s:%.0f:%s:%.0f:%s:', r.epoch, r.worker, r.request, r.charge, r.rated, r.due,
+    r.deliveries) .. r.id
 end
 
 local function decode_lease(raw)
@@ -17,6 +20,18 @@ local function decode_lease(raw)
     string.match(raw, '^(%d+):([^:]*):(%d+):(%d+):(%d+):(%d+):(%d+):(.*)$')
   return { epoch = tonumber(epoch), worker = worker, request = request, charge = tonumber(charge), rated = rated,
     due = tonumber(due), deliveries = tonumber(deliveries), id = id }
+end
+
+-- What a call has to write in its worker's hash, in one command at its end.
+local worker_fields = {}
+
+local function tell_worker(field, value)
+  worker_fields[#worker_fields + 1] = field
+  worker_fields[#worker_fields + 1] = value
+end
+
+local function save_worker(worker)
+  if #worker_fields > 0 then redis.call('HSET', K.worker .. worker, unpack(worker_fields)) end
 end
 
 local function free_slot(a)
@@ -37,8 +52,8 @@ end
 local function take(a, start, worker, request, lease_ms)
   if start > lane.v then lane.v = start end
   promote(a)
-  local head = redis.call('ZRANGE', a.waiting, 0, 0, 'WITHSCORES')
-  local id = head[1]
+  local heads = redis.call('ZRANGE', a.waiting, 0, 1)
+  local id = heads[1]
   local value = id and redis.call('HGET', a.entries, id)
   local slot = value and free_slot(a)
   if not slot or start_at(a) ~= 0 then
@@ -67,12 +82,15 @@ local function take(a, start, worker, request, lease_ms)
   redis.call('ZREM', a.waiting, id)
   redis.call('HSET', a.slots, slot, encode_lease(record))
   redis.call('ZADD', K.leases, now + lease_ms, member)
-  redis.call('HSET', K.worker .. worker, member, whole(lane.epoch) .. ':' .. request)
+  local epoch = whole(lane.epoch)
+  tell_worker(member, epoch .. ':' .. request)
   lane.waiting = lane.waiting - 1
   a.head_changed = true
+  a.next_id = heads[2]
+  a.running = a.concurrency == 1 and 1 or nil
   place(a)
   close(a)
-  return { a.token, slot, whole(lane.epoch), id, value }
+  return { a.token, slot, epoch, id, value }
 end
 
 -- The lease record, if it is still this lease.
@@ -90,6 +108,7 @@ local function release(a, slot, record, started)
   redis.call('HDEL', a.slots, slot)
   redis.call('ZREM', K.leases, member)
   redis.call('HDEL', K.worker .. record.worker, member)
+  a.running = a.concurrency == 1 and 0 or nil
   if not started then
     a.v = math.max(0, a.v - record.charge / a.limits.weight)
     if record.rated == '1' and a.limits.rate_limit > 0 then
@@ -104,16 +123,15 @@ local function release(a, slot, record, started)
   a.estimate = a.estimate + (used - a.estimate) * 0.2
   a.used_at = now
   lane.mean = lane.mean + (used - lane.mean) * 0.05
-  local hour = K.spent .. math.floor(now / 3600000)
-  if redis.call('ZINCRBY', hour, used, a.token) == tostring(used) then
-    redis.call('PEXPIRE', hour, 7500000)
-  end
-  -- The clock goes on with the work done, so that an account in debt is reached even while newcomers never end; but
-  -- never far ahead of the first in the row, so that newcomers do not wait for what others were charged too much.
-  local first = redis.call('ZRANGE', K.ready, 0, 0, 'WITHSCORES')
-  if first[2] then
-    local sharers = redis.call('ZCARD', K.ready) + redis.call('ZCARD', K.leases) + 1
-    lane.v = math.max(lane.v, math.min(lane.v + used / sharers, tonumber(first[2]) + lane.mean))
+  lane.worked = lane.worked + used
+  -- The hour's account is kept in steps, so that short messages do not pay for it each time.
+  a.spent = a.spent + used
+  if a.spent >= SPENT_STEP then
+    local hour = K.spent .. floor(now / 3600000)
+    if tonumber(redis.call('ZINCRBY', hour, a.spent, a.token)) == a.spent then
+      redis.call('PEXPIRE', hour, 7500000)
+    end
+    a.spent = 0
   end
 end
 

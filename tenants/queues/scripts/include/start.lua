@@ -1,8 +1,15 @@
--- Starting messages. Needs lease.lua. Gives: start_some(worker, request, lease_ms, count) → claimed messages, and
--- next_look(): in how many ms somebody should look again (-1: no time is known), and pass_on().
+-- Starting messages. Needs lease.lua. Gives: start_some(worker, request, lease_ms, count) → claimed messages,
+-- pass_on() → accounts that are still ready, next_look(left): in how many ms somebody should look again (-1: no time
+-- is known).
 local LOOKED_AT = 32
+local RESCUED_AT_ONCE = 8
+-- Between two settles of a busy lane the timers need no look: a due message is at most this late, ms.
+local LOOK_EVERY = 3
 
-local function look_at_timers()
+-- Expired leases go back, and queues whose time has come are placed anew; bounded, the rest at the next look.
+local function look()
+  lane.looked = now
+  rescue_some(RESCUED_AT_ONCE)
   local due = redis.call('ZRANGEBYSCORE', K.timers, '-inf', now, 'LIMIT', 0, LOOKED_AT)
   for _, token in ipairs(due) do
     local a = open(token)
@@ -11,18 +18,36 @@ local function look_at_timers()
   end
 end
 
+-- The clock goes on with the work done, so that an account in debt is reached even while newcomers never end; but
+-- never far ahead of the first in the row, so that newcomers do not wait for what others were charged too much.
+local function advance_clock(first)
+  if lane.worked > 0 then
+    local sharers = redis.call('ZCARD', K.ready) + 1
+    lane.v = math.max(lane.v, math.min(lane.v + lane.worked / sharers, first + lane.mean))
+    lane.worked = 0
+  end
+end
+
 local function start_some(worker, request, lease_ms, count)
   local claimed = {}
-  look_at_timers()
+  local looked = now - lane.looked >= LOOK_EVERY or now < lane.looked
+  if looked then look() end
   -- An account that cannot start after all is placed elsewhere and costs one turn, so the loop is bounded.
   for _ = 1, count + LOOKED_AT do
     if #claimed >= count or not lane_has_room() then break end
     local first = redis.call('ZPOPMIN', K.ready)
+    if not first[1] and not looked then
+      looked = true
+      look()
+      first = redis.call('ZPOPMIN', K.ready)
+    end
     if not first[1] then break end
+    local start = tonumber(first[2])
+    advance_clock(start)
     local a = open(first[1])
     a.popped = true
     a.stands = 'r'
-    local message = take(a, tonumber(first[2]), worker, request, lease_ms)
+    local message = take(a, start, worker, request, lease_ms)
     if message then claimed[#claimed + 1] = message end
   end
   return claimed
@@ -37,7 +62,8 @@ local function pass_on()
   return left
 end
 
-local function next_look()
+local function next_look(left)
+  if left > 0 then return 0 end
   local at
   for _, key in ipairs({ K.timers, K.leases }) do
     local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
