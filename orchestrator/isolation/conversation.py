@@ -92,9 +92,9 @@ class Conversation:
             # A fault of ours, or an interrupt in this thread: the tree must be gone before anybody hears of it.
             self._prove()
             raise
-        lost = self._ended is None and self._prove()
+        cause_without_keeper = None if self._ended is not None else self._prove()
         self._hear_last_words()
-        return self._outcome(lost or None)
+        return self._outcome(cause_without_keeper)
 
     def _turn(self) -> None:
         cell = self._cell
@@ -204,7 +204,7 @@ class Conversation:
         if not self._cell.output.closed:
             self._cell.output.pull()
 
-    def _outcome(self, lost: Outcome | None) -> Outcome:
+    def _outcome(self, cause_without_keeper: Outcome | None) -> Outcome:
         tail = self._cell.output.text()
         if tail:
             logger.info("step %s wrote: %s", self._key, tail)
@@ -216,8 +216,10 @@ class Conversation:
             return self._result
         if self._verdict is not None:
             return self._verdict
-        if lost is not None:
-            return Crashed(lost.status, tail) if isinstance(lost, Crashed) else lost
+        if isinstance(cause_without_keeper, Crashed):
+            return Crashed(cause_without_keeper.status, tail)
+        if cause_without_keeper is not None:
+            return cause_without_keeper
         assert self._ended is not None
         match self._ended["cause"]:
             case "limit":

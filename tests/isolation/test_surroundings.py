@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.guard import Guard
 from orchestrator.isolation.environment import allowed_environment
 from orchestrator.sandbox import Completed, Sandbox
 from tests.isolation.conftest import Running, step_call
@@ -76,3 +77,15 @@ def test_the_allow_list_passes_little_and_refuses_what_sounds_like_a_secret() ->
     assert allowed_environment(source) == {"PATH": "/bin", "LC_ALL": "C"}
     with pytest.raises(ValueError, match="must not see MY_REDIS, THE_SECRET"):
         allowed_environment({}, {"THE_SECRET": "x", "MY_REDIS": "y", "FINE": "z"})
+
+
+@pytest.mark.processes
+def test_no_secret_in_the_guards_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, secret in SECRETS.items():
+        monkeypatch.setenv(name, secret)
+    guard = Guard()
+    guard.start()
+    environment = Path(f"/proc/{guard.pid}/environ").read_text()
+    guard.stop()
+    assert "PATH=" in environment
+    assert "hunter2" not in environment
