@@ -30,7 +30,7 @@ from tenants.database import Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
 from tenants.sessions import Sessions
-from tenants.store import backoffs, steps
+from tenants.store import backoffs, outcomes, steps
 from tenants.store.steps import Gone, Owned, Refused
 
 from . import metrics
@@ -236,7 +236,7 @@ class Execution:
                 self._complete(owned, outcome.value, message)
             case Cancelled() if running.why == "cancel":
                 self._record(owned, "cancelled")
-                self._database.write(lambda connection: steps.cancel(connection, owned))
+                self._database.write(lambda connection: outcomes.cancel(connection, owned))
             case Cancelled():
                 error = {"code": "lost", "message": "the worker was stopped; the step was handed back"}
                 self._wait(owned, "lost", error, 0.0, message, handed_back=True)
@@ -244,7 +244,7 @@ class Execution:
                 self._steer(owned, outcome, message)
             case TimedOut() if owned.deadline_seconds is not None and outcome.time_limit < self._limit_of(owned):
                 self._record(owned, "timed_out")
-                self._database.write(lambda connection: steps.time_out_job(connection, owned))
+                self._database.write(lambda connection: outcomes.time_out_job(connection, owned))
             case TimedOut():
                 self._fail(owned, "timed_out", "timed_out", outcome.message, "", False, message)
             case Failed():
@@ -264,7 +264,7 @@ class Execution:
             text = f"the step returned {type(output).__name__}; a step returns a dict of plain data"
             self._fail(owned, "failed", "internal", text, "", True, message)
             return
-        following = self._database.write(lambda connection: steps.complete(connection, owned, output))
+        following = self._database.write(lambda connection: outcomes.complete(connection, owned, output))
         self._record(owned, "completed")
         if following is not None:
             self._dispatcher.send([following])
@@ -306,7 +306,7 @@ class Execution:
             self._wait(owned, outcome, error, self._backoff(owned) if after is None else after, message)
             return
         following = self._database.write(
-            lambda connection: steps.fail(
+            lambda connection: outcomes.fail(
                 connection,
                 owned,
                 outcome=outcome,
@@ -330,7 +330,7 @@ class Execution:
         handed_back: bool = False,
     ) -> None:
         self._database.write(
-            lambda connection: steps.retry(
+            lambda connection: outcomes.retry(
                 connection, owned, outcome=outcome, error=error, delay_seconds=delay, handed_back=handed_back
             )
         )

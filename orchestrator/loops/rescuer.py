@@ -10,7 +10,7 @@ import logging
 from sqlalchemy import Connection
 
 from tenants.errors import OwnershipLost
-from tenants.store import steps as step_store
+from tenants.store import outcomes
 from tenants.store import workers as store
 
 from .. import metrics
@@ -35,8 +35,8 @@ class Rescuer:
         abandoned = database.read(store.abandoned_steps)
         for step in abandoned:
 
-            def take(connection: Connection, step: object = step) -> None:
-                step_store.lose(connection, step)  # type: ignore[arg-type]
+            def take(connection: Connection, step_id: str = step["id"], run_token: int = step["run_token"]) -> None:
+                outcomes.lose(connection, step_id, run_token)
 
             try:
                 database.write(take)

@@ -11,7 +11,6 @@ from ..models import Job, Step
 from . import jobs as job_store
 from .events import NewEvent, record
 from .jobs import Dispatch
-from .steps import end_at_deadline as end_job_at_deadline
 
 jobs, steps = Job.__table__, Step.__table__
 
@@ -68,7 +67,7 @@ def end_at_deadline(connection: Connection, *, limit: int) -> list[Dispatch]:
     running = exists().where(steps.c.job_id == jobs.c.id, steps.c.status == "running")
     for job in _locked(connection, and_(_overdue(), ~running), limit):
         withdrawn += _waiting(connection, job["id"])
-        end_job_at_deadline(connection, job, job["current_step"] or "")
+        job_store.end_at_deadline(connection, job, job["current_step"] or "")
     return withdrawn
 
 

@@ -469,6 +469,16 @@ def end(
     return True
 
 
+def deadline_error(step: str) -> dict[str, Any]:
+    """The error of a job, or of the step that ran, when the deadline passed."""
+    return {"code": "deadline_passed", "message": f"the job's deadline passed at step {step!r}"}
+
+
+def end_at_deadline(connection: Connection, job: Mapping[Any, Any], step: str) -> None:
+    """End a job whose deadline has passed."""
+    end(connection, job, "timed_out", error={**deadline_error(step), "step": step}, failed_step=step)
+
+
 def request_cancel(connection: Connection, job_id: str) -> None:
     """Write down that the job is to be cancelled; the worker that runs its step sees it within a second."""
     connection.execute(

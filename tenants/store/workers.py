@@ -61,7 +61,7 @@ def declare_dead(connection: Connection) -> list[str]:
 
 
 def abandoned_steps(connection: Connection, *, limit: int = 500) -> Sequence[RowMapping]:
-    """Running steps whose worker is stopped or unknown. A caller takes each with `steps.lose`.
+    """Running steps whose worker is stopped or unknown. A caller takes each with `outcomes.lose`.
 
     It asks for the state, not for who just died, so that a rescuer that was killed half-way leaves nothing behind.
     """

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from tenants.columns import db_now
 from tenants.database import Database
 from tenants.models import Account, Worker
-from tenants.store import jobs, steps, workers
+from tenants.store import jobs, outcomes, steps, workers
 from tenants.store.jobs import Dispatch, JobPlan, StepPlan
 from tenants.store.steps import Gone, Owned, Refused
 
@@ -63,6 +63,11 @@ class Bench:
 
     def attempts(self, job_id: str) -> Any:
         return self.database.read(lambda c: jobs.fetch_attempts(c, job_id))
+
+    def lose(self, connection: Connection, job_id: str, position: int) -> None:
+        """Take the step from its worker as a rescuer would, by what the row says now."""
+        step = jobs.fetch_steps(connection, job_id)[position]
+        outcomes.lose(connection, step["id"], step["run_token"])
 
     def limit(self, account: str, limits: dict[str, Any]) -> None:
         def work(connection: Connection) -> None:

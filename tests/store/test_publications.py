@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from tenants.errors import NotFound, OwnershipLost
 from tenants.models import Draft, Publication
-from tenants.store import publications, steps
+from tenants.store import outcomes, publications
 from tenants.store.steps import Owned
 
 from .conftest import Bench
@@ -21,7 +21,7 @@ def publishing(bench: Bench) -> Owned:
     _, first = bench.make()
     generate = bench.own(first.id)
     bench.write(lambda c: publications.create_draft(c, generate, title="T", body="B", tags=["t"]))
-    following = bench.write(lambda c: steps.complete(c, generate, {}))
+    following = bench.write(lambda c: outcomes.complete(c, generate, {}))
     return bench.own(following.id)
 
 
@@ -59,7 +59,7 @@ def test_a_started_entry_cannot_be_started_again(bench: Bench, publishing: Owned
 
 def test_an_attempt_that_lost_its_step_cannot_start_a_publish(bench: Bench, publishing: Owned) -> None:
     bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
-    bench.write(lambda c: steps.lose(c, bench.steps(publishing.job_id)[1]))
+    bench.write(lambda c: bench.lose(c, publishing.job_id, 1))
     with pytest.raises(OwnershipLost):
         bench.write(lambda c: publications.started(c, publishing))
     with pytest.raises(OwnershipLost):
@@ -75,7 +75,7 @@ def test_the_time_since_a_request_counts_from_the_end_of_the_attempt_that_may_ha
     bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
     bench.write(lambda c: publications.started(c, publishing))
     before = bench.write(lambda c: publications.open_entry(c, publishing, "demo"))["started_seconds_ago"]
-    bench.write(lambda c: steps.lose(c, bench.steps(publishing.job_id)[1]))
+    bench.write(lambda c: bench.lose(c, publishing.job_id, 1))
     successor = bench.own(publishing.step_id)
     after = bench.write(lambda c: publications.open_entry(c, successor, "demo"))
     assert after["status"] == "started"

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from tenants.columns import db_now
 from tenants.errors import OwnershipLost
 from tenants.models import Account, DeadLetter, Job
-from tenants.store import jobs, steps, workers
+from tenants.store import jobs, outcomes, steps, workers
 from tenants.store.jobs import StepPlan
 from tenants.store.steps import Gone, Owned, Refused
 
@@ -25,14 +25,14 @@ def test_a_job_runs_from_its_first_step_to_its_result(bench: Bench) -> None:
     job_id, first = bench.make()
     owned = bench.own(first.id)
     assert bench.job(job_id)["status"] == "running"
-    following = bench.write(lambda c: steps.complete(c, owned, {"draft": 1}))
+    following = bench.write(lambda c: outcomes.complete(c, owned, {"draft": 1}))
     assert following is not None
     assert (following.lane, following.sequence) == ("publish", first.sequence)
     assert bench.job(job_id)["status"] == "queued"
 
     publish = bench.own(following.id)
     assert publish.outputs == {"generate": {"draft": 1}}
-    assert bench.write(lambda c: steps.complete(c, publish, {"url": "u"})) is None
+    assert bench.write(lambda c: outcomes.complete(c, publish, {"url": "u"})) is None
     job = bench.job(job_id)
     assert (job["status"], job["result"], job["current_step"]) == ("completed", {"url": "u"}, None)
     assert [a["outcome"] for a in bench.attempts(job_id)] == ["completed", "completed"]
@@ -89,17 +89,17 @@ def test_accounts_do_not_stand_in_each_others_way(bench: Bench) -> None:
 def test_a_late_result_is_refused(bench: Bench) -> None:
     job_id, first = bench.make()
     stale = bench.own(first.id)
-    bench.write(lambda c: steps.lose(c, bench.steps(job_id)[0]))
+    bench.write(lambda c: bench.lose(c, job_id, 0))
     fresh = bench.own(first.id)
     assert fresh.run_token == stale.run_token + 1
     with pytest.raises(OwnershipLost, match=first.id):
-        bench.write(lambda c: steps.complete(c, stale, {"late": True}))
+        bench.write(lambda c: outcomes.complete(c, stale, {"late": True}))
     with pytest.raises(OwnershipLost):
         bench.write(lambda c: steps.progress(c, stale, 50, "late"))
     with pytest.raises(OwnershipLost):
         bench.write(lambda c: steps.still_owned(c, stale))
     assert bench.steps(job_id)[0]["status"] == "running"
-    bench.write(lambda c: steps.complete(c, fresh, {"late": False}))
+    bench.write(lambda c: outcomes.complete(c, fresh, {"late": False}))
     assert bench.steps(job_id)[0]["output"] == {"late": False}
     assert [a["outcome"] for a in bench.attempts(job_id)] == ["lost", "completed"]
 
@@ -111,7 +111,7 @@ def test_a_late_result_is_refused(bench: Bench) -> None:
 def test_what_spends_an_attempt(bench: Bench, outcome: Any, attempt_after: int, status: str) -> None:
     job_id, first = bench.make()
     owned = bench.own(first.id)
-    bench.write(lambda c: steps.retry(c, owned, outcome=outcome, error=ERROR, delay_seconds=60))
+    bench.write(lambda c: outcomes.retry(c, owned, outcome=outcome, error=ERROR, delay_seconds=60))
     step = bench.steps(job_id)[0]
     assert (step["attempt"], step["status"], step["slot"]) == (attempt_after, status, None)
     assert bench.job(job_id)["status"] == "queued"
@@ -124,7 +124,7 @@ def test_a_failed_required_step_ends_the_job_and_leaves_a_dead_letter(bench: Ben
     job_id, first = bench.make()
     owned = bench.own(first.id)
     bench.write(
-        lambda c: steps.fail(
+        lambda c: outcomes.fail(
             c, owned, outcome="failed", error=ERROR, traceback="Traceback …", message={"args": [first.id]}
         )
     )
@@ -139,10 +139,10 @@ def test_a_failed_best_effort_step_lets_the_job_go_on(bench: Bench) -> None:
     plan = (StepPlan("a", "generate", True, 1), StepPlan("b", "generate", False, 1))
     job_id, first = bench.make(steps=plan)
     kept = bench.own(first.id)
-    second = bench.write(lambda c: steps.complete(c, kept, {"kept": 1}))
+    second = bench.write(lambda c: outcomes.complete(c, kept, {"kept": 1}))
     assert second is not None
     owned = bench.own(second.id)
-    bench.write(lambda c: steps.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}))
+    bench.write(lambda c: outcomes.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}))
     job = bench.job(job_id)
     assert (job["status"], job["result"]) == ("completed", {"kept": 1})
     assert bench.steps(job_id)[1]["status"] == "failed"
@@ -150,20 +150,20 @@ def test_a_failed_best_effort_step_lets_the_job_go_on(bench: Bench) -> None:
 
 def test_lost_attempts_have_a_budget_of_their_own(bench: Bench) -> None:
     job_id, first = bench.make()
-    for lost in range(1, steps.LOST_BUDGET + 1):
+    for lost in range(1, outcomes.LOST_BUDGET + 1):
         bench.own(first.id)
-        bench.write(lambda c: steps.lose(c, bench.steps(job_id)[0]))
+        bench.write(lambda c: bench.lose(c, job_id, 0))
         step = bench.steps(job_id)[0]
         assert (step["lost"], step["attempt"], step["status"]) == (lost, 0, "retrying")
     bench.own(first.id)
-    bench.write(lambda c: steps.lose(c, bench.steps(job_id)[0]))
+    bench.write(lambda c: bench.lose(c, job_id, 0))
     assert bench.job(job_id)["error"]["code"] == "lost"
 
 
 def test_a_hand_back_counts_nothing(bench: Bench) -> None:
     job_id, first = bench.make()
     owned = bench.own(first.id)
-    bench.write(lambda c: steps.retry(c, owned, outcome="lost", error=ERROR, delay_seconds=0, handed_back=True))
+    bench.write(lambda c: outcomes.retry(c, owned, outcome="lost", error=ERROR, delay_seconds=0, handed_back=True))
     step = bench.steps(job_id)[0]
     assert (step["lost"], step["attempt"]) == (0, 0)
     assert isinstance(bench.start(first.id), Owned)
@@ -223,7 +223,7 @@ def test_cancel_against_start_ends_in_exactly_one_of_two_ways(bench: Bench) -> N
 
 
 def _cancel(bench: Bench, owned: Owned) -> None:
-    bench.write(lambda c: steps.cancel(c, owned))
+    bench.write(lambda c: outcomes.cancel(c, owned))
 
 
 def test_an_expired_job_does_not_start(bench: Bench) -> None:
@@ -238,7 +238,7 @@ def test_a_passed_deadline_ends_the_job_as_timed_out(bench: Bench) -> None:
     job_id, first = bench.make(deadline=100.0)
     owned = bench.own(first.id)
     assert owned.deadline_seconds == 100.0
-    bench.write(lambda c: steps.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=0))
+    bench.write(lambda c: outcomes.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=0))
     table = Job.__table__
     bench.write(lambda c: c.execute(update(table).where(table.c.id == job_id).values(deadline_at=db_now(-1))))
     assert isinstance(bench.start(first.id), Gone)
@@ -256,6 +256,6 @@ def test_a_paused_account_starts_nothing(bench: Bench) -> None:
 def test_approval_stops_before_the_last_step(bench: Bench) -> None:
     job_id, first = bench.make(approval=True)
     owned = bench.own(first.id)
-    assert bench.write(lambda c: steps.complete(c, owned, {})) is None
+    assert bench.write(lambda c: outcomes.complete(c, owned, {})) is None
     assert bench.job(job_id)["status"] == "awaiting_approval"
     assert bench.steps(job_id)[1]["status"] == "awaiting_approval"

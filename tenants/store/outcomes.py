@@ -1,0 +1,264 @@
+"""The ends of an attempt: complete, wait and try again, fail, be cancelled, be lost. Each is one guarded transaction.
+
+The order of writes is always job, step, attempt, next step, events, so that two of these never wait for each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+
+from ..columns import db_now
+from ..errors import OwnershipLost
+from ..models import Attempt, DeadLetter, Job, Step, new_id
+from . import jobs as job_store
+from .events import NewEvent, record
+from .jobs import Dispatch
+from .steps import Owned, guarded, load, owned_of, step_event
+
+jobs, steps, attempts, dead_letters = Job.__table__, Step.__table__, Attempt.__table__, DeadLetter.__table__
+
+#: Attempts that may be lost with their worker before the step fails for good.
+LOST_BUDGET = 5
+
+Waiting = Literal["failed", "timed_out", "snoozed", "provider_busy", "lost"]
+Final = Literal["failed", "timed_out", "cancelled", "lost"]
+
+_CLOSE_ATTEMPT = (
+    update(attempts)
+    .where(attempts.c.step_id == bindparam("its_step"), attempts.c.run_token == bindparam("its_token"))
+    .values(
+        outcome=bindparam("its_outcome"),
+        error=bindparam("its_error", type_=attempts.c.error.type),
+        finished_at=db_now(),
+    )
+)
+_MOVE_JOB = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("its_job"), jobs.c.finished_at.is_(None))
+    .values(status=bindparam("its_status"), current_step=bindparam("its_step"))
+)
+_QUEUE_NEXT = (
+    update(steps)
+    .where(steps.c.id == bindparam("its_id"), steps.c.status == "pending")
+    .values(status="queued", queued_at=db_now())
+)
+_LET_NEXT_AWAIT = (
+    update(steps)
+    .where(steps.c.id == bindparam("its_id"), steps.c.status == "pending")
+    .values(status="awaiting_approval")
+)
+
+
+def complete(connection: Connection, owned: Owned, output: dict[str, Any]) -> Dispatch | None:
+    """Keep the output, and queue the next step in the same transaction.
+
+    Returns the next step to hand to Redis, or None when none is queued (the job ended, or awaits approval).
+
+    Raises:
+        OwnershipLost: another attempt owns the step; nothing was written.
+    """
+    events = [NewEvent(owned.account, owned.job_id, "step", step_event(owned, "completed"))]
+    status = _move_on(connection, owned, output)
+    guarded(
+        connection,
+        owned,
+        status="completed",
+        output=output,
+        progress=100,
+        finished_at=db_now(),
+        slot=None,
+        worker_id=None,
+        error=None,
+    )
+    _close_attempt(connection, owned, "completed", None)
+    following = _queue_next(connection, owned)
+    record(connection, *events, NewEvent(owned.account, owned.job_id, "status", {"status": status}))
+    return following
+
+
+def retry(
+    connection: Connection,
+    owned: Owned,
+    *,
+    outcome: Waiting,
+    error: dict[str, Any] | None,
+    delay_seconds: float,
+    handed_back: bool = False,
+) -> None:
+    """Let the step wait and be tried again. A failure spends an attempt; a snooze, a busy provider and a loss do not.
+
+    A loss counts against a budget of its own, except when the worker handed the step back in an orderly stop. The
+    attempt's own message comes back by itself after the delay, so the step counts as dispatched.
+
+    Raises:
+        OwnershipLost: another attempt owns the step.
+    """
+    spends = outcome in ("failed", "timed_out")
+    values: dict[str, Any] = {
+        "status": "retrying" if spends or outcome == "lost" else "queued",
+        "slot": None,
+        "worker_id": None,
+        "due_at": db_now(delay_seconds) if delay_seconds > 0 else None,
+        "queued_at": db_now(),
+        # A lost attempt's message may be lost with it: the dispatcher makes sure.
+        "dispatched_at": None if outcome == "lost" and not handed_back else db_now(),
+        "error": error,
+    }
+    if not spends:
+        values["attempt"] = steps.c.attempt - 1
+    if outcome == "lost" and not handed_back:
+        values["lost"] = steps.c.lost + 1
+    _set_job(connection, owned, "queued", owned.name)
+    guarded(connection, owned, **values)
+    _close_attempt(connection, owned, outcome, error)
+    record(
+        connection,
+        NewEvent(owned.account, owned.job_id, "step", step_event(owned, values["status"])),
+        NewEvent(owned.account, owned.job_id, "status", {"status": "queued"}),
+    )
+
+
+def fail(
+    connection: Connection,
+    owned: Owned,
+    *,
+    outcome: Final,
+    error: dict[str, Any],
+    traceback: str | None,
+    message: dict[str, Any],
+) -> Dispatch | None:
+    """End the step for good. A required step ends its job and leaves a dead letter; a best-effort one lets it go on.
+
+    Returns the next step to hand to Redis, if the job goes on.
+
+    Raises:
+        OwnershipLost: another attempt owns the step.
+    """
+    status = "timed_out" if outcome == "timed_out" else "failed"
+    if owned.required:
+        job_error = {"code": error["code"], "message": error["message"], "step": owned.name}
+        job_store.end(connection, owned.job, status, error=job_error, failed_step=owned.name)
+    else:
+        job_status = _move_on(connection, owned, None)
+        record(connection, NewEvent(owned.account, owned.job_id, "status", {"status": job_status}))
+    guarded(connection, owned, status=status, error=error, finished_at=db_now(), slot=None, worker_id=None)
+    _close_attempt(connection, owned, outcome, error)
+    record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, status)))
+    if not owned.required:
+        return _queue_next(connection, owned)
+    letter = _dead_letter(owned, error, traceback, message)
+    connection.execute(insert(dead_letters).values(**letter, created_at=db_now()))
+    return None
+
+
+def cancel(connection: Connection, owned: Owned) -> None:
+    """End the running step because its job was cancelled, and the job with it.
+
+    Raises:
+        OwnershipLost: another attempt owns the step.
+    """
+    job_store.end(connection, owned.job, "cancelled")
+    guarded(connection, owned, status="cancelled", finished_at=db_now(), slot=None, worker_id=None)
+    _close_attempt(connection, owned, "cancelled", None)
+    record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, "cancelled")))
+
+
+def time_out_job(connection: Connection, owned: Owned) -> None:
+    """End the running step because the job's deadline passed.
+
+    Raises:
+        OwnershipLost: another attempt owns the step.
+    """
+    job_store.end_at_deadline(connection, owned.job, owned.name)
+    error = job_store.deadline_error(owned.name)
+    guarded(connection, owned, status="timed_out", error=error, finished_at=db_now(), slot=None, worker_id=None)
+    _close_attempt(connection, owned, "timed_out", error)
+    record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, "timed_out")))
+
+
+def lose(connection: Connection, step_id: str, run_token: int) -> None:
+    """Take a running step from a worker that is dead. Its attempt is `lost`, which has a budget of its own.
+
+    A job that somebody wants cancelled ends here: its worker can no longer do it.
+
+    Raises:
+        OwnershipLost: the step moved on meanwhile.
+    """
+    found = load(connection, step_id)
+    if found is None or found["status"] != "running" or found["run_token"] != run_token:
+        raise OwnershipLost(f"step {step_id} is not running as run {run_token} any more")
+    owned = owned_of(found, run_token, found["attempt"], {})
+    if owned.job["cancel_requested_at"] is not None:
+        cancel(connection, owned)
+        return
+    error = {"code": "lost", "message": f"the worker {found['worker_id']} died while it ran this step"}
+    if owned.lost + 1 > LOST_BUDGET:
+        error["message"] = f"{LOST_BUDGET + 1} attempts in all were lost with their workers; " + error["message"]
+        fail(connection, owned, outcome="lost", error=error, traceback=None, message={"args": [owned.step_id]})
+    else:
+        retry(connection, owned, outcome="lost", error=error, delay_seconds=0.0)
+
+
+# --- shared --------------------------------------------------------------------------------------------------------
+
+
+def _move_on(connection: Connection, owned: Owned, output: dict[str, Any] | None) -> str:
+    """Move the job to its next step, or complete it; gives back its status. `output` is None after a failure."""
+    if owned.following is None:
+        _complete_job(connection, owned, output)
+        return "completed"
+    status = "awaiting_approval" if owned.following_awaits_approval else "queued"
+    _set_job(connection, owned, status, owned.following.name)
+    return status
+
+
+def _complete_job(connection: Connection, owned: Owned, output: dict[str, Any] | None) -> None:
+    values: dict[str, Any] = {"status": "completed", "finished_at": db_now(), "current_step": None, "error": None}
+    if owned.required and output is not None:
+        values["result"] = output
+    else:
+        values["result"] = (
+            select(steps.c.output)
+            .where(steps.c.job_id == owned.job_id, steps.c.required)
+            .order_by(steps.c.position.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+    connection.execute(update(jobs).where(jobs.c.id == owned.job_id, jobs.c.finished_at.is_(None)).values(**values))
+
+
+def _set_job(connection: Connection, owned: Owned, status: str, step: str) -> None:
+    connection.execute(_MOVE_JOB, {"its_job": owned.job_id, "its_status": status, "its_step": step})
+
+
+def _queue_next(connection: Connection, owned: Owned) -> Dispatch | None:
+    if owned.following is None:
+        return None
+    statement = _LET_NEXT_AWAIT if owned.following_awaits_approval else _QUEUE_NEXT
+    connection.execute(statement, {"its_id": owned.following.id})
+    return None if owned.following_awaits_approval else owned.following
+
+
+def _close_attempt(connection: Connection, owned: Owned, outcome: str, error: dict[str, Any] | None) -> None:
+    connection.execute(
+        _CLOSE_ATTEMPT,
+        {"its_step": owned.step_id, "its_token": owned.run_token, "its_outcome": outcome, "its_error": error},
+    )
+
+
+def _dead_letter(owned: Owned, error: dict[str, Any], traceback: str | None, message: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": new_id(),
+        "account": owned.account,
+        "lane": owned.lane,
+        "pipeline": owned.pipeline,
+        "actor": f"{owned.pipeline}.{owned.name}",
+        "job_id": owned.job_id,
+        "step_id": owned.step_id,
+        "message": message,
+        "error_code": error["code"],
+        "error": {**error, "traceback": traceback},
+        "attempts": owned.attempt,
+    }
