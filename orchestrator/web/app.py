@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def create_app(runtime: Runtime, *, extra_routes: Sequence[BaseRoute] = ()) -> S
         extra_routes: Starlette routes that come before the API's, such as the dashboard's.
     """
     table = RouteTable(ROUTES)
-    service = Service(runtime, to_json(build(ROUTES, package_version())))
+    service = Service(runtime, _openapi_document())
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -65,6 +66,11 @@ def create_app(runtime: Runtime, *, extra_routes: Sequence[BaseRoute] = ()) -> S
         exception_handlers={HTTPException: _on_http_exception, Exception: _on_exception},
         lifespan=lifespan,
     )
+
+
+@cache
+def _openapi_document() -> bytes:
+    return to_json(build(ROUTES, package_version()))
 
 
 def package_version() -> str:
