@@ -47,7 +47,7 @@ LEAST_SUBMIT_SECONDS = 5.0
 READ_PAUSES_SECONDS = (0.0, 1.0, 3.0)
 
 
-def publish_draft(ctx: StepContext[Any]) -> dict[str, Any]:
+def publish_draft(ctx: StepContext[Any], *, pause: Callable[[float], None] = time.sleep) -> dict[str, Any]:
     """Publish the job's draft at the account's target through a browser of its own.
 
     Gives back `{url, external_id, publisher, title, draft_id}`.
@@ -73,7 +73,7 @@ def publish_draft(ctx: StepContext[Any]) -> dict[str, Any]:
         publisher = open_publisher(target, browser)
         evidence = _Evidence(ctx, browser)
         try:
-            return PublishOnce(ctx, publisher, draft, entry, evidence.keep).run()
+            return PublishOnce(ctx, publisher, draft, entry, evidence.keep, pause).run()
         except (Snooze, OwnershipLost):
             raise
         except Exception:
@@ -164,7 +164,8 @@ class PublishOnce:
     def _after_failed_submit(self, error: Exception) -> Post:
         """Find out what a failed submit did; its post, or a failure that says what is known."""
         self.keep_evidence()
-        self.ctx.log.warning("publishing failed after the request may have left: " + str(error))
+        message = f"publishing failed after the request may have left: {error}"
+        self.ctx.log.warning(message)
         settle = self.publisher.settle_seconds
         if settle > MAX_WAIT_SECONDS or self.ctx.remaining_seconds() < settle + LOOK_SECONDS:
             raise Retry(settle, f"it is not known yet what became of the post: {error}") from error

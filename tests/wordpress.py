@@ -7,6 +7,7 @@ the thread that started them, so that not even a kill -9 of the tests leaves one
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -36,7 +37,9 @@ define('WP_HOME', '{url}'); define('WP_SITEURL', '{url}');
 define('WP_HTTP_BLOCK_EXTERNAL', true); define('DISABLE_WP_CRON', true); define('AUTOMATIC_UPDATER_DISABLED', true);
 define('WP_ENVIRONMENT_TYPE', 'local'); define('WP_DEBUG', false);
 foreach (['AUTH_KEY','SECURE_AUTH_KEY','LOGGED_IN_KEY','NONCE_KEY',
-          'AUTH_SALT','SECURE_AUTH_SALT','LOGGED_IN_SALT','NONCE_SALT'] as $name) {{ define($name, md5('tests' . $name)); }}
+          'AUTH_SALT','SECURE_AUTH_SALT','LOGGED_IN_SALT','NONCE_SALT'] as $name) {{
+    define($name, md5('tests' . $name));
+}}
 $table_prefix = 'wp_';
 if (!defined('ABSPATH')) {{ define('ABSPATH', __DIR__ . '/'); }}
 require_once ABSPATH . 'wp-settings.php';
@@ -71,6 +74,10 @@ if ($argv[1] === 'user') {
     $wp_rewrite->flush_rules(false);
 } elseif ($argv[1] === 'end-sessions') {
     WP_Session_Tokens::get_instance(get_user_by('login', $argv[2])->ID)->destroy_all();
+} elseif ($argv[1] === 'terms') {
+    $names = wp_get_post_terms((int) $argv[2], ['category', 'post_tag'], ['fields' => 'names']);
+    sort($names);
+    echo json_encode($names);
 } else {
     global $wpdb;
     echo json_encode($wpdb->get_results($wpdb->prepare(
@@ -104,10 +111,13 @@ class WordPressSite:
 
     def posts(self, slug: str) -> list[dict[str, str]]:
         """All posts whose slug begins so, drafts too: `{id, slug, status, title, content}`, oldest first."""
-        import json
-
         found: list[dict[str, str]] = json.loads(self._tool("posts", slug))
         return found
+
+    def terms(self, post_id: str) -> list[str]:
+        """The names of a post's categories and tags, sorted."""
+        names: list[str] = json.loads(self._tool("terms", post_id))
+        return names
 
     def _tool(self, *arguments: str) -> str:
         command = ["php", str(self.folder / "tool.php"), *arguments]
@@ -228,7 +238,7 @@ def _created_database(folder: Path, port: int) -> bool:
 
 def _answers(url: str) -> bool:
     try:
-        urllib.request.urlopen(f"{url}/wp-includes/version.php", timeout=5).close()
+        urllib.request.urlopen(f"{url}/wp-includes/version.php", timeout=5).close()  # noqa: S310
     except urllib.error.HTTPError as error:
         error.close()
     except OSError:
@@ -247,7 +257,7 @@ def _install(site: WordPressSite) -> None:
         "language": "",
     }
     data = urllib.parse.urlencode(wizard).encode()
-    with urllib.request.urlopen(f"{site.url}/wp-admin/install.php?step=2", data=data, timeout=60) as answer:
+    with urllib.request.urlopen(f"{site.url}/wp-admin/install.php?step=2", data=data, timeout=60) as answer:  # noqa: S310
         page = answer.read().decode(errors="replace")
     assert "wp-login.php" in page, f"WordPress was not installed: {page[-2000:]}"
     site._tool("links")

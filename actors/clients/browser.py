@@ -163,11 +163,11 @@ def open_browser(settings: Mapping[str, Any], remaining_seconds: Callable[[], fl
             )
         except PlaywrightError as error:
             raise ProviderError(f"the browser does not start: {error.message[:600]}") from error
-        processes = _children() - driver_children
         try:
             yield Browser(chromium, proxy, remaining_seconds)
         finally:
-            with _killed_after(_CLOSE_SECONDS, processes):
+            # All of them, as they are now: a single frozen renderer holds the pipe that Playwright waits for.
+            with _killed_after(_CLOSE_SECONDS, _children() - driver_children):
                 _close(chromium)
 
 

@@ -20,9 +20,7 @@ def index(blogs: Sequence[Blog], latest: Sequence[StoredPost], session: Session 
         for blog in blogs
     )
     shown = f'<ul class="cards">{cards}</ul>' if blogs else _empty("No blogs yet.", "onelane makes one per account.")
-    posts = (
-        _post_list(latest, by=True) if latest else _empty("No posts yet.", "They appear here once published.")
-    )
+    posts = _post_list(latest, by=True) if latest else _empty("No posts yet.", "They appear here once published.")
     return _page("All blogs", f"<h1>All blogs</h1>{shown}<h2>Latest posts</h2>{posts}", session)
 
 

@@ -1,0 +1,284 @@
+"""One contract for every publisher, through `publish_draft` and a real browser, against real sites.
+
+The sites are the demo blog and a WordPress. Naver is not here: nothing of it can be reached from a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from actors.clients.browser import Browser
+from actors.clients.publishers import open_publisher
+from actors.context import Credentials, SessionState, Target
+from actors.errors import LoginRequired, ProviderError, PublishFailed
+from actors.markdown import comparable, plain_text, render
+from actors.publishing import publish_draft
+from actors.signals import Snooze
+from tests.ports import MemoryPort, make_context
+from tests.publishers.conftest import PASSWORD, DemoBlog
+from tests.wordpress import WordPressSite
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240), pytest.mark.usefixtures("lent_browser")]
+
+BODY = """\
+## Why lanes
+
+Each *account* has **its own** -- and `code` too :) "It's 2x4..."
+
+- one
+- two
+  - nested
+
+> quoted, with an [address](https://example.com/?a=1&b=2)
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+```
+if x < 1 && y: [gallery]
+```
+
+A [gallery] is no shortcode, and <b>raw</b> markup is text.
+
+https://example.com/alone?a=1&b=2
+
+1. first
+2. second
+
+한국어도 되고, emoji 🎉 too.
+"""
+
+
+class Crash(BaseException):
+    """The end of the process, as far as a step can tell."""
+
+
+@dataclass
+class Account:
+    """A user of a site, as the tests see it: how to publish there, and what the site has of it."""
+
+    publisher: str
+    url: str
+    username: str
+    #: The states of all posts under a slug, drafts too, oldest first.
+    states: Callable[[str], list[str]]
+    end_sessions: Callable[[], None]
+    other_user: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def port(self, marker: str, **session: Any) -> MemoryPort:
+        return MemoryPort(
+            target={"publisher": self.publisher, "base_url": self.url, "options": self.options},
+            draft={
+                "id": "draft-1",
+                "title": 'Own “lanes” & <queues>: "a" or 2x2?',
+                "body": BODY,
+                "tags": ["Queues", "R&D"],
+                "status": "pending_publish",
+                "version": 1,
+            },
+            marker=marker,
+            **(session or {"credentials": {"username": self.username, "password": PASSWORD}}),
+        )
+
+
+@pytest.fixture(params=["demo", pytest.param("wordpress", marks=[pytest.mark.wordpress, pytest.mark.slow])])
+def account(request: pytest.FixtureRequest, name: str) -> Account:
+    other = f"o-{name}"[:40]
+    if request.param == "demo":
+        blog: DemoBlog = request.getfixturevalue("demo_blog")
+        for user in (name, other):
+            blog.store.create_user(user, PASSWORD)
+        return Account(
+            "demo",
+            blog.url,
+            name,
+            lambda marker: ["publish"] * len(blog.store.posts(marker=marker)),
+            lambda: blog.store.end_sessions(name),
+            other,
+        )
+    site: WordPressSite = request.getfixturevalue("wordpress")
+    for user in (name, other):
+        site.create_user(user, PASSWORD)
+    return Account(
+        "wordpress",
+        site.url,
+        name,
+        lambda marker: [post["status"] for post in site.posts(marker)],
+        lambda: site.end_sessions(name),
+        other,
+    )
+
+
+def test_publish_with_credentials_and_again_with_the_session_that_came_of_it(account: Account, name: str) -> None:
+    # Given an account with credentials and no session: it signs in, and the session is kept
+    port = account.port(f"first-{name}")
+    result = publish_draft(make_context(port))
+    assert account.states(f"first-{name}") == ["publish"]
+    assert result["url"].startswith(account.url)
+    assert result["external_id"]
+    assert port.storage_state is not None
+    assert port.session_expires_at is not None
+    assert port.artifacts == {}
+    # When it publishes again with that session and no credentials, it need not sign in
+    port = account.port(f"second-{name}", storage_state=port.storage_state)
+    publish_draft(make_context(port))
+    assert account.states(f"second-{name}") == ["publish"]
+    assert "session.save" not in port.verbs()
+
+
+def test_what_the_publisher_says_of_its_posts(account: Account, name: str, lent_browser: Browser) -> None:
+    port = account.port(f"said-{name}")
+    result = publish_draft(make_context(port))
+    credentials = Credentials(account.username, PASSWORD)
+    publisher = open_publisher(Target(account.publisher, account.url, {}), lent_browser)
+    assert publisher.ensure_session(SessionState(port.storage_state, credentials)) is None
+    found = publisher.find(f"said-{name}")
+    assert found is not None
+    assert (found.url, found.external_id) == (result["url"], result["external_id"])
+    assert publisher.find(f"never-{name}") is None
+    public = publisher.read_back(result["url"])
+    assert comparable(plain_text(render(BODY))) in comparable(public.text)
+    assert port.draft is not None
+    assert comparable(port.draft["title"]) in comparable(public.title)
+    with pytest.raises(ProviderError):
+        publisher.read_back(f"{account.url}/{account.username}/nothing-here/")
+    # A session of somebody else is not used, whatever it could do.
+    renewed = publisher.ensure_session(SessionState(port.storage_state, Credentials(account.other_user, PASSWORD)))
+    assert renewed is not None
+    assert publisher.find(f"said-{name}") is None or account.publisher == "wordpress"
+
+
+def test_a_crash_after_the_click_publishes_nothing_twice(account: Account, name: str) -> None:
+    marker = f"crash-{name}"
+    port = account.port(marker)
+    port.fail["publication.confirmed"] = Crash()
+    with pytest.raises(Crash):
+        publish_draft(make_context(port))
+    del port.fail["publication.confirmed"]
+    result = publish_draft(make_context(port, attempt=2))
+    assert account.states(marker) == ["publish"]
+    assert marker in result["url"]
+    assert port.verbs().count("publication.started") == 1
+
+
+def test_a_crash_right_before_the_click_loses_nothing(account: Account, name: str) -> None:
+    marker = f"early-{name}"
+    port = account.port(marker)
+    now = [0.0]
+    port.now = lambda: now[0]
+
+    def commit_and_crash() -> None:
+        port.fail.clear()
+        port.call("publication.started", {})
+        raise Crash
+
+    port.fail["publication.started"] = commit_and_crash
+    with pytest.raises(Crash):
+        publish_draft(make_context(port))
+    assert "publish" not in account.states(marker)
+    # The first look comes too early to be believed; the second one is believed.
+    with pytest.raises(Snooze):
+        publish_draft(make_context(port))
+    now[0] += 60
+    publish_draft(make_context(port))
+    assert account.states(marker) == ["publish"]
+
+
+def test_a_dead_session_is_renewed_with_credentials_and_reported_without(account: Account, name: str) -> None:
+    first = account.port(f"alive-{name}")
+    publish_draft(make_context(first))
+    account.end_sessions()
+    # Without credentials a person is needed
+    port = account.port(f"dead-{name}", storage_state=first.storage_state)
+    with pytest.raises(LoginRequired, match="no credentials"):
+        publish_draft(make_context(port))
+    assert len(port.login_required) == 1
+    assert port.artifacts["publish-failure.png"][1].startswith(b"\x89PNG")
+    # With them it signs in again
+    both = {"storage_state": first.storage_state, "credentials": first.credentials}
+    port = account.port(f"dead-{name}", **both)
+    publish_draft(make_context(port))
+    assert account.states(f"dead-{name}") == ["publish"]
+    assert port.storage_state != first.storage_state
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        {"credentials": {"username": "", "password": "not the password"}},
+        {"storage_state": None},
+        {"storage_state": {"cookies": [], "origins": []}},
+        {"storage_state": {"cookies": "nonsense"}},
+    ],
+    ids=["wrong password", "nothing", "empty state", "broken state"],
+)
+def test_who_cannot_sign_in_is_told_and_nothing_is_posted(account: Account, name: str, session: dict[str, Any]) -> None:
+    if session.get("credentials"):
+        session = {"credentials": {**session["credentials"], "username": account.username}}
+    port = account.port(name, **session)
+    with pytest.raises(LoginRequired) as told:
+        publish_draft(make_context(port))
+    assert "not the password" not in str(told.value)
+    assert port.login_required == [str(told.value)]
+    assert account.states(name) == []
+    assert port.publication is not None
+    assert port.publication["status"] == "intent"
+
+
+def test_a_site_that_is_something_else_is_not_mistaken(account: Account, name: str) -> None:
+    port = account.port(name)
+    assert port.target is not None
+    port.target["base_url"] = account.url + "/nowhere"
+    with pytest.raises(ProviderError):
+        publish_draft(make_context(port))
+    assert account.states(name) == []
+
+
+@pytest.mark.wordpress
+@pytest.mark.slow
+class TestWordPress:
+    """What only WordPress has: roles, categories, the welcome guide, drafts."""
+
+    def port(self, site: WordPressSite, user: str, marker: str, **options: Any) -> MemoryPort:
+        return MemoryPort(
+            target={"publisher": "wordpress", "base_url": site.url, "options": options},
+            draft={"id": "d", "title": "T", "body": "Some [text].", "tags": [], "status": "", "version": 1},
+            credentials={"username": user, "password": PASSWORD},
+            marker=marker,
+        )
+
+    def test_an_administrator_makes_missing_categories(self, wordpress: WordPressSite, name: str) -> None:
+        wordpress.create_user(name, PASSWORD, "administrator")
+        port = self.port(wordpress, name, name, categories=["R&D", "uncategorized"], tags=["x y"])
+        publish_draft(make_context(port))
+        (post,) = wordpress.posts(name)
+        assert post["status"] == "publish"
+        assert "&#091;text]" in post["content"].replace("&#91;", "&#091;")
+        assert wordpress.terms(post["id"]) == ["R&amp;D", "Uncategorized", "x y"]
+
+    def test_an_author_cannot_make_categories_and_is_told(self, wordpress: WordPressSite, name: str) -> None:
+        wordpress.create_user(name, PASSWORD)
+        port = self.port(wordpress, name, name, categories=["Brand new"])
+        with pytest.raises(PublishFailed, match="Brand new"):
+            publish_draft(make_context(port))
+        assert wordpress.posts(name) == []
+
+    @pytest.mark.parametrize("role", ["contributor", "subscriber"])
+    def test_a_user_who_may_not_publish_is_told(self, wordpress: WordPressSite, name: str, role: str) -> None:
+        wordpress.create_user(name, PASSWORD, role)
+        port = self.port(wordpress, name, name)
+        with pytest.raises(PublishFailed, match="may"):
+            publish_draft(make_context(port))
+        assert wordpress.posts(name) == []
+        assert "publication.started" not in port.verbs()
+
+    @pytest.mark.parametrize("options", [{"categories": 3}, {"categories": [1]}, {"admin_path": ["x"]}])
+    def test_wrong_options_are_named(self, options: dict[str, Any]) -> None:
+        with pytest.raises(PublishFailed, match=next(iter(options))):
+            open_publisher(Target("wordpress", "https://x.example", options), None)  # type: ignore[arg-type]
