@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _MASK = "[secret]"
 #: What every `LogRecord` has; anything else came in by `extra=` and belongs into the JSON line.
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
-#: Libraries that tell each request or statement at INFO.
-_CHATTY = ("httpx2", "httpcore2", "google_genai", "uvicorn.access", "alembic", "asyncio")
+#: Libraries that tell each request, statement or phase of their own life at INFO.
+_CHATTY = ("httpx2", "httpcore2", "google_genai", "uvicorn", "alembic", "asyncio", "dramatiq")
 
 
 def configure(settings: Settings) -> None:

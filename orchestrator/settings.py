@@ -191,7 +191,7 @@ class Settings(BaseSettings):
         parts = value.get_secret_value().split(",") if value is not None else []
         if any(len(part.strip()) < MINIMUM_KEY_CHARACTERS for part in parts):
             raise ValueError(
-                f"a key needs at least {MINIMUM_KEY_CHARACTERS} characters; `onelane keys make` prints one"
+                f"a key needs at least {MINIMUM_KEY_CHARACTERS} characters; `onelane doctor --new-key` prints one"
             )
         return value
 

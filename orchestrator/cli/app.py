@@ -6,14 +6,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from ..client import ApiError, NotReachable
 from ..data_folder import FolderBusy
 from ..ports import PortBusy
 from ..settings import SettingsError
-from . import FAILED, INTERRUPTED, NOT_REACHABLE, OK, USAGE, WRONG_SETTINGS, context, resources
+from . import FAILED, INTERRUPTED, NOT_REACHABLE, OK, WRONG_SETTINGS, context, resources
 from .context import DataDir, Json
 from .output import fail
 
@@ -131,14 +130,10 @@ def run(arguments: list[str] | None = None) -> int:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        ended = app(args=arguments, standalone_mode=False)
-    except click.exceptions.Exit as ending:
-        return ending.exit_code
-    except click.Abort:
-        return INTERRUPTED
-    except click.ClickException as error:
-        error.show()
-        return USAGE
+        # Wrong usage and `typer.Exit` end here too: typer prints what is to be said and raises SystemExit.
+        app(args=arguments)
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else OK
     except KeyboardInterrupt:
         return INTERRUPTED
     except (SettingsError, context.NoKey) as error:
@@ -157,4 +152,4 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         fail(str(error))
         return FAILED
-    return ended if isinstance(ended, int) else OK
+    return OK

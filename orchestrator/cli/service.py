@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import logs
+from ..ports import reachable_host
 from ..settings import Settings, SettingsError
 from ..supervisor import end_with_parent
 from . import FAILED, OK
@@ -204,6 +205,7 @@ def _begin(settings: Settings, supervised: bool) -> None:
 def _serve(app: Starlette, host: str, port: int) -> None:
     import uvicorn
 
+    logger.info("listening on http://%s:%d", reachable_host(host), port)
     uvicorn.run(
         app,
         host=host,
