@@ -100,6 +100,10 @@ class Settings(BaseSettings):
 
     reap_interval_seconds: float = Field(default=3600, gt=0)
     reap_idle_seconds: float = Field(default=86400, ge=0)
+    #: Ended jobs that are kept per account, at least; younger ones than `keep_jobs_seconds` stay in any case.
+    keep_completed_jobs: int = Field(default=100, ge=0)
+    keep_failed_jobs: int = Field(default=50, ge=0)
+    keep_jobs_seconds: float = Field(default=86400, ge=0)
     #: Bytes of memory for one step's process; None: no limit.
     step_memory_limit: int | None = Field(default=None, ge=64 * 1024 * 1024)
     #: `/metrics` asks for this key when it is set.
@@ -199,14 +203,18 @@ class Settings(BaseSettings):
         """The browser to use: the one that is set, else an installed one; None when there is none."""
         return self.chromium or installed_chromium()
 
-    def missing_keys(self) -> list[str]:
-        """A sentence for each key without which the service must not start."""
-        missing = []
-        if self.admin_key is None:
-            missing.append("ONELANE_ADMIN_KEY is not set: it is the key for the HTTP API with scope admin")
-        if self.secret_key is None:
-            missing.append("ONELANE_SECRET_KEY is not set: sessions and credentials are sealed with it")
-        return missing
+    def missing(self, *names: str) -> list[str]:
+        """A sentence for each of the named settings that is not set, for those who cannot start without it."""
+        return [
+            f"{PREFIX}{name.upper()} is not set: {_PURPOSES[name]}" for name in names if getattr(self, name) is None
+        ]
+
+
+_PURPOSES = {
+    "admin_key": "it is the HTTP API's key with scope admin; `onelane doctor --new-key` prints a fresh one",
+    "secret_key": "sessions and credentials are sealed with it; `onelane doctor --new-key` prints a fresh one",
+    "redis_url": "it is the Redis or Valkey that control plane and workers share; `onelane up` brings its own",
+}
 
 
 class _OurDotEnv(DotEnvSettingsSource):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import logs
+from ..data_folder import DataFolder
 from ..ports import reachable_host
 from ..settings import Settings, SettingsError
 from ..supervisor import end_with_parent
@@ -50,16 +51,15 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
     """Run the control plane until it is told to stop.
 
     Raises:
-        SettingsError: a key without which the service must not start is missing, or the schema is not up to date.
+        SettingsError: a setting without which it must not start is missing, or the schema is not up to date.
     """
     _begin(settings, supervised)
-    missing = settings.missing_keys()
-    if missing:
-        raise SettingsError(missing)
+    _require(settings, "admin_key", "secret_key", "redis_url")
     from ..loops.service import Loops
     from ..runtime import Runtime
     from ..web.app import create_app
 
+    DataFolder(settings.data_dir).create()
     runtime = Runtime(settings)
     try:
         pending = runtime.database.pending_migrations()
@@ -77,8 +77,13 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
 
 
 def run_work(settings: Settings, *, supervised: bool = False) -> int:
-    """Run a worker until it is told to stop."""
+    """Run a worker until it is told to stop.
+
+    Raises:
+        SettingsError: a setting without which it must not start is missing.
+    """
     _begin(settings, supervised)
+    _require(settings, "secret_key", "redis_url")
     from ..worker import run_worker
 
     return run_worker(settings, lanes=settings.lanes, threads=settings.threads)
@@ -88,6 +93,7 @@ def run_migrate(settings: Settings, *, json: bool) -> None:
     """Bring the schema up to date and say what was done."""
     from tenants.database import Database
 
+    DataFolder(settings.data_dir).create()
     database = Database(settings.database_url)
     try:
         pending = database.pending_migrations()
@@ -200,6 +206,12 @@ def _begin(settings: Settings, supervised: bool) -> None:
     if supervised:
         end_with_parent()
     logs.configure(settings)
+
+
+def _require(settings: Settings, *names: str) -> None:
+    missing = settings.missing(*names)
+    if missing:
+        raise SettingsError(missing)
 
 
 def _serve(app: Starlette, host: str, port: int) -> None:

@@ -99,9 +99,11 @@ def test_no_secret_shows_in_the_text_form(monkeypatch: pytest.MonkeyPatch) -> No
     assert "hunter2" not in str(settings)
 
 
-def test_missing_keys_are_named() -> None:
-    assert [line.split()[0] for line in Settings.load().missing_keys()] == ["ONELANE_ADMIN_KEY", "ONELANE_SECRET_KEY"]
-    assert Settings.load(admin_key="k" * 32, secret_key="s" * 32).missing_keys() == []
+def test_missing_settings_are_named() -> None:
+    names = ("admin_key", "secret_key", "redis_url")
+    told = [line.split()[0] for line in Settings.load().missing(*names)]
+    assert told == ["ONELANE_ADMIN_KEY", "ONELANE_SECRET_KEY", "ONELANE_REDIS_URL"]
+    assert Settings.load(admin_key="k" * 32, secret_key="s" * 32, redis_url="redis://h").missing(*names) == []
 
 
 def test_a_set_browser_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,141 @@
+"""The command line before any service is there: names, exit codes, shadowed packages, keys."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli import shadowed
+from orchestrator.cli.app import run
+from orchestrator.doctor import examine
+from tests.house.running import ROOT, environment
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in (
+        "up",
+        "serve",
+        "work",
+        "migrate",
+        "doctor",
+        "demo",
+        "jobs",
+        "accounts",
+        "queues",
+        "dead-letters",
+        "keys",
+    ):
+        assert f" {name} " in text
+    assert "3 no service answers" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["jobs", "list", "--nope"], ["jobs", "create", "a"]])
+def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_wrong_settings_are_4_and_all_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ONELANE_PORT", "x")
+    monkeypatch.setenv("ONELANE_TREADS", "1")
+    assert run(["jobs", "list"]) == 4
+    text = capsys.readouterr().err
+    assert "ONELANE_PORT" in text
+    assert "did you mean ONELANE_THREADS?" in text
+
+
+@pytest.mark.parametrize("command", ["serve", "work"])
+def test_serve_and_work_refuse_to_start_without_keys(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command]) == 4
+    assert "ONELANE_SECRET_KEY" in capsys.readouterr().err
+
+
+def test_a_new_key_is_long_and_new(capsys: pytest.CaptureFixture[str]) -> None:
+    made = []
+    for _ in range(2):
+        assert run(["doctor", "--new-key", "--json"]) == 0
+        made.append(json.loads(capsys.readouterr().out)["key"])
+    assert made[0] != made[1]
+    assert min(map(len, made)) >= 40
+
+
+def test_migrate_tells_what_it_applied(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["applied"]
+    assert run(["migrate", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["applied"] == []
+
+
+def test_our_packages_are_ours_here() -> None:
+    assert shadowed() == []
+
+
+@pytest.mark.processes
+def test_a_strangers_module_of_our_name_is_named(tmp_path: Path) -> None:
+    (tmp_path / "actors.py").write_text("raise RuntimeError('a stranger')\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", "jobs", "list"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 4
+    assert str(tmp_path / "actors.py") in ended.stderr
+    assert str(ROOT / "actors") in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.processes
+def test_a_module_in_the_working_directory_hides_nothing_from_the_program(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise RuntimeError('a stranger')\n")
+    (tmp_path / "actors.py").write_text("raise RuntimeError('a stranger')\n")
+    program = Path(sys.executable).with_name("onelane")
+    if not program.exists():
+        pytest.skip("the project is not installed beside this interpreter, so there is no onelane program")
+    ended = subprocess.run(
+        [program, "doctor", "--new-key"], cwd=tmp_path, env=environment(), capture_output=True, timeout=30, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_doctor_tells_what_is_wrong_and_how_to_mend_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ONELANE_REDIS_URL", "redis://127.0.0.1:9")
+    monkeypatch.setenv("ONELANE_DATABASE_URL", "postgresql://nobody:hunter2@127.0.0.1:9/none?connect_timeout=2")
+    monkeypatch.setenv("ONELANE_CHROMIUM", str(tmp_path / "no-browser"))
+    monkeypatch.setenv("ONELANE_PIPELINES", "no.such.module")
+    findings = {each.part: each for each in examine() if each.status == "wrong"}
+    assert set(findings) == {"database", "redis", "pipelines", "browser"}
+    assert all(each.mend for each in findings.values())
+    assert "hunter2" not in repr(findings)
+
+
+def test_doctor_finds_keys_that_others_can_read(tmp_path: Path) -> None:
+    folder = tmp_path / ".onelane"
+    folder.mkdir()
+    (folder / "secret.key").write_text("k" * 40)
+    (folder / "secret.key").chmod(0o644)
+    (wrong,) = [each for each in examine() if each.part == "files" and each.status == "wrong"]
+    assert "secret.key" in wrong.message
+    assert wrong.mend == "chmod 600 them"
+
+
+def test_doctor_reports_wrong_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONELANE_PORT", "0")
+    (finding,) = examine()
+    assert (finding.part, finding.status) == ("settings", "wrong")

@@ -1,0 +1,58 @@
+"""Log lines: their form, and that no secret leaves in one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator import logs
+from orchestrator.settings import Settings
+
+SECRET = "correct-horse-battery-staple-1"
+
+
+@pytest.fixture(autouse=True)
+def restored_root() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def configure(tmp_path: Path, log_format: str) -> None:
+    logs.configure(Settings.load(data_dir=tmp_path, secret_key=f"{SECRET},{'o' * 30}", log_format=log_format))
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_secret_leaves(tmp_path: Path, log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(tmp_path, log_format)
+    try:
+        raise ValueError(f"sealed with {SECRET}")
+    except ValueError:
+        logging.getLogger("onelane.test").exception("key %s and %s", SECRET, "o" * 30)
+    written = capsys.readouterr().err
+    assert "[secret]" in written
+    assert SECRET not in written
+    assert "o" * 30 not in written
+
+
+def test_json_lines_carry_what_was_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(tmp_path, "json")
+    logging.getLogger("onelane.test").info("a step ended", extra={"account": "müller", "seconds": 1.5})
+    line = json.loads(capsys.readouterr().err)
+    assert (line["level"], line["logger"], line["message"]) == ("info", "onelane.test", "a step ended")
+    assert (line["account"], line["seconds"]) == ("müller", 1.5)
+    assert line["time"].endswith("+00:00")
+
+
+def test_libraries_that_tell_everything_are_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(tmp_path, "text")
+    logging.getLogger("httpx2").info("HTTP Request: GET …")
+    logging.getLogger("httpx2").warning("worth a look")
+    assert [line.split(": ", 1)[1] for line in capsys.readouterr().err.splitlines()] == ["worth a look"]
