@@ -36,6 +36,7 @@ from tenants.store.steps import Gone, Owned, Refused
 from . import metrics
 from .dispatch import Dispatcher
 from .guard import GuardLost
+from .queue_settings import QueueSettings
 from .sandbox import (
     Cancelled,
     Completed,
@@ -81,6 +82,7 @@ class Execution:
         dispatcher: Dispatcher,
         sessions: Sessions,
         settings: Settings,
+        queue_settings: QueueSettings,
         sandbox: Sandbox | None,
     ) -> None:
         self._worker_id = worker_id
@@ -89,6 +91,7 @@ class Execution:
         self._dispatcher = dispatcher
         self._sessions = sessions
         self._settings = settings
+        self._queue_settings = queue_settings
         self._sandbox = sandbox
         self._running: dict[str, Running] = {}
         self._state = threading.Lock()
@@ -178,7 +181,7 @@ class Execution:
         limit = step.time_limit
         if owned.deadline_seconds is not None:
             limit = max(0.05, min(limit, owned.deadline_seconds))
-        port = StepPort(owned, self._database, self._sessions, self._settings)
+        port = StepPort(owned, self._database, self._sessions, self._settings, self._queue_settings)
         context = _wire_context(owned, limit)
         if step.isolation == "thread":
             return _perform_here(step, pipeline, context, port)

@@ -13,6 +13,7 @@ from tenants.sessions import Sessions
 
 from .dispatch import Dispatcher
 from .jobs import Jobs
+from .queue_settings import QueueSettings
 from .settings import Settings, SettingsError
 
 #: Redis keys of this installation begin with it.
@@ -45,6 +46,7 @@ class Runtime:
         for lane in self.lanes:
             self.broker.declare_queue(lane)
         self.dispatcher = Dispatcher(self.broker)
+        self.queue_settings = QueueSettings(self.database, self.broker, self.lanes)
         self.jobs = Jobs(self.database, self.pipelines, self.dispatcher)
         keys = [key.strip() for key in settings.secret_key.get_secret_value().split(",") if key.strip()]
         self.sessions = Sessions(self.database, Sealer(keys))

@@ -22,10 +22,11 @@ from tenants.database import Database
 from tenants.errors import InvalidInput
 from tenants.models import Account, Artifact, Job, ProviderBackoff, Usage, new_id
 from tenants.sessions import Sessions
-from tenants.store import publications, steps
+from tenants.store import publications, queues, steps
 from tenants.store.events import NewEvent, record
 from tenants.store.steps import Owned
 
+from .queue_settings import QueueSettings
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,16 @@ MAX_TAGS = 50
 class StepPort:
     """Serves one attempt. `call` raises errors with a `code`, which reach the step."""
 
-    def __init__(self, owned: Owned, database: Database, sessions: Sessions, settings: Settings) -> None:
+    def __init__(
+        self,
+        owned: Owned,
+        database: Database,
+        sessions: Sessions,
+        settings: Settings,
+        queue_settings: QueueSettings,
+    ) -> None:
         self._owned = owned
+        self._queue_settings = queue_settings
         self._database = database
         self._sessions = sessions
         self._settings = settings
@@ -219,8 +228,10 @@ class StepPort:
         def work(connection: Connection) -> None:
             steps.still_owned(connection, owned)
             self._sessions.require_login(connection, owned.account, reason)
+            queues.set_paused(connection, owned.lane, owned.account, True, reason="login_required")
 
         self._database.write(work)
+        self._queue_settings.carry_account(owned.account)
 
     def _load_target(self, payload: dict[str, Any]) -> dict[str, Any] | None:
         statement = select(accounts.c.target).where(accounts.c.id == self._owned.account)

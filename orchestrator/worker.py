@@ -113,6 +113,7 @@ class WorkerProcess:
                 dispatcher=runtime.dispatcher,
                 sessions=runtime.sessions,
                 settings=self.settings,
+                queue_settings=runtime.queue_settings,
                 sandbox=sandbox,
             )
             lanes = self._lanes(runtime)

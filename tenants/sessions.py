@@ -18,6 +18,7 @@ from .errors import NotFound
 from .models import Session
 from .sealing import Sealer
 from .store.jobs import ensure_account
+from .store.made_settings import end_login_pauses
 
 sessions = Session.__table__
 
@@ -49,11 +50,15 @@ class Sessions:
         credentials: dict[str, str] | None,
         expires_at: datetime | None = None,
     ) -> dict[str, Any]:
-        """Set the session; what is None stays as it was. Gives back what `describe` does."""
+        """Set the session; what is None stays as it was. Gives back what `describe` does.
+
+        A lane that was paused for want of a session may go on; Redis hears of it by `QueueSettings.carry_account`.
+        """
 
         def work(connection: Connection) -> dict[str, Any]:
             ensure_account(connection, account)
             self.save(connection, account, storage_state=storage_state, credentials=credentials, expires_at=expires_at)
+            end_login_pauses(connection, account)
             return _describe(connection, account)
 
         return self._database.write(work)

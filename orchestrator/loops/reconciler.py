@@ -49,6 +49,7 @@ class Reconciler:
         metrics.REDIS_UP.set(1)
         if not self._is_whole(server):
             log.warning("Redis (run id %s) is not the one that SQL knows: rebuilding it from SQL", server.run_id)
+            self._runtime.queue_settings.carry_all()
             report = self.reconcile()
             self._seal(server)
             metrics.REBUILDS.inc()

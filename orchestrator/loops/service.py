@@ -32,6 +32,7 @@ class Loops:
     def __init__(self, runtime: Runtime) -> None:
         from .dispatcher import DispatchLoop
         from .gauges import GaugeLoop
+        from .pruner import Pruner
         from .reaper import Reaper
         from .reconciler import Reconciler
         from .rescuer import Rescuer
@@ -42,6 +43,7 @@ class Loops:
             DispatchLoop(runtime),
             Rescuer(runtime),
             Reaper(runtime),
+            Pruner(runtime),
             Reconciler(runtime),
             GaugeLoop(runtime),
         ]

@@ -1,0 +1,54 @@
+"""Removes ended jobs beyond what is kept, old events and the like, in small batches; and their files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from sqlalchemy import Connection
+
+from tenants.store import backoffs
+from tenants.store import pruning as store
+
+from ..runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+
+class Pruner:
+    """See the module's docstring."""
+
+    name = "pruner"
+    interval_seconds = 300.0
+    batch = 100
+
+    def __init__(self, runtime: Runtime, retention: store.Retention | None = None) -> None:
+        self._runtime = runtime
+        self._retention = retention or store.Retention(
+            completed=runtime.settings.keep_completed_jobs,
+            failed=runtime.settings.keep_failed_jobs,
+            grace=runtime.settings.keep_jobs_seconds,
+        )
+
+    def run_once(self) -> bool:
+        """One batch; True when there may be more."""
+        database, retention = self._runtime.database, self._retention
+
+        def jobs(connection: Connection) -> store.Pruned:
+            return store.prune_jobs(connection, retention, limit=self.batch)
+
+        def rest(connection: Connection) -> int:
+            return store.prune_rest(connection, retention, limit=10 * self.batch)
+
+        pruned = database.write(jobs)
+        # The rows are gone and committed: a crash here leaves files that nothing names, never a row without its file.
+        self._remove_files(pruned.paths)
+        others = database.write(rest)
+        database.write(backoffs.forget_past)
+        if pruned.jobs:
+            log.info("%d ended job(s) were removed", pruned.jobs)
+        return pruned.jobs >= self.batch or others >= 10 * self.batch
+
+    def _remove_files(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            (self._runtime.settings.data_dir / path).unlink(missing_ok=True)
