@@ -7,6 +7,7 @@ the dispatcher loop. Sending twice is harmless, because a message carries the st
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: A step that is due later than this stays in SQL; the dispatcher loop sends it when its time is near.
 HORIZON_SECONDS = 60.0
+#: After a failure nothing is sent at once for so long; the loop sends it.
+AWAY_SECONDS = 2.0
 
 
 def entry_of(step: Dispatch, now: datetime) -> Entry:
@@ -40,6 +43,7 @@ class Dispatcher:
 
     def __init__(self, broker: TenantBroker) -> None:
         self._broker = broker
+        self._away_until = 0.0
 
     def send(self, steps: Iterable[Dispatch]) -> bool:
         """Send steps that are due within the horizon; False when Redis did not take them (the loop sends again)."""
@@ -51,12 +55,16 @@ class Dispatcher:
         ]
         if not near:
             return True
+        if time.monotonic() < self._away_until:
+            return False
         try:
             if len(near) == 1:
                 self._broker.enqueue_once(near[0])
             else:
                 self._broker.enqueue_many(near)
         except (BrokerConnectionError, QueueError) as error:
+            # A Redis that hangs answers nobody: the next callers must not wait for its time-out one after the other.
+            self._away_until = time.monotonic() + AWAY_SECONDS
             log.warning("Redis did not take %d step(s), they will be sent again: %s", len(near), error)
             return False
         return True

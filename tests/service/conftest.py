@@ -108,20 +108,25 @@ class Service:
         self.runtime.close()
 
 
-@pytest.fixture
-def service(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Service]:
-    (tmp_path / "notes").mkdir()
-    made = Service(
+def make_service(database_url: str, redis_url: str, folder: Path) -> Service:
+    """A service over these servers with its files in `folder`; the caller starts its loops and closes it."""
+    return Service(
         Settings(
-            database_url=migrated_url,
+            database_url=database_url,
             redis_url=redis_url,
-            data_dir=tmp_path,
+            data_dir=folder,
             secret_key=SecretStr(new_key()),
             pipelines=("tests.service.pipelines",),
             threads=4,
             shutdown_grace_seconds=1,
         )
     )
+
+
+@pytest.fixture
+def service(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Service]:
+    (tmp_path / "notes").mkdir()
+    made = make_service(migrated_url, redis_url, tmp_path)
     made.loops.start()
     yield made
     made.close()

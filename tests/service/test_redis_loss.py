@@ -1,0 +1,99 @@
+"""Redis is disposable: stopped, hung, restarted empty, restored from an old snapshot, or replaced."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import ValkeyProcess, free_port, start_valkey
+
+from .conftest import Service, make_service
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+
+
+class Own:
+    """A service with a Valkey of its own, which the test may do anything to."""
+
+    def __init__(self, migrated_url: str, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.valkey = self.start()
+        (folder / "notes").mkdir()
+        self.service = make_service(migrated_url, self.valkey.url, folder)
+        self.service.loops.start()
+
+    def start(self, *options: str) -> ValkeyProcess:
+        self.valkey = start_valkey(self.folder, *options, port=self.port)
+        return self.valkey
+
+    def close(self) -> None:
+        if self.valkey.process.poll() is None:
+            self.valkey.process.send_signal(signal.SIGCONT)
+        self.service.close()
+        self.valkey.stop()
+
+
+@pytest.fixture
+def own(migrated_url: str, tmp_path: Path) -> Iterator[Own]:
+    made = Own(migrated_url, tmp_path)
+    yield made
+    made.close()
+
+
+def outcomes(service: Service, job_id: str) -> list[str]:
+    return [attempt["outcome"] for attempt in service.job(job_id)["steps"][0]["attempts"]]
+
+
+def test_jobs_are_accepted_while_redis_is_gone_and_run_when_an_empty_one_is_back(own: Own) -> None:
+    service = own.service
+    service.work()
+    running = service.make("patient", account="runs", do="wait")
+    service.until(lambda: service.began(running), "the step to begin")
+    before = [service.make("quick", account="same", do="wait") for _ in range(2)]
+    own.valkey.stop()
+    during = [service.make("quick", account=f"while away {number}") for number in range(5)]
+    assert all(service.job(job_id)["status"] == "queued" for job_id in during)
+    service.go()
+    # What runs goes on without Redis, and commits.
+    service.until(lambda: service.job(running)["steps"][0]["status"] == "completed", "the running step to commit")
+    own.start()
+    for job_id in [running, *before, *during]:
+        assert service.wait(job_id, seconds=90)["status"] == "completed"
+        assert outcomes(service, job_id) == ["completed"]
+
+
+def test_a_hung_redis_does_not_hold_up_an_accepted_job_for_long(own: Own) -> None:
+    service = own.service
+    own.valkey.process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    job_ids = [service.make("quick", account=f"account {number}") for number in range(10)]
+    # One caller waits for the time-out of 5 s, the others do not: not a measure of speed, but of "one, not ten".
+    assert time.monotonic() - began < 25
+    assert all(service.job(job_id)["status"] == "queued" for job_id in job_ids)
+    own.valkey.process.send_signal(signal.SIGCONT)
+    service.work()
+    assert all(service.wait(job_id)["status"] == "completed" for job_id in job_ids)
+
+
+def test_an_old_snapshot_brings_nothing_back_to_life(own: Own) -> None:
+    service = own.service
+    job_ids = [service.make("quick", account="acme") for _ in range(3)]
+    client = service.runtime.broker.client
+    service.until(lambda: service.runtime.broker.queues_admin.generation() is not None, "the first generation")
+    client.save()
+    service.work()
+    for job_id in job_ids:
+        service.wait(job_id)
+    own.valkey.stop()
+    own.start("--dbfilename", "dump.rdb")
+    assert service.wait(service.make("quick", account="acme"), seconds=90)["status"] == "completed"
+    service.until(
+        lambda: service.runtime.broker.queues_admin.totals("quick").waiting == 0, "old messages to be settled"
+    )
+    for job_id in job_ids:
+        assert outcomes(service, job_id) == ["completed"]
