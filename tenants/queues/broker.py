@@ -103,6 +103,11 @@ class TenantBroker(Broker):
     # -- Dramatiq's interface
 
     @property
+    def client(self) -> redis.Redis:
+        """A client of the same server, for the caller's own commands; RedisBroker has one too."""
+        return self.server.client
+
+    @property
     def consumer_class(self) -> type[TenantConsumer]:
         return TenantConsumer
 
@@ -252,9 +257,12 @@ class TenantBroker(Broker):
             self._threads[message.lane].handle_message(message)
 
     def is_paused(self, lane: str) -> bool:
-        """Whether Dramatiq's worker has paused the lane's consumer."""
+        """Whether Dramatiq's worker has paused the lane's consumer, or all of its threads: then none is free."""
         thread = self._threads.get(lane)
-        return thread is not None and thread.paused
+        if thread is not None and thread.paused:
+            return True
+        workers = self._worker.workers if self._worker is not None else []
+        return bool(workers) and all(each.paused for each in workers)
 
     def thread_number(self) -> int:
         """A small number for the calling thread."""

@@ -205,11 +205,14 @@ class TenantConsumer(Consumer):
     def ack(self, message: MessageProxy) -> None:
         """Settles: done, or as its reschedule says; chains the next claim."""
         leased = self._own(message)
-        self._settle(leased, "retry" if leased.rescheduled else "done", "")
+        if leased is not None:
+            self._settle(leased, "retry" if leased.rescheduled else "done", "")
 
     def nack(self, message: MessageProxy) -> None:
         """Buries the message; chains the next claim."""
         leased = self._own(message)
+        if leased is None:
+            return
         error = leased._exception
         if isinstance(error, ActorNotFound):
             reason = f"unknown actor: {leased.actor_name}"
@@ -219,7 +222,7 @@ class TenantConsumer(Consumer):
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """Gives back what was not started."""
-        self.give_back([self._own(message) for message in messages])
+        self.give_back([leased for message in messages if (leased := self._own(message)) is not None])
 
     def give_back(self, messages: list[LeasedMessage]) -> None:
         """Ends leases whose messages never started; they wait again where they stood."""
@@ -253,10 +256,11 @@ class TenantConsumer(Consumer):
         except BrokerConnectionError as error:
             self.logger.warning("Reschedule of entry %r goes with its settle: %s", message.entry_id, error)
 
-    def _own(self, message: MessageProxy) -> LeasedMessage:
-        if not isinstance(message, LeasedMessage):
-            raise TypeError(f"{message!r} did not come from this consumer")
-        return message
+    def _own(self, message: MessageProxy) -> LeasedMessage | None:
+        if isinstance(message, LeasedMessage):
+            return message
+        self.logger.warning("Message %r did not come from a tenant queue; there is nothing to settle.", message)
+        return None
 
     def _settle(self, leased: LeasedMessage, outcome: str, reason: str, *, permit: bool = True) -> None:
         keeper, budget, lane = self.broker.keeper, self.broker.budget, self.shard.lane

@@ -73,10 +73,12 @@ class Server:
         InvalidEntry: the client decodes answers; messages are bytes.
     """
 
-    def __init__(self, pool: redis.ConnectionPool) -> None:
+    def __init__(self, pool: redis.ConnectionPool, client: redis.Redis | None = None) -> None:
         if pool.connection_kwargs.get("decode_responses"):
             raise InvalidEntry("client: it was made with decode_responses=True; the broker needs one without")
         self._pool = pool
+        #: For others' commands; the broker itself does not use it.
+        self.client = client or redis.Redis(connection_pool=pool)
         self._idle: deque[tuple[Wire, float]] = deque()
         self._pid = os.getpid()
         self._opened = 0
@@ -85,7 +87,7 @@ class Server:
     def connect(cls, url: str | None, client: redis.Redis | None, parameters: dict[str, Any]) -> Server:
         """By a client's pool, a URL, or redis-py's connection parameters, in this order."""
         if client is not None:
-            return cls(client.connection_pool)
+            return cls(client.connection_pool, client)
         parameters.setdefault("socket_timeout", 5.0)
         parameters.setdefault("socket_connect_timeout", 5.0)
         parameters.setdefault("max_connections", 2**20)

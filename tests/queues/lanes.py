@@ -14,6 +14,9 @@ from tenants.queues.lua import script
 
 LANE = "publish"
 
+#: redis-py types its answers as bytes or str, whichever the client was made for; a test knows that they are bytes.
+Client = Any
+
 
 def message(account: str | None = "acme", lane: str = LANE, **options: Any) -> Message[Any]:
     if account is not None:
@@ -118,3 +121,11 @@ class Hand:
     def rescue(self) -> int:
         ended: int = self.server.run(script("rescue"), self.root, 100)
         return ended
+
+
+def age_lease(client: Client, broker: TenantBroker, lease: Lease, seconds: float) -> None:
+    """Makes a lease look as if its message had started `seconds` earlier."""
+    key = f"{broker.keys.root(LANE)}:slots:".encode() + token(lease.account)
+    _, _, rest = client.hget(key, lease.slot).partition(b":")
+    lease.epoch -= round(seconds * 1e6)
+    client.hset(key, lease.slot, b"%d:%s" % (lease.epoch, rest))

@@ -6,10 +6,9 @@ import threading
 from collections.abc import Callable
 
 import pytest
-import redis
 
 from tenants.queues import InvalidEntry, TenantBroker
-from tests.queues.lanes import LANE, Hand, entry
+from tests.queues.lanes import LANE, Client, Hand, age_lease, entry
 
 
 def test_describe_tells_what_a_queue_holds(broker: TenantBroker) -> None:
@@ -76,9 +75,7 @@ def test_purge_of_a_long_queue(broker: TenantBroker) -> None:
     assert broker.queues_admin.totals(LANE).waiting == 0
 
 
-def test_the_reaper_leaves_nothing_of_idle_queues_and_touches_no_other(
-    broker: TenantBroker, client: redis.Redis
-) -> None:
+def test_the_reaper_leaves_nothing_of_idle_queues_and_touches_no_other(broker: TenantBroker, client: Client) -> None:
     admin, hand = broker.queues_admin, Hand(broker)
     broker.enqueue_once(entry("0", "busy"))
     hand.claim_one()
@@ -99,7 +96,7 @@ def test_the_reaper_leaves_nothing_of_idle_queues_and_touches_no_other(
     assert [each.account for each in hand.claim()] == ["idle0"]
 
 
-def key_space(client: redis.Redis) -> dict[bytes, object]:
+def key_space(client: Client) -> dict[bytes, object]:
     """Every key and its members; of the lane's clocks and of what expires, only that they are there."""
     found: dict[bytes, object] = {}
     for key in sorted(client.keys()):
@@ -135,17 +132,20 @@ def test_the_reaper_never_takes_a_message(broker: TenantBroker, make_broker: Cal
     assert done == [str(number) for number in range(300)]
 
 
-def test_the_heaviest_accounts_by_name(broker: TenantBroker) -> None:
+def test_the_heaviest_accounts_by_name(broker: TenantBroker, client: Client) -> None:
     broker.enqueue_many([entry(str(number), "noisy") for number in range(9)] + [entry("1", "quiet")])
     hand = Hand(broker)
-    leases = hand.claim(2)
-    for lease in leases:
+    for lease, seconds in zip(hand.claim(2), (30, 2), strict=True):
+        age_lease(client, broker, lease, seconds)
         hand.settle(lease)
     assert broker.queues_admin.heaviest(LANE, "backlog") == [("noisy", 8.0)]
-    assert {account for account, _ in broker.queues_admin.heaviest(LANE)} <= {"noisy", "quiet"}
+    (first, most), (second, less) = broker.queues_admin.heaviest(LANE)
+    assert (first, second) == ("noisy", "quiet")
+    assert 30 <= most < 31
+    assert 2 <= less < 3
 
 
-def test_an_idle_account_takes_less_than_a_kibibyte(broker: TenantBroker, client: redis.Redis) -> None:
+def test_an_idle_account_takes_less_than_a_kibibyte(broker: TenantBroker, client: Client) -> None:
     hand = Hand(broker)
 
     def use(accounts: list[str]) -> None:
@@ -159,7 +159,7 @@ def test_an_idle_account_takes_less_than_a_kibibyte(broker: TenantBroker, client
     assert (int(client.info("memory")["used_memory"]) - before) / 2000 < 1024
 
 
-def test_the_generation_is_lost_with_the_data(broker: TenantBroker, client: redis.Redis) -> None:
+def test_the_generation_is_lost_with_the_data(broker: TenantBroker, client: Client) -> None:
     admin = broker.queues_admin
     assert admin.generation() is None
     admin.set_generation(7)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import redis
 
 from tenants.queues import InvalidEntry, QueueFull, QueueLimits, Rate, TenantBroker
 from tests.queues.conftest import eventually
-from tests.queues.lanes import LANE, Hand, Lease, entry
+from tests.queues.lanes import LANE, Client, Hand, Lease, age_lease, entry
 
 DEFAULT = QueueLimits()
 
@@ -34,7 +33,7 @@ def test_a_higher_concurrency_acts_on_the_backlog(broker: TenantBroker) -> None:
     assert hand.claim(10) == []
 
 
-def test_a_rate_counts_starts_and_tells_when_to_look_again(broker: TenantBroker, client: redis.Redis) -> None:
+def test_a_rate_counts_starts_and_tells_when_to_look_again(broker: TenantBroker, client: Client) -> None:
     broker.queues_admin.set_limits(LANE, "acme", QueueLimits(concurrency=10, rate=Rate(2, 60)))
     broker.enqueue_many([entry(str(number)) for number in range(4)])
     hand = Hand(broker)
@@ -157,7 +156,7 @@ def test_relaxed_ordering_goes_on_during_backoff(broker: TenantBroker) -> None:
     assert ids(hand.settle(hand.claim_one(), "retry", delay_ms=60_000, chain=True)) == ["2"]
 
 
-def test_settings_outlive_the_reaper_and_default_ones_take_no_space(broker: TenantBroker, client: redis.Redis) -> None:
+def test_settings_outlive_the_reaper_and_default_ones_take_no_space(broker: TenantBroker, client: Client) -> None:
     admin, hand = broker.queues_admin, Hand(broker)
     admin.set_limits(LANE, "acme", QueueLimits(weight=3))
     broker.enqueue_once(entry("1"))
@@ -183,7 +182,7 @@ def test_a_backlog_does_not_delay_others(broker: TenantBroker) -> None:
     assert len({each for each in served if each != "noisy"}) == 20
 
 
-def test_weights_share_the_seconds(broker: TenantBroker, client: redis.Redis) -> None:
+def test_weights_share_the_seconds(broker: TenantBroker, client: Client) -> None:
     broker.queues_admin.set_limits(LANE, "heavy", QueueLimits(weight=3, concurrency=50))
     broker.queues_admin.set_limits(LANE, "light", QueueLimits(concurrency=50))
     broker.enqueue_many([entry(str(n), account) for n in range(50) for account in ("heavy", "light")])
@@ -192,16 +191,12 @@ def test_weights_share_the_seconds(broker: TenantBroker, client: redis.Redis) ->
     assert 28 <= heavy <= 32
 
 
-def test_who_used_more_seconds_waits_longer(broker: TenantBroker, client: redis.Redis) -> None:
+def test_who_used_more_seconds_waits_longer(broker: TenantBroker, client: Client) -> None:
     hand = Hand(broker)
     broker.enqueue_many([entry("1", "slow"), entry("1", "quick")])
     slow, quick = sorted(hand.claim(2), key=lambda lease: lease.account != "slow")
     hand.settle(quick)
-    epoch = broker.server.command("HGET", f"{broker.keys.root(LANE)}:slots:@slow", "0")
-    _, _, rest = epoch.partition(b":")
-    long_ago = slow.epoch - 5_000_000
-    client.hset(f"{broker.keys.root(LANE)}:slots:@slow", "0", b"%d:%s" % (long_ago, rest))
-    slow.epoch = long_ago
+    age_lease(client, broker, slow, 5)
     hand.settle(slow)
     # Both have work again; the one that used five seconds comes after many of the other's short ones.
     broker.enqueue_many([entry(str(n), account) for n in range(2, 12) for account in ("slow", "quick")])
@@ -213,20 +208,14 @@ def test_who_used_more_seconds_waits_longer(broker: TenantBroker, client: redis.
     assert served == ["quick"] * 8
 
 
-def test_debt_is_capped(broker: TenantBroker, client: redis.Redis) -> None:
+def test_debt_is_capped(broker: TenantBroker, client: Client) -> None:
     root = broker.keys.root(LANE)
     hand = Hand(broker)
     broker.enqueue_once(entry("1"))
     lease = hand.claim_one()
-    raw = client.hget(f"{root}:slots:@acme", "0")
-    assert raw is not None
-    ancient = lease.epoch - 3_600_000_000
-    client.hset(f"{root}:slots:@acme", "0", raw.replace(b"%d" % lease.epoch, b"%d" % ancient))
-    lease.epoch = ancient
+    age_lease(client, broker, lease, 3600)
     hand.settle(lease)
     start, clock = client.hget(f"{root}:queue:@acme", "v"), client.hget(root, "v")
-    assert start is not None
-    assert clock is not None
     assert int(start) - int(clock) <= 60_000_000
 
 

@@ -7,12 +7,11 @@ from collections.abc import Callable
 
 import dramatiq
 import pytest
-import redis
 from dramatiq import Worker
 
 from tenants.queues import Entry, InvalidEntry, QueueLimits, TenantBroker, current_message
 from tests.queues.conftest import eventually
-from tests.queues.lanes import LANE, Hand, entry, message
+from tests.queues.lanes import LANE, Client, Hand, entry, message
 
 StrangeAccounts = [
     "*",
@@ -105,7 +104,7 @@ def test_any_account_has_a_queue_of_its_own(broker: TenantBroker, account: str) 
 
 
 @pytest.mark.parametrize("account", ["", "x" * 201, "\ud800", 7])
-def test_an_account_that_cannot_be_one_is_refused(broker: TenantBroker, client: redis.Redis, account: object) -> None:
+def test_an_account_that_cannot_be_one_is_refused(broker: TenantBroker, client: Client, account: object) -> None:
     with pytest.raises(InvalidEntry, match="account"):
         broker.enqueue(message(account))  # type: ignore[arg-type]
     assert client.keys() == []
@@ -156,7 +155,7 @@ def test_never_two_of_an_account_over_two_workers(
 
     other = make_broker()
     for each in (broker, other):
-        dramatiq.actor(act, broker=each, queue_name=LANE)
+        dramatiq.actor(broker=each, queue_name=LANE)(act)
     start_worker(broker)
     start_worker(other)
     for number in range(200):
