@@ -114,7 +114,7 @@ class Progress:
         done = sum(job["status"] == "completed" for job in jobs)
         seconds = time.monotonic() - self._began
         summary = RichText(f"{done} of {len(jobs)} posts published, {seconds:.0f} s")
-        return Group(RichText(), table, ProgressBar(total=len(jobs) or 1, completed=done, width=60), summary)
+        return Group(RichText(), table, summary, ProgressBar(total=len(jobs) or 1, completed=done, width=60))
 
 
 def _column(job: Job) -> str:

@@ -115,3 +115,10 @@ def test_a_set_browser_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     downloaded.parent.mkdir(parents=True)
     downloaded.touch()
     assert Settings.load().find_chromium() == downloaded
+
+
+def test_the_readme_names_every_setting() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    usual = {"gemini_api_key": "GEMINI_API_KEY", "gemini_base_url": "GOOGLE_GEMINI_BASE_URL"}
+    absent = [name for name in Settings.model_fields if f"`{usual.get(name, 'ONELANE_' + name.upper())}`" not in text]
+    assert absent == []
