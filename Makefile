@@ -7,6 +7,8 @@ DEMO_DIR ?= docs
 DEMO_ARGS ?=
 #: More arguments for pytest.
 PYTEST_ARGS ?=
+#: More arguments for the benchmarks (see their --help).
+BENCH_ARGS ?=
 UNIT := not (integration or processes or browser or wordpress or slow)
 
 help: ## This list
@@ -33,4 +35,5 @@ lint:
 
 bench: ## Benchmarks, both sides in one run, with ratios
 	@deploy/bootstrap dev
-	.venv/bin/python -m tests.benchmarks
+	.venv/bin/python -m tests.benchmarks.broker $(BENCH_ARGS)
+	.venv/bin/python -m tests.benchmarks.whole_path $(BENCH_ARGS)
