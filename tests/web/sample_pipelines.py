@@ -17,12 +17,12 @@ class Topic(BaseModel):
 
 
 @step(lane="generate", time_limit=60)
-def write(ctx: StepContext) -> dict[str, Any]:
+def write(ctx: StepContext[Topic]) -> dict[str, Any]:
     return {"title": ctx.input.topic}
 
 
 @step(lane="publish", time_limit=60, effect="irreversible")
-def post(ctx: StepContext) -> dict[str, Any]:
+def post(ctx: StepContext[Topic]) -> dict[str, Any]:
     return {"url": "http://127.0.0.1/1"}
 
 

@@ -71,7 +71,6 @@ def _parse_query_time(value: Any) -> Any:
 
 
 def _integral(value: Any) -> Any:
-    """JSON has one kind of number: 5.0 is an integer."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -86,7 +85,8 @@ Time = Annotated[datetime, BeforeValidator(_parse_time), WithJsonSchema({"type":
 QueryTime = Annotated[
     datetime, BeforeValidator(_parse_query_time), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
-Int = Annotated[int, BeforeValidator(_integral)]
+#: JSON has one kind of number: `5.0` is the integer 5.
+WHOLE = BeforeValidator(_integral)
 Seconds = Annotated[float, Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
 ACCOUNT_SCHEMA: dict[str, Any] = {
     "type": "string",

@@ -47,18 +47,15 @@ class DraftsQuery(Paging):
 class DraftChange(Body):
     """What to change; what is left out stays."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "A better title"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "A better title"}], "minProperties": 1})
 
-    title: Annotated[str, Field(min_length=1, max_length=500)] | None = None
-    body: Annotated[str, Field(min_length=1, max_length=500_000)] | None = None
-    tags: Annotated[list[Label], Field(max_length=50)] | None = None
+    title: Annotated[str, Field(min_length=1, max_length=500)] = Field(default_factory=str)
+    body: Annotated[str, Field(min_length=1, max_length=500_000)] = Field(default_factory=str)
+    """Markdown."""
+    tags: Annotated[list[Label], Field(max_length=50)] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        given = self.model_fields_set
-        if not given:
+        if not self.model_fields_set:
             raise ValueError("give title, body or tags")
-        empty = sorted(name for name in given if getattr(self, name) is None)
-        if empty:
-            raise ValueError(f"{', '.join(empty)}: null is no value for it; leave it out to keep what is there")
         return self

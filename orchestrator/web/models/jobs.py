@@ -8,11 +8,11 @@ from pydantic import ConfigDict, Field
 
 from .base import (
     LONGEST_SECONDS,
+    WHOLE,
     AccountName,
     Answer,
     Body,
     Id,
-    Int,
     JsonObject,
     Label,
     Paging,
@@ -69,7 +69,7 @@ class JobRequest(Body):
     """Not before this time; one that has passed is now. Not together with `delay`."""
     delay: Annotated[float, Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False)] | None = None
     """Not before so many seconds have passed."""
-    priority: Annotated[Int, Field(ge=0, le=9)] = 5
+    priority: Annotated[int, Field(ge=0, le=9), WHOLE] = 5
     """0 goes first."""
     expires_in: Seconds | None = None
     """Seconds from `run_at` (or creation) to the first start; after them the job expires."""

@@ -1,0 +1,134 @@
+"""`Idempotency-Key`: one effect, one answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from orchestrator.jobs import Jobs
+from orchestrator.runtime import Runtime
+from tenants.columns import db_now
+from tenants.store import idempotency
+from tests.web.conftest import JOB, ON_BOTH, Api
+
+JOBS = "/v1/accounts/acme/jobs"
+
+
+def once(key: str) -> dict[str, Any]:
+    return {"headers": {"Idempotency-Key": key}}
+
+
+def count(api: Api) -> int:
+    return len(api.get("/v1/jobs?limit=200").json()["items"])
+
+
+@ON_BOTH
+def test_a_repeat_gives_the_first_answer(api: Api) -> None:
+    first = api.post(JOBS, {**JOB, "priority": 5}, **once("k"))
+    reordered = json.dumps({"priority": 5.0, "input": JOB["input"], "pipeline": "sample"}, indent=2)
+    again = api("POST", JOBS, content=reordered, headers={"Idempotency-Key": "k", "Content-Type": "application/json"})
+
+    assert (again.status_code, again.content) == (202, first.content)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.headers["location"] == first.headers["location"]
+    assert "idempotency-replayed" not in first.headers
+    assert count(api) == 1
+
+
+def test_another_body_is_a_conflict(api: Api) -> None:
+    api.post(JOBS, JOB, **once("k"))
+    for body in ({**JOB, "priority": 1}, {**JOB, "approval": True}, {**JOB, "input": {"topic": "else"}}):
+        answer = api.post(JOBS, body, **once("k"))
+        assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_conflict")
+    assert count(api) == 1
+
+
+def test_the_key_is_the_callers_and_the_paths(api: Api, make_key: Callable[..., str]) -> None:
+    api.post(JOBS, JOB, **once("k"))
+    for answer in (
+        api.post("/v1/accounts/else/jobs", JOB, **once("k")),
+        api.post("/v1/accounts/ACME/jobs", JOB, **once("k")),
+        api.with_key(make_key("acme")).post(JOBS, JOB, **once("k")),
+        api.post(f"{JOBS}:batch", {"jobs": [JOB]}, **once("k")),
+    ):
+        assert answer.status_code == 202
+        assert "idempotency-replayed" not in answer.headers
+    assert count(api) == 5
+
+
+def test_an_error_is_not_kept(api: Api) -> None:
+    assert api.post(JOBS, {**JOB, "pipeline": "nope"}, **once("k")).status_code == 422
+    assert api.post(JOBS, {**JOB, "input": {}}, **once("k")).status_code == 422
+    assert api.post(JOBS, JOB, **once("k")).status_code == 202
+
+
+def test_a_batch_counts_as_one(api: Api) -> None:
+    for _ in range(2):
+        assert len(api.post(f"{JOBS}:batch", {"jobs": [JOB] * 3}, **once("k")).json()["items"]) == 3
+    assert count(api) == 3
+
+
+@ON_BOTH
+def test_of_many_at_once_one_runs(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twins of a call that still runs are told so; none of them makes a second job."""
+    inside, go_on = threading.Event(), threading.Event()
+    real = Jobs.create
+
+    def slow(self: Jobs, *args: Any) -> Any:
+        inside.set()
+        assert go_on.wait(20)
+        return real(self, *args)
+
+    monkeypatch.setattr(Jobs, "create", slow)
+    answers: list[Any] = []
+    first = threading.Thread(target=lambda: answers.append(api.post(JOBS, JOB, **once("k"))))
+    first.start()
+    assert inside.wait(20)
+    twin = api.post(JOBS, JOB, **once("k"))
+    other = api.post(JOBS, {**JOB, "priority": 1}, **once("k"))
+    go_on.set()
+    first.join(20)
+
+    assert (twin.status_code, twin.json()["code"]) == (409, "idempotency_in_progress")
+    assert twin.headers["retry-after"]
+    assert other.json()["code"] == "idempotency_conflict"
+    assert answers[0].status_code == 202
+    assert api.post(JOBS, JOB, **once("k")).headers["idempotency-replayed"] == "true"
+    assert count(api) == 1
+
+
+@pytest.mark.parametrize("key", ["", " ", "é", "x" * 256, "a\tb"])
+def test_a_key_out_of_shape_is_422(api: Api, key: str) -> None:
+    answer = api("POST", JOBS, JOB, headers={"Idempotency-Key": key.encode()})
+    assert (answer.status_code, answer.json()["errors"][0]["loc"]) == (422, ["Idempotency-Key"])
+
+
+@ON_BOTH
+def test_after_a_day_and_after_a_crash_the_key_is_free_again(api: Api, runtime: Runtime) -> None:
+    table = idempotency.table
+
+    def age(seconds: int, **values: Any) -> None:
+        runtime.database.write(lambda c: c.execute(update(table).values(created_at=db_now(-seconds), **values)))
+
+    api.post(JOBS, JOB, **once("k"))
+    age(idempotency.KEPT_SECONDS + 1)
+    assert "idempotency-replayed" not in api.post(JOBS, {**JOB, "priority": 1}, **once("k")).headers
+    age(10, status=None, response=None)
+    assert api.post(JOBS, {**JOB, "priority": 1}, **once("k")).json()["code"] == "idempotency_in_progress"
+    age(idempotency.ABANDONED_SECONDS + 1, status=None, response=None)
+    assert api.post(JOBS, JOB, **once("k")).status_code == 202
+
+
+def test_a_key_that_was_made_is_given_again_and_kept_sealed(api: Api, runtime: Runtime) -> None:
+    first = api.post("/v1/accounts/acme/keys", {"name": "n"}, **once("k")).json()
+    again = api.post("/v1/accounts/acme/keys", {"name": "n"}, **once("k"))
+
+    assert again.json() == first
+    kept = runtime.database.read(lambda c: c.execute(select(idempotency.table.c.response)).scalar_one())
+    assert first["key"] not in json.dumps(kept)
+    assert len(api.get("/v1/accounts/acme/keys").json()["items"]) == 1
