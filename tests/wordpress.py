@@ -1,7 +1,7 @@
 """A real WordPress for tests: Debian's packages, a MariaDB of its own, PHP's built-in server, all on loopback.
 
-`running_wordpress` installs a fresh site in seconds and takes everything away again. The servers are told to end with
-the thread that started them, so that not even a kill -9 of the tests leaves one behind.
+`running_wordpress` installs a fresh site in seconds and takes everything away again. The servers end with their
+standard input, so that not even a kill -9 of the tests leaves one behind.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,13 +22,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from .servers import free_port
 
 _CODE = Path("/usr/share/wordpress")
 _CONTENT = Path("/var/lib/wordpress/wp-content")
-_PROGRAMS = ("mariadbd", "mariadb-install-db", "php", "setpriv")
+_PROGRAMS = ("mariadbd", "mariadb-install-db", "php")
+_PREFIX = "onelane-wordpress-"
+# PHP's workers and MariaDB outlive a signal to their parent alone, so the whole group is told.
+_ENDS_WITH_INPUT = 'exec 3<&0; (cat <&3 >/dev/null; kill -TERM 0) & "$@" </dev/null 3<&-'
 _START_SECONDS = 30.0
 
 _CONFIG = """<?php
@@ -135,7 +140,8 @@ def missing_parts() -> list[str]:
 @contextlib.contextmanager
 def running_wordpress() -> Iterator[WordPressSite]:
     """A freshly installed site with an administrator; gone at the end of the block."""
-    folder = Path(tempfile.mkdtemp(prefix="onelane-wordpress-"))
+    _remove_leftovers()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     folder.chmod(0o755)
     database_port, web_port = free_port(), free_port()
     site = WordPressSite(f"http://127.0.0.1:{web_port}", folder)
@@ -163,6 +169,14 @@ def wordpress_or_skip() -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def _remove_leftovers() -> None:
+    """Folders of runs that were killed; 300 MB each are worth a look."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _program(name: str) -> str | None:
@@ -196,26 +210,41 @@ def _database_command(folder: Path, port: int) -> list[str]:
 
 @contextlib.contextmanager
 def _server(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {**os.environ, "PHP_CLI_SERVER_WORKERS": "4"}
+    """Run a server in a process group of its own, which ends when its standard input does: with us, at the latest."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(_program("setpriv")), "--pdeathsig", "TERM", "--", *command],
+            ["sh", "-c", _ENDS_WITH_INPUT, "sh", *command],
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            env=environment,
+            env={**os.environ, "PHP_CLI_SERVER_WORKERS": "4"},
             start_new_session=True,
         )
+    assert process.stdin is not None
     try:
         yield process
     finally:
-        # The whole group: PHP's server forks workers that do not always follow it.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 15)
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait(timeout=10)
+        process.stdin.close()
+        _wait_for_group(process.pid)
+        process.wait(timeout=10)
+
+
+def _wait_for_group(group: int) -> None:
+    until = time.monotonic() + 10
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < until:
+            alive = [each for each in psutil.process_iter(["status"]) if _in_group(each, group)]
+            if all(each.info["status"] == psutil.STATUS_ZOMBIE for each in alive):
+                return
+            time.sleep(0.05)
+        os.killpg(group, signal.SIGKILL)
+
+
+def _in_group(process: psutil.Process, group: int) -> bool:
+    try:
+        return os.getpgid(process.pid) == group
+    except ProcessLookupError:
+        return False
 
 
 def _wait(ready: object, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -172,8 +172,9 @@ class WordPressPublisher:
             "_fields": "id,link,slug,status",
         }
         status, answer = self._rest("GET", "/wp/v2/posts", query)
-        if status in (401, 403):
-            raise PublishFailed(f"the user at {self._base} may not write posts: {_message(answer)}")
+        if status in (401, 403) or (status == 400 and "status" in str(answer)):
+            # Who may not edit posts may not even ask for those that are not public yet.
+            raise ProviderError(f"the user at {self._base} may not write posts: {_message(answer)}")
         if status != 200 or not isinstance(answer, list):
             raise ProviderError(f"WordPress answers {status} when asked for its posts: {_message(answer)}")
         return answer
