@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ from .signals import Reject, Retry, Signal, Snooze
 
 if TYPE_CHECKING:
     from .clients.browser import Browser
+
+_log = logging.getLogger(__name__)
 
 #: After a failed submit, settling times up to this are waited out on the spot; for longer ones the step comes back.
 MAX_WAIT_SECONDS = 15.0
@@ -251,5 +254,11 @@ class _Evidence:
             return
         self._kept = True
         picture = self._browser.evidence()
-        if picture is not None:
+        if picture is None:
+            return
+        try:
             self._ctx.artifact("publish-failure.png", "image/png", picture)
+        except OwnershipLost:
+            raise
+        except Exception:  # a picture that cannot be kept must not keep us from looking for the post
+            _log.exception("the picture of the failure was not kept")

@@ -335,6 +335,16 @@ def test_a_failed_submit_says_that_nothing_is_there_only_after_asking(
     assert port.verbs()[-2:] == ["publication.absent", "artifact.save"] or port.verbs()[-1] == "publication.absent"
 
 
+def test_a_picture_that_cannot_be_kept_hides_nothing(site: Site) -> None:
+    site.after_submit = [ProviderError("500")]
+    port = port_to(site)
+    port.fail["artifact.save"] = OSError("disk full")
+    attempt(site, port)
+    assert len(site.posts) == 1
+    assert port.publication is not None
+    assert port.publication["status"] == "confirmed"
+
+
 def test_with_too_little_time_to_settle_the_next_attempt_looks(site: Site) -> None:
     site.after_submit = [ProviderError("500")]
     port = port_to(site)

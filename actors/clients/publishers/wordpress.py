@@ -90,8 +90,8 @@ class WordPressPublisher:
             if (done := _published(known)) is not None:
                 return done
             terms = {
-                "categories": [self._term("categories", name) for name in self._categories],
-                "tags": [self._term("tags", name) for name in dict.fromkeys([*draft.tags, *self._tags])],
+                "categories": [self._term("categories", name) for name in _names(self._categories)],
+                "tags": [self._term("tags", name) for name in _names([*draft.tags, *self._tags])],
             }
             self._open_editor(page, known[0]["id"] if known else None)
             content = self._write(page, draft, marker, terms)
@@ -264,6 +264,10 @@ def _published(posts: list[dict[str, Any]]) -> Post | None:
         if post["status"] in _PUBLISHED:
             return Post(post["link"], str(post["id"]))
     return None
+
+
+def _names(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
 def _first(page: Page, selectors: tuple[str, ...] | list[str]) -> str | None:
