@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from . import accounts, admin, drafts, jobs, operations
+from . import accounts, admin, dead_letters, drafts, jobs, keys, operations, queues, targets
 from .calls import Api
 from .json_text import to_json
 from .middleware import EveryAnswer
@@ -40,6 +40,10 @@ ROUTES: Sequence[Route] = (
     *jobs.ROUTES,
     *drafts.ROUTES,
     *accounts.ROUTES,
+    *targets.ROUTES,
+    *keys.ROUTES,
+    *queues.ROUTES,
+    *dead_letters.ROUTES,
     *admin.ROUTES,
     *operations.ROUTES,
 )

@@ -14,11 +14,11 @@ from tenants.store.jobs import JobFilter
 
 from ..events import Subscription
 from ..jobs import NewJob, is_finished
-from .accounts import check_reachable
 from .auth import Access
 from .models.base import Items, Listing, Nothing, Query
 from .models.jobs import JobBatch, JobQuery, JobRequest, JobsQuery, JobSummary, JobView, Rejection
 from .routing import Call, Reply, Route
+from .targets import check_reachable
 
 #: What making a job can be refused with.
 CREATION_CODES = (

@@ -1,0 +1,133 @@
+"""Tenant queues as an operator handles them: look, pause, tear down, reap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tenants.errors import AccountBusy, NotFound, QueueNotEmpty
+from tenants.queues import QueueDescription
+from tenants.store import queues
+
+from ..loops.reaper import Reaper
+from .auth import Access
+from .models.admin import ForceQuery, QueueDeleted, QueuesQuery, QueueView, Reaped, ReapRequest
+from .models.base import Listing, Query
+from .routing import Call, Reply, Route
+
+#: Jobs that one transaction cancels.
+CANCELLED_AT_ONCE = 500
+#: Torn-down queues that an answer names.
+SHOWN_QUEUES = 100
+
+
+def _queue_view(found: QueueDescription) -> dict[str, Any]:
+    return {
+        "lane": found.lane,
+        "account": found.account,
+        "queue": found.queue,
+        "waiting": found.waiting,
+        "active": found.active,
+        "delayed": found.delayed,
+        "last_used_at": found.last_used_at,
+        "paused": found.paused,
+    }
+
+
+def list_queues(call: Call[QueuesQuery, Any]) -> Reply:
+    query = call.query
+    if query.lane is not None and query.lane not in call.service.lanes():
+        return Reply({"items": [], "next_cursor": None})
+    found, following = call.service.broker.queues_admin.list_queues(
+        query.lane,
+        account=query.account,
+        cursor=query.cursor,
+        limit=query.limit,
+        idle_longer_than=query.idle_longer_than,
+    )
+    items = [_queue_view(each) for each in found if each.standing != "absent"]
+    return Reply({"items": items, "next_cursor": following})
+
+
+def _live_queue(call: Call[Any, Any]) -> QueueDescription:
+    lane, account = call.params["lane"], call.account
+    found = call.service.broker.queues_admin.describe(lane, account) if lane in call.service.lanes() else None
+    if found is None or found.standing == "absent":
+        raise NotFound(f"there is no live tenant queue {lane}_{account}")
+    return found
+
+
+def get_queue(call: Call[Query, Any]) -> Reply:
+    return Reply(_queue_view(_live_queue(call)))
+
+
+def delete_queue(call: Call[ForceQuery, Any]) -> Reply:
+    """Redis is asked first, so that nothing is cancelled when the teardown cannot follow."""
+    lane, account, name = call.params["lane"], call.account, f"{call.params['lane']}_{call.account}"
+    _live_queue(call)
+    database, broker = call.service.database, call.service.broker.queues_admin
+    found = database.read(lambda connection: queues.standing(connection, lane, account))
+    if found.running:
+        raise AccountBusy(f"{found.running} step(s) run on tenant queue {name}; cancel their jobs, or wait")
+    if found.waiting and not call.query.force:
+        raise QueueNotEmpty(f"{found.waiting} step(s) wait on tenant queue {name}; force=true cancels their jobs")
+    cancelled = 0
+    while True:
+        ended = database.write(
+            lambda connection: queues.cancel_waiting(connection, lane, account, limit=CANCELLED_AT_ONCE)
+        )
+        cancelled += len(ended)
+        if len(ended) < CANCELLED_AT_ONCE:
+            break
+    broker.purge(lane, account)
+    if not broker.delete(lane, account):
+        raise AccountBusy(f"something came to tenant queue {name} meanwhile; {cancelled} job(s) were cancelled")
+    return Reply({"cancelled": cancelled})
+
+
+def reap(call: Call[Query, ReapRequest]) -> Reply:
+    idle = call.body.idle_longer_than
+    if idle is None:
+        idle = call.service.settings.reap_idle_seconds
+    found = Reaper(call.service.runtime).reap(idle, dry_run=call.body.dry_run)
+    shown = [{"lane": lane, "account": account, "queue": f"{lane}_{account}"} for lane, account in found]
+    return Reply({"reaped": len(found), "queues": shown[:SHOWN_QUEUES]})
+
+
+_QUEUE = "/v1/admin/queues/{lane}/{account}"
+
+ROUTES = [
+    Route(
+        "GET",
+        "/v1/admin/queues",
+        list_queues,
+        Access.ADMIN,
+        "List live tenant queues",
+        {200: Listing[QueueView]},
+        "Queues",
+        query=QueuesQuery,
+    ),
+    Route("GET", _QUEUE, get_queue, Access.ADMIN, "One tenant queue", {200: QueueView}, "Queues"),
+    Route(
+        "DELETE",
+        _QUEUE,
+        delete_queue,
+        Access.ADMIN,
+        "Tear a tenant queue down",
+        {200: QueueDeleted},
+        "Queues",
+        query=ForceQuery,
+        codes=("queue_not_empty", "account_busy"),
+        description="With `force`, what waits is cancelled first. The next message makes the queue again.",
+    ),
+    Route(
+        "POST",
+        "/v1/admin/reap",
+        reap,
+        Access.ADMIN,
+        "Tear idle tenant queues down",
+        {200: Reaped},
+        "Queues",
+        body=ReapRequest,
+        body_required=False,
+    ),
+]

@@ -1,0 +1,139 @@
+"""Where an account publishes, and the browser session with which it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.clients.publishers import PUBLISHER_NAMES
+from actors.clients.safe_url import HostNotFound, check_url
+from actors.errors import UnsafeUrl
+from tenants.errors import Fault, InvalidInput, UnsafeTargetUrl
+from tenants.store import accounts as store
+
+from .auth import Access
+from .models.accounts import SessionRequest, SessionView, TargetRequest, TargetView
+from .models.base import Query
+from .routing import Call, Reply, Route
+
+
+def put_target(call: Call[Query, TargetRequest]) -> Reply:
+    wanted = call.body
+    if wanted.publisher not in PUBLISHER_NAMES:
+        message = f"there is no publisher {wanted.publisher!r}; known are {', '.join(PUBLISHER_NAMES)}"
+        raise InvalidInput(f"publisher: {message}", (Fault(("publisher",), message),))
+    check_reachable(wanted.base_url, call.service.settings.allowed_hosts, ("base_url",))
+    target = {"publisher": wanted.publisher, "base_url": wanted.base_url, "options": wanted.options}
+    call.service.database.write(lambda connection: store.put_target(connection, call.account, target))
+    return Reply(target)
+
+
+def check_reachable(url: str, allowed_hosts: tuple[str, ...], loc: tuple[str | int, ...]) -> None:
+    """Refuse a caller's URL that leads where it must not.
+
+    A host whose name does not resolve now is let through: name servers have bad minutes, and whoever opens the URL
+    judges it again then.
+
+    Raises:
+        UnsafeTargetUrl: it leads to an address that is not allowed, or is malformed.
+    """
+    try:
+        check_url(url, allowed_hosts)
+    except HostNotFound:
+        return
+    except UnsafeUrl as error:
+        raise UnsafeTargetUrl(str(error), (Fault(loc, str(error)),)) from error
+
+
+def get_target(call: Call[Query, Any]) -> Reply:
+    return Reply(call.service.database.read(lambda connection: store.target(connection, call.account)))
+
+
+def delete_target(call: Call[Query, Any]) -> Reply:
+    call.service.database.write(lambda connection: store.delete_target(connection, call.account))
+    return Reply(status=204)
+
+
+def put_session(call: Call[Query, SessionRequest]) -> Reply:
+    wanted = call.body
+    credentials = wanted.credentials.model_dump() if wanted.credentials is not None else None
+    return Reply(
+        call.service.sessions.put(
+            call.account,
+            storage_state=wanted.storage_state,
+            credentials=credentials,
+            expires_at=wanted.expires_at,
+        )
+    )
+
+
+def get_session(call: Call[Query, Any]) -> Reply:
+    return Reply(call.service.sessions.describe(call.account))
+
+
+def delete_session(call: Call[Query, Any]) -> Reply:
+    call.service.sessions.delete(call.account)
+    return Reply(status=204)
+
+
+_ACCOUNT = "/v1/accounts/{account}"
+
+ROUTES = [
+    Route(
+        "PUT",
+        f"{_ACCOUNT}/target",
+        put_target,
+        Access.OWN,
+        "Set where the account publishes",
+        {200: TargetView},
+        "Accounts",
+        body=TargetRequest,
+        codes=("unsafe_url",),
+    ),
+    Route(
+        "GET",
+        f"{_ACCOUNT}/target",
+        get_target,
+        Access.OWN,
+        "Where the account publishes",
+        {200: TargetView},
+        "Accounts",
+    ),
+    Route(
+        "DELETE",
+        f"{_ACCOUNT}/target",
+        delete_target,
+        Access.OWN,
+        "Forget where the account publishes",
+        {204: None},
+        "Accounts",
+    ),
+    Route(
+        "PUT",
+        f"{_ACCOUNT}/session",
+        put_session,
+        Access.OWN,
+        "Set the browser session",
+        {200: SessionView},
+        "Accounts",
+        body=SessionRequest,
+        description="Storage state and credentials are sealed before they are kept and are never shown again.",
+    ),
+    Route(
+        "GET",
+        f"{_ACCOUNT}/session",
+        get_session,
+        Access.OWN,
+        "The state of the browser session",
+        {200: SessionView},
+        "Accounts",
+    ),
+    Route(
+        "DELETE",
+        f"{_ACCOUNT}/session",
+        delete_session,
+        Access.OWN,
+        "Forget the browser session",
+        {204: None},
+        "Accounts",
+    ),
+]
