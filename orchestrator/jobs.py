@@ -30,6 +30,7 @@ from tenants.errors import (
 )
 from tenants.models import Draft
 from tenants.store import jobs as store
+from tenants.store import publications
 from tenants.store.events import NewEvent, record
 from tenants.store.jobs import Dispatch, JobFilter, JobPlan, StepPlan
 
@@ -292,6 +293,27 @@ class Jobs:
 
         self._database.write(work)
         return self.get(job_id)
+
+    def settle_publication(
+        self, publication_id: str, *, url: str | None = None, external_id: str | None = None
+    ) -> dict[str, Any]:
+        """Settle an unknown outcome by hand, and let the job go on: with a `url` it completes, else it publishes anew.
+
+        Raises:
+            NotFound, PublicationNotUnknown: see `tenants.store.publications.settle_by_hand`.
+            JobNotRetryable: the job has not ended, or cannot go on.
+        """
+
+        def work(connection: Connection) -> Dispatch:
+            entry = publications.settle_by_hand(connection, publication_id, url=url, external_id=external_id)
+            job = store.lock(connection, entry["job_id"], None)
+            if job["status"] not in ("failed", "timed_out", "cancelled"):
+                raise JobNotRetryable(f"job {job['id']} is {job['status']}; it has not ended without success")
+            return store.reopen(connection, job, _first_unfinished(store.fetch_steps(connection, job["id"])))
+
+        step = self._database.write(work)
+        self._dispatcher.send([step])
+        return self._database.read(lambda connection: dict(publications.by_id(connection, publication_id)))
 
     def _awaiting(self, connection: Connection, job_id: str, account: str | None) -> RowMapping:
         job = store.lock(connection, job_id, account)

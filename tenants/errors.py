@@ -12,6 +12,7 @@
     │   ├── JobNotRetryable      job_not_retryable
     │   ├── NotAwaitingApproval  not_awaiting_approval
     │   ├── DraftNotPending      draft_not_pending
+    │   ├── PublicationNotUnknown  publication_not_unknown
     │   ├── QueueNotEmpty        queue_not_empty
     │   ├── AccountBusy          account_busy
     │   ├── AccountDraining      account_draining
@@ -106,6 +107,10 @@ class NotAwaitingApproval(Conflict):
 
 class DraftNotPending(Conflict):
     code = "draft_not_pending"
+
+
+class PublicationNotUnknown(Conflict):
+    code = "publication_not_unknown"
 
 
 class QueueNotEmpty(Conflict):

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, case, func, or_, select, update
 
+from ..account import AccountLimits
 from ..columns import db_now, seconds_since
 from ..errors import NotFound
 from ..models import Account, Attempt, Lane, Step, TenantQueue, Usage
@@ -59,6 +60,26 @@ def _after_prefix(prefix: str) -> str | None:
 
 
 # --- settings ------------------------------------------------------------------------------------------------------
+
+
+def put_limits(connection: Connection, account: str, limits: AccountLimits) -> AccountLimits:
+    """Replace all limits; gives back those that held before. The account comes into being with them."""
+    ensure_account(connection, account)
+    before = connection.execute(select(accounts.c.limits).where(accounts.c.id == account)).scalar_one()
+    kept = None if limits == AccountLimits() else limits.as_json()
+    connection.execute(update(accounts).where(accounts.c.id == account).values(limits=kept, updated_at=db_now()))
+    return AccountLimits.from_json(before)
+
+
+def set_status(connection: Connection, account: str, status: str) -> str:
+    """Set `active`, `paused`, `draining` or `suspended`; gives back the status before.
+
+    Raises:
+        NotFound: the account has not come into being.
+    """
+    before: str = fetch(connection, account)["status"]
+    connection.execute(update(accounts).where(accounts.c.id == account).values(status=status, updated_at=db_now()))
+    return before
 
 
 def put_target(connection: Connection, account: str, target: Mapping[str, Any]) -> None:

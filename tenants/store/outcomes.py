@@ -13,6 +13,7 @@ from ..columns import db_now
 from ..errors import OwnershipLost
 from ..models import Attempt, DeadLetter, Job, Step, new_id
 from . import jobs as job_store
+from . import publications
 from .events import NewEvent, record
 from .jobs import Dispatch
 from .steps import Owned, guarded, load, owned_of, step_event
@@ -137,6 +138,7 @@ def fail(
         OwnershipLost: another attempt owns the step.
     """
     status = "timed_out" if outcome == "timed_out" else "failed"
+    error = _with_unknown_outcome(connection, owned, error)
     if owned.required:
         job_error = {"code": error["code"], "message": error["message"], "step": owned.name}
         job_store.end(connection, owned.job, status, error=job_error, failed_step=owned.name)
@@ -159,6 +161,7 @@ def cancel(connection: Connection, owned: Owned) -> None:
     Raises:
         OwnershipLost: another attempt owns the step.
     """
+    _with_unknown_outcome(connection, owned, {"code": "cancelled", "message": "the job was cancelled"})
     job_store.end(connection, owned.job, "cancelled")
     guarded(connection, owned, status="cancelled", finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, "cancelled", None)
@@ -171,8 +174,8 @@ def time_out_job(connection: Connection, owned: Owned) -> None:
     Raises:
         OwnershipLost: another attempt owns the step.
     """
+    error = _with_unknown_outcome(connection, owned, job_store.deadline_error(owned.name))
     job_store.end_at_deadline(connection, owned.job, owned.name)
-    error = job_store.deadline_error(owned.name)
     guarded(connection, owned, status="timed_out", error=error, finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, "timed_out", error)
     record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, "timed_out")))
@@ -202,6 +205,16 @@ def lose(connection: Connection, step_id: str, run_token: int) -> None:
 
 
 # --- shared --------------------------------------------------------------------------------------------------------
+
+
+def _with_unknown_outcome(connection: Connection, owned: Owned, error: dict[str, Any]) -> dict[str, Any]:
+    """The error of a step that ends for good; when it leaves a publish started, nobody knows what became of that."""
+    if not publications.leave_unknown(connection, owned.job_id, error["message"]):
+        return error
+    return {
+        "code": "outcome_unknown",
+        "message": f"a publish was started, and its outcome is unknown: {error['message']}",
+    }
 
 
 def _move_on(connection: Connection, owned: Owned, output: dict[str, Any] | None) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, RowMapping, func, insert, select, update
 from sqlalchemy.sql.dml import ReturningInsert
 
 from ..columns import db_now, seconds_since
-from ..errors import NotFound
+from ..errors import NotFound, PublicationNotUnknown
 from ..models import Attempt, Draft, Publication, Usage, new_id
 from .steps import Owned, still_owned
 
@@ -60,6 +60,18 @@ def create_draft(connection: Connection, owned: Owned, *, title: str, body: str,
     if changed is None:
         raise NotFound(f"draft {existing['id']} of job {owned.job_id} is {existing['status']}; it cannot be replaced")
     return changed
+
+
+def by_id(connection: Connection, publication_id: str) -> RowMapping:
+    """One entry of the ledger.
+
+    Raises:
+        NotFound: there is none of that id.
+    """
+    found = connection.execute(select(publications).where(publications.c.id == publication_id)).mappings().one_or_none()
+    if found is None:
+        raise NotFound(f"there is no publication {publication_id!r}")
+    return found
 
 
 def load_draft(connection: Connection, owned: Owned) -> RowMapping | None:
@@ -187,6 +199,63 @@ def unknown(connection: Connection, owned: Owned, reason: str) -> None:
     still_owned(connection, owned)
     _move(connection, owned, ("started", "unknown"), status="unknown", note=reason)
     _mark_draft(connection, owned, "needs_review")
+
+
+def leave_unknown(connection: Connection, job_id: str, reason: str) -> bool:
+    """A job ends while a publish of it is started: a person must look. False when none is."""
+    changed = connection.execute(
+        update(publications)
+        .where(publications.c.job_id == job_id, publications.c.status == "started")
+        .values(status="unknown", note=reason[:500], updated_at=db_now())
+    ).rowcount
+    if changed:
+        connection.execute(
+            update(drafts)
+            .where(drafts.c.job_id == job_id)
+            .values(status="needs_review", version=drafts.c.version + 1, updated_at=db_now())
+        )
+    return bool(changed)
+
+
+def settle_by_hand(
+    connection: Connection, publication_id: str, *, url: str | None, external_id: str | None
+) -> RowMapping:
+    """A person has looked: with a `url` the post is there, without one it is not. Gives back the entry.
+
+    The job's publish step then goes on from what the ledger says: it completes at once, or publishes anew.
+
+    Raises:
+        NotFound: no such publication.
+        Conflict: its outcome is not unknown.
+    """
+    entry = (
+        connection.execute(select(publications).where(publications.c.id == publication_id).with_for_update())
+        .mappings()
+        .one_or_none()
+    )
+    if entry is None:
+        raise NotFound(f"there is no publication {publication_id!r}")
+    if entry["status"] != "unknown":
+        raise PublicationNotUnknown(
+            f"publication {publication_id} is {entry['status']}; only one whose outcome is unknown is settled by hand"
+        )
+    if url is not None:
+        values = {"status": "confirmed", "url": url, "external_id": external_id, "published_at": db_now(), "note": None}
+    else:
+        values = {"status": "intent", "started_at": None, "note": None}
+    connection.execute(
+        update(publications).where(publications.c.id == publication_id).values(updated_at=db_now(), **values)
+    )
+    connection.execute(
+        update(drafts)
+        .where(drafts.c.id == entry["draft_id"])
+        .values(
+            status="published" if url is not None else "pending_publish",
+            version=drafts.c.version + 1,
+            updated_at=db_now(),
+        )
+    )
+    return connection.execute(select(publications).where(publications.c.id == publication_id)).mappings().one()
 
 
 def _move(connection: Connection, owned: Owned, allowed: tuple[str, ...], **values: Any) -> None:

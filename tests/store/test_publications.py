@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from tenants.errors import NotFound, OwnershipLost
+from tenants.errors import NotFound, OwnershipLost, PublicationNotUnknown
 from tenants.models import Draft, Publication
 from tenants.store import outcomes, publications
 from tenants.store.steps import Owned
@@ -103,3 +103,38 @@ def test_a_publish_without_a_draft_says_so(bench: Bench) -> None:
     owned = bench.own(first.id)
     with pytest.raises(NotFound, match="has no draft"):
         bench.write(lambda c: publications.open_entry(c, owned, "demo"))
+
+
+def test_a_job_that_ends_with_a_started_publish_leaves_it_to_a_person(bench: Bench, publishing: Owned) -> None:
+    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
+    bench.write(lambda c: publications.started(c, publishing))
+    error = {"code": "crashed", "message": "the process died"}
+    bench.write(lambda c: outcomes.fail(c, publishing, outcome="failed", error=error, traceback=None, message={}))
+    assert (entry(bench)["status"], draft(bench)["status"]) == ("unknown", "needs_review")
+    assert bench.job(publishing.job_id)["error"]["code"] == "outcome_unknown"
+
+
+def test_a_person_settles_an_unknown_outcome(bench: Bench, publishing: Owned) -> None:
+    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
+    bench.write(lambda c: publications.started(c, publishing))
+    bench.write(lambda c: publications.unknown(c, publishing, "cannot say"))
+    known = entry(bench)["id"]
+    bench.write(lambda c: publications.settle_by_hand(c, known, url="http://x/1", external_id=None))
+    assert (entry(bench)["status"], entry(bench)["url"], draft(bench)["status"]) == (
+        "confirmed",
+        "http://x/1",
+        "published",
+    )
+    with pytest.raises(PublicationNotUnknown, match="confirmed"):
+        bench.write(lambda c: publications.settle_by_hand(c, known, url=None, external_id=None))
+    with pytest.raises(NotFound):
+        bench.write(lambda c: publications.settle_by_hand(c, "nothing", url=None, external_id=None))
+
+
+def test_a_post_that_is_not_there_may_be_published_anew(bench: Bench, publishing: Owned) -> None:
+    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
+    bench.write(lambda c: publications.started(c, publishing))
+    bench.write(lambda c: outcomes.cancel(c, publishing))
+    assert entry(bench)["status"] == "unknown"
+    bench.write(lambda c: publications.settle_by_hand(c, entry(bench)["id"], url=None, external_id=None))
+    assert (entry(bench)["status"], draft(bench)["status"]) == ("intent", "pending_publish")
