@@ -23,6 +23,7 @@ from .bell import Bell
 from .entry import milliseconds
 from .lua import script
 from .message import LeasedMessage
+from .server import Argument
 
 if TYPE_CHECKING:
     from .broker import TenantBroker
@@ -150,18 +151,19 @@ class TenantConsumer(Consumer):
         sent_at = time.monotonic()
         keeper = self.broker.keeper
         taken = 0
+        number = keeper.open_request()
         try:
-            with keeper.request() as number:
-                answer = self._twice(
-                    lambda again: self.broker.server.run(
-                        _CLAIM, self.shard.root, keeper.worker, number, again, permits, keeper.lease_ms
-                    )
+            answer = self._twice(
+                lambda again: self.broker.server.run(
+                    _CLAIM, self.shard.root, keeper.worker, number, again, permits, keeper.lease_ms
                 )
-                self.shard.note(answer[0], answer[1])
-                messages = self._receive(answer[2], answer[3], sent_at)
-                taken = len(messages)
-                self._claimed.extend(messages)
+            )
+            self.shard.note(answer[0], answer[1])
+            messages = self._receive(answer[2], answer[3], sent_at)
+            taken = len(messages)
+            self._claimed.extend(messages)
         finally:
+            keeper.close_request(number)
             if taken < permits:
                 self.broker.budget.release(self.shard.lane, permits - taken)
 
@@ -265,35 +267,27 @@ class TenantConsumer(Consumer):
     def _settle(self, leased: LeasedMessage, outcome: str, reason: str, *, permit: bool = True) -> None:
         keeper, budget, lane = self.broker.keeper, self.broker.budget, self.shard.lane
         chain = permit and self.broker.may_chain(leased)
-        delay, message = leased.rescheduled or (0.0, None)
         leased.settling = True
         sent_at = time.monotonic()
-        again_first = int(leased.settle_request is not None)
+        tried_before = int(leased.settle_request is not None)
+        leased.settle_request = number = keeper.open_request(leased.settle_request)
+        arguments = self._settle_arguments(leased, outcome, reason)
         try:
-            with keeper.request(leased.settle_request) as number:
-                leased.settle_request = number
-                answer = self._twice(
-                    lambda again: self.broker.server.run(
-                        _SETTLE,
-                        self.shard.root,
-                        keeper.worker,
-                        number,
-                        again | again_first,
-                        int(chain),
-                        keeper.lease_ms,
-                        self.broker.thread_number(),
-                        leased.token,
-                        leased.slot,
-                        leased.epoch,
-                        outcome,
-                        milliseconds(delay) if outcome == "retry" else 0,
-                        message.encode() if message is not None and outcome == "retry" else b"",
-                        reason,
-                    )
+            answer = self._twice(
+                lambda again: self.broker.server.run(
+                    _SETTLE,
+                    self.shard.root,
+                    keeper.worker,
+                    number,
+                    again | tried_before,
+                    int(chain),
+                    keeper.lease_ms,
+                    *arguments,
                 )
-                if chain:
-                    self.shard.note(answer[0], answer[1])
-                messages = self._receive(answer[2], answer[3], sent_at)
+            )
+            if chain:
+                self.shard.note(answer[0], answer[1])
+            messages = self._receive(answer[2], answer[3], sent_at) if answer[2] else []
         except BrokerConnectionError:
             raise  # Dramatiq's worker settles again later, and so does this method, under the same number
         except BaseException:
@@ -301,8 +295,10 @@ class TenantConsumer(Consumer):
             if permit:
                 budget.release(lane)
             raise
+        finally:
+            keeper.close_request(number)
         keeper.remove(leased)
-        if not answer[4] and not leased.lease_lost.is_set():
+        if not answer[4] and not leased.is_lost:
             leased.lease_lost.set()
             self.logger.warning(
                 "Entry %r of account %r was settled too late: its lease (epoch %d) had been lost.",
@@ -315,6 +311,23 @@ class TenantConsumer(Consumer):
                 self.broker.hand_on(each)
         elif permit:
             budget.release(lane)
+
+    def _settle_arguments(self, leased: LeasedMessage, outcome: str, reason: str) -> tuple[Argument, ...]:
+        delay_ms, payload = 0, b""
+        if outcome == "retry" and leased.rescheduled is not None:
+            delay, message = leased.rescheduled
+            delay_ms = milliseconds(delay)
+            payload = message.encode() if message is not None else b""
+        return (
+            self.broker.thread_number(),
+            leased.token,
+            leased.slot,
+            leased.epoch,
+            outcome,
+            delay_ms,
+            payload,
+            reason,
+        )
 
     def close(self) -> None:
         """Gives back what was claimed and not yielded, and hangs up."""

@@ -14,8 +14,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from dramatiq.errors import BrokerConnectionError
 from dramatiq.middleware import raise_thread_exception
@@ -67,19 +66,18 @@ class LeaseKeeper:
         with self._mutex:
             return list(self._held.values())
 
-    @contextmanager
-    def request(self, number: int | None = None) -> Iterator[int]:
-        """A request number, new or `number` once more; while the block runs, its claims are not given back."""
+    def open_request(self, number: int | None = None) -> int:
+        """A request number, new or `number` once more; until it is closed, its claims are not given back."""
         with self._mutex:
             if number is None:
                 self._issued += 1
                 number = self._issued
             self._in_flight.add(number)
-        try:
-            yield number
-        finally:
-            with self._mutex:
-                self._in_flight.discard(number)
+        return number
+
+    def close_request(self, number: int) -> None:
+        with self._mutex:
+            self._in_flight.discard(number)
 
     def add(self, message: LeasedMessage) -> None:
         with self._mutex:
@@ -163,7 +161,7 @@ class LeaseKeeper:
                 self._lose(message, "it could not be extended in time")
 
     def _lose(self, message: LeasedMessage, reason: str) -> None:
-        if message.lease_lost.is_set():
+        if message.is_lost:
             return
         message.lease_lost.set()
         self.remove(message)

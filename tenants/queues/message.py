@@ -18,6 +18,7 @@ from .errors import InvalidEntry
 if TYPE_CHECKING:
     from .consumer import LaneShard, TenantConsumer
 
+_making = threading.Lock()
 _current: ContextVar[LeasedMessage | None] = ContextVar("onelane_current_message", default=None)
 
 
@@ -49,14 +50,27 @@ class LeasedMessage(MessageProxy):
         self.deliveries = deliveries
         #: From its arrival (or due time) to the claim, by the server's clock.
         self.waited_seconds = waited_seconds
-        #: Set when the lease is lost: another worker may have the message.
-        self.lease_lost = threading.Event()
+        self._lease_lost: threading.Event | None = None
         #: Monotonic time of the last moment at which the lease was known to be ours.
         self.confirmed_at = leased_at
         self.thread_id: int | None = None
         self.settling = False
         self.settle_request: int | None = None
         self._reschedule: tuple[float, Message[Any] | None] | None = None
+
+    @property
+    def lease_lost(self) -> threading.Event:
+        """Set when the lease is lost: another worker may have the message."""
+        # Made when it is first asked for: an event is costly beside the rest of a message.
+        if self._lease_lost is None:
+            with _making:
+                if self._lease_lost is None:
+                    self._lease_lost = threading.Event()
+        return self._lease_lost
+
+    @property
+    def is_lost(self) -> bool:
+        return self._lease_lost is not None and self._lease_lost.is_set()
 
     @property
     def account(self) -> str | None:

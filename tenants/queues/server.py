@@ -21,6 +21,7 @@ from typing import Any, Protocol, cast
 
 import dramatiq.errors
 import redis
+from hiredis import pack_command
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from .errors import InvalidEntry, ServerUnreachable, UnsupportedServer, is_transient, to_dramatiq
@@ -39,7 +40,7 @@ class Wire(Protocol):
     _sock: socket
 
     def send_command(self, *arguments: Argument) -> None: ...
-    def send_packed_command(self, command: Sequence[bytes]) -> None: ...
+    def send_packed_command(self, command: Sequence[bytes], check_health: bool = ...) -> None: ...
     def pack_commands(self, commands: Sequence[tuple[Argument, ...]]) -> Sequence[bytes]: ...
     def read_response(self) -> Any: ...
     def can_read(self, timeout: float) -> bool: ...
@@ -149,10 +150,11 @@ class Server:
             dramatiq.errors.ConnectionClosed: no answer, or the server cannot serve now.
             ScriptFailed: the server refused it.
         """
+        packed = pack_command(("EVALSHA", script.sha, 1, root, *arguments))  # type: ignore[arg-type]
         connection = self.take()
         try:
             try:
-                connection.send_command("EVALSHA", script.sha, 1, root, *arguments)
+                connection.send_packed_command((packed,), check_health=False)
                 answer = connection.read_response()
             except NoScriptError:
                 connection.send_command("EVAL", script.text, 1, root, *arguments)

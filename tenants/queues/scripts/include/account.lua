@@ -6,6 +6,8 @@ local DEFAULT_LIMITS = { weight = 1, concurrency = 1, rate_limit = 0, rate_per =
   max_deliveries = 0, queue_paused = 0, account_paused = 0 }
 local UNLIMITED = 1e9
 local PROMOTED_AT_ONCE = 100
+-- A shorter backlog is nobody's burden and is not kept by length.
+local HEAVY = 10
 -- The most that an account's past may hold it back, µs.
 local MOST_DEBT = 60000000
 
@@ -24,10 +26,15 @@ local function limits_of(token)
   return l
 end
 
+-- Fields that are written only when they have changed, and where HMGET gives them.
+local RARE = { e = 'estimate', g = 'rate_at', h = 'hold', d = 'due', p = 'spent', b = 'heavy' }
+local RARE_AT = { e = 2, g = 5, h = 6, d = 7, p = 8, b = 9 }
+
 local function open(token)
-  local raw = redis.call('HMGET', K.queue .. token, 'v', 'e', 'u', 's', 'g', 'h', 'd', 'p')
+  local raw = redis.call('HMGET', K.queue .. token, 'v', 'e', 'u', 's', 'g', 'h', 'd', 'p', 'b')
   local limits = limits_of(token)
   return {
+    raw = raw,
     token = token,
     limits = limits,
     -- Messages without an account are no tenant: no bound on how many run.
@@ -42,13 +49,21 @@ local function open(token)
     hold = tonumber(raw[6]) or 0,        -- strict ordering: nothing starts before, ms
     due = tonumber(raw[7]) or 0,         -- when the first delayed entry is due, ms; 0 none
     spent = tonumber(raw[8]) or 0,       -- µs used that the hour's account does not show yet
+    heavy = tonumber(raw[9]) or 0,       -- 1: it stands among the longest backlogs
   }
 end
 
 local function close(a)
   if not a.stands then return end
-  redis.call('HSET', a.queue, 'v', floor(a.v), 'e', floor(a.estimate), 'u', a.used_at, 's', a.stands,
-    'g', floor(a.rate_at), 'h', a.hold, 'd', a.due, 'p', a.spent)
+  local changed, n = { 'v', floor(a.v), 'u', a.used_at, 's', a.stands }, 6
+  for field, name in pairs(RARE) do
+    local value = floor(a[name])
+    if value ~= (tonumber(a.raw[RARE_AT[field]]) or 0) then
+      changed[n + 1], changed[n + 2] = field, value
+      n = n + 2
+    end
+  end
+  redis.call('HSET', a.queue, unpack(changed))
 end
 
 -- score: rank and sequence; added: ms since which it waits; deliveries: leases of it that expired.
@@ -64,12 +79,17 @@ end
 -- Keeps the arrival of the next message, for "oldest wait", and the length of the backlog. `a.next_id`: the head,
 -- where it is known already.
 local function mark_head(a, count)
+  if count >= HEAVY then
+    redis.call('ZADD', K.backlog, count, a.token)
+    a.heavy = 1
+  elseif a.heavy == 1 then
+    redis.call('ZREM', K.backlog, a.token)
+    a.heavy = 0
+  end
   if count == 0 then
     redis.call('ZREM', K.since, a.token)
-    redis.call('ZREM', K.backlog, a.token)
     return
   end
-  redis.call('ZADD', K.backlog, count, a.token)
   local head = a.next_id or redis.call('ZRANGE', a.waiting, 0, 0)[1]
   local value = redis.call('HGET', a.entries, head)
   if value then

@@ -29,10 +29,22 @@ local lane = {
   worked = tonumber(stored[12]) or 0,    -- µs used that have not moved the virtual clock yet
 }
 
+-- Writes what has changed, in one command.
+local SAVED = { 'v', 'seq', 'epoch', 'waiting', 'delayed', 'mean', 'slot', 'looked', 'worked' }
+local read = {}
+for i = 1, #SAVED do read[i] = lane[SAVED[i]] end
+
 local function save_lane()
-  redis.call('HSET', R, 'v', floor(lane.v), 'seq', lane.seq, 'epoch', lane.epoch, 'waiting', lane.waiting,
-    'delayed', lane.delayed, 'mean', floor(lane.mean), 'slot', lane.slot, 'looked', lane.looked,
-    'worked', lane.worked)
+  local changed, n = {}, 0
+  for i = 1, #SAVED do
+    local field = SAVED[i]
+    local value = lane[field]
+    if value ~= read[i] then
+      changed[n + 1], changed[n + 2] = field, floor(value)
+      n = n + 2
+    end
+  end
+  if n > 0 then redis.call('HSET', R, unpack(changed)) end
 end
 
 local function lane_is_paused()

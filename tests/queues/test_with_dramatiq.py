@@ -1,0 +1,333 @@
+"""A drop-in broker: what Dramatiq's users rely on, under Dramatiq's own worker."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+import dramatiq
+import pytest
+from dramatiq import Message, QueueJoinTimeout, Worker
+from dramatiq.middleware import AsyncIO, CurrentMessage
+from dramatiq.results import Results
+from dramatiq.results.backends import RedisBackend
+
+from tenants.queues import TenantBroker, current_message
+from tests.queues.conftest import eventually
+from tests.queues.lanes import LANE, Client
+
+StartWorker = Callable[..., Worker]
+
+
+def test_the_same_message_enqueued_three_times_runs_three_times(
+    broker: TenantBroker, start_worker: StartWorker
+) -> None:
+    runs: list[int] = []
+
+    @dramatiq.actor
+    def act() -> None:
+        runs.append(1)
+
+    message = act.message()
+    for _ in range(3):
+        broker.enqueue(message)
+    start_worker(broker)
+    broker.join("default", timeout=5000)
+    assert len(runs) == 3
+
+
+def test_retries_keep_entry_and_account(broker: TenantBroker, start_worker: StartWorker) -> None:
+    seen: list[tuple[str, str | None, int]] = []
+
+    @dramatiq.actor(min_backoff=1, max_backoff=1, max_retries=3)
+    def act() -> None:
+        current = current_message()
+        assert current is not None
+        seen.append((current.entry_id, current.account, current.options.get("retries", 0)))
+        if len(seen) < 3:
+            raise RuntimeError("again")
+
+    act.send_with_options(account="acme")
+    start_worker(broker)
+    broker.join("default", timeout=10_000)
+    assert [each[1:] for each in seen] == [("acme", 0), ("acme", 1), ("acme", 2)]
+    assert len({each[0] for each in seen}) == 1
+
+
+def test_exhausted_retries_and_unknown_actors_are_buried(broker: TenantBroker, start_worker: StartWorker) -> None:
+    @dramatiq.actor(max_retries=0)
+    def act() -> None:
+        raise RuntimeError("for good")
+
+    act.send()
+    broker.enqueue(Message("default", "nobody", (), {}, {"account": "acme"}))
+    start_worker(broker)
+    broker.join("default", timeout=5000)
+    reasons = {each.account: each.reason for each in broker.queues_admin.buried("default")}
+    assert reasons == {None: "RuntimeError: for good", "acme": "unknown actor: nobody"}
+
+
+def test_undecodable_messages_are_buried_and_hold_up_nobody(
+    broker: TenantBroker, start_worker: StartWorker, client: Client
+) -> None:
+    runs: list[int] = []
+
+    @dramatiq.actor
+    def act() -> None:
+        runs.append(1)
+
+    act.send_with_options(account="acme")
+    key = broker.keys.root("default") + ":entries:@acme"
+    (entry_id,) = client.hkeys(key)
+    client.hset(key, entry_id, client.hget(key, entry_id)[:-5])
+    act.send_with_options(account="acme")
+    start_worker(broker)
+    broker.join("default", timeout=5000)
+    assert runs == [1]
+    assert [each.reason for each in broker.queues_admin.buried("default")] == ["undecodable"]
+
+
+def test_what_is_enqueued_in_an_actor_inherits_its_account(broker: TenantBroker, start_worker: StartWorker) -> None:
+    seen: dict[str, str | None] = {}
+
+    def see(name: str) -> None:
+        current = current_message()
+        assert current is not None
+        seen[name] = current.account
+
+    @dramatiq.actor
+    def child(name: str) -> None:
+        see(name)
+
+    @dramatiq.actor
+    def callback(_data: object, _result: object) -> None:
+        see("callback")
+
+    @dramatiq.actor
+    def parent() -> str:
+        child.send("inherits")
+        child.send_with_options(args=("other",), account="other")
+        child.send_with_options(args=("none",), account=None)
+        return "piped"
+
+    message = parent.message_with_options(account="acme", on_success=callback.actor_name)
+    broker.enqueue((message | child.message()).messages[0])
+    start_worker(broker)
+    eventually(lambda: len(seen) == 5)
+    assert seen == {"inherits": "acme", "other": "other", "none": None, "callback": "acme", "piped": "acme"}
+
+
+def test_results_groups_and_pipelines(
+    make_broker: Callable[..., TenantBroker], start_worker: StartWorker, redis_url: str
+) -> None:
+    broker = make_broker()
+    backend = RedisBackend(url=redis_url)
+    broker.add_middleware(Results(backend=backend, store_results=True))
+
+    @dramatiq.actor(broker=broker)
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    start_worker(broker)
+    dramatiq.set_broker(broker)
+    pipeline = add.message_with_options(args=(1, 2), account="acme") | add.message(3)
+    assert pipeline.run().get_result(block=True, timeout=5000) == 6
+    group = dramatiq.group([add.message_with_options(args=(n, n), account=f"a{n}") for n in range(5)]).run()
+    assert list(group.get_results(block=True, timeout=5000)) == [0, 2, 4, 6, 8]
+    backend.client.close()
+
+
+def test_async_actors_know_their_message(make_broker: Callable[..., TenantBroker], start_worker: StartWorker) -> None:
+    broker = make_broker()
+    broker.add_middleware(AsyncIO())
+    broker.add_middleware(CurrentMessage())
+    seen: list[str | None] = []
+
+    async def act() -> None:
+        await asyncio.sleep(0)
+        current = current_message()
+        seen.append(current.account if current else None)
+
+    actor = dramatiq.actor(broker=broker)(act)
+    actor.send_with_options(account="acme")
+    start_worker(broker)
+    broker.join("default", timeout=5000)
+    assert seen == ["acme"]
+
+
+def test_delays_and_etas_wait_in_the_server(broker: TenantBroker, start_worker: StartWorker) -> None:
+    started: dict[str, float] = {}
+
+    @dramatiq.actor
+    def act(name: str) -> None:
+        current = current_message()
+        assert current is not None
+        assert "eta" not in current.options
+        started[name] = time.monotonic()
+
+    worker = start_worker(broker, timeout_ms=1000)
+    sent = time.monotonic()
+    act.send_with_options(args=("second",), delay=400)
+    act.send_with_options(args=("first",), delay=200)
+    act.send_with_options(args=("now",), eta=0)
+    broker.join("default", timeout=5000)
+    assert list(started) == ["now", "first", "second"]
+    assert started["first"] - sent >= 0.2
+    assert started["second"] - sent >= 0.4
+    assert broker.get_declared_delay_queues() == set()
+    assert all(consumer.delay_queue.empty() for consumer in worker.consumers.values())
+
+
+def test_actor_priorities_order_the_queue(broker: TenantBroker, start_worker: StartWorker) -> None:
+    order: list[str] = []
+
+    @dramatiq.actor(priority=10)
+    def low() -> None:
+        order.append("low")
+
+    @dramatiq.actor(priority=0)
+    def high() -> None:
+        order.append("high")
+
+    for _ in range(3):
+        low.send_with_options(account="acme")
+        high.send_with_options(account="acme")
+    start_worker(broker)
+    broker.join("default", timeout=5000)
+    assert order == ["high"] * 3 + ["low"] * 3
+
+
+def test_a_paused_worker_starts_nothing(broker: TenantBroker, start_worker: StartWorker) -> None:
+    runs: list[int] = []
+
+    @dramatiq.actor
+    def act() -> None:
+        runs.append(1)
+
+    worker = start_worker(broker)
+    worker.pause()
+    act.send_with_options(account="acme")
+    with pytest.raises(QueueJoinTimeout):
+        broker.join("default", timeout=300)
+    assert runs == []
+    worker.resume()
+    broker.join("default", timeout=10_000)
+    assert runs == [1]
+
+
+def test_flush_drops_all_and_settings_stay(broker: TenantBroker, client: Client) -> None:
+    @dramatiq.actor
+    def act() -> None: ...
+
+    for number in range(250):
+        act.send_with_options(account=f"a{number}", delay=60_000 if number % 2 else None)
+    broker.flush_all()
+    broker.join("default", timeout=200)
+    assert broker.queues_admin.list_queues("default") == ([], None)
+
+
+def test_no_more_is_claimed_than_threads_are_free(broker: TenantBroker, start_worker: StartWorker) -> None:
+    go = threading.Event()
+
+    @dramatiq.actor(queue_name=LANE)
+    def publish() -> None:
+        go.wait(10)
+
+    @dramatiq.actor(queue_name="generate")
+    def generate() -> None:
+        go.wait(10)
+
+    for number in range(20):
+        publish.send_with_options(account=f"a{number}")
+        generate.send_with_options(account=f"a{number}")
+    start_worker(broker, threads=4)
+    eventually(lambda: broker.budget.used == 4)
+    active = sum(broker.queues_admin.totals(lane).active for lane in (LANE, "generate"))
+    assert active == 4
+    go.set()
+    broker.join(LANE, timeout=5000)
+    broker.join("generate", timeout=5000)
+    eventually(lambda: broker.budget.used == 0)
+
+
+def test_one_lanes_backlog_starves_no_other_lane(broker: TenantBroker, start_worker: StartWorker) -> None:
+    order: list[str] = []
+
+    @dramatiq.actor(queue_name=LANE)
+    def publish() -> None:
+        order.append("publish")
+        time.sleep(0.005)
+
+    @dramatiq.actor(queue_name="generate")
+    def generate() -> None:
+        order.append("generate")
+        time.sleep(0.005)
+
+    for number in range(200):
+        publish.send_with_options(account=f"a{number}")
+    start_worker(broker, threads=2)
+    eventually(lambda: len(order) > 5)
+    for number in range(10):
+        generate.send_with_options(account=f"a{number}")
+    eventually(lambda: order.count("generate") == 10)
+    assert order.count("publish") < 150
+    broker.join(LANE, timeout=20_000)
+
+
+def test_a_lane_minimum_keeps_threads_free(make_broker: Callable[..., TenantBroker], start_worker: StartWorker) -> None:
+    broker = make_broker(lane_minimum={"generate": 1})
+    go = threading.Event()
+    done: list[int] = []
+
+    @dramatiq.actor(queue_name=LANE, broker=broker)
+    def publish() -> None:
+        go.wait(10)
+
+    @dramatiq.actor(queue_name="generate", broker=broker)
+    def generate() -> None:
+        done.append(1)
+
+    for number in range(5):
+        publish.send_with_options(account=f"a{number}")
+    start_worker(broker, threads=2)
+    eventually(lambda: broker.budget.used == 1)
+    generate.send_with_options(account="acme")
+    eventually(lambda: done == [1])
+    go.set()
+    broker.join(LANE, timeout=5000)
+
+
+def test_stopping_gives_back_what_has_not_started(broker: TenantBroker) -> None:
+    go, started = threading.Event(), threading.Event()
+
+    @dramatiq.actor
+    def act() -> None:
+        started.set()
+        go.wait(10)
+
+    for number in range(6):
+        act.send_with_options(account=f"a{number}")
+    worker = Worker(broker, worker_threads=2, worker_timeout=100)
+    worker.start()
+    assert started.wait(5)
+    stopper = threading.Thread(target=worker.stop)
+    stopper.start()
+    eventually(lambda: broker.stopping)
+    eventually(lambda: broker.queues_admin.totals("default").active <= 2)
+    go.set()
+    stopper.join(10)
+    totals = broker.queues_admin.totals("default")
+    assert (totals.active, totals.waiting) == (0, 4)
+
+
+def test_an_idle_worker_asks_once_a_second(broker: TenantBroker, start_worker: StartWorker, client: Client) -> None:
+    @dramatiq.actor
+    def act() -> None: ...
+
+    start_worker(broker, timeout_ms=100)
+    eventually(lambda: int(client.info("clients")["blocked_clients"]) == 1)
+    before = int(client.info("commandstats")["cmdstat_evalsha"]["calls"])
+    time.sleep(2.0)
+    assert int(client.info("commandstats")["cmdstat_evalsha"]["calls"]) - before <= 3
