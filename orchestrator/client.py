@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx2
 
@@ -63,7 +63,8 @@ class Onelane:
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {key}", "User-Agent": "onelane-client"},
             timeout=timeout_seconds,
-            trust_env=False,
+            # A proxy of the environment is for far hosts; it could not reach this machine's loopback.
+            trust_env=not _is_loopback(self.base_url),
         )
         self.jobs = JobsApi(self)
         self.accounts = AccountsApi(self)
@@ -294,6 +295,11 @@ class DeadLettersApi(_Api):
 
     def discard(self, dead_letter_id: str) -> None:
         self._client.call("DELETE", f"/v1/admin/dead-letters/{_segment(dead_letter_id)}")
+
+
+def _is_loopback(base_url: str) -> bool:
+    host = urlsplit(base_url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _segment(value: str) -> str:

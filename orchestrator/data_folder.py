@@ -30,6 +30,10 @@ class FolderBusy(Exception):
         self.pid = pid
 
 
+class FolderUnusable(Exception):
+    """The directory cannot be made or written to."""
+
+
 class DataFolder:
     """The files that `up` and the command-line client share."""
 
@@ -40,9 +44,14 @@ class DataFolder:
         """Make the directory, for its owner only.
 
         Raises:
-            OSError: it cannot be made or written to.
+            FolderUnusable: it cannot be made or written to.
         """
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise FolderUnusable(f"the data directory {self.path} cannot be made: {error.strerror}") from None
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise FolderUnusable(f"the data directory {self.path} cannot be written to by this user")
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:

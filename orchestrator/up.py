@@ -25,12 +25,12 @@ import httpx2
 import psutil
 from pydantic import SecretStr
 
-from tenants.database import Database
-from tenants.queues import EmbeddedValkey, QueueError
+from tenants.queues import EmbeddedValkey, QueueError, TenantBroker
 
 from .client import Onelane, OnelaneClientError
 from .data_folder import DataFolder
 from .ports import choose_port, reachable_host
+from .schema import bring_up_to_date
 from .settings import PREFIX, Settings
 from .supervisor import ChildSpec, Supervisor
 
@@ -68,6 +68,7 @@ class Up:
         FolderBusy: another `up` owns the data directory.
         PortBusy: a port that the settings ask for is taken.
         StartFailed: a part did not come up.
+        FolderUnusable, Unavailable, QueueError: data directory, database or Redis cannot be used.
     """
 
     def __init__(
@@ -139,7 +140,11 @@ class Up:
         self._stack.enter_context(self.folder.claimed())
         ports = self._choose_ports()
         self.folder.keep_ports(ports)
-        redis_url = self._given.redis_url or self._start_valkey()
+        redis_url = self._given.redis_url
+        if redis_url is None:
+            redis_url = self._start_valkey()
+        else:
+            _check_redis(redis_url)
         self.settings = self._complete(ports, redis_url)
         self._migrate()
         # From here on the children stop before Valkey does.
@@ -216,14 +221,9 @@ class Up:
         return given.model_copy(update=made)
 
     def _migrate(self) -> None:
-        database = Database(self.settings.database_url)
-        try:
-            pending = database.pending_migrations()
-            if pending:
-                self._say(f"bringing the database up to date ({len(pending)} migration(s))")
-                database.migrate()
-        finally:
-            database.close()
+        applied = bring_up_to_date(self.settings.database_url)
+        if applied:
+            self._say(f"the database was brought up to date ({len(applied)} migration(s))")
 
     def _children(self) -> list[ChildSpec]:
         environment = as_environment(self.settings)
@@ -270,6 +270,19 @@ class Up:
             return address is not None and http.get(f"{address}/").status_code < 500
         except (OnelaneClientError, httpx2.TransportError):
             return False
+
+
+def _check_redis(url: str) -> None:
+    """One sentence now instead of a worker that dies again and again.
+
+    Raises:
+        QueueError: nobody answers at the URL, or a server that is too old.
+    """
+    broker = TenantBroker(url=url, middleware=[])
+    try:
+        broker.check_server()
+    finally:
+        broker.close()
 
 
 def _process(pid: int | None) -> psutil.Process | None:

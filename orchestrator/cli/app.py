@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..client import ApiError, NotReachable
-from ..data_folder import FolderBusy
+from ..data_folder import FolderBusy, FolderUnusable
 from ..ports import PortBusy
 from ..settings import SettingsError
 from . import FAILED, INTERRUPTED, NOT_REACHABLE, OK, WRONG_SETTINGS, context, resources
@@ -142,7 +142,7 @@ def run(arguments: list[str] | None = None) -> int:
     except NotReachable as error:
         fail(f"{error}\nStart one with `onelane up`, or name another with --url.")
         return NOT_REACHABLE
-    except (ApiError, FolderBusy, PortBusy) as error:
+    except (ApiError, FolderBusy, FolderUnusable, PortBusy) as error:
         fail(str(error))
         return FAILED
     except Exception as error:

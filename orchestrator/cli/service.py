@@ -57,14 +57,15 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
     _require(settings, "admin_key", "secret_key", "redis_url")
     from ..loops.service import Loops
     from ..runtime import Runtime
+    from ..schema import missing_revisions
     from ..web.app import create_app
 
     DataFolder(settings.data_dir).create()
     runtime = Runtime(settings)
     try:
-        pending = runtime.database.pending_migrations()
-        if pending:
-            raise SettingsError([f"the database lacks {len(pending)} migration(s): run `onelane migrate` first"])
+        missing = missing_revisions(runtime.database)
+        if missing:
+            raise SettingsError([f"the database lacks {len(missing)} migration(s): run `onelane migrate` first"])
         loops = Loops(runtime)
         loops.start()
         try:
@@ -91,19 +92,14 @@ def run_work(settings: Settings, *, supervised: bool = False) -> int:
 
 def run_migrate(settings: Settings, *, json: bool) -> None:
     """Bring the schema up to date and say what was done."""
-    from tenants.database import Database
+    from ..schema import bring_up_to_date
 
     DataFolder(settings.data_dir).create()
-    database = Database(settings.database_url)
-    try:
-        pending = database.pending_migrations()
-        database.migrate()
-    finally:
-        database.close()
+    applied = bring_up_to_date(settings.database_url)
     if json:
-        print_json({"applied": pending})
+        print_json({"applied": applied})
     else:
-        console.print(f"applied: {', '.join(pending)}" if pending else "the schema was up to date", markup=False)
+        console.print(f"applied: {', '.join(applied)}" if applied else "the schema was up to date", markup=False)
 
 
 def run_new_key(*, json: bool) -> None:

@@ -139,3 +139,22 @@ def test_doctor_reports_wrong_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONELANE_PORT", "0")
     (finding,) = examine()
     assert (finding.part, finding.status) == ("settings", "wrong")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("ONELANE_DATABASE_URL", "postgresql://x@127.0.0.1:9/x", "port 9"),
+        ("ONELANE_REDIS_URL", "redis://127.0.0.1:9", "127.0.0.1:9"),
+        ("ONELANE_DATA_DIR", "/proc/nowhere", "/proc/nowhere"),
+    ],
+)
+def test_up_says_in_words_what_it_cannot_reach(
+    variable: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert run(["up"]) == 1
+    said = capsys.readouterr().err
+    assert told in said
+    assert "Traceback" not in said
