@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection
 
-from tenants.account import AccountLimits
+from tenants.account import AccountLimits, parse_account
+from tenants.errors import Fault, InvalidAccount, InvalidInput
 from tenants.store import accounts as store
 
 from .auth import Access
-from .models.accounts import AccountsQuery, AccountSummary, AccountView, usage_view
-from .models.base import Listing, Query
+from .models.accounts import AccountsQuery, AccountSummary, AccountView, LimitsRequest, LimitsView, usage_view
+from .models.base import Listing, Nothing, Query
 from .routing import Call, Reply, Route
 
 
@@ -67,6 +69,38 @@ def account_view(call: Call[Any, Any], account: str) -> dict[str, Any]:
     }
 
 
+def put_limits(call: Call[Query, LimitsRequest]) -> Reply:
+    known, wanted = call.service.lanes(), call.body
+    unknown = [name for name in wanted.lanes if name not in known]
+    if unknown:
+        faults = tuple(Fault(("lanes", name), f"there is no lane {name!r}") for name in unknown)
+        raise InvalidInput(f"lanes: there is no {', '.join(unknown)}; known are {', '.join(known)}", faults)
+    limits = AccountLimits.from_json(wanted.model_dump())
+    before = call.service.database.write(lambda connection: store.put_limits(connection, call.account, limits))
+    call.service.runtime.queue_settings.carry_account(call.account)
+    return Reply(limits.as_json(), audit={"before": before.as_json(), "after": limits.as_json()})
+
+
+def steer(status: str) -> Callable[[Call[Query, Nothing]], Reply]:
+    """An endpoint that gives the account this status. SQL holds it first; a start is held against SQL."""
+
+    def endpoint(call: Call[Query, Nothing]) -> Reply:
+        before = call.service.database.write(lambda connection: store.set_status(connection, call.account, status))
+        call.service.runtime.queue_settings.carry_account(call.account)
+        return Reply(account_view(call, call.account), audit={"before": before, "after": status})
+
+    return endpoint
+
+
+def exists(call: Call[Any, Any]) -> None:
+    """Raises `NotFound` unless the account of the path has come into being."""
+    try:
+        parse_account(call.account)
+    except InvalidAccount:
+        return  # told as 422, with the other faults
+    call.service.database.read(lambda connection: store.fetch(connection, call.account))
+
+
 _ACCOUNT = "/v1/accounts/{account}"
 
 ROUTES = [
@@ -82,4 +116,33 @@ ROUTES = [
         description="In the order of their ids, because they have no number of their own.",
     ),
     Route("GET", _ACCOUNT, get_account, Access.OWN, "One account", {200: AccountView}, "Accounts"),
+    Route(
+        "PUT",
+        f"{_ACCOUNT}/limits",
+        put_limits,
+        Access.ADMIN,
+        "Replace the account's limits",
+        {200: LimitsView},
+        "Accounts",
+        body=LimitsRequest,
+        description="They act at once, on what waits too; no limit stops a job that was accepted.",
+    ),
+    *(
+        Route(
+            "POST",
+            f"{_ACCOUNT}:{verb}",
+            steer(status),
+            Access.ADMIN,
+            summary,
+            {200: AccountView},
+            "Accounts",
+            exists=exists,
+        )
+        for verb, status, summary in (
+            ("pause", "paused", "Let nothing new of the account start"),
+            ("resume", "active", "End a pause, a drain or a suspension"),
+            ("drain", "draining", "Take no new jobs; the rest finishes"),
+            ("suspend", "suspended", "Take no new jobs and let nothing start"),
+        )
+    ),
 ]

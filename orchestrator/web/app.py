@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from . import accounts, admin, dead_letters, drafts, jobs, keys, operations, queues, targets
+from . import accounts, admin, audit, dead_letters, drafts, jobs, keys, lanes, operations, queues, targets
 from .calls import Api
 from .json_text import to_json
 from .middleware import EveryAnswer
@@ -43,8 +43,10 @@ ROUTES: Sequence[Route] = (
     *targets.ROUTES,
     *keys.ROUTES,
     *queues.ROUTES,
+    *lanes.ROUTES,
     *dead_letters.ROUTES,
     *admin.ROUTES,
+    *audit.ROUTES,
     *operations.ROUTES,
 )
 

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from tenants.errors import Fault
 
+from .audit import note
 from .auth import Access, Caller
 from .bodies import check_json_type, decode_json, read_body
 from .idempotency import answer_once
@@ -95,7 +96,7 @@ class Api:
             return await self._service.in_thread(lambda: answer_once(key, route, call, body))
         if route.is_async:
             return _response(await cast("Awaitable[Reply | Response]", route.endpoint(call)))
-        return await self._service.in_thread(lambda: _response(cast("Reply | Response", route.endpoint(call))))
+        return await self._service.in_thread(lambda: _run(route, call))
 
     async def _body(self, request: Request, route: Route) -> tuple[Any, bool]:
         """The parsed body, and whether there was one."""
@@ -138,6 +139,13 @@ def _check_names(params: Mapping[str, str]) -> None:
     """
     if any("\x00" in value for name, value in params.items() if name != "account"):
         raise Problem("not_found", "there is no such thing: no id has the character U+0000")
+
+
+def _run(route: Route, call: Call[Any, Any]) -> Response:
+    reply = cast("Reply | Response", route.endpoint(call))
+    if route.audited:
+        note(route, call, reply)
+    return _response(reply)
 
 
 def _response(reply: Reply | Response) -> Response:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from tenants.errors import Fault
 from tenants.store import idempotency as store
 
+from .audit import note
 from .json_text import to_json
 from .problems import Problem, invalid
 from .routing import Call, Reply, Route
@@ -55,6 +56,8 @@ def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Resp
     except BaseException:
         database.write(lambda connection: store.forget(connection, scope))
         raise
+    if route.audited:
+        note(route, call, reply)
     kept = _kept(route, call, scope, reply)
     database.write(lambda connection: store.finish(connection, scope, reply.status, kept))
     return reply.response()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tenants.errors import AccountBusy, NotFound, QueueNotEmpty
 from tenants.queues import QueueDescription
-from tenants.store import queues
+from tenants.store import accounts, queues
 
 from ..loops.reaper import Reaper
+from .accounts import exists as account_exists
 from .auth import Access
 from .models.admin import ForceQuery, QueueDeleted, QueuesQuery, QueueView, Reaped, ReapRequest
-from .models.base import Listing, Query
+from .models.base import Listing, Nothing, Query
 from .routing import Call, Reply, Route
 
 #: Jobs that one transaction cancels.
@@ -58,6 +60,38 @@ def _live_queue(call: Call[Any, Any]) -> QueueDescription:
 
 def get_queue(call: Call[Query, Any]) -> Reply:
     return Reply(_queue_view(_live_queue(call)))
+
+
+def set_paused(paused: bool) -> Callable[[Call[Query, Nothing]], Reply]:
+    """An endpoint that pauses one tenant queue, or ends that; it need not be live."""
+
+    def endpoint(call: Call[Query, Nothing]) -> Reply:
+        lane, account = call.params["lane"], call.account
+        call.service.database.write(
+            lambda connection: queues.set_paused(
+                connection, lane, account, paused, reason="operator" if paused else None
+            )
+        )
+        call.service.runtime.queue_settings.carry_account(account)
+        return Reply(_from_sql(call), audit={"after": {"paused": paused}})
+
+    return endpoint
+
+
+def _from_sql(call: Call[Any, Any]) -> dict[str, Any]:
+    """The queue as SQL counts it, for answers that must not depend on Redis."""
+    lane, account = call.params["lane"], call.account
+    found = call.service.database.read(lambda connection: accounts.queues(connection, account))
+    counts = found.get(lane, accounts.empty_queue())
+    shown = {name: counts[name] for name in ("waiting", "active", "delayed", "last_used_at", "paused")}
+    return {"lane": lane, "account": account, "queue": f"{lane}_{account}", **shown}
+
+
+def exists(call: Call[Any, Any]) -> None:
+    """Raises `NotFound` unless the lane and the account are there."""
+    if call.params["lane"] not in call.service.lanes():
+        raise NotFound(f"there is no lane {call.params['lane']!r}")
+    account_exists(call)
 
 
 def delete_queue(call: Call[ForceQuery, Any]) -> Reply:
@@ -118,6 +152,26 @@ ROUTES = [
         query=ForceQuery,
         codes=("queue_not_empty", "account_busy"),
         description="With `force`, what waits is cancelled first. The next message makes the queue again.",
+    ),
+    Route(
+        "POST",
+        f"{_QUEUE}:pause",
+        set_paused(True),
+        Access.ADMIN,
+        "Let nothing of the tenant queue start",
+        {200: QueueView},
+        "Queues",
+        exists=exists,
+    ),
+    Route(
+        "POST",
+        f"{_QUEUE}:resume",
+        set_paused(False),
+        Access.ADMIN,
+        "End the tenant queue's pause",
+        {200: QueueView},
+        "Queues",
+        exists=exists,
     ),
     Route(
         "POST",

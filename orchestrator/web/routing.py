@@ -37,6 +37,8 @@ class Reply:
     data: Any = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    #: What the audit keeps besides who, what and where: `before` and `after`, without secrets.
+    audit: Mapping[str, Any] | None = None
 
     def response(self) -> Response:
         if self.status == 204:
@@ -106,6 +108,11 @@ class Route:
     @property
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(self.endpoint)
+
+    @property
+    def audited(self) -> bool:
+        """Whatever changes something, except new jobs, which are their own record."""
+        return self.method != "GET" and self.access is not Access.PUBLIC and not (self.creates and self.tag == "Jobs")
 
     @property
     def body_model(self) -> type[BaseModel] | None:

@@ -56,14 +56,15 @@ def delete_target(call: Call[Query, Any]) -> Reply:
 def put_session(call: Call[Query, SessionRequest]) -> Reply:
     wanted = call.body
     credentials = wanted.credentials.model_dump() if wanted.credentials is not None else None
-    return Reply(
-        call.service.sessions.put(
-            call.account,
-            storage_state=wanted.storage_state,
-            credentials=credentials,
-            expires_at=wanted.expires_at,
-        )
+    described = call.service.sessions.put(
+        call.account,
+        storage_state=wanted.storage_state,
+        credentials=credentials,
+        expires_at=wanted.expires_at,
     )
+    # A new session ends the pause that the lack of one had made; Redis has to hear of it.
+    call.service.runtime.queue_settings.carry_account(call.account)
+    return Reply(described)
 
 
 def get_session(call: Call[Query, Any]) -> Reply:

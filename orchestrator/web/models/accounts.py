@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from .base import AccountName, Answer, Body, Id, JsonObject, Paging, Query, Time
+from .base import WHOLE, AccountName, Answer, Body, Id, JsonObject, Paging, Query, Time
+
+#: A bound on counts, far above any that makes sense.
+MOST = 1_000_000_000
 
 AccountStatus = Literal["active", "paused", "draining", "suspended"]
 SessionStatus = Literal["none", "ready", "expired", "login_required"]
@@ -35,6 +38,54 @@ class LimitsView(Answer):
     max_waiting: int | None
     daily_quota: int | None
     lanes: dict[str, LaneLimitsView]
+
+
+class RateRequest(Body):
+    """At most `limit` starts in `per` seconds."""
+
+    limit: Annotated[int, Field(ge=1, le=MOST), WHOLE]
+    per: Annotated[float, Field(ge=0.001, le=366 * 86_400, allow_inf_nan=False)]
+
+
+class LaneLimitsRequest(Body):
+    """The limits of one tenant queue."""
+
+    concurrency: Annotated[int, Field(ge=1, le=100), WHOLE] = 1
+    rate: RateRequest | None = None
+    ordering: Literal["relaxed", "strict"] = "relaxed"
+    """`strict`: a retry holds the queue during its backoff. Needs a concurrency of 1."""
+
+    @model_validator(mode="after")
+    def _strict_is_serial(self) -> Self:
+        if self.ordering == "strict" and self.concurrency != 1:
+            raise ValueError(f"ordering 'strict' needs a concurrency of 1, not {self.concurrency}")
+        return self
+
+
+class LimitsRequest(Body):
+    """All limits of an account; what is left out has its default."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "weight": 2,
+                    "max_waiting": 1000,
+                    "lanes": {"publish": {"rate": {"limit": 10, "per": 3600}, "ordering": "strict"}},
+                }
+            ]
+        }
+    )
+
+    weight: Annotated[int, Field(ge=1, le=100), WHOLE] = 1
+    """An account of weight 2 gets twice the seconds of one of weight 1 when both have work waiting."""
+    account_concurrency: Annotated[int, Field(ge=1, le=MOST), WHOLE] | None = None
+    """Most steps at a time over all lanes."""
+    max_waiting: Annotated[int, Field(ge=0, le=MOST), WHOLE] | None = None
+    """Jobs accepted and not started; a POST beyond is 429 `queue_full`."""
+    daily_quota: Annotated[int, Field(ge=0, le=MOST), WHOLE] | None = None
+    """Jobs accepted in a UTC day; a POST beyond is 429 `quota_exhausted`."""
+    lanes: dict[str, LaneLimitsRequest] = Field(default_factory=dict, max_length=100)
 
 
 class AccountLane(Answer):

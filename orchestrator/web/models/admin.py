@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from .base import LONGEST_SECONDS, AccountName, Answer, Body, Id, JsonObject, Paging, Query, Time
+from .base import LONGEST_SECONDS, WHOLE, AccountName, Answer, Body, Id, JsonObject, Paging, Query, Time
 from .jobs import AttemptView
 
 Idle = Annotated[float, Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
@@ -21,7 +21,7 @@ class QueueView(Answer):
     waiting: int
     active: int
     delayed: int
-    last_used_at: Time
+    last_used_at: Time | None
     paused: bool
 
 
@@ -161,3 +161,52 @@ class PipelineView(Answer):
     lanes: list[str]
     steps: list[PipelineStep]
     input_schema: dict[str, Any] = Field(description="JSON schema of a job's `input`.")
+
+
+class LaneView(Answer):
+    """A lane over all accounts. The counts are null while Redis is away."""
+
+    lane: str
+    paused: bool
+    global_concurrency: int | None
+    waiting: int | None
+    active: int | None
+    delayed: int | None
+    ready_accounts: int | None = Field(description="Accounts that could start something now.")
+    queues: int | None = Field(description="Live tenant queues.")
+    oldest_wait: float | None = Field(description="Seconds.")
+
+
+class LaneLimitsRequest(Body):
+    """A lane's limits; what is left out has its default."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"global_concurrency": 20}]})
+
+    global_concurrency: Annotated[int, Field(ge=1, le=100_000), WHOLE] | None = None
+    """Most steps of the lane that run at one time, over all accounts and workers."""
+
+
+class LaneLimitsView(Answer):
+    """A lane's limits."""
+
+    global_concurrency: int | None
+
+
+class AuditQuery(Paging):
+    """Which rows."""
+
+    actor: str | None = Field(default=None, max_length=300)
+    action: str | None = Field(default=None, max_length=300)
+    target: str | None = Field(default=None, max_length=2000)
+
+
+class AuditView(Answer):
+    """One thing that somebody did."""
+
+    id: int
+    at: Time
+    actor: str = Field(description="The key's scope and id; `admin:admin` is the key from the settings.")
+    address: str
+    action: str
+    target: str
+    details: JsonObject | None = Field(description="`before` and `after`, where that says more.")

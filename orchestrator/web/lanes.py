@@ -1,0 +1,131 @@
+"""Lanes as an operator handles them: look, pause, bound."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from dramatiq.errors import BrokerConnectionError
+
+from tenants.errors import NotFound
+from tenants.queues import QueueError
+from tenants.store import lanes as store
+
+from .auth import Access
+from .models.admin import LaneLimitsRequest, LaneLimitsView, LaneView
+from .models.base import Listing, Nothing, Paging, Query
+from .routing import Call, Reply, Route
+
+log = logging.getLogger(__name__)
+
+_COUNTS = ("waiting", "active", "delayed", "ready_accounts", "queues", "oldest_wait")
+
+
+def _view(call: Call[Any, Any], lane: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings are SQL's, so they are shown also while Redis, which counts, is away."""
+    counts: dict[str, Any] = dict.fromkeys(_COUNTS)
+    try:
+        totals = call.service.broker.queues_admin.totals(lane)
+    except (BrokerConnectionError, QueueError) as error:
+        log.warning("lane %s is shown without its counts: %s", lane, error)
+    else:
+        counts = {
+            "waiting": totals.waiting,
+            "active": totals.active,
+            "delayed": totals.delayed,
+            "ready_accounts": totals.ready,
+            "queues": totals.queues,
+            "oldest_wait": totals.oldest_wait,
+        }
+    return {"lane": lane, **settings, **counts}
+
+
+def list_lanes(call: Call[Paging, Any]) -> Reply:
+    database = call.service.database
+    items = [
+        _view(call, lane, database.read(lambda connection, lane=lane: store.of(connection, lane)))  # type: ignore[misc]
+        for lane in call.service.lanes()
+    ]
+    return Reply({"items": items, "next_cursor": None})
+
+
+def put_limits(call: Call[Query, LaneLimitsRequest]) -> Reply:
+    most = call.body.global_concurrency
+    before = _change(call, global_concurrency=most)
+    limits = {"global_concurrency": most}
+    return Reply(limits, audit={"before": {"global_concurrency": before["global_concurrency"]}, "after": limits})
+
+
+def set_paused(paused: bool) -> Callable[[Call[Query, Nothing]], Reply]:
+    """An endpoint that pauses the lane for everybody, or ends that."""
+
+    def endpoint(call: Call[Query, Nothing]) -> Reply:
+        before = _change(call, paused=paused)
+        lane = call.params["lane"]
+        settings = call.service.database.read(lambda connection: store.of(connection, lane))
+        audit = {"before": {"paused": before["paused"]}, "after": {"paused": paused}}
+        return Reply(_view(call, lane, settings), audit=audit)
+
+    return endpoint
+
+
+def _change(call: Call[Any, Any], **values: Any) -> dict[str, Any]:
+    """SQL first: it decides at each start, and a rebuild of Redis carries it anew."""
+    lane = call.params["lane"]
+    before = call.service.database.write(lambda connection: store.change(connection, lane, **values))
+    call.service.runtime.queue_settings.carry_lanes()
+    return before
+
+
+def exists(call: Call[Any, Any]) -> None:
+    """Raises `NotFound` unless a loaded pipeline has a step on the lane."""
+    if call.params["lane"] not in call.service.lanes():
+        raise NotFound(f"there is no lane {call.params['lane']!r}; there are {', '.join(call.service.lanes())}")
+
+
+_LANE = "/v1/admin/lanes/{lane}"
+
+ROUTES = [
+    Route(
+        "GET",
+        "/v1/admin/lanes",
+        list_lanes,
+        Access.ADMIN,
+        "List lanes",
+        {200: Listing[LaneView]},
+        "Lanes",
+        query=Paging,
+    ),
+    Route(
+        "POST",
+        f"{_LANE}:pause",
+        set_paused(True),
+        Access.ADMIN,
+        "Let nothing of the lane start",
+        {200: LaneView},
+        "Lanes",
+        exists=exists,
+    ),
+    Route(
+        "POST",
+        f"{_LANE}:resume",
+        set_paused(False),
+        Access.ADMIN,
+        "End the lane's pause",
+        {200: LaneView},
+        "Lanes",
+        exists=exists,
+    ),
+    Route(
+        "PUT",
+        f"{_LANE}/limits",
+        put_limits,
+        Access.ADMIN,
+        "Replace the lane's limits",
+        {200: LaneLimitsView},
+        "Lanes",
+        body=LaneLimitsRequest,
+        exists=exists,
+    ),
+]
