@@ -1,4 +1,4 @@
-"""The long form: ``python -m tests.crashes --demo 20 --wordpress 5 --whole 4 [--database postgresql] [--json FILE]``."""
+"""The long form: ``python -m tests.crashes --demo 20 --wordpress 5 --whole 4 [--database postgresql]``."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 
 def table(verdicts: Sequence[Verdict], whole: WholeVerdict | None = None) -> str:
     """One line for each campaign, one for the whole demo, and one for each fault."""
-    head = ("target", "database", "kills", "posts", "lost", "doubled", "unfinished", "left over")
+    head: tuple[str, ...] = ("target", "database", "kills", "posts", "lost", "doubled", "unfinished", "left over")
     head += ("kill→done p50", "p99", "tree gone p99", "seconds")
     rows = [head]
     for verdict in verdicts:

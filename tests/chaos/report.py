@@ -1,0 +1,59 @@
+"""The verdicts of chaos runs, as a table for people and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tests.crashes.report import quantile
+
+from .run import Verdict
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    return {
+        **{name: getattr(verdict, name) for name in verdict.__slots__ if name not in ("findings", "recovery_seconds")},
+        "findings": verdict.findings.by_kind(),
+        "recovery_p50": round(quantile(verdict.recovery_seconds, 0.50), 2),
+        "recovery_p99": round(quantile(verdict.recovery_seconds, 0.99), 2),
+        "ok": verdict.ok,
+    }
+
+
+def table(verdicts: Sequence[Verdict], *, shown: int = 10) -> str:
+    """The figures side by side, then up to `shown` violations of each kind."""
+    rows = [("", *(verdict.database for verdict in verdicts))]
+
+    def row(name: str, *values: object) -> None:
+        rows.append((name, *map(str, values)))
+
+    row("jobs accepted", *(verdict.accepted for verdict in verdicts))
+    row("POSTs refused and repeated", *(verdict.refusals for verdict in verdicts))
+    row("jobs by status", *(_counts(verdict.statuses) for verdict in verdicts))
+    row("attempts by outcome", *(_counts(verdict.outcomes) for verdict in verdicts))
+    row("runs that were seen", *(verdict.runs for verdict in verdicts))
+    row("irreversible posts", *(verdict.posts for verdict in verdicts))
+    row("attacks", *(sum(verdict.attacks.values()) for verdict in verdicts))
+    for kind in sorted({kind for verdict in verdicts for kind in verdict.attacks}):
+        row(f"  {kind}", *(verdict.attacks.get(kind, 0) for verdict in verdicts))
+    row("ends of processes by status", *(_counts(verdict.exits) for verdict in verdicts))
+    row("death to next try, p50", *(f"{quantile(verdict.recovery_seconds, 0.50):.1f} s" for verdict in verdicts))
+    row("death to next try, p99", *(f"{quantile(verdict.recovery_seconds, 0.99):.1f} s" for verdict in verdicts))
+    row("attacked for", *(f"{verdict.attack_seconds:.0f} s" for verdict in verdicts))
+    row("all ended after", *(f"{verdict.drain_seconds:.0f} s" for verdict in verdicts))
+    for kind in verdicts[0].findings.by_kind():
+        row(f"VIOLATIONS {kind}", *(len(verdict.findings.by_kind()[kind]) for verdict in verdicts))
+    row("VIOLATIONS processes left over", *(len(verdict.left_over) for verdict in verdicts))
+    widths = [max(len(line[column]) for line in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in rows]
+    for verdict in verdicts:
+        found = {**verdict.findings.by_kind(), "left over": verdict.left_over}
+        for kind, sentences in found.items():
+            lines += [f"{verdict.database} {kind}: {sentence}" for sentence in sentences[:shown]]
+            if len(sentences) > shown:
+                lines.append(f"{verdict.database} {kind}: … and {len(sentences) - shown} more")
+    return "\n".join(lines)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
