@@ -71,6 +71,7 @@ class Publication:
     marker: str
     status: str
     publisher: str
+    base_url: str
     url: str | None
     external_id: str | None
     started_seconds_ago: float | None
@@ -162,13 +163,21 @@ class PublicationAccess:
     def __init__(self, port: Port) -> None:
         self._port = port
 
-    def open(self, publisher: str) -> Publication:
-        """The draft's ledger entry; it is made with status ``intent`` when there is none."""
-        return Publication.from_wire(self._port.call("publication.open", {"publisher": publisher}))
+    def open(self, target: Target) -> Publication:
+        """The draft's ledger entry; it is made with status ``intent`` when there is none.
 
-    def started(self) -> None:
-        """Write down that the irreversible request is about to leave. Returns once it is committed."""
-        self._port.call("publication.started", {})
+        An entry that was not started follows the account's target; one that was keeps the target it was started at.
+        """
+        where = {"publisher": target.publisher, "base_url": target.base_url}
+        return Publication.from_wire(self._port.call("publication.open", where))
+
+    def started(self, draft: Draft) -> None:
+        """Write down that the irreversible request with this draft is about to leave. Returns once it is committed.
+
+        Raises:
+            PublishFailed: somebody has edited the draft since it was loaded; the next attempt loads it anew.
+        """
+        self._port.call("publication.started", {"version": draft.version})
 
     def absent(self) -> None:
         """Write down that the target was asked, after its settling time, and has no such post."""

@@ -93,7 +93,9 @@ def load_pipelines(modules: Iterable[str] = ()) -> Mapping[str, Pipeline]:
     for origin, module in dict.fromkeys(named):
         for pipeline in _pipelines_of(module, origin):
             if pipeline.name in found and found[pipeline.name] is not pipeline:
-                raise PipelineError(f"two pipelines are named {pipeline.name!r}: in {origins[pipeline.name]} and {module}")
+                raise PipelineError(
+                    f"two pipelines are named {pipeline.name!r}: in {origins[pipeline.name]} and {module}"
+                )
             found[pipeline.name] = pipeline
             origins[pipeline.name] = module
     return MappingProxyType(found)

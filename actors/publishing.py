@@ -64,11 +64,14 @@ def publish_draft(ctx: StepContext[Any], *, pause: Callable[[float], None] = tim
     if target is None:
         raise Reject(f"account {ctx.account!r} has no target: set where it publishes", code="publish_failed")
     draft = ctx.drafts.load()
-    entry = ctx.publication.open(target.publisher)
+    entry = ctx.publication.open(target)
     if entry.status == "confirmed":
         return _output(draft, entry.publisher, entry.url, entry.external_id)
-    if entry.status != "intent" and entry.publisher != target.publisher:
-        reason = f"it was started at {entry.publisher!r}, and the account's target is {target.publisher!r} now"
+    if entry.status != "intent" and (entry.publisher, entry.base_url) != (target.publisher, target.base_url):
+        reason = (
+            f"it was started at {entry.publisher} {entry.base_url}, and the account's target is "
+            f"{target.publisher} {target.base_url} now"
+        )
         ctx.publication.unknown(reason)
         raise OutcomeUnknown(f"nobody can tell whether draft {draft.id} was published: {reason}")
     ctx.progress(5, "starting the browser")
@@ -153,7 +156,7 @@ class PublishOnce:
             raise
         if not self._started:  # the target had the post already: only its confirmation is left to do
             self._started = True
-            self.ctx.publication.started()
+            self.ctx.publication.started(self.draft)
         return post
 
     def _before_submit(self) -> None:
@@ -162,7 +165,7 @@ class PublishOnce:
             raise PublishFailed(f"only {left:.0f} s of the step are left: too few to publish and look at the result")
         self.ctx.progress(60, "publishing")
         self._started = True
-        self.ctx.publication.started()
+        self.ctx.publication.started(self.draft)
 
     def _after_failed_submit(self, error: Exception) -> Post:
         """Find out what a failed submit did; its post, or a failure that says what is known."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Isolation = Literal["process", "thread"]
 Effect = Literal["pure", "idempotent", "irreversible"]
-StepFunction = Callable[["StepContext"], "dict[str, Any]"]
+StepFunction = Callable[["StepContext[Any]"], "dict[str, Any]"]
 
 #: A lane's name: also a Dramatiq queue name and a part of a Redis key.
 LANE_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,47}")
@@ -49,7 +49,7 @@ class Step:
         """The module that holds the step, from which a child process imports it."""
         return self.function.__module__
 
-    def __call__(self, ctx: StepContext) -> dict[str, Any]:
+    def __call__(self, ctx: StepContext[Any]) -> dict[str, Any]:
         return self.function(ctx)
 
 

@@ -26,6 +26,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from actors.clients.safe_url import parse_allowed_hosts
+
 PREFIX = "ONELANE_"
 #: Variables with our prefix that are not settings: where the TOML file is.
 NOT_SETTINGS = frozenset({"ONELANE_CONFIG"})
@@ -147,6 +149,13 @@ class Settings(BaseSettings):
         path, faults = config_file(), _config_file_faults()
         toml = () if path is None or faults else (TomlConfigSettingsSource(settings_cls, toml_file=path),)
         return (init_settings, env_settings, _OurDotEnv.like(dotenv_settings), *toml)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_in_shape(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """A wrong entry shows at the start, not at the first publish."""
+        parse_allowed_hosts(value)
+        return value
 
     @field_validator("pipelines", "allowed_hosts", "lanes", mode="before")
     @classmethod

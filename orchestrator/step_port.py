@@ -263,13 +263,16 @@ class StepPort:
         return None if row is None else _draft_view(row)
 
     def _open_publication(self, payload: dict[str, Any]) -> dict[str, Any]:
-        publisher = str(payload["publisher"])
-        entry = self._database.write(lambda connection: publications.open_entry(connection, self._owned, publisher))
-        names = ("id", "marker", "status", "publisher", "url", "external_id", "started_seconds_ago")
+        publisher, base_url = str(payload["publisher"]), str(payload["base_url"])
+        entry = self._database.write(
+            lambda connection: publications.open_entry(connection, self._owned, publisher=publisher, base_url=base_url)
+        )
+        names = ("id", "marker", "status", "publisher", "base_url", "url", "external_id", "started_seconds_ago")
         return {name: entry[name] for name in names}
 
     def _publication_started(self, payload: dict[str, Any]) -> None:
-        self._database.write(lambda connection: publications.started(connection, self._owned))
+        version = int(payload["version"])
+        self._database.write(lambda connection: publications.started(connection, self._owned, version))
 
     def _publication_absent(self, payload: dict[str, Any]) -> None:
         self._database.write(lambda connection: publications.absent(connection, self._owned))

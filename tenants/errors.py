@@ -18,6 +18,7 @@
     │   ├── AccountDraining      account_draining
     │   └── AccountSuspended     account_suspended
     ├── StaleVersion             stale_version
+    │   └── DraftChanged         publish_failed: to a step, which tries again
     ├── LimitReached             (with retry_after)
     │   ├── QueueFull            queue_full
     │   └── QuotaExhausted       quota_exhausted
@@ -133,6 +134,12 @@ class StaleVersion(OnelaneError):
     """The resource has changed since the caller read it."""
 
     code = "stale_version"
+
+
+class DraftChanged(StaleVersion):
+    """The draft was edited between a step's loading it and its publish."""
+
+    code = "publish_failed"
 
 
 class LimitReached(OnelaneError):

@@ -295,6 +295,7 @@ class Publication(Model, table=True):
     draft_id: str = Field(unique=True)
     job_id: str = Field(index=True)
     publisher: str
+    base_url: str
     marker: str = Field(unique=True)
     status: str = "intent"
     url: str | None = None

@@ -121,6 +121,7 @@ class MemoryPort:
                 "marker": self.marker,
                 "status": "intent",
                 "publisher": payload["publisher"],
+                "base_url": payload["base_url"],
                 "url": None,
                 "external_id": None,
             }

@@ -49,7 +49,7 @@ def from_http(
 ) -> ProviderError | ProviderBusy:
     """What an HTTP error answer means. `now` is an aware datetime; `secret` is scrubbed from the message."""
     said = _said(error, secret)
-    code = error.code if isinstance(error.code, int) else 0
+    code = error.code
     if code == 429:
         return _busy(error, said, credential, now)
     if code in (401, 403) or (code == 400 and _is_about_key(error)):

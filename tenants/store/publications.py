@@ -6,14 +6,14 @@ worker that was given up for dead cannot start a publish: that is the fence just
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 from sqlalchemy.sql.dml import ReturningInsert
 
 from ..columns import db_now, seconds_since
-from ..errors import NotFound, PublicationNotUnknown
+from ..errors import DraftChanged, NotFound, PublicationNotUnknown
 from ..models import Attempt, Draft, Publication, Usage, new_id
 from .steps import Owned, still_owned
 
@@ -83,7 +83,7 @@ def _draft(connection: Connection, owned: Owned) -> RowMapping | None:
     return connection.execute(statement).mappings().one_or_none()
 
 
-def open_entry(connection: Connection, owned: Owned, publisher: str) -> dict[str, Any]:
+def open_entry(connection: Connection, owned: Owned, *, publisher: str, base_url: str) -> dict[str, Any]:
     """The draft's ledger entry, made with `intent` when there is none.
 
     `started_seconds_ago` counts from the last moment at which a request could have left: from the write of `started`,
@@ -97,7 +97,7 @@ def open_entry(connection: Connection, owned: Owned, publisher: str) -> dict[str
     draft = _draft(connection, owned)
     if draft is None:
         raise NotFound(f"job {owned.job_id} has no draft to publish")
-    entry = _entry(connection, draft["id"])
+    entry: Mapping[Any, Any] | None = _entry(connection, draft["id"])
     if entry is None:
         connection.execute(
             insert(publications).values(
@@ -106,6 +106,7 @@ def open_entry(connection: Connection, owned: Owned, publisher: str) -> dict[str
                 draft_id=draft["id"],
                 job_id=owned.job_id,
                 publisher=publisher,
+                base_url=base_url,
                 # The last 64 bits of a UUIDv7 are random: short enough for a slug, and never twice the same.
                 marker="onelane-" + draft["id"].replace("-", "")[-16:],
                 status="intent",
@@ -115,6 +116,9 @@ def open_entry(connection: Connection, owned: Owned, publisher: str) -> dict[str
         )
         entry = _entry(connection, draft["id"])
         assert entry is not None, "the row was just inserted in this transaction"
+    elif entry["status"] == "intent" and (entry["publisher"], entry["base_url"]) != (publisher, base_url):
+        _move(connection, owned, ("intent",), status="intent", publisher=publisher, base_url=base_url)
+        entry = {**entry, "publisher": publisher, "base_url": base_url}
     return {**entry, "started_seconds_ago": _since_last_request(connection, owned, entry)}
 
 
@@ -125,7 +129,7 @@ def _entry(connection: Connection, draft_id: str) -> RowMapping | None:
     return connection.execute(statement).mappings().one_or_none()
 
 
-def _since_last_request(connection: Connection, owned: Owned, entry: RowMapping) -> float | None:
+def _since_last_request(connection: Connection, owned: Owned, entry: Mapping[Any, Any]) -> float | None:
     if entry["since_started"] is None:
         return None
     since_end = connection.execute(
@@ -141,20 +145,30 @@ def _since_last_request(connection: Connection, owned: Owned, entry: RowMapping)
     return min(float(each) for each in since_ends if each is not None)
 
 
-def started(connection: Connection, owned: Owned) -> None:
+def started(connection: Connection, owned: Owned, version: int) -> None:
     """Write `started` right before the irreversible request. Only one attempt at a time can, and only from `intent`.
+
+    `version` is the draft's as the attempt loaded it: an edit that came after that must not be lost.
 
     Raises:
         OwnershipLost: the attempt does not own its step.
         NotFound: there is no entry that may be started.
+        DraftChanged: somebody has edited the draft meanwhile.
     """
     still_owned(connection, owned)
     _move(connection, owned, ("intent",), status="started", started_at=db_now())
-    connection.execute(
+    changed = connection.execute(
         update(drafts)
-        .where(drafts.c.job_id == owned.job_id, drafts.c.status == "pending_publish")
+        .where(
+            drafts.c.job_id == owned.job_id,
+            # A later try finds the draft as `publishing` already; nobody can edit it then.
+            drafts.c.status.in_(("pending_publish", "publishing", "needs_review")),
+            drafts.c.version == version,
+        )
         .values(status="publishing", version=drafts.c.version + 1, updated_at=db_now())
-    )
+    ).rowcount
+    if not changed:
+        raise DraftChanged(f"the draft of job {owned.job_id} is not at version {version} any more; it is loaded anew")
 
 
 def absent(connection: Connection, owned: Owned) -> None:

@@ -107,7 +107,7 @@ def measure_procrastinate(url: str, jobs: int) -> float:
 
 
 def _one(connection: psycopg.Connection[Any], query: str) -> int:
-    row = connection.execute(query).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(query).fetchone()
     return int(row[0]) if row else 0
 
 

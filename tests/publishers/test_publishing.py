@@ -275,7 +275,7 @@ def test_a_site_that_may_not_show_everything_gets_no_second_post(clock: Clock, s
 
 def test_a_second_try_waits_until_the_first_has_settled_and_spends_no_attempt(clock: Clock, site: Site) -> None:
     port = port_to(site)
-    port.call("publication.open", {"publisher": "model"})
+    port.call("publication.open", {"publisher": "model", "base_url": "https://site.example"})
     port.call("publication.started", {})
     clock.sleep(2.0)
     with pytest.raises(Snooze) as waiting:
@@ -291,7 +291,7 @@ def test_a_second_try_waits_until_the_first_has_settled_and_spends_no_attempt(cl
 @pytest.mark.parametrize("status", ["started", "unknown"])
 def test_a_post_of_an_earlier_try_is_confirmed_at_once(clock: Clock, site: Site, status: str) -> None:
     port = port_to(site)
-    port.call("publication.open", {"publisher": "model"})
+    port.call("publication.open", {"publisher": "model", "base_url": "https://site.example"})
     port.call("publication.started", {})
     if status == "unknown":
         port.call("publication.unknown", {"reason": "a person should look"})
@@ -430,9 +430,14 @@ def test_a_session_that_ends_before_the_editor_opens_is_renewed_once(site: Site)
         attempt(site, port_to(site))
 
 
-def test_a_target_that_changed_after_the_start_leaves_the_outcome_to_a_person(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("publisher", "base_url"), [("elsewhere", "https://site.example"), ("model", "https://elsewhere")]
+)
+def test_a_target_that_changed_after_the_start_leaves_the_outcome_to_a_person(
+    site: Site, publisher: str, base_url: str
+) -> None:
     port = port_to(site)
-    port.call("publication.open", {"publisher": "elsewhere"})
+    port.call("publication.open", {"publisher": publisher, "base_url": base_url})
     port.call("publication.started", {})
     with pytest.raises(OutcomeUnknown, match="elsewhere"):
         attempt(site, port)

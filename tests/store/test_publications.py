@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from tenants.errors import NotFound, OwnershipLost, PublicationNotUnknown
+from tenants.errors import DraftChanged, NotFound, OwnershipLost, PublicationNotUnknown
 from tenants.models import Draft, Publication
 from tenants.store import outcomes, publications
 from tenants.store.steps import Owned
@@ -34,11 +34,11 @@ def draft(bench: Bench) -> Any:
 
 
 def test_the_way_of_a_post(bench: Bench, publishing: Owned) -> None:
-    opened = bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
+    opened = bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     assert (opened["status"], opened["started_seconds_ago"]) == ("intent", None)
-    again = bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
+    again = bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     assert (again["id"], again["marker"]) == (opened["id"], opened["marker"])
-    bench.write(lambda c: publications.started(c, publishing))
+    bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     assert (entry(bench)["status"], draft(bench)["status"]) == ("started", "publishing")
     bench.write(lambda c: publications.confirmed(c, publishing, url="http://x/1", external_id="1"))
     assert (entry(bench)["status"], entry(bench)["url"], draft(bench)["status"]) == (
@@ -49,19 +49,19 @@ def test_the_way_of_a_post(bench: Bench, publishing: Owned) -> None:
 
 
 def test_a_started_entry_cannot_be_started_again(bench: Bench, publishing: Owned) -> None:
-    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
-    bench.write(lambda c: publications.started(c, publishing))
+    bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
+    bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     with pytest.raises(NotFound, match="intent"):
-        bench.write(lambda c: publications.started(c, publishing))
+        bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     bench.write(lambda c: publications.absent(c, publishing))
-    bench.write(lambda c: publications.started(c, publishing))
+    bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
 
 
 def test_an_attempt_that_lost_its_step_cannot_start_a_publish(bench: Bench, publishing: Owned) -> None:
-    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
+    bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: bench.lose(c, publishing.job_id, 1))
     with pytest.raises(OwnershipLost):
-        bench.write(lambda c: publications.started(c, publishing))
+        bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     with pytest.raises(OwnershipLost):
         bench.write(lambda c: publications.absent(c, publishing))
     with pytest.raises(OwnershipLost):
@@ -72,20 +72,22 @@ def test_an_attempt_that_lost_its_step_cannot_start_a_publish(bench: Bench, publ
 def test_the_time_since_a_request_counts_from_the_end_of_the_attempt_that_may_have_sent_it(
     bench: Bench, publishing: Owned
 ) -> None:
-    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
-    bench.write(lambda c: publications.started(c, publishing))
-    before = bench.write(lambda c: publications.open_entry(c, publishing, "demo"))["started_seconds_ago"]
+    bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
+    bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
+    before = bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))[
+        "started_seconds_ago"
+    ]
     bench.write(lambda c: bench.lose(c, publishing.job_id, 1))
     successor = bench.own(publishing.step_id)
-    after = bench.write(lambda c: publications.open_entry(c, successor, "demo"))
+    after = bench.write(lambda c: publications.open_entry(c, successor, publisher="demo", base_url="http://blog"))
     assert after["status"] == "started"
     # The lost attempt ended a moment ago: its browser may have sent until then.
     assert 0 <= after["started_seconds_ago"] < before + 5
 
 
 def test_an_unknown_outcome_goes_to_review(bench: Bench, publishing: Owned) -> None:
-    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
-    bench.write(lambda c: publications.started(c, publishing))
+    bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
+    bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     bench.write(lambda c: publications.unknown(c, publishing, "the target cannot say"))
     assert (entry(bench)["status"], draft(bench)["status"]) == ("unknown", "needs_review")
 
@@ -102,12 +104,12 @@ def test_a_publish_without_a_draft_says_so(bench: Bench) -> None:
     _, first = bench.make()
     owned = bench.own(first.id)
     with pytest.raises(NotFound, match="has no draft"):
-        bench.write(lambda c: publications.open_entry(c, owned, "demo"))
+        bench.write(lambda c: publications.open_entry(c, owned, publisher="demo", base_url="http://blog"))
 
 
 def test_a_job_that_ends_with_a_started_publish_leaves_it_to_a_person(bench: Bench, publishing: Owned) -> None:
-    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
-    bench.write(lambda c: publications.started(c, publishing))
+    bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
+    bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     error = {"code": "crashed", "message": "the process died"}
     bench.write(lambda c: outcomes.fail(c, publishing, outcome="failed", error=error, traceback=None, message={}))
     assert (entry(bench)["status"], draft(bench)["status"]) == ("unknown", "needs_review")
@@ -115,8 +117,8 @@ def test_a_job_that_ends_with_a_started_publish_leaves_it_to_a_person(bench: Ben
 
 
 def test_a_person_settles_an_unknown_outcome(bench: Bench, publishing: Owned) -> None:
-    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
-    bench.write(lambda c: publications.started(c, publishing))
+    bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
+    bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     bench.write(lambda c: publications.unknown(c, publishing, "cannot say"))
     known = entry(bench)["id"]
     bench.write(lambda c: publications.settle_by_hand(c, known, url="http://x/1", external_id=None))
@@ -132,9 +134,25 @@ def test_a_person_settles_an_unknown_outcome(bench: Bench, publishing: Owned) ->
 
 
 def test_a_post_that_is_not_there_may_be_published_anew(bench: Bench, publishing: Owned) -> None:
-    bench.write(lambda c: publications.open_entry(c, publishing, "demo"))
-    bench.write(lambda c: publications.started(c, publishing))
+    bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
+    bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     bench.write(lambda c: outcomes.cancel(c, publishing))
     assert entry(bench)["status"] == "unknown"
     bench.write(lambda c: publications.settle_by_hand(c, entry(bench)["id"], url=None, external_id=None))
     assert (entry(bench)["status"], draft(bench)["status"]) == ("intent", "pending_publish")
+
+
+def test_a_draft_that_was_edited_meanwhile_is_not_published_as_it_was(bench: Bench, publishing: Owned) -> None:
+    bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
+    with pytest.raises(DraftChanged, match="version 7"):
+        bench.write(lambda c: publications.started(c, publishing, 7))
+    assert (entry(bench)["status"], draft(bench)["status"]) == ("intent", "pending_publish")
+
+
+def test_an_entry_follows_the_target_until_it_is_started(bench: Bench, publishing: Owned) -> None:
+    first = bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://one"))
+    moved = bench.write(lambda c: publications.open_entry(c, publishing, publisher="wordpress", base_url="http://two"))
+    assert (moved["id"], moved["publisher"], moved["base_url"]) == (first["id"], "wordpress", "http://two")
+    bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
+    kept = bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://one"))
+    assert (kept["publisher"], kept["base_url"], kept["status"]) == ("wordpress", "http://two", "started")

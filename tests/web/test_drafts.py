@@ -36,8 +36,8 @@ def test_drafts_are_listed_and_read(api: Api, draft: dict[str, Any]) -> None:
 def test_a_draft_shows_its_publication(api: Api, bench: Bench, new_job: Any) -> None:
     owned = bench.start(new_job())
     bench.write(lambda c: publications.create_draft(c, owned, title="t", body="b", tags=[]))
-    bench.write(lambda c: publications.open_entry(c, owned, "demo"))
-    bench.write(lambda c: publications.started(c, owned))
+    bench.write(lambda c: publications.open_entry(c, owned, publisher="demo", base_url="http://blog"))
+    bench.write(lambda c: publications.started(c, owned, 1))
     bench.write(lambda c: publications.confirmed(c, owned, url="http://x/1", external_id=None))
 
     shown = api.get("/v1/drafts").json()["items"][0]

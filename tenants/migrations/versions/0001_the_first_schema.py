@@ -248,6 +248,7 @@ def upgrade() -> None:
         sa.Column("draft_id", sa.String(), nullable=False),
         sa.Column("job_id", sa.String(), nullable=False),
         sa.Column("publisher", sa.String(), nullable=False),
+        sa.Column("base_url", sa.String(), nullable=False),
         sa.Column("marker", sa.String(), nullable=False),
         sa.Column("status", sa.String(), nullable=False),
         sa.Column("url", sa.String(), nullable=True),
