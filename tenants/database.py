@@ -31,6 +31,9 @@ from .errors import Unavailable
 
 T = TypeVar("T")
 
+#: Noted in a connection's `info` by the transaction that recorded events.
+EVENTS_RECORDED = "onelane_events_recorded"
+
 #: How often a transaction that the database refused is tried in all.
 MAX_TRIES = 6
 #: Seconds that a statement may take on PostgreSQL before it is cancelled.
@@ -62,6 +65,8 @@ class Database:
         self.url = _driver_url(url)
         self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if _is_sqlite(self.url) else "postgresql"
         self.engine = _make_engine(self.url, pool_size)
+        #: Called after a commit that recorded events, so that whoever waits for them is told. It must not block.
+        self.on_events: Callable[[], None] | None = None
         #: Writers of this process, one at a time on SQLite, which has one writer anyway.
         self._writing: AbstractContextManager[Any] = threading.Lock() if self.dialect == "sqlite" else nullcontext()
         self._writer = self.engine.execution_options(onelane_begin="BEGIN IMMEDIATE")
@@ -108,7 +113,9 @@ class Database:
 
     def _write_once(self, work: Callable[[Connection], T]) -> T:
         with self._writing, self._writer.connect() as connection:
+            connection.info.pop(EVENTS_RECORDED, None)  # left behind by a transaction that was rolled back
             result = work(connection)
+            happened = connection.info.pop(EVENTS_RECORDED, False)
             try:
                 connection.commit()
             except DBAPIError as error:
@@ -117,7 +124,9 @@ class Database:
                         "the database connection was lost in the middle of a commit; its outcome is unknown"
                     ) from error
                 raise
-            return result
+        if happened and self.on_events is not None:
+            self.on_events()
+        return result
 
     def ping(self) -> None:
         """Raises `Unavailable` unless the database answers."""

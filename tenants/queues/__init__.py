@@ -9,6 +9,7 @@ Needs Redis 6.2 or newer (or Valkey) and Dramatiq; nothing else of onelane.
 """
 
 from .broker import TenantBroker
+from .descriptions import BuriedMessage, LaneTotals, QueueDescription, Reason, Violation
 from .embedded import EmbeddedValkey
 from .entry import Entry
 from .errors import (
@@ -24,7 +25,7 @@ from .errors import (
 from .limits import QueueLimits, Rate
 from .message import LeasedMessage, current_message
 from .server import ServerInfo
-from .tenant_queue import BuriedMessage, LaneTotals, QueueDescription, TenantQueues
+from .tenant_queue import TenantQueues
 
 __all__ = [
     "BuriedMessage",
@@ -40,11 +41,13 @@ __all__ = [
     "QueueFull",
     "QueueLimits",
     "Rate",
+    "Reason",
     "ScriptFailed",
     "ServerInfo",
     "ServerUnreachable",
     "TenantBroker",
     "TenantQueues",
     "UnsupportedServer",
+    "Violation",
     "current_message",
 ]

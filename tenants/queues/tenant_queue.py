@@ -9,13 +9,22 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
+from .descriptions import (
+    BuriedMessage,
+    LaneTotals,
+    QueueDescription,
+    Reason,
+    Violation,
+    decode_description,
+    decode_grave,
+    decode_reasons,
+)
 from .errors import InvalidEntry
 from .keys import Keys, account_of, shard_of, token
-from .limits import FOR_GOOD, RUNNING, QueueLimits, StoredSettings
+from .limits import FOR_GOOD, RUNNING, QueueLimits
 from .lua import script
 from .server import Argument, Call, Server
 
@@ -23,79 +32,7 @@ _PAGE = 500
 _MOST_PAGES = 100
 _PURGED_AT_ONCE = 500
 _ASKED_AT_ONCE = 500
-
-Standing = Literal["ready", "timed", "full", "parked", "busy", "idle", "absent"]
-_STANDINGS: dict[bytes, Standing] = {
-    b"r": "ready",
-    b"t": "timed",
-    b"f": "full",
-    b"p": "parked",
-    b"b": "busy",
-    b"i": "idle",
-    b"-": "absent",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class QueueDescription:
-    """One tenant queue."""
-
-    lane: str
-    account: str | None
-    waiting: int
-    delayed: int
-    active: int
-    #: Seconds since the arrival of the message that is next; None when none waits.
-    oldest_wait: float | None
-    last_used_at: datetime
-    #: The queue, its account or the whole lane is paused.
-    paused: bool
-    #: When the pause ends by itself; None: not paused, or for good.
-    paused_until: datetime | None
-    limits: QueueLimits
-    #: Where it stands: `ready` to start, `timed` (looked at again at a time), `full` (at its concurrency), `parked`
-    #: (paused for good), `busy` (nothing waits, something runs), `idle`, `absent` (settings only).
-    standing: Standing
-    #: Moving average of the seconds that a message takes.
-    mean_seconds: float
-
-    @property
-    def queue(self) -> str:
-        """The name for people."""
-        return f"{self.lane}_{self.account}" if self.account is not None else self.lane
-
-
-@dataclass(frozen=True, slots=True)
-class LaneTotals:
-    """A lane's totals, each kept up to date by the scripts."""
-
-    waiting: int
-    delayed: int
-    active: int
-    #: Accounts that may start something now.
-    ready: int
-    #: Tenant queues that have state, and how many of them are empty.
-    queues: int
-    idle: int
-    #: Seconds since the arrival of the account's next message that has waited longest; None when none waits.
-    oldest_wait: float | None
-    paused: bool
-    global_concurrency: int | None
-    buried: int
-
-
-@dataclass(frozen=True, slots=True)
-class BuriedMessage:
-    """A dead message that belongs to nobody's job: unknown actor, undecodable, or failed for good."""
-
-    lane: str
-    burial_id: str
-    account: str | None
-    entry_id: str
-    reason: str
-    buried_at: datetime
-    #: The encoded Dramatiq message, as it was.
-    payload: bytes
+_CHECKED_AT_ONCE = 100
 
 
 class TenantQueues:
@@ -229,6 +166,29 @@ class TenantQueues:
                 found.append((account_of(raw), float(value) / 1e6 if by == "seconds" else float(value)))
         return sorted(found, key=lambda pair: -pair[1])[:number]
 
+    def explain(self, lane: str, account: str | None, entry_id: str) -> list[Reason]:
+        """Why an entry does not run now: all reasons that hold; none once it runs, or where it is not held."""
+        raw = token(account)
+        return decode_reasons(self._server.run(script("explain"), self._root(lane, raw), raw, entry_id))
+
+    def check(self, lane: str) -> list[Violation]:
+        """Checks every tenant queue and lease of a live lane, and mends what it finds. In pages, never all at once."""
+        found: list[Violation] = []
+        for shard in range(self._keys.shards):
+            root = self._keys.root(lane, shard)
+            for what in ("leases", "queues"):
+                go_on: bytes = b""
+                while True:
+                    answer = self._server.run(script("check"), root, what, go_on, _CHECKED_AT_ONCE)
+                    found.extend(
+                        Violation(lane, kind.decode(), account_of(raw), detail.decode("utf-8", "replace"))
+                        for kind, raw, detail in answer[1:]
+                    )
+                    go_on = answer[0]
+                    if not go_on:
+                        break
+        return found
+
     # -- removing
 
     def remove(self, lane: str, account: str | None, entry_ids: Iterable[str]) -> list[str]:
@@ -341,7 +301,7 @@ class TenantQueues:
             answer = self._server.run(script("buried"), self._keys.root(lane, shard), "list", limit)
             for burial_id, at, grave in zip(answer[::3], answer[1::3], answer[2::3], strict=True):
                 if grave is not None:
-                    found.append(_decode_grave(lane, burial_id, at, grave))
+                    found.append(decode_grave(lane, burial_id, at, grave))
         return found[:limit]
 
     def take_buried(self, lane: str, burial_ids: Sequence[str]) -> int:
@@ -384,7 +344,7 @@ class TenantQueues:
             answer = self._server.run(script("describe"), root, *members)
             lane_paused = int(float(answer[1]))
             for raw, fields in zip(members, answer[2:], strict=True):
-                found[raw] = None if not fields else _decode_description(lane, raw, answer[0], lane_paused, fields)
+                found[raw] = None if not fields else decode_description(lane, raw, answer[0], lane_paused, fields)
         return [found[raw] for raw in tokens]
 
 
@@ -393,52 +353,6 @@ class _Missing(dict[str | None, set[str]]):
 
     def __missing__(self, account: str | None) -> set[str]:
         return set()
-
-
-def _decode_description(lane: str, raw: bytes, now: int, lane_paused: int, fields: list[Any]) -> QueueDescription:
-    waiting, delayed, active, since, used_at, stands, _, settings, mean, _ = fields
-    stored = StoredSettings.decode(settings or None)
-    pauses = [
-        each for each in (lane_paused, stored.queue_paused, stored.account_paused) if each == FOR_GOOD or each > now
-    ]
-    ends = None if not pauses or FOR_GOOD in pauses else _when(max(pauses))
-    arrived = float(since)
-    return QueueDescription(
-        lane=lane,
-        account=account_of(raw),
-        waiting=waiting,
-        delayed=delayed,
-        active=active,
-        oldest_wait=max(0.0, (now - arrived) / 1000) if arrived else None,
-        last_used_at=_when(int(used_at)),
-        paused=bool(pauses),
-        paused_until=ends,
-        limits=stored.limits,
-        standing=_STANDINGS[stands],
-        mean_seconds=float(mean) / 1e6,
-    )
-
-
-def _decode_grave(lane: str, burial_id: bytes, at: bytes, grave: bytes) -> BuriedMessage:
-    head, body = grave.split(b"\n", 1)
-    sizes = [int(part) for part in head.strip(b"[]").split(b",")]
-    parts = []
-    for size in sizes:
-        parts.append(body[:size])
-        body = body[size:]
-    return BuriedMessage(
-        lane=lane,
-        burial_id=burial_id.decode(),
-        account=account_of(parts[0]),
-        entry_id=parts[1].decode(),
-        reason=parts[2].decode("utf-8", "replace"),
-        buried_at=_when(int(float(at))),
-        payload=body,
-    )
-
-
-def _when(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def _until_ms(until: datetime | None) -> int:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, RowMapping, func, insert, select
 
 from ..columns import db_now
+from ..database import EVENTS_RECORDED
 from ..models import Event
 
 events = Event.__table__
@@ -29,6 +30,7 @@ def record(connection: Connection, *new: NewEvent) -> None:
             insert(events).values(created_at=db_now()),
             [{"account": e.account, "job_id": e.job_id, "type": e.type, "data": dict(e.data)} for e in new],
         )
+        connection.info[EVENTS_RECORDED] = True
 
 
 def newest(connection: Connection) -> int:
@@ -55,6 +57,12 @@ def of_job(connection: Connection, account: str, job_id: str, seq: int, *, limit
     """A job's events with a higher `seq`, oldest first."""
     statement = select(events).where(events.c.job_id == job_id, events.c.account == account, events.c.seq > seq)
     return connection.execute(statement.order_by(events.c.seq).limit(limit)).mappings().all()
+
+
+def newest_of_job(connection: Connection, account: str, job_id: str, *, limit: int) -> Sequence[int]:
+    """Numbers of the job's last events, the newest first."""
+    statement = select(events.c.seq).where(events.c.job_id == job_id, events.c.account == account)
+    return connection.execute(statement.order_by(events.c.seq.desc()).limit(limit)).scalars().all()
 
 
 def of_account(connection: Connection, account: str, seq: int, *, limit: int = 1000) -> Sequence[RowMapping]:

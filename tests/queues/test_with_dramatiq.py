@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import dramatiq
 import pytest
@@ -113,7 +114,7 @@ def test_what_is_enqueued_in_an_actor_inherits_its_account(broker: TenantBroker,
         return "piped"
 
     message = parent.message_with_options(account="acme", on_success=callback.actor_name)
-    broker.enqueue((message | child.message()).messages[0])
+    broker.enqueue((message | child.message_with_options()).messages[0])
     start_worker(broker)
     eventually(lambda: len(seen) == 5)
     assert seen == {"inherits": "acme", "other": "other", "none": None, "callback": "acme", "piped": "acme"}
@@ -124,7 +125,8 @@ def test_results_groups_and_pipelines(
 ) -> None:
     broker = make_broker()
     backend = RedisBackend(url=redis_url)
-    broker.add_middleware(Results(backend=backend, store_results=True))
+    results: Any = Results
+    broker.add_middleware(results(backend=backend, store_results=True))
 
     @dramatiq.actor(broker=broker)
     def add(x: int, y: int) -> int:
@@ -132,10 +134,11 @@ def test_results_groups_and_pipelines(
 
     start_worker(broker)
     dramatiq.set_broker(broker)
-    pipeline = add.message_with_options(args=(1, 2), account="acme") | add.message(3)
+    pipeline: Any = add.message_with_options(args=(1, 2), account="acme") | add.message_with_options(args=(3,))
     assert pipeline.run().get_result(block=True, timeout=5000) == 6
-    group = dramatiq.group([add.message_with_options(args=(n, n), account=f"a{n}") for n in range(5)]).run()
-    assert list(group.get_results(block=True, timeout=5000)) == [0, 2, 4, 6, 8]
+    group: Any = dramatiq.group
+    sums = group([add.message_with_options(args=(n, n), account=f"a{n}") for n in range(5)]).run()
+    assert list(sums.get_results(block=True, timeout=5000)) == [0, 2, 4, 6, 8]
     backend.client.close()
 
 

@@ -1,0 +1,179 @@
+"""What administration tells of tenant queues: frozen values, made from the scripts' answers.
+
+Invariant: times are UTC datetimes made from the server's clock; durations are seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from .keys import account_of
+from .limits import FOR_GOOD, QueueLimits, StoredSettings
+
+Standing = Literal["ready", "timed", "full", "parked", "busy", "idle", "absent"]
+_STANDINGS: dict[bytes, Standing] = {
+    b"r": "ready",
+    b"t": "timed",
+    b"f": "full",
+    b"p": "parked",
+    b"b": "busy",
+    b"i": "idle",
+    b"-": "absent",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDescription:
+    """One tenant queue."""
+
+    lane: str
+    account: str | None
+    waiting: int
+    delayed: int
+    active: int
+    #: Seconds since the arrival of the message that is next; None when none waits.
+    oldest_wait: float | None
+    last_used_at: datetime
+    #: The queue, its account or the whole lane is paused.
+    paused: bool
+    #: When the pause ends by itself; None: not paused, or for good.
+    paused_until: datetime | None
+    limits: QueueLimits
+    #: Where it stands: `ready` to start, `timed` (looked at again at a time), `full` (at its concurrency), `parked`
+    #: (paused for good), `busy` (nothing waits, something runs), `idle`, `absent` (settings only).
+    standing: Standing
+    #: Moving average of the seconds that a message takes.
+    mean_seconds: float
+
+    @property
+    def queue(self) -> str:
+        """The name for people."""
+        return f"{self.lane}_{self.account}" if self.account is not None else self.lane
+
+
+@dataclass(frozen=True, slots=True)
+class LaneTotals:
+    """A lane's totals, each kept up to date by the scripts."""
+
+    waiting: int
+    delayed: int
+    active: int
+    #: Accounts that may start something now.
+    ready: int
+    #: Tenant queues that have state, and how many of them are empty.
+    queues: int
+    idle: int
+    #: Seconds since the arrival of the account's next message that has waited longest; None when none waits.
+    oldest_wait: float | None
+    paused: bool
+    global_concurrency: int | None
+    buried: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuriedMessage:
+    """A dead message that belongs to nobody's job: unknown actor, undecodable, or failed for good."""
+
+    lane: str
+    burial_id: str
+    account: str | None
+    entry_id: str
+    reason: str
+    buried_at: datetime
+    #: The encoded Dramatiq message, as it was.
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason why a message does not run."""
+
+    #: `delayed` `behind_other_messages` `at_concurrency` `rate_limited` `queue_paused` `account_paused` `lane_paused`
+    #: `retry_backoff` (strict ordering) `lane_at_concurrency`
+    code: str
+    #: When it ends by itself, where that is known.
+    until: datetime | None = None
+    #: How many messages come first, or run.
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """An invariant that did not hold; what could be mended was mended."""
+
+    lane: str
+    #: `slot_without_lease` `lease_without_slot` `lease_without_entry` `entries` `no_state` `stands_twice`
+    #: `stands_nowhere` `misplaced`
+    kind: str
+    account: str | None
+    detail: str
+
+
+def decode_description(lane: str, raw: bytes, now: int, lane_paused: int, fields: list[Any]) -> QueueDescription:
+    waiting, delayed, active, since, used_at, stands, _, settings, mean, _ = fields
+    stored = StoredSettings.decode(settings or None)
+    pauses = [
+        each for each in (lane_paused, stored.queue_paused, stored.account_paused) if each == FOR_GOOD or each > now
+    ]
+    ends = None if not pauses or FOR_GOOD in pauses else when(max(pauses))
+    arrived = float(since)
+    return QueueDescription(
+        lane=lane,
+        account=account_of(raw),
+        waiting=waiting,
+        delayed=delayed,
+        active=active,
+        oldest_wait=max(0.0, (now - arrived) / 1000) if arrived else None,
+        last_used_at=when(int(used_at)),
+        paused=bool(pauses),
+        paused_until=ends,
+        limits=stored.limits,
+        standing=_STANDINGS[stands],
+        mean_seconds=float(mean) / 1e6,
+    )
+
+
+def decode_grave(lane: str, burial_id: bytes, at: bytes, grave: bytes) -> BuriedMessage:
+    head, body = grave.split(b"\n", 1)
+    sizes = [int(part) for part in head.strip(b"[]").split(b",")]
+    parts = []
+    for size in sizes:
+        parts.append(body[:size])
+        body = body[size:]
+    return BuriedMessage(
+        lane=lane,
+        burial_id=burial_id.decode(),
+        account=account_of(parts[0]),
+        entry_id=parts[1].decode(),
+        reason=parts[2].decode("utf-8", "replace"),
+        buried_at=when(int(float(at))),
+        payload=body,
+    )
+
+
+def when(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def decode_reasons(answer: list[Any]) -> list[Reason]:
+    """From the answer of `explain`."""
+    now, state, due, place, used, allowed, at, reason, lane_paused, leases, most = answer
+    reasons: list[Reason] = []
+    if state == b"delayed":
+        return [Reason("delayed", until=when(int(float(due))))]
+    if state != b"waiting":
+        return []
+    paused = int(float(lane_paused))
+    if paused == FOR_GOOD or paused > now:
+        reasons.append(Reason("lane_paused", until=None if paused == FOR_GOOD else when(paused)))
+    if at == FOR_GOOD or at > now:
+        reasons.append(Reason(reason.decode(), until=None if at == FOR_GOOD else when(at)))
+    if place:
+        reasons.append(Reason("behind_other_messages", count=place))
+    if used >= allowed:
+        reasons.append(Reason("at_concurrency", count=used))
+    if most and leases >= most:
+        reasons.append(Reason("lane_at_concurrency", count=leases))
+    return reasons

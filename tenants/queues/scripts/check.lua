@@ -1,0 +1,82 @@
+-- Checks, and heals, a page of tenant queues and of leases.
+-- KEYS: root
+-- ARGV: what (queues | leases), where to go on (a token, '' from the first | position), number
+-- Returns {where to go on ('' at the end), violations: {kind, token, detail}, ...}
+-- Invariants: every queue stands where its contents say, and in no other set; entries held = waiting + delayed +
+-- leased; leases in the zset = slots; slots are no more than were allowed when they were taken.
+-- @include lane
+-- @include account
+-- @include lease
+local found = {}
+local function violation(kind, token, detail) found[#found + 1] = { kind, token, detail } end
+
+local function check_slots(a)
+  local records = redis.call('HGETALL', a.slots)
+  for i = 1, #records, 2 do
+    local member = records[i] .. ':' .. a.token
+    if not redis.call('ZSCORE', K.leases, member) then
+      violation('slot_without_lease', a.token, records[i])
+      redis.call('ZADD', K.leases, now, member)
+    end
+    local record = decode_lease(records[i + 1])
+    if redis.call('HEXISTS', a.entries, record.id) == 0 then
+      violation('lease_without_entry', a.token, record.id)
+      redis.call('HDEL', a.slots, records[i])
+      redis.call('ZREM', K.leases, member)
+    end
+  end
+  return #records / 2
+end
+
+local function check_queue(token)
+  local a = open(token)
+  local held = redis.call('HLEN', a.entries)
+  local waiting, delayed = redis.call('ZCARD', a.waiting), redis.call('ZCARD', a.delayed)
+  local leased = check_slots(a)
+  if held ~= waiting + delayed + leased then
+    violation('entries', token, held .. ' held, ' .. waiting .. '+' .. delayed .. '+' .. leased .. ' placed')
+  end
+  local stands = a.stands
+  if not stands then violation('no_state', token, '') end
+  for set, letter in pairs({ ready = 'r', timers = 't', idle = 'i' }) do
+    local present = redis.call('ZSCORE', K[set], token)
+    if present and stands ~= letter then
+      violation('stands_twice', token, set)
+      redis.call('ZREM', K[set], token)
+    elseif not present and stands == letter then
+      violation('stands_nowhere', token, set)
+      a.stands = 'n' -- so that placing it anew writes it everywhere
+    end
+  end
+  a.head_changed = true
+  local placed = place(a)
+  -- A time that has come since the last look is no violation: the next claim looks.
+  if stands and placed ~= stands and not (stands == 't' and placed == 'r') and a.due == tonumber(a.raw[7] or 0) then
+    violation('misplaced', token, stands .. ' instead of ' .. placed)
+  end
+  close(a)
+  if placed == 'r' then ring() end
+end
+
+local go_on = ''
+if ARGV[1] == 'queues' then
+  local after = ARGV[2] == '' and '-' or '(' .. ARGV[2]
+  local tokens = redis.call('ZRANGEBYLEX', K.names, after, '+', 'LIMIT', 0, tonumber(ARGV[3]))
+  for _, token in ipairs(tokens) do check_queue(token) end
+  if #tokens == tonumber(ARGV[3]) then go_on = tokens[#tokens] end
+else
+  local from, number = tonumber(ARGV[2]) or 0, tonumber(ARGV[3])
+  local members = redis.call('ZRANGE', K.leases, from, from + number - 1)
+  local removed = 0
+  for _, member in ipairs(members) do
+    local slot, token = string.match(member, '^(%d+):(.*)$')
+    if redis.call('HEXISTS', K.slots .. token, slot) == 0 then
+      violation('lease_without_slot', token, slot)
+      redis.call('ZREM', K.leases, member)
+      removed = removed + 1
+    end
+  end
+  if #members == number then go_on = whole(from + number - removed) end
+end
+save_lane()
+return { go_on, unpack(found) }
