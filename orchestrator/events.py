@@ -46,6 +46,8 @@ QUEUE_LENGTH = 1000
 #: How long a waiter waits for the hub to find its place.
 PLACE_SECONDS = 5.0
 RECONNECT_SECONDS = 5.0
+#: How soon the thread sees that it is to end; it waits on a socket, so this asks nobody anything.
+CLOSE_SECONDS = 0.2
 CHANNEL = "onelane:events"
 
 
@@ -65,23 +67,48 @@ class JobEvent:
 
 
 class EventBell:
-    """Rings the hubs of all processes after a commit. A ring that is lost costs a hub's second, nothing more."""
+    """Rings the hubs of all processes after a commit. A ring that is lost costs a hub's second, nothing more.
+
+    `ring` never blocks: a thread of its own, started by the first ring, speaks to Redis, once for all rings that come
+    together.
+    """
 
     def __init__(self, redis_url: str) -> None:
         self._client = redis.Redis.from_url(redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
-        self._quiet_until = 0.0
+        self._rung = threading.Event()
+        self._closing = threading.Event()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
 
     def ring(self) -> None:
-        if time.monotonic() < self._quiet_until:
-            return
-        try:
-            self._client.publish(CHANNEL, b"")
-        except redis.exceptions.RedisError as error:
-            # Each further try would hold up whoever rings.
-            self._quiet_until = time.monotonic() + RECONNECT_SECONDS
-            log.debug("no ring for events: %s", error)
+        self._rung.set()
+        if self._thread is None:
+            self._start()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and not self._closing.is_set():
+                self._thread = threading.Thread(target=self._ring_for_all, name="event-bell", daemon=True)
+                self._thread.start()
+
+    def _ring_for_all(self) -> None:
+        while not self._closing.is_set():
+            self._rung.wait()
+            self._rung.clear()
+            pause = COALESCE_SECONDS
+            try:
+                self._client.publish(CHANNEL, b"")
+            except (redis.exceptions.RedisError, OSError) as error:
+                log.debug("no ring for events: %s", error)
+                pause = RECONNECT_SECONDS
+            self._closing.wait(pause)
 
     def close(self) -> None:
+        """End the thread; a ring that was not heard yet may be lost."""
+        self._closing.set()
+        self._rung.set()
+        if self._thread is not None:
+            self._thread.join(timeout=3.0)
         self._client.close()
 
 
@@ -107,6 +134,8 @@ class Subscription:
         self.lagged = False
 
     def _push(self, event: JobEvent) -> None:
+        if self.lagged:
+            return  # the reader gets it from SQL
         if len(self._waiting) >= QUEUE_LENGTH:
             self._waiting.clear()
             self.lagged = True
@@ -305,7 +334,7 @@ class _Ear:
         until = time.monotonic() + seconds
         try:
             while (left := until - time.monotonic()) > 0 and not closing.is_set():
-                message = pubsub.get_message(ignore_subscribe_messages=True, timeout=left)
+                message = pubsub.get_message(ignore_subscribe_messages=True, timeout=min(left, CLOSE_SECONDS))
                 if message is not None:
                     closing.wait(COALESCE_SECONDS)
                     while pubsub.get_message(ignore_subscribe_messages=True, timeout=0) is not None:

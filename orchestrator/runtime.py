@@ -12,6 +12,7 @@ from tenants.sealing import Sealer
 from tenants.sessions import Sessions
 
 from .dispatch import Dispatcher
+from .events import EventBell
 from .jobs import Jobs
 from .queue_settings import QueueSettings
 from .settings import Settings, SettingsError
@@ -45,6 +46,8 @@ class Runtime:
         self.broker = TenantBroker(url=settings.redis_url, namespace=NAMESPACE, middleware=[], worker_id=worker_id)
         for lane in self.lanes:
             self.broker.declare_queue(lane)
+        self.bell = EventBell(settings.redis_url)
+        self.database.on_events = self.bell.ring
         self.dispatcher = Dispatcher(self.broker)
         self.queue_settings = QueueSettings(self.database, self.broker, self.lanes)
         self.jobs = Jobs(self.database, self.pipelines, self.dispatcher)
@@ -58,5 +61,6 @@ class Runtime:
 
     def close(self) -> None:
         """Let go of every connection."""
+        self.bell.close()
         self.broker.close()
         self.database.close()

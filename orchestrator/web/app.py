@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from . import accounts, admin, audit, dead_letters, drafts, jobs, keys, lanes, operations, queues, targets
+from . import accounts, admin, audit, dead_letters, drafts, events, jobs, keys, lanes, operations, queues, targets
 from .calls import Api
 from .json_text import to_json
 from .middleware import EveryAnswer
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 ROUTES: Sequence[Route] = (
     *jobs.ROUTES,
+    *events.ROUTES,
     *drafts.ROUTES,
     *accounts.ROUTES,
     *targets.ROUTES,
