@@ -6,8 +6,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from ..signals import ProviderBusy
-
 if TYPE_CHECKING:
     from ..context import Port
     from .browser import Browser

@@ -37,13 +37,15 @@ BENCH_KEY = "bench:done"
 
 def make_broker(kind: str, url: str) -> dramatiq.Broker:
     if kind == "stock":
-        return RedisBroker(url=url)
+        return RedisBroker(url=url)  # type: ignore[no-untyped-call]
     return TenantBroker(url=url)
 
 
 def send_all(broker: dramatiq.Broker, kind: str, jobs: int, accounts: int) -> None:
     """Puts `jobs` no-op messages, spread over `accounts`, into the broker."""
-    messages = [dramatiq.Message("bench", "noop", (), {}, {"account": f"account-{n % accounts}"}) for n in range(jobs)]
+    messages: list[dramatiq.Message[None]] = [
+        dramatiq.Message("bench", "noop", (), {}, {"account": f"account-{n % accounts}"}) for n in range(jobs)
+    ]
     if isinstance(broker, TenantBroker):
         from tenants.queues import Entry
 
@@ -221,8 +223,8 @@ def measure(url: str, chosen: argparse.Namespace) -> dict[str, Any]:
                 rates.setdefault(f"{kind} {accounts}", []).append(throughput(kind, url, jobs, accounts))
         results["throughput"] = rates
         stock = max(rates["stock 1"])
-        for name, found in rates.items():
-            rows.append((f"jobs/s, {name} account(s)", f"{max(found):8.0f}   {max(found) / stock:5.2f} x stock"))
+        for name, rate in rates.items():
+            rows.append((f"jobs/s, {name} account(s)", f"{max(rate):8.0f}   {max(rate) / stock:5.2f} x stock"))
     if chosen.only in (None, "latency"):
         for kind in ("stock", "tenant"):
             delays = latency(kind, url, chosen.samples)
