@@ -32,7 +32,7 @@ from .consumer import LaneShard, TenantConsumer
 from .entry import DEFAULT_PRIORITY, Entry, milliseconds, rank_of_actor
 from .errors import QueueFull
 from .keys import Keys, account_of, shard_of, token
-from .leases import LeaseKeeper, interrupt
+from .leases import LeaseKeeper, interrupt, lease_holder
 from .lua import script
 from .message import LeasedMessage, current_message, set_current_message
 from .server import Argument, Call, Server, ServerInfo
@@ -311,10 +311,9 @@ class TenantBroker(Broker):
         self._keeper = None
 
     def _new_keeper(self) -> LeaseKeeper:
-        name = re.sub(r"[^A-Za-z0-9_.\-]", "_", self._worker_name)[:100]
         return LeaseKeeper(
             self.server,
-            f"{name}.{uuid.uuid4().hex[:12]}",
+            f"{lease_holder(self._worker_name)}.{uuid.uuid4().hex[:12]}",
             self._lease_seconds,
             self._extend_seconds,
             self._tell_lost,

@@ -87,6 +87,29 @@ class BuriedMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A lease, as its record stands in the slot."""
+
+    slot: int
+    epoch: int
+    #: The broker's `worker_id` (see `lease_holder`) and a suffix of the process' own, joined by a dot.
+    worker: str
+    entry_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldEntries:
+    """A page of what a tenant queue holds."""
+
+    lane: str
+    account: str | None
+    #: Waiting in their order, then delayed ones by their time.
+    ids: tuple[str, ...]
+    #: With a queue's first page only.
+    leases: tuple[HeldLease, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reason:
     """One reason why a message does not run."""
 

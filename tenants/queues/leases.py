@@ -11,6 +11,7 @@ here, because another worker may have it.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import defaultdict
@@ -26,6 +27,11 @@ from .server import Server
 
 _EXTEND = script("extend")
 _RETRY_SECONDS = 1.0
+
+
+def lease_holder(worker_id: str) -> str:
+    """How a broker's `worker_id` stands in its leases, up to the last dot."""
+    return re.sub(r"[^A-Za-z0-9_.\-]", "_", worker_id)[:100]
 
 
 def interrupt(message: LeasedMessage) -> None:

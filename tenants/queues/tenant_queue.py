@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
 from .descriptions import (
     BuriedMessage,
+    HeldEntries,
+    HeldLease,
     LaneTotals,
     QueueDescription,
     Reason,
@@ -33,6 +35,7 @@ _MOST_PAGES = 100
 _PURGED_AT_ONCE = 500
 _ASKED_AT_ONCE = 500
 _CHECKED_AT_ONCE = 100
+_LISTED_AT_ONCE = 500
 
 
 class TenantQueues:
@@ -189,7 +192,45 @@ class TenantQueues:
                         break
         return found
 
+    def entries(self, lane: str) -> Iterator[HeldEntries]:
+        """Everything that the lane holds, by tenant queue, in pages. What moves meanwhile may be missed."""
+        for shard in range(self._keys.shards):
+            root, last = self._keys.root(lane, shard), b""
+            while names := self._names(lane, shard, last, _PAGE):
+                last = names[-1]
+                for start in range(0, len(names), _ASKED_AT_ONCE // 10):
+                    yield from self._entries(root, lane, names[start : start + _ASKED_AT_ONCE // 10])
+                if len(names) < _PAGE:
+                    break
+
+    def _entries(self, root: str, lane: str, names: Sequence[bytes]) -> Iterator[HeldEntries]:
+        skipped = 0
+        while names:
+            answers = self._server.run_many(
+                [Call(script("entries"), root, (name, skipped, _LISTED_AT_ONCE)) for name in names]
+            )
+            more = []
+            for name, answer in zip(names, answers, strict=True):
+                if isinstance(answer, Exception):
+                    raise answer
+                ids, leases = answer
+                held = tuple(
+                    HeldLease(int(slot), int(epoch), worker.decode(), entry_id.decode())
+                    for slot, epoch, worker, entry_id in leases
+                )
+                if ids or held:
+                    yield HeldEntries(lane, account_of(name), tuple(each.decode() for each in ids), held)
+                if len(ids) == _LISTED_AT_ONCE:
+                    more.append(name)
+            names, skipped = more, skipped + _LISTED_AT_ONCE
+
     # -- removing
+
+    def release(self, lane: str, account: str | None, leases: Iterable[HeldLease]) -> int:
+        """Ends leases whose holders are known to be dead; their entries wait again. Returns how many were ended."""
+        raw = token(account)
+        named = [argument for each in leases for argument in (raw, each.slot, each.epoch)]
+        return int(self._server.run(script("release"), self._root(lane, raw), *named)) if named else 0
 
     def remove(self, lane: str, account: str | None, entry_ids: Iterable[str]) -> list[str]:
         """Removes entries that wait or are delayed; leased ones stay. Returns the ids removed."""
