@@ -9,7 +9,7 @@ Needs Redis 6.2 or newer (or Valkey) and Dramatiq; nothing else of onelane.
 """
 
 from .broker import TenantBroker
-from .descriptions import BuriedMessage, LaneTotals, QueueDescription, Reason, Violation
+from .descriptions import BuriedMessage, HeldEntries, HeldLease, LaneTotals, QueueDescription, Reason, Violation
 from .embedded import EmbeddedValkey
 from .entry import Entry
 from .errors import (
@@ -22,6 +22,7 @@ from .errors import (
     ServerUnreachable,
     UnsupportedServer,
 )
+from .leases import lease_holder
 from .limits import QueueLimits, Rate
 from .message import LeasedMessage, current_message
 from .server import ServerInfo
@@ -32,6 +33,8 @@ __all__ = [
     "EmbeddedServerFailed",
     "EmbeddedValkey",
     "Entry",
+    "HeldEntries",
+    "HeldLease",
     "InvalidEntry",
     "LaneTotals",
     "LeaseLost",
@@ -50,4 +53,5 @@ __all__ = [
     "UnsupportedServer",
     "Violation",
     "current_message",
+    "lease_holder",
 ]

@@ -11,7 +11,6 @@ the worker's memory for its time, and `delay_queues` stays empty.
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 import uuid

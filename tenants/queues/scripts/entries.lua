@@ -1,0 +1,24 @@
+-- What a tenant queue holds, a page at a time. Changes nothing.
+-- KEYS: root
+-- ARGV: token, number of entries to leave out, most
+-- Returns {ids that wait or are delayed, in their order; leases: {slot, epoch, worker, entry id}, with the first page}
+-- Invariant: bounded by `most`, and by the queue's concurrency for the leases.
+-- @include lane
+-- @include account
+-- @include lease
+local a = open(ARGV[1])
+local from, most = tonumber(ARGV[2]), tonumber(ARGV[3])
+local ids = redis.call('ZRANGE', a.waiting, from, from + most - 1)
+if #ids < most then
+  local skipped = math.max(0, from - redis.call('ZCARD', a.waiting))
+  for _, id in ipairs(redis.call('ZRANGE', a.delayed, skipped, skipped + most - #ids - 1)) do ids[#ids + 1] = id end
+end
+local leases = {}
+if from == 0 then
+  local records = redis.call('HGETALL', a.slots)
+  for i = 1, #records, 2 do
+    local record = decode_lease(records[i + 1])
+    leases[#leases + 1] = { records[i], whole(record.epoch), record.worker, record.id }
+  end
+end
+return { ids, leases }
