@@ -30,6 +30,8 @@ Resource = dict[str, Any]
 
 FINISHED = frozenset({"completed", "failed", "timed_out", "cancelled", "expired"})
 _PAGE = 200
+#: A reconciliation goes through every waiting step and message before it answers.
+_RECONCILE_SECONDS = 600.0
 
 
 class OnelaneClientError(Exception):
@@ -100,6 +102,10 @@ class Onelane:
         return dict(
             self.call("POST", "/v1/admin/reap", json=_given(idle_longer_than=idle_longer_than, dry_run=dry_run))
         )
+
+    def reconcile(self) -> Resource:
+        """Make Redis hold what SQL says: `{requeued, released, orphaned}`."""
+        return dict(self.call("POST", "/v1/admin/reconcile", wait_seconds=_RECONCILE_SECONDS))
 
     def call(
         self,

@@ -45,6 +45,11 @@ REBUILDS = Counter(
     "Rebuilds of Redis from SQL, after a loss of Redis was noticed.",
     registry=REGISTRY,
 )
+ORPHANED = Counter(
+    "onelane_orphaned_messages",
+    "Messages in Redis that had nothing to run by SQL, removed by the reconciler.",
+    registry=REGISTRY,
+)
 REAPED = Counter(
     "onelane_reaped_queues",
     "Idle tenant queues that were torn down.",

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 from dramatiq.errors import BrokerConnectionError
 
-from tenants.account import LaneLimits
 from tenants.database import Database
-from tenants.queues import QueueError, QueueLimits, Rate, TenantBroker
+from tenants.queues import FOR_GOOD, QueueError, QueueLimits, Rate, StoredSettings, TenantBroker, until_ms
 from tenants.store import made_settings as store
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ class QueueSettings:
 
     def carry_account(self, account: str) -> bool:
         """Carry one account's limits and pauses; False when Redis is away (the next rebuild does it)."""
-        settings = self._settings_of(account)
+        settings = self._settings_of([account])
         try:
             self._carry(settings)
         except (BrokerConnectionError, QueueError) as error:
@@ -49,7 +48,9 @@ class QueueSettings:
         return True
 
     def carry_all(self) -> int:
-        """Carry everything, for a rebuild; gives back the number of accounts.
+        """Carry everything, for a rebuild; gives back the number of accounts that have settings.
+
+        What Redis has and SQL has not, a pause in an old snapshot for example, is set back to the defaults.
 
         Raises:
             dramatiq's ConnectionClosed: Redis is away.
@@ -57,10 +58,12 @@ class QueueSettings:
         self._carry_lanes()
         carried, last = 0, ""
         while names := self._names_after(last):
-            for name in names:
-                self._carry(self._settings_of(name))
+            self._carry(self._settings_of(names))
             carried += len(names)
             last = names[-1]
+        for lane in self._lanes:
+            for found in self._broker.queues_admin.accounts_with_settings(lane):
+                self._carry(self._settings_of(found))
         return carried
 
     def _names_after(self, last: str) -> Sequence[str]:
@@ -68,37 +71,35 @@ class QueueSettings:
             lambda connection: store.accounts_with_settings(connection, after=last, limit=_NAMES_AT_ONCE)
         )
 
-    def _settings_of(self, account: str) -> store.AccountSettings:
-        return self._database.read(lambda connection: store.of_account(connection, account))
+    def _settings_of(self, accounts: Sequence[str]) -> list[store.AccountSettings]:
+        return self._database.read(lambda connection: store.of_accounts(connection, accounts)) if accounts else []
 
     def _carry_lanes(self) -> None:
         admin = self._broker.queues_admin
-        for row in self._database.read(store.lanes_with_settings):
-            if row["paused"]:
-                admin.pause(row["lane"])
+        made = {row["lane"]: row for row in self._database.read(store.lanes_with_settings)}
+        for lane in sorted({*self._lanes, *made}):
+            row = made.get(lane)
+            if row is not None and row["paused"]:
+                admin.pause(lane)
             else:
-                admin.resume(row["lane"])
-            admin.set_lane_limits(row["lane"], row["global_concurrency"])
+                admin.resume(lane)
+            admin.set_lane_limits(lane, row["global_concurrency"] if row is not None else None)
 
-    def _carry(self, settings: store.AccountSettings) -> None:
-        admin, account = self._broker.queues_admin, settings.account
-        paused = {pause.lane: pause for pause in settings.pauses}
+    def _carry(self, settings: Sequence[store.AccountSettings]) -> None:
         for lane in self._lanes:
-            admin.set_limits(lane, account, _limits(settings.limits.weight, settings.limits.lane(lane)))
-            if lane in paused:
-                admin.pause(lane, account, paused[lane].until)
-            else:
-                admin.resume(lane, account)
-        if settings.held:
-            admin.pause_account(account)
-        else:
-            admin.resume_account(account)
+            self._broker.queues_admin.set_settings(lane, {each.account: _stored(each, lane) for each in settings})
 
 
-def _limits(weight: int, lane: LaneLimits) -> QueueLimits:
-    return QueueLimits(
-        weight=weight,
-        concurrency=lane.concurrency,
-        rate=Rate(lane.rate.limit, lane.rate.per) if lane.rate else None,
-        ordering=lane.ordering,
+def _stored(settings: store.AccountSettings, lane: str) -> StoredSettings:
+    limits = settings.limits.lane(lane)
+    pauses = [until_ms(pause.until) for pause in settings.pauses if pause.lane == lane]
+    return StoredSettings(
+        limits=QueueLimits(
+            weight=settings.limits.weight,
+            concurrency=limits.concurrency,
+            rate=Rate(limits.rate.limit, limits.rate.per) if limits.rate else None,
+            ordering=limits.ordering,
+        ),
+        queue_paused=pauses[0] if pauses else 0,
+        account_paused=FOR_GOOD if settings.held else 0,
     )

@@ -36,6 +36,7 @@ def add_to(app: typer.Typer) -> None:
         ("keys", keys),
     ):
         app.add_typer(group, name=name)
+    app.command("reconcile")(reconcile)
 
 
 @jobs.command("create")
@@ -228,6 +229,20 @@ def discard_dead_letter(
         print_json({"discarded": dead_letter_id})
     else:
         console.print(f"discarded {dead_letter_id}", markup=False)
+
+
+def reconcile(url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """Make Redis hold what SQL says, now; after a loss of Redis it happens by itself."""
+    with connect(data_dir, url, key) as onelane:
+        report = onelane.reconcile()
+    if json:
+        print_json(report)
+    else:
+        console.print(
+            f"{report['requeued']} requeued (Redis did not have them), {report['released']} released (held by dead "
+            f"workers), {report['orphaned']} orphaned (nothing to run; removed)",
+            markup=False,
+        )
 
 
 @keys.command("create")

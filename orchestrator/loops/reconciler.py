@@ -1,8 +1,14 @@
-"""Makes Redis hold what SQL says, after it lost something.
+"""Makes Redis hold what SQL says: by itself after a loss, and whenever somebody asks for it.
 
 A loss is noticed by a generation number that both sides carry and by the server's run id: Redis emptied, restarted,
-restored from an old snapshot or replaced by another server all show as a mismatch. Then every waiting step is enqueued
-once by its id, which does nothing for those that Redis still has. Order and priority come from SQL.
+restored from an old snapshot or replaced by another server all show as a mismatch. Then the settings are carried anew
+and everything is gone through once: what dead workers hold is released, messages that SQL does not know are removed,
+and every waiting step is enqueued once by its id, which does nothing for those that Redis has. Order and priority come
+from SQL.
+
+Invariants
+- A message is removed only after SQL, asked later than Redis, said that its step does not wait and does not run.
+- Both sides are noted as one only after all of that was done, so a crash half-way means another pass.
 """
 
 from __future__ import annotations
@@ -12,14 +18,15 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from tenants.queues import ServerInfo
+from tenants.queues import HeldEntries, ServerInfo, lease_holder
 from tenants.store import dispatch as store
-from tenants.store import meta
+from tenants.store import meta, workers
 from tenants.store.jobs import Dispatch
 
 from .. import metrics
 from ..dispatch import HORIZON_SECONDS
 from ..runtime import Runtime
+from .rescuer import Rescuer
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +37,10 @@ class Report:
 
     #: Waiting steps that Redis did not have.
     requeued: int
+    #: Steps that were taken from dead workers: their rows in SQL, or their leases in Redis.
+    released: int
+    #: Messages in Redis whose step SQL does not know, or that has nothing to run any more: removed.
+    orphaned: int
     #: Waiting steps that were looked at.
     checked: int
 
@@ -49,15 +60,87 @@ class Reconciler:
         metrics.REDIS_UP.set(1)
         if not self._is_whole(server):
             log.warning("Redis (run id %s) is not the one that SQL knows: rebuilding it from SQL", server.run_id)
-            self._runtime.queue_settings.carry_all()
+            # A server that is emptied from now on has lost this number, and will not be taken for the rebuilt one.
+            self._runtime.broker.queues_admin.set_generation(_IN_REBUILD)
             report = self.reconcile()
             self._seal(server)
             metrics.REBUILDS.inc()
-            log.warning("Redis was rebuilt: %d of %d waiting step(s) were missing", report.requeued, report.checked)
+            log.warning(
+                "Redis was rebuilt: %d of %d waiting step(s) were missing, %d were held by dead workers, "
+                "%d message(s) had nothing to run",
+                report.requeued,
+                report.checked,
+                report.released,
+                report.orphaned,
+            )
         return False
 
     def reconcile(self) -> Report:
-        """Go through all waiting steps once and enqueue those that Redis lacks."""
+        """Go through all once; safe at any time, from several places at once.
+
+        Raises:
+            dramatiq's ConnectionClosed: Redis is away.
+            Unavailable: the database is.
+        """
+        self._runtime.queue_settings.carry_all()
+        freed = set(Rescuer(self._runtime).rescue())
+        orphaned = self._go_through_redis(freed)
+        requeued, checked = self._go_through_sql()
+        metrics.ORPHANED.inc(orphaned)
+        return Report(requeued=requeued, released=len(freed), orphaned=orphaned, checked=checked)
+
+    # --- Redis against SQL ---------------------------------------------------------------------------------------
+
+    def _go_through_redis(self, freed: set[str]) -> int:
+        admin = self._runtime.broker.queues_admin
+        orphaned = 0
+        for lane in admin.lanes():
+            pages: list[HeldEntries] = []
+            for page in admin.entries(lane):
+                pages.append(page)
+                if sum(len(each.ids) + len(each.leases) for each in pages) >= self.batch:
+                    orphaned += self._look_at(pages, freed)
+                    pages = []
+            orphaned += self._look_at(pages, freed)
+        return orphaned
+
+    def _look_at(self, pages: list[HeldEntries], freed: set[str]) -> int:
+        """Release what dead workers hold of these pages, and remove what SQL does not know; gives back how many."""
+        live = {lease_holder(row["id"]) for row in self._runtime.database.read(workers.live)}
+        admin = self._runtime.broker.queues_admin
+        loose: list[tuple[str, str, str]] = []
+        for page in pages:
+            dead = [each for each in page.leases if each.worker.rpartition(".")[0] not in live]
+            if admin.release(page.lane, page.account, dead):
+                freed.update(each.entry_id for each in dead)
+            ids = (*page.ids, *(each.entry_id for each in dead))
+            # A message without an account is nobody's step: whoever uses this broker for other things keeps it.
+            loose += [(page.lane, page.account, each) for each in ids if page.account is not None]
+        wanted = self._runtime.database.read(
+            lambda connection: store.wanted_messages(connection, [entry_id for _, _, entry_id in loose])
+        )
+        unknown: dict[tuple[str, str], list[str]] = {}
+        for lane, account, entry_id in loose:
+            if (lane, account, entry_id) not in wanted:
+                unknown.setdefault((lane, account), []).append(entry_id)
+        return sum(self._remove(lane, account, ids) for (lane, account), ids in unknown.items())
+
+    def _remove(self, lane: str, account: str, ids: list[str]) -> int:
+        removed = self._runtime.broker.queues_admin.remove(lane, account, ids)
+        if not removed:
+            return 0
+        log.warning("lane %s, account %r: %d message(s) had nothing to run: %s", lane, account, len(removed), removed)
+        # Somebody may have let a job go on in the meantime, and found its old message still there.
+        back = self._runtime.database.read(
+            lambda connection: store.waiting_of(connection, removed, horizon_seconds=HORIZON_SECONDS)
+        )
+        back = [step for step in back if (step.lane, step.account) == (lane, account)]
+        self._runtime.dispatcher.send_missing(back)
+        return len(removed) - len(back)
+
+    # --- SQL against Redis ---------------------------------------------------------------------------------------
+
+    def _go_through_sql(self) -> tuple[int, int]:
         requeued = checked = 0
         last = ""
         while True:
@@ -67,10 +150,12 @@ class Reconciler:
 
             found = self._runtime.database.read(look)
             if not found:
-                return Report(requeued, checked)
+                return requeued, checked
             requeued += self._runtime.dispatcher.send_missing(found)
             checked += len(found)
             last = found[-1].id
+
+    # --- whether it is the Redis that SQL knows ------------------------------------------------------------------
 
     def _is_whole(self, server: ServerInfo) -> bool:
         known = self._runtime.database.read(lambda connection: meta.get_many(connection, _GENERATION, _RUN_ID))
@@ -82,7 +167,10 @@ class Reconciler:
         )
 
     def _seal(self, server: ServerInfo) -> None:
-        """Note a new generation on both sides, SQL first: a crash between them only means another rebuild."""
+        """Note a new generation on both sides, SQL first: a crash between them only means another rebuild.
+
+        So does a server that was emptied during the rebuild: it gets no number.
+        """
 
         def work(connection: Connection) -> int:
             generation = int(meta.get_many(connection, _GENERATION).get(_GENERATION, "0")) + 1
@@ -90,7 +178,11 @@ class Reconciler:
             meta.put(connection, _RUN_ID, server.run_id)
             return generation
 
-        self._runtime.broker.queues_admin.set_generation(self._runtime.database.write(work))
+        generation = self._runtime.database.write(work)
+        if not self._runtime.broker.queues_admin.set_generation(generation, only_if_there=True):
+            log.warning("Redis was emptied while it was rebuilt: it is rebuilt again")
 
 
+#: The generation of a server that is being rebuilt: one that SQL never has.
+_IN_REBUILD = -1
 _GENERATION, _RUN_ID = "redis_generation", "redis_run_id"

@@ -29,11 +29,16 @@ class Rescuer:
         self._runtime = runtime
 
     def run_once(self) -> bool:
+        self.rescue()
+        return False
+
+    def rescue(self) -> list[str]:
+        """Take the steps of dead workers; gives back their ids."""
         database = self._runtime.database
         for worker_id in database.write(store.declare_dead):
             log.warning("worker %s is dead: it was not heard for %.0f s", worker_id, store.DEAD_SECONDS)
-        abandoned = database.read(store.abandoned_steps)
-        for step in abandoned:
+        taken = []
+        for step in database.read(store.abandoned_steps):
 
             def take(connection: Connection, step_id: str = step["id"], run_token: int = step["run_token"]) -> None:
                 outcomes.lose(connection, step_id, run_token)
@@ -44,4 +49,5 @@ class Rescuer:
                 continue  # another control plane's rescuer, or the step's own late write, was faster
             metrics.LOST_ATTEMPTS.inc()
             log.warning("step %s was taken from worker %s", step["id"], step["worker_id"])
-        return False
+            taken.append(step["id"])
+        return taken

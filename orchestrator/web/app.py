@@ -22,7 +22,22 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from . import accounts, admin, audit, dead_letters, drafts, events, jobs, keys, lanes, operations, queues, targets
+from . import (
+    accounts,
+    admin,
+    audit,
+    dead_letters,
+    drafts,
+    events,
+    jobs,
+    keys,
+    lanes,
+    operations,
+    publications,
+    queues,
+    reconcile,
+    targets,
+)
 from .calls import Api
 from .json_text import to_json
 from .middleware import EveryAnswer
@@ -46,6 +61,8 @@ ROUTES: Sequence[Route] = (
     *queues.ROUTES,
     *lanes.ROUTES,
     *dead_letters.ROUTES,
+    *publications.ROUTES,
+    *reconcile.ROUTES,
     *admin.ROUTES,
     *audit.ROUTES,
     *operations.ROUTES,

@@ -23,12 +23,13 @@ from .errors import (
     UnsupportedServer,
 )
 from .leases import lease_holder
-from .limits import QueueLimits, Rate
+from .limits import FOR_GOOD, QueueLimits, Rate, StoredSettings, until_ms
 from .message import LeasedMessage, current_message
 from .server import ServerInfo
 from .tenant_queue import TenantQueues
 
 __all__ = [
+    "FOR_GOOD",
     "BuriedMessage",
     "EmbeddedServerFailed",
     "EmbeddedValkey",
@@ -48,10 +49,12 @@ __all__ = [
     "ScriptFailed",
     "ServerInfo",
     "ServerUnreachable",
+    "StoredSettings",
     "TenantBroker",
     "TenantQueues",
     "UnsupportedServer",
     "Violation",
     "current_message",
     "lease_holder",
+    "until_ms",
 ]

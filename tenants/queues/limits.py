@@ -7,6 +7,7 @@ lane's settings.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from .errors import InvalidEntry
@@ -16,6 +17,15 @@ MAX_WEIGHT = 100
 
 #: In the stored form: not paused, paused for good.
 RUNNING, FOR_GOOD = 0, -1
+
+
+def until_ms(until: datetime | None) -> int:
+    """The end of a pause in the stored form; None: for good."""
+    if until is None:
+        return FOR_GOOD
+    if until.tzinfo is None:
+        raise InvalidEntry(f"until: {until} has no time zone")
+    return max(1, round(until.timestamp() * 1000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +104,14 @@ class QueueLimits:
 class StoredSettings:
     """Limits and pauses of a tenant queue as the server keeps them: nine numbers joined by colons."""
 
-    limits: QueueLimits
+    limits: QueueLimits = QueueLimits()
     #: ms since 1970 until which the queue is paused; 0 not, -1 for good.
-    queue_paused: int
+    queue_paused: int = RUNNING
     #: The same for the account as a whole.
-    account_paused: int
+    account_paused: int = RUNNING
+
+    def encode(self) -> str:
+        return ":".join(map(str, (*self.limits.fields(), self.queue_paused, self.account_paused)))
 
     @classmethod
     def decode(cls, raw: bytes | None) -> StoredSettings:

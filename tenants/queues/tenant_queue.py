@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -26,7 +26,7 @@ from .descriptions import (
 )
 from .errors import InvalidEntry
 from .keys import Keys, account_of, shard_of, token
-from .limits import FOR_GOOD, RUNNING, QueueLimits
+from .limits import FOR_GOOD, RUNNING, QueueLimits, StoredSettings, until_ms
 from .lua import script
 from .server import Argument, Call, Server
 
@@ -284,7 +284,7 @@ class TenantQueues:
 
     def pause(self, lane: str, account: str | None = None, until: datetime | None = None) -> None:
         """Nothing of the tenant queue (of the whole lane when `account` is None) starts, until a time or `resume`."""
-        self._pause(lane, account, _until_ms(until))
+        self._pause(lane, account, until_ms(until))
 
     def resume(self, lane: str, account: str | None = None) -> None:
         """Ends a pause of the tenant queue (of the lane when `account` is None)."""
@@ -300,7 +300,7 @@ class TenantQueues:
     def pause_account(self, account: str, until: datetime | None = None) -> None:
         """Nothing of the account starts, on any lane that exists; a queue's own pause is apart from it."""
         for lane in self.lanes():
-            self._configure(lane, [account], "account_paused", _until_ms(until))
+            self._configure(lane, [account], "account_paused", until_ms(until))
 
     def resume_account(self, account: str) -> None:
         """Ends the account's pause."""
@@ -309,7 +309,7 @@ class TenantQueues:
 
     def pause_many(self, lane: str, accounts: Iterable[str], until: datetime | None = None) -> None:
         """`pause` for many accounts, in a few round trips."""
-        self._configure(lane, list(accounts), "queue_paused", _until_ms(until))
+        self._configure(lane, list(accounts), "queue_paused", until_ms(until))
 
     def resume_many(self, lane: str, accounts: Iterable[str]) -> None:
         """`resume` for many accounts, in a few round trips."""
@@ -318,6 +318,28 @@ class TenantQueues:
     def set_limits(self, lane: str, account: str, limits: QueueLimits) -> None:
         """Replaces the tenant queue's limits; what waits already feels it at once."""
         self._configure(lane, [account], "limits", ":".join(map(str, limits.fields())))
+
+    def set_settings(self, lane: str, settings: Mapping[str, StoredSettings]) -> int:
+        """Replaces everything that is set for these accounts' queues. Returns how many had something else before."""
+        changed = 0
+        self._server.command("SADD", self._keys.lanes, lane)
+        values = {token(account): each.encode() for account, each in settings.items()}
+        for root, tokens in self._by_root(lane, values).items():
+            for start in range(0, len(tokens), _PAGE):
+                pairs = [part for raw in tokens[start : start + _PAGE] for part in (raw, values[raw])]
+                changed += self._server.run(script("set_settings"), root, *pairs)
+        return changed
+
+    def accounts_with_settings(self, lane: str) -> Iterator[list[str]]:
+        """The accounts that have settings other than the defaults, some at a time; one may come twice."""
+        for shard in range(self._keys.shards):
+            cursor: Argument = 0
+            while True:
+                cursor, pairs = self._server.command("HSCAN", self._keys.limits(lane, shard), cursor, "COUNT", _PAGE)
+                found = [account_of(raw) for raw in pairs[::2]]
+                yield [account for account in found if account is not None]
+                if int(cursor) == 0:
+                    break
 
     def set_lane_limits(self, lane: str, global_concurrency: int | None) -> None:
         """Most messages of the lane that run at one time, over all workers; None: no bound.
@@ -359,8 +381,10 @@ class TenantQueues:
         raw = self._server.command("GET", self._keys.generation)
         return None if raw is None else int(raw)
 
-    def set_generation(self, number: int) -> None:
-        self._server.command("SET", self._keys.generation, number)
+    def set_generation(self, number: int, *, only_if_there: bool = False) -> bool:
+        """Sets it; with `only_if_there` not on a server that has lost the one before: then False."""
+        condition = ("XX",) if only_if_there else ()
+        return self._server.command("SET", self._keys.generation, number, *condition) is not None
 
     # -- within
 
@@ -394,14 +418,6 @@ class _Missing(dict[str | None, set[str]]):
 
     def __missing__(self, account: str | None) -> set[str]:
         return set()
-
-
-def _until_ms(until: datetime | None) -> int:
-    if until is None:
-        return FOR_GOOD
-    if until.tzinfo is None:
-        raise InvalidEntry(f"until: {until} has no time zone")
-    return max(1, round(until.timestamp() * 1000))
 
 
 def _is_idle(queue: QueueDescription, seconds: float | None, now: datetime) -> bool:

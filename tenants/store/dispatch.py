@@ -12,6 +12,7 @@ from .jobs import Dispatch
 
 steps = Step.__table__
 _COLUMNS = [steps.c[name] for name in Dispatch.__slots__]
+_ASKED_AT_ONCE = 1000
 _WAITING = steps.c.status.in_(("queued", "retrying"))
 
 
@@ -29,6 +30,24 @@ def undispatched(connection: Connection, *, horizon_seconds: float, limit: int) 
         .limit(limit)
     ).mappings()
     return [Dispatch.of(row) for row in rows]
+
+
+def waiting_of(connection: Connection, ids: Sequence[str], *, horizon_seconds: float) -> list[Dispatch]:
+    """Those of these steps that wait and that Redis should hold."""
+    near = or_(steps.c.due_at.is_(None), steps.c.due_at < db_now(horizon_seconds))
+    rows = connection.execute(select(*_COLUMNS).where(_WAITING, steps.c.id.in_(ids), near)).mappings()
+    return [Dispatch.of(row) for row in rows]
+
+
+def wanted_messages(connection: Connection, ids: Sequence[str]) -> set[tuple[str, str, str]]:
+    """Lane, account and id of those of these steps that wait or run: whose messages Redis may hold."""
+    found: set[tuple[str, str, str]] = set()
+    wanted = steps.c.status.in_(("queued", "retrying", "running"))
+    for start in range(0, len(ids), _ASKED_AT_ONCE):
+        chunk = ids[start : start + _ASKED_AT_ONCE]
+        statement = select(steps.c.lane, steps.c.account, steps.c.id).where(steps.c.id.in_(chunk), wanted)
+        found.update((row.lane, row.account, row.id) for row in connection.execute(statement))
+    return found
 
 
 def mark_dispatched(connection: Connection, ids: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, RowMapping, or_, select, update
 
@@ -37,19 +38,31 @@ class AccountSettings:
 
 def of_account(connection: Connection, account: str) -> AccountSettings:
     """One account's settings; the defaults when it does not exist."""
-    row = connection.execute(select(accounts.c.status, accounts.c.limits).where(accounts.c.id == account)).one_or_none()
-    pauses = connection.execute(
-        select(tenant_queues.c.lane, tenant_queues.c.paused_until, tenant_queues.c.reason).where(
-            tenant_queues.c.account == account,
+    return of_accounts(connection, [account])[0]
+
+
+def of_accounts(connection: Connection, names: Sequence[str]) -> list[AccountSettings]:
+    """The settings of each of these accounts, in this order."""
+    statement = select(accounts.c.id, accounts.c.status, accounts.c.limits).where(accounts.c.id.in_(names))
+    rows = {row.id: row for row in connection.execute(statement)}
+    pauses: dict[str, list[QueuePause]] = {}
+    for row in connection.execute(
+        select(tenant_queues).where(
+            tenant_queues.c.account.in_(names),
             tenant_queues.c.paused,
             or_(tenant_queues.c.paused_until.is_(None), tenant_queues.c.paused_until > db_now()),
         )
-    )
+    ):
+        pauses.setdefault(row.account, []).append(QueuePause(row.lane, row.paused_until, row.reason))
+    return [_settings(name, rows.get(name), pauses.get(name, ())) for name in names]
+
+
+def _settings(account: str, row: Any | None, pauses: Sequence[QueuePause]) -> AccountSettings:
     return AccountSettings(
         account=account,
         held=row is not None and row.status in ("paused", "suspended"),
         limits=AccountLimits.from_json(row.limits if row is not None else None),
-        pauses=tuple(QueuePause(*each) for each in pauses),
+        pauses=tuple(pauses),
     )
 
 

@@ -1,0 +1,38 @@
+"""Reconciling SQL and Redis because somebody asks for it; the loop does it by itself after a loss of Redis."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ..loops.reconciler import Reconciler
+from .auth import Access
+from .models.base import Answer, Nothing, Query
+from .routing import Call, Reply, Route
+
+
+class Reconciled(Answer):
+    """What was found and mended."""
+
+    requeued: int = Field(description="Waiting steps that Redis did not have.")
+    released: int = Field(description="Steps that were taken from dead workers.")
+    orphaned: int = Field(description="Messages in Redis that had nothing to run; they were removed.")
+
+
+def reconcile(call: Call[Query, Nothing]) -> Reply:
+    report = Reconciler(call.service.runtime).reconcile()
+    done = {"requeued": report.requeued, "released": report.released, "orphaned": report.orphaned}
+    return Reply(done, audit={"after": done})
+
+
+ROUTES = [
+    Route(
+        "POST",
+        "/v1/admin/reconcile",
+        reconcile,
+        Access.ADMIN,
+        "Make Redis hold what SQL says",
+        {200: Reconciled},
+        "Queues",
+        description="Safe at any time. After a loss of Redis it happens by itself, within seconds.",
+    ),
+]

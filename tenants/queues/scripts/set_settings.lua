@@ -1,0 +1,33 @@
+-- Replaces all settings of tenant queues: limits, the queue's own pause and the account's, together.
+-- KEYS: root
+-- ARGV: for each queue: token, nine numbers joined by colons (see limits.py)
+-- Returns the number of queues whose settings changed.
+-- Invariant: as in configure: default settings are not kept, and what waits already feels a change at once.
+-- @include lane
+-- @include account
+local changed = 0
+for i = 1, #ARGV, 2 do
+  local token, value = ARGV[i], ARGV[i + 1]
+  local default = value == '1:1:0:0:0:0:0:0:0'
+  local before = redis.call('HGET', K.limits, token) or '1:1:0:0:0:0:0:0:0'
+  if before ~= value then
+    changed = changed + 1
+    if default then
+      redis.call('HDEL', K.limits, token)
+    else
+      redis.call('HSET', K.limits, token, value)
+      if not lane.configured then
+        redis.call('HSET', R, 'configured', '1')
+        lane.configured = true
+      end
+    end
+    local a = open(token)
+    if a.stands then
+      if not a.limits.strict then a.hold = 0 end
+      put(a)
+    end
+  end
+end
+if wake then ring() end
+save_lane()
+return changed
