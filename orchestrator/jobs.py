@@ -29,8 +29,8 @@ from tenants.errors import (
     UnknownPipeline,
 )
 from tenants.models import Draft
+from tenants.store import dead_letters, publications
 from tenants.store import jobs as store
-from tenants.store import publications
 from tenants.store.events import NewEvent, record
 from tenants.store.jobs import Dispatch, JobFilter, JobPlan, StepPlan
 
@@ -236,7 +236,7 @@ class Jobs:
             job = store.lock(connection, job_id, account)
             if job["status"] not in ("failed", "timed_out", "cancelled", "expired"):
                 raise JobNotRetryable(f"job {job_id} is {job['status']}; only a job that ended without success goes on")
-            return store.reopen(connection, job, _first_unfinished(store.fetch_steps(connection, job_id)))
+            return _go_on(connection, job)
 
         try:
             step = self._database.write(work)
@@ -309,7 +309,7 @@ class Jobs:
             job = store.lock(connection, entry["job_id"], None)
             if job["status"] not in ("failed", "timed_out", "cancelled"):
                 raise JobNotRetryable(f"job {job['id']} is {job['status']}; it has not ended without success")
-            return store.reopen(connection, job, _first_unfinished(store.fetch_steps(connection, job["id"])))
+            return _go_on(connection, job)
 
         step = self._database.write(work)
         self._dispatcher.send([step])
@@ -327,6 +327,13 @@ class Jobs:
             for step in store.fetch_steps(connection, job_id)
             if step["status"] in ("queued", "retrying")
         ]
+
+
+def _go_on(connection: Connection, job: RowMapping) -> Dispatch:
+    """Reopen an ended job; its dead letters told that nothing would happen by itself, and now something does."""
+    step = store.reopen(connection, job, _first_unfinished(store.fetch_steps(connection, job["id"])))
+    dead_letters.resolve_job(connection, job["id"], "replayed")
+    return step
 
 
 def _first_unfinished(steps: Sequence[RowMapping]) -> RowMapping:

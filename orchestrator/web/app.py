@@ -62,6 +62,7 @@ ROUTES: Sequence[Route] = (
     *lanes.ROUTES,
     *dead_letters.ROUTES,
     *publications.ROUTES,
+    *publications.ROUTES,
     *reconcile.ROUTES,
     *admin.ROUTES,
     *audit.ROUTES,

@@ -63,9 +63,7 @@ def replay_letter(call: Call[Query, Nothing]) -> Reply:
         raise JobNotRetryable(f"dead letter {letter['id']} was {letter['resolution']} already")
     if letter["job_id"] is None:
         raise JobNotRetryable(f"dead letter {letter['id']} belongs to no job; send its message anew or discard it")
-    job = call.service.jobs.retry(letter["job_id"])
-    database.write(lambda connection: dead_letters.resolve_job(connection, letter["job_id"], "replayed"))
-    return Reply(job, 202)
+    return Reply(call.service.jobs.retry(letter["job_id"]), 202)
 
 
 def discard_letter(call: Call[Query, Any]) -> Reply:

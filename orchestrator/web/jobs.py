@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from tenants.store import dead_letters
 from tenants.store.jobs import JobFilter
 
 from ..events import Subscription
@@ -115,10 +114,7 @@ def cancel(call: Call[Query, Nothing]) -> Reply:
 
 
 def retry(call: Call[Query, Nothing]) -> Reply:
-    job = call.service.jobs.retry(call.params["id"], call.owner)
-    # The letter told that nothing would happen by itself; now something does.
-    call.service.database.write(lambda connection: dead_letters.resolve_job(connection, job["id"], "replayed"))
-    return Reply(job)
+    return Reply(call.service.jobs.retry(call.params["id"], call.owner))
 
 
 def approve(call: Call[Query, Nothing]) -> Reply:

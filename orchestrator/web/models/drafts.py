@@ -37,6 +37,17 @@ class DraftView(Answer):
     publication: PublicationView | None
 
 
+class PublicationFound(Body):
+    """Where somebody found the post."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"url": "https://blog.example/2026/11/lanes"}]})
+
+    url: Annotated[str, Field(min_length=10, max_length=2000, pattern=r"^https?://[^\s\x00-\x1f]+$")]
+    """The post's address. It is kept as it is and never opened."""
+    external_id: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    """The target's own id of the post."""
+
+
 class DraftsQuery(Paging):
     """Which drafts a list holds."""
 

@@ -1,0 +1,73 @@
+"""Publications whose outcome nobody could tell: a person has looked at the target, and says what is there.
+
+They are found as drafts that need review: `GET /v1/drafts?status=needs_review` shows each with its publication.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tenants.store import publications as store
+
+from .auth import Access
+from .models.base import Nothing, Query
+from .models.drafts import PublicationFound, PublicationView
+from .routing import Call, Reply, Route
+
+_SHOWN = tuple(PublicationView.model_fields)
+
+
+def confirm(call: Call[Query, PublicationFound]) -> Reply:
+    """The post is there: the job goes on as if the publisher had said so, and publishes nothing."""
+    found = call.body
+    return _settled(call, url=found.url, external_id=found.external_id)
+
+
+def retry(call: Call[Query, Nothing]) -> Reply:
+    """The post is not there: the job publishes anew."""
+    return _settled(call)
+
+
+def _settled(call: Call[Any, Any], *, url: str | None = None, external_id: str | None = None) -> Reply:
+    entry = call.service.jobs.settle_publication(call.params["id"], url=url, external_id=external_id)
+    shown = {name: entry[name] for name in _SHOWN}
+    after = {"status": "confirmed" if url is not None else "intent", "url": url, "external_id": external_id}
+    return Reply(shown, audit={"before": {"status": "unknown"}, "after": after})
+
+
+def exists(call: Call[Any, Any]) -> None:
+    """Raises `NotFound` unless the publication of the path is there."""
+    call.service.database.read(lambda connection: store.by_id(connection, call.params["id"]))
+
+
+_PUBLICATION = "/v1/admin/publications/{id}"
+_CODES = ("publication_not_unknown", "job_not_retryable")
+
+ROUTES = [
+    Route(
+        "POST",
+        f"{_PUBLICATION}:confirm",
+        confirm,
+        Access.ADMIN,
+        "Say that the post of an unknown outcome is there",
+        {200: PublicationView},
+        "Publications",
+        body=PublicationFound,
+        codes=_CODES,
+        exists=exists,
+        description="The draft becomes `published`, and the job goes on without publishing. "
+        "Drafts with the status `needs_review` show their publication.",
+    ),
+    Route(
+        "POST",
+        f"{_PUBLICATION}:retry",
+        retry,
+        Access.ADMIN,
+        "Say that the post of an unknown outcome is not there",
+        {200: PublicationView},
+        "Publications",
+        codes=_CODES,
+        exists=exists,
+        description="The draft becomes `pending_publish`, and the job publishes anew, once.",
+    ),
+]
