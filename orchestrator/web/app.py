@@ -62,7 +62,6 @@ ROUTES: Sequence[Route] = (
     *lanes.ROUTES,
     *dead_letters.ROUTES,
     *publications.ROUTES,
-    *publications.ROUTES,
     *reconcile.ROUTES,
     *admin.ROUTES,
     *audit.ROUTES,
