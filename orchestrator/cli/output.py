@@ -13,7 +13,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
+
+#: Characters of a cell in one line; longer ones are folded.
+MAX_CELL = 40
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -61,10 +65,14 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, em
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
+        table.add_column(column.replace("_", " "), overflow="fold", max_width=None if column == "id" else MAX_CELL)
     for row in rows:
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
-    console.print(table)
+    # As wide as it needs to be, as other tools do: ids are there to be copied, and words squeezed into a narrow
+    # terminal can be read by nobody.
+    natural = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    table.width = natural
+    console.print(table, crop=False, soft_wrap=True)
 
 
 def _cell(column: str, value: Any) -> str:
@@ -94,6 +102,19 @@ def ago(time: str) -> str:
     else:
         text = f"{size:.0f} s"
     return f"{text} ago" if seconds >= 0 else f"in {text}"
+
+
+def print_account(account: Mapping[str, Any]) -> None:
+    """An account's head: status, target, session, what it used today, limits that differ from the defaults."""
+    console.print(f"[bold]{escape(account['account'])}[/]  {status_text(account['status'])}")
+    target, session, today = account["target"], account["session"], account["usage"]["today"]
+    where = f"{target['publisher']} at {target['base_url']}" if target else "none; jobs that publish need one"
+    until = f", until {session['expires_at']}" if session["expires_at"] else ""
+    used = ", ".join(f"{today[name]:g} {name}" for name in ("jobs", "seconds", "tokens", "posts", "bytes"))
+    for name, text in (("target", where), ("session", session["status"] + until), ("today", used)):
+        console.print(f"  {name:8} {escape(text)}")
+    limits = {name: value for name, value in account["limits"].items() if value not in (None, {})}
+    console.print(f"  {'limits':8} {escape(json.dumps(limits, ensure_ascii=False))}")
 
 
 def print_job(job: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from ..client import Resource
 from . import FAILED, OK
 from .context import DataDir, Json, Key, Limit, Url, connect, load
-from .output import console, print_job, print_json, print_table, status_text
+from .output import console, print_account, print_job, print_json, print_table, status_text
 
 Account = Annotated[str | None, typer.Option(help="Only of this account.")]
 
@@ -140,10 +140,7 @@ def get_account(account: str, url: Url = None, key: Key = None, data_dir: DataDi
     if json:
         print_json(found)
         return
-    console.print(f"[bold]{account}[/]  {status_text(found['status'])}", markup=True)
-    for name in ("target", "session", "usage", "limits"):
-        if found.get(name):
-            console.print(f"  {name}: {json_text.dumps(found[name], ensure_ascii=False)}", markup=False)
+    print_account(found)
     columns = ("lane", "queue", "waiting", "active", "delayed", "oldest_wait", "paused")
     print_table(found["lanes"], columns, empty="no live tenant queues")
 
@@ -201,7 +198,7 @@ def list_dead_letters(
     with connect(data_dir, url, key) as onelane:
         filters = {"account": account, "lane": lane, "pipeline": pipeline, "error_code": error_code}
         found = onelane.dead_letters.list(limit=limit, **filters)
-        columns = ("id", "account", "lane", "actor", "error_code", "attempts", "created_at")
+        columns = ("id", "account", "lane", "actor", "error_code", "attempt_count", "created_at")
         _show(found, columns, json=json, empty="no dead letters")
 
 
