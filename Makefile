@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Each sets everything up by itself and may be run again.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench
+.PHONY: help demo test check lint bench chaos
 
 #: The folder of text files that the demo publishes, and more arguments for `onelane demo` (such as --exit).
 DEMO_DIR ?= docs
@@ -9,6 +9,8 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 #: More arguments for the benchmarks (see their --help).
 BENCH_ARGS ?=
+#: More arguments for the chaos run (see its --help).
+CHAOS_ARGS ?=
 UNIT := not (integration or processes or browser or wordpress or slow)
 
 help: ## This list
@@ -37,3 +39,8 @@ bench: ## Benchmarks, both sides in one run, with ratios
 	@deploy/bootstrap dev
 	.venv/bin/python -m tests.benchmarks.broker $(BENCH_ARGS)
 	.venv/bin/python -m tests.benchmarks.whole_path $(BENCH_ARGS)
+	.venv/bin/python -m tests.benchmarks.rebuild
+
+chaos: ## Attack the whole service on both databases, and judge from outside (CHAOS_ARGS=--seed=N)
+	@deploy/bootstrap dev
+	.venv/bin/python -m tests.chaos $(CHAOS_ARGS)
