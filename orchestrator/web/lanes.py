@@ -13,7 +13,7 @@ from tenants.queues import QueueError
 from tenants.store import lanes as store
 
 from .auth import Access
-from .models.admin import LaneLimitsRequest, LaneLimitsView, LaneView
+from .models.admin import LaneView, LaneWideLimitsRequest, LaneWideLimitsView
 from .models.base import Listing, Nothing, Paging, Query
 from .routing import Call, Reply, Route
 
@@ -50,7 +50,7 @@ def list_lanes(call: Call[Paging, Any]) -> Reply:
     return Reply({"items": items, "next_cursor": None})
 
 
-def put_limits(call: Call[Query, LaneLimitsRequest]) -> Reply:
+def put_limits(call: Call[Query, LaneWideLimitsRequest]) -> Reply:
     most = call.body.global_concurrency
     before = _change(call, global_concurrency=most)
     limits = {"global_concurrency": most}
@@ -123,9 +123,9 @@ ROUTES = [
         put_limits,
         Access.ADMIN,
         "Replace the lane's limits",
-        {200: LaneLimitsView},
+        {200: LaneWideLimitsView},
         "Lanes",
-        body=LaneLimitsRequest,
+        body=LaneWideLimitsRequest,
         exists=exists,
     ),
 ]

@@ -177,7 +177,7 @@ class LaneView(Answer):
     oldest_wait: float | None = Field(description="Seconds.")
 
 
-class LaneLimitsRequest(Body):
+class LaneWideLimitsRequest(Body):
     """A lane's limits; what is left out has its default."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"global_concurrency": 20}]})
@@ -186,7 +186,7 @@ class LaneLimitsRequest(Body):
     """Most steps of the lane that run at one time, over all accounts and workers."""
 
 
-class LaneLimitsView(Answer):
+class LaneWideLimitsView(Answer):
     """A lane's limits."""
 
     global_concurrency: int | None
