@@ -15,7 +15,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from itertools import count
 from typing import Any
 
 import redis
@@ -90,8 +89,6 @@ class TenantBroker(Broker):
         self._threads: dict[str, ConsumerThread] = {}
         self._worker: Worker | None = None
         self._consumers: list[TenantConsumer] = []
-        self._thread_numbers = count()
-        self._thread_local = threading.local()
         self._keeper: LeaseKeeper | None = None
         self._keeper_pid = 0
         self._keeper_mutex = threading.Lock()
@@ -236,24 +233,25 @@ class TenantBroker(Broker):
         """Under which the server knows this process."""
         return self.keeper.worker
 
-    def may_chain(self, message: LeasedMessage) -> bool:
-        """Whether the settle of the message shall bring the lane's next one."""
-        thread = self._threads.get(message.lane)
+    def may_chain(self, lane: str) -> bool:
+        """Whether settles of the lane shall bring its next messages."""
+        thread = self._threads.get(lane)
         return (
             thread is not None
-            and message.thread_id is not None
             and not self.stopping
             and not thread.paused
             and thread.running
-            and self.budget.may_chain(message.lane)
+            and self.budget.may_chain(lane)
         )
 
-    def hand_on(self, message: LeasedMessage) -> None:
-        """Puts a chained message on the worker's queue."""
+    def hand_on(self, consumer: TenantConsumer, messages: list[LeasedMessage]) -> None:
+        """Puts chained messages on the worker's queue."""
         if self.stopping:
-            message.consumer.give_back([message])
-        else:
-            self._threads[message.lane].handle_message(message)
+            consumer.give_back(messages)
+            return
+        thread = self._threads[consumer.shard.lane]
+        for message in messages:
+            thread.handle_message(message)
 
     def is_paused(self, lane: str) -> bool:
         """Whether Dramatiq's worker has paused the lane's consumer, or all of its threads: then none is free."""
@@ -262,14 +260,6 @@ class TenantBroker(Broker):
             return True
         workers = self._worker.workers if self._worker is not None else []
         return bool(workers) and all(each.paused for each in workers)
-
-    def thread_number(self) -> int:
-        """A small number for the calling thread."""
-        try:
-            number: int = self._thread_local.number
-        except AttributeError:
-            number = self._thread_local.number = next(self._thread_numbers)
-        return number
 
     def begin_work(self, worker: Worker) -> None:
         """A worker boots: all of its threads are free."""
@@ -323,7 +313,7 @@ class TenantBroker(Broker):
 
     def _shard(self, lane: str) -> LaneShard:
         if lane not in self._shards:
-            self._shards[lane] = LaneShard(lane, 0, self.keys.root(lane))
+            self._shards[lane] = LaneShard(self, lane, 0, self.keys.root(lane))
         return self._shards[lane]
 
     def _with_account(self, message: Message[Any]) -> Message[Any]:

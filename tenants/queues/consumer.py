@@ -1,7 +1,7 @@
 """The consumer of a lane: one for all its tenant queues, as the Dramatiq worker sees it.
 
-It claims for the free threads of the process, waits on the lane's bell, and settles. A settle brings the lane's next
-message with it, which the settling thread hands straight on to the worker's queue.
+It claims for the free threads of the process, waits on the lane's bell, and hands settles to `settling.py`, which
+brings the lane's next messages with them and hands those straight on to the worker's queue.
 
 Invariants: no claim without permits, and each permit goes with one message until it is settled or given back; a bell
 that cannot be used is rung again; claim and settle are sent again only under the number of their first try.
@@ -23,13 +23,12 @@ from .bell import Bell
 from .entry import milliseconds
 from .lua import script
 from .message import LeasedMessage
-from .server import Argument
+from .settling import Settlement, Settler
 
 if TYPE_CHECKING:
     from .broker import TenantBroker
 
 _CLAIM = script("claim")
-_SETTLE = script("settle")
 _GIVE_BACK = script("give_back")
 _RESCHEDULE = script("reschedule")
 _RING = script("ring")
@@ -41,12 +40,13 @@ IDLE_SECONDS = 1.0
 class LaneShard:
     """What this process knows of a lane (or of one shard of it), shared by its consumer and its settling threads."""
 
-    __slots__ = ("lane", "look_at", "looked_at", "more", "root", "shard")
+    __slots__ = ("lane", "look_at", "looked_at", "more", "root", "settler", "shard")
 
-    def __init__(self, lane: str, shard: int, root: str) -> None:
+    def __init__(self, broker: TenantBroker, lane: str, shard: int, root: str) -> None:
         self.lane = lane
         self.shard = shard
         self.root = root
+        self.settler = Settler(broker, self)
         #: Something was left to start when the lane was looked at last.
         self.more = True
         self.looked_at = 0.0
@@ -95,6 +95,7 @@ class TenantConsumer(Consumer):
         deadline = time.monotonic() + self._timeout_seconds
         while True:
             left = deadline - time.monotonic()
+            self.shard.settler.flush()
             if self.broker.stopping:
                 # What was handed to the worker between its last look at the queue and now goes back as well.
                 self.broker.give_back_unstarted()
@@ -159,7 +160,7 @@ class TenantConsumer(Consumer):
                 )
             )
             self.shard.note(answer[0], answer[1])
-            messages = self._receive(answer[2], answer[3], sent_at)
+            messages = self.receive(answer[2], answer[3], sent_at)
             taken = len(messages)
             self._claimed.extend(messages)
         finally:
@@ -174,34 +175,36 @@ class TenantConsumer(Consumer):
         except BrokerConnectionError:
             return send(1)
 
-    def _receive(self, claimed: list[list[bytes]], server_ms: int, sent_at: float) -> list[LeasedMessage]:
-        messages = []
+    def receive(self, claimed: list[list[bytes]], server_ms: int, sent_at: float) -> list[LeasedMessage]:
+        """The messages of a claim's or settle's answer. One that cannot be decoded is buried."""
+        messages: list[LeasedMessage] = []
+        undecodable: list[LeasedMessage] = []
         for raw_token, slot, epoch, entry_id, stored in claimed:
             _, added, deliveries, payload = stored.split(b":", 3)
-            broken: DecodeError | None = None
+            found = messages
             try:
                 message = Message.decode(payload)
             except DecodeError as error:
-                broken = error
+                self.logger.error("Burying entry %r, which cannot be decoded.", entry_id, exc_info=error)
+                found = undecodable
                 message = Message(self.shard.lane, "undecodable", (), {}, {}, message_id=entry_id.decode())
-            leased = LeasedMessage(
-                message,
-                consumer=self,
-                shard=self.shard,
-                token=raw_token,
-                entry_id=entry_id.decode(),
-                slot=int(slot),
-                epoch=int(epoch),
-                deliveries=int(deliveries),
-                waited_seconds=max(0, server_ms - int(added)) / 1000,
-                leased_at=sent_at,
+            found.append(
+                LeasedMessage(
+                    message,
+                    consumer=self,
+                    shard=self.shard,
+                    token=raw_token,
+                    entry_id=entry_id.decode(),
+                    slot=int(slot),
+                    epoch=int(epoch),
+                    deliveries=int(deliveries),
+                    waited_seconds=max(0, server_ms - int(added)) / 1000,
+                    leased_at=sent_at,
+                )
             )
-            self.broker.keeper.add(leased)
-            if broken is None:
-                messages.append(leased)
-            else:
-                self.logger.error("Buried entry %r, which cannot be decoded.", leased.entry_id, exc_info=broken)
-                self._settle(leased, "bury", "undecodable", permit=False)
+        self.broker.keeper.add_all([*messages, *undecodable])
+        for leased in undecodable:
+            self._settle(leased, "bury", "undecodable", permit=False)
         return messages
 
     def ack(self, message: MessageProxy) -> None:
@@ -236,8 +239,7 @@ class TenantConsumer(Consumer):
         try:
             self._twice(lambda _: self.broker.server.run(_GIVE_BACK, self.shard.root, *named))
         finally:
-            for message in messages:
-                self.broker.keeper.remove(message)
+            self.broker.keeper.remove_all(messages)
             self.broker.budget.release(self.shard.lane, len(messages))
 
     def record_reschedule(self, message: LeasedMessage, delay_seconds: float, new: Message[Any] | None) -> None:
@@ -265,69 +267,7 @@ class TenantConsumer(Consumer):
         return None
 
     def _settle(self, leased: LeasedMessage, outcome: str, reason: str, *, permit: bool = True) -> None:
-        keeper, budget, lane = self.broker.keeper, self.broker.budget, self.shard.lane
-        chain = permit and self.broker.may_chain(leased)
-        leased.settling = True
-        sent_at = time.monotonic()
-        tried_before = int(leased.settle_request is not None)
-        leased.settle_request = number = keeper.open_request(leased.settle_request)
-        arguments = self._settle_arguments(leased, outcome, reason)
-        try:
-            answer = self._twice(
-                lambda again: self.broker.server.run(
-                    _SETTLE,
-                    self.shard.root,
-                    keeper.worker,
-                    number,
-                    again | tried_before,
-                    int(chain),
-                    keeper.lease_ms,
-                    *arguments,
-                )
-            )
-            if chain:
-                self.shard.note(answer[0], answer[1])
-            messages = self._receive(answer[2], answer[3], sent_at) if answer[2] else []
-        except BrokerConnectionError:
-            raise  # Dramatiq's worker settles again later, and so does this method, under the same number
-        except BaseException:
-            keeper.remove(leased)
-            if permit:
-                budget.release(lane)
-            raise
-        finally:
-            keeper.close_request(number)
-        keeper.remove(leased)
-        if not answer[4] and not leased.is_lost:
-            leased.lease_lost.set()
-            self.logger.warning(
-                "Entry %r of account %r was settled too late: its lease (epoch %d) had been lost.",
-                leased.entry_id,
-                leased.account,
-                leased.epoch,
-            )
-        if messages:
-            for each in messages:
-                self.broker.hand_on(each)
-        elif permit:
-            budget.release(lane)
-
-    def _settle_arguments(self, leased: LeasedMessage, outcome: str, reason: str) -> tuple[Argument, ...]:
-        delay_ms, payload = 0, b""
-        if outcome == "retry" and leased.rescheduled is not None:
-            delay, message = leased.rescheduled
-            delay_ms = milliseconds(delay)
-            payload = message.encode() if message is not None else b""
-        return (
-            self.broker.thread_number(),
-            leased.token,
-            leased.slot,
-            leased.epoch,
-            outcome,
-            delay_ms,
-            payload,
-            reason,
-        )
+        self.shard.settler.settle(self, Settlement(leased, outcome, reason, permit))
 
     def close(self) -> None:
         """Gives back what was claimed and not yielded, and hangs up."""
@@ -335,6 +275,7 @@ class TenantConsumer(Consumer):
             return
         self._closed = True
         self._bell.close()
+        self.shard.settler.flush()
         self._give_back_claimed()
 
     @property

@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dramatiq.errors import BrokerConnectionError
 from dramatiq.middleware import raise_thread_exception
@@ -85,16 +85,18 @@ class LeaseKeeper:
         with self._mutex:
             self._in_flight.discard(number)
 
-    def add(self, message: LeasedMessage) -> None:
+    def add_all(self, messages: Iterable[LeasedMessage]) -> None:
         with self._mutex:
-            self._held[id(message)] = message
-            self._roots.add(message.shard.root)
+            for message in messages:
+                self._held[id(message)] = message
+                self._roots.add(message.shard.root)
         if self._thread is None:
             self.start()
 
-    def remove(self, message: LeasedMessage) -> None:
+    def remove_all(self, messages: Iterable[LeasedMessage]) -> None:
         with self._mutex:
-            self._held.pop(id(message), None)
+            for message in messages:
+                self._held.pop(id(message), None)
 
     def start(self) -> None:
         """Starts the thread; nothing when it runs."""
@@ -170,7 +172,7 @@ class LeaseKeeper:
         if message.is_lost:
             return
         message.lease_lost.set()
-        self.remove(message)
+        self.remove_all([message])
         self.logger.warning(
             "Lost the lease of entry %r of account %r on lane %r (epoch %d): %s.",
             message.entry_id,

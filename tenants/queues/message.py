@@ -55,7 +55,6 @@ class LeasedMessage(MessageProxy):
         self.confirmed_at = leased_at
         self.thread_id: int | None = None
         self.settling = False
-        self.settle_request: int | None = None
         self._reschedule: tuple[float, Message[Any] | None] | None = None
 
     @property

@@ -1,37 +1,43 @@
--- Ends a lease and, in the same call, starts the next message of the lane.
+-- Ends leases and, in the same call, starts the next messages of the lane.
 -- KEYS: root
--- ARGV: worker, request number, again, count (of messages to start, 0 or 1), lease in ms,
---       thread (number of the caller's thread), token, slot, epoch,
+-- ARGV: worker, request number, again, count (of messages to start), lease in ms, channel (a number that no other
+--       settle of this worker uses until this one is answered), then for each lease: token, slot, epoch,
 --       outcome (done | retry | bury), delay in ms (retry), message (retry: '' leaves it as it is), reason (bury)
--- Returns {accounts still ready, ms until the next look or -1, messages, the server's ms, 1 if settled, 0 if the
---         lease was lost}
--- Invariant: only the holder of the epoch settles; entry, slot, lease and charge change together.
+-- Returns {accounts still ready, ms until the next look or -1, messages, the server's ms, number settled,
+--         positions (from 0) of the leases that were lost}
+-- Invariant: only the holder of the epoch settles; entry, slot, lease and charge change together; the same request
+-- settles once, and is told the same again.
 -- @include lane
 -- @include account
 -- @include lease
 -- @include start
 -- @include answer
 local worker, request, again, count, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local mark, token, slot, epoch = 'r' .. ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local outcome, delay, message, reason = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
+local mark = 'r' .. ARGV[6]
+local FIELDS = 7
+
+-- What was settled, as a string of 1 and 0, and back.
+local function told(results)
+  local settled, lost = 0, {}
+  for i = 1, #results do
+    if string.byte(results, i) == 49 then settled = settled + 1 else lost[#lost + 1] = i - 1 end
+  end
+  return settled, lost
+end
 
 if again == '1' then
-  local told = redis.call('HGET', K.worker .. worker, mark)
-  local made_by, result = string.match(told or '', '^(%d+):(%d)$')
+  local made_by, results = string.match(redis.call('HGET', K.worker .. worker, mark) or '', '^(%d+):(%d+)$')
   if made_by == request then
     local left = pass_on()
-    return { left, next_look(left), recover(worker, request), now, tonumber(result) }
+    return { left, next_look(left), recover(worker, request), now, told(results) }
   end
 end
 
-local record = find_lease(token, slot, epoch)
-local settled = 0
-if record then
-  settled = 1
-  tell_worker(mark, request .. ':1')
-  local a = open(token)
+local function settle(a, slot, record, outcome, delay, message, reason)
   release(a, slot, record, true)
-  if outcome == 'retry' then
+  if outcome == 'done' and record.due == 0 then
+    redis.call('HDEL', a.entries, record.id)
+  elseif outcome == 'retry' then
     put_back(a, record, now + delay, 0, message ~= '' and message or nil)
   elseif outcome == 'bury' then
     local value = redis.call('HGET', a.entries, record.id)
@@ -40,15 +46,22 @@ if record then
       local score, _, _, start = decode_entry(value)
       bury(a, record.id, score, reason, string.sub(value, start))
     end
-  elseif record.due > 0 then
-    put_back(a, record, record.due, 0)
   else
-    redis.call('HDEL', a.entries, record.id)
+    put_back(a, record, record.due, 0)
   end
   put(a)
-else
-  tell_worker(mark, request .. ':0')
 end
+
+local results = {}
+for i = 7, #ARGV, FIELDS do
+  local record = find_lease(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  if record then
+    settle(open(ARGV[i]), ARGV[i + 1], record, ARGV[i + 3], tonumber(ARGV[i + 4]), ARGV[i + 5], ARGV[i + 6])
+  end
+  results[#results + 1] = record and '1' or '0'
+end
+results = table.concat(results)
+tell_worker(mark, request .. ':' .. results)
 local claimed = {}
 if count > 0 then
   claimed = start_some(worker, request, lease_ms, count)
@@ -57,4 +70,4 @@ if wake and #claimed == 0 then ring() end
 save_worker(worker)
 local left = pass_on()
 save_lane()
-return { left, next_look(left), claimed, now, settled }
+return { left, next_look(left), claimed, now, told(results) }

@@ -1,0 +1,221 @@
+"""Settles of a lane, many in one round trip.
+
+The thread that settles while no other does becomes the **leader**: it goes to the server, and what other threads
+settle meanwhile it takes along on its next way, so a busy process makes one round trip for many messages and an idle
+one waits for nobody. The others return at once; their messages stay leased, and are extended, until the answer came.
+
+Invariants: whatever was handed in is sent by somebody: by the leader, which leads until nothing is left, or after a
+failure by whoever settles or looks for work next; a batch keeps its request number and its members until it is
+answered, so that sending it again settles nothing twice; no two unanswered batches share a channel.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dramatiq.errors import BrokerConnectionError
+
+from .entry import milliseconds
+from .lua import script
+from .message import LeasedMessage
+from .server import Argument
+
+if TYPE_CHECKING:
+    from .broker import TenantBroker
+    from .consumer import LaneShard, TenantConsumer
+
+_SETTLE = script("settle")
+#: Messages that one call settles.
+_MOST = 64
+#: Round trips after which a leader lets another thread lead, so that its own message comes to an end.
+_ROUNDS = 50
+
+
+@dataclass(eq=False, slots=True)
+class Settlement:
+    """How one message ended."""
+
+    message: LeasedMessage
+    outcome: str
+    reason: str
+    #: Whether the message holds a permit: a free thread that its end makes available.
+    permit: bool
+
+    def arguments(self) -> tuple[Argument, ...]:
+        message = self.message
+        delay_ms, payload = 0, b""
+        if self.outcome == "retry" and message.rescheduled is not None:
+            delay, new = message.rescheduled
+            delay_ms = milliseconds(delay)
+            payload = new.encode() if new is not None else b""
+        return (message.token, message.slot, message.epoch, self.outcome, delay_ms, payload, self.reason)
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Settlements that are sent together, always under the same number."""
+
+    consumer: TenantConsumer
+    settlements: Sequence[Settlement]
+    request: int
+    channel: int
+    #: It was sent before, and no answer came.
+    tried: bool = False
+    answered: bool = False
+    arguments: list[Argument] = field(default_factory=list)
+
+
+class Settler:
+    """The settles of one lane in this process."""
+
+    def __init__(self, broker: TenantBroker, shard: LaneShard) -> None:
+        self.logger = logging.getLogger(__name__)
+        self._broker = broker
+        self._shard = shard
+        self._mutex = threading.Lock()
+        self._handed_in: list[tuple[TenantConsumer, Settlement]] = []
+        self._unanswered: deque[Batch] = deque()
+        self._led = False
+        self._channels: list[int] = []
+        self._channels_made = 0
+
+    def settle(self, consumer: TenantConsumer, settlement: Settlement) -> None:
+        """Settles it now, or leaves it to the thread that is on its way to the server.
+
+        Raises:
+            dramatiq.errors.ConnectionClosed: the server did not answer. The settlement is kept; call again.
+        """
+        message = settlement.message
+        with self._mutex:
+            if not message.settling:
+                message.settling = True
+                self._handed_in.append((consumer, settlement))
+            if self._led:
+                return
+            self._led = True
+        self._lead()
+
+    def flush(self) -> None:
+        """Sends what a failure has left behind; nothing while a thread leads.
+
+        Raises: as `settle`.
+        """
+        if not self._handed_in and not self._unanswered:
+            return
+        with self._mutex:
+            if self._led:
+                return
+            self._led = True
+        self._lead()
+
+    def _lead(self) -> None:
+        leading = True
+        try:
+            for turn in range(_ROUNDS):
+                with self._mutex:
+                    batch = self._next_batch()
+                    if batch is None or turn == _ROUNDS - 1:
+                        self._led = leading = False
+                if batch is None:
+                    return
+                self._send(batch)
+        finally:
+            if leading:
+                with self._mutex:
+                    self._led = False
+
+    def _next_batch(self) -> Batch | None:
+        if self._unanswered:
+            return self._unanswered.popleft()
+        if not self._handed_in:
+            return None
+        members, self._handed_in = self._handed_in[:_MOST], self._handed_in[_MOST:]
+        if self._channels:
+            channel = self._channels.pop()
+        else:
+            channel = self._channels_made
+            self._channels_made += 1
+        settlements = [settlement for _, settlement in members]
+        return Batch(members[0][0], settlements, self._broker.keeper.open_request(), channel)
+
+    def _send(self, batch: Batch) -> None:
+        broker, keeper, shard = self._broker, self._broker.keeper, self._shard
+        permits = sum(each.permit for each in batch.settlements)
+        threads = sum(each.permit and each.message.thread_id is not None for each in batch.settlements)
+        count = threads if threads and broker.may_chain(shard.lane) else 0
+        if not batch.arguments:
+            for each in batch.settlements:
+                batch.arguments.extend(each.arguments())
+        sent_at = time.monotonic()
+        try:
+            if batch.tried:
+                keeper.open_request(batch.request)
+            answer = self._ask(batch, count)
+            if count:
+                shard.note(answer[0], answer[1])
+            chained = batch.consumer.receive(answer[2], answer[3], sent_at) if answer[2] else []
+            batch.answered = True
+        except BrokerConnectionError:
+            raise  # it is sent again, under the same number
+        except Exception:
+            # The server refused it: the leases are no longer extended, so that they can expire.
+            batch.answered = True
+            self._forget(batch, permits)
+            raise
+        finally:
+            # Also when an interrupt ended the wait for the answer: others' messages are in the batch.
+            keeper.close_request(batch.request)
+            batch.tried = True
+            with self._mutex:
+                if batch.answered:
+                    self._channels.append(batch.channel)
+                else:
+                    self._unanswered.append(batch)
+        self._end(batch, answer[5])
+        if permits > len(chained):
+            broker.budget.release(shard.lane, permits - len(chained))
+        if chained:
+            broker.hand_on(batch.consumer, chained)
+
+    def _ask(self, batch: Batch, count: int) -> Any:
+        keeper = self._broker.keeper
+        for again in (int(batch.tried), 1):
+            try:
+                return self._broker.server.run(
+                    _SETTLE,
+                    self._shard.root,
+                    keeper.worker,
+                    batch.request,
+                    again,
+                    count,
+                    keeper.lease_ms,
+                    batch.channel,
+                    *batch.arguments,
+                )
+            except BrokerConnectionError as error:
+                failure = error
+        raise failure
+
+    def _forget(self, batch: Batch, permits: int) -> None:
+        self.logger.error("Not settled, and left to expire: %r.", [each.message.entry_id for each in batch.settlements])
+        self._broker.keeper.remove_all([each.message for each in batch.settlements])
+        self._broker.budget.release(self._shard.lane, permits)
+
+    def _end(self, batch: Batch, lost: Sequence[int]) -> None:
+        self._broker.keeper.remove_all([each.message for each in batch.settlements])
+        for position in lost:
+            message = batch.settlements[position].message
+            if not message.is_lost:
+                message.lease_lost.set()
+                self.logger.warning(
+                    "Entry %r of account %r was settled too late: its lease (epoch %d) had been lost.",
+                    message.entry_id,
+                    message.account,
+                    message.epoch,
+                )
