@@ -92,11 +92,25 @@ class TenantBroker(Broker):
         self._keeper: LeaseKeeper | None = None
         self._keeper_pid = 0
         self._keeper_mutex = threading.Lock()
-        # The first in the list hears `before_` first and `after_` last: what other middleware enqueues after a
-        # message is still within it.
-        self.middleware.insert(0, _Lanes())
+        self._lanes = _Lanes()
 
     # -- Dramatiq's interface
+
+    # The broker's own ear is not in `middleware`, because that list is the user's: `middleware=[]` stays empty, and
+    # `add_middleware(before=...)` finds the places it expects. It hears `before_` first and `after_` last, so what
+    # other middleware enqueues after a message is still within it.
+
+    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        hook = getattr(self._lanes, "before_" + signal, None)
+        if hook is not None:
+            hook(self, *args, **kwargs)
+        super().emit_before(signal, *args, **kwargs)
+
+    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        super().emit_after(signal, *args, **kwargs)
+        hook = getattr(self._lanes, "after_" + signal, None)
+        if hook is not None:
+            hook(self, *args, **kwargs)
 
     @property
     def client(self) -> redis.Redis:
@@ -414,33 +428,31 @@ def _strip_eta(message: Message[Any], delay: int | None) -> tuple[Message[Any], 
     return Message(**fields), max(0, delay or 0)
 
 
-class _Lanes(Middleware):
-    """What the broker must hear of Dramatiq's worker."""
+class _Lanes:
+    """What the broker must hear of Dramatiq's worker: hooks named as a middleware's, and only those it needs."""
 
-    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        assert isinstance(broker, TenantBroker)
+    __slots__ = ()
+
+    def before_worker_boot(self, broker: TenantBroker, worker: Worker) -> None:
         broker.begin_work(worker)
 
-    def after_consumer_thread_boot(self, broker: Broker, thread: ConsumerThread) -> None:
-        assert isinstance(broker, TenantBroker)
+    def after_consumer_thread_boot(self, broker: TenantBroker, thread: ConsumerThread) -> None:
         broker.add_thread(thread)
 
-    def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
-        assert isinstance(broker, TenantBroker)
+    def before_worker_shutdown(self, broker: TenantBroker, worker: Worker) -> None:
         broker.begin_stop()
 
-    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
-        assert isinstance(broker, TenantBroker)
+    def after_worker_shutdown(self, broker: TenantBroker, worker: Worker) -> None:
         broker.end_work()
 
-    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+    def before_process_message(self, broker: TenantBroker, message: MessageProxy) -> None:
         if isinstance(message, LeasedMessage):
             message.thread_id = threading.get_ident()
             set_current_message(message)
 
     def after_process_message(
         self,
-        broker: Broker,
+        broker: TenantBroker,
         message: MessageProxy,
         *,
         result: Any = None,
@@ -448,5 +460,5 @@ class _Lanes(Middleware):
     ) -> None:
         set_current_message(None)
 
-    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
+    def after_skip_message(self, broker: TenantBroker, message: MessageProxy) -> None:
         set_current_message(None)

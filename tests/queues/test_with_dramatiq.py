@@ -11,7 +11,7 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq import Message, QueueJoinTimeout, Worker
-from dramatiq.middleware import AsyncIO, CurrentMessage
+from dramatiq.middleware import AgeLimit, AsyncIO, CurrentMessage
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
@@ -334,3 +334,16 @@ def test_an_idle_worker_asks_once_a_second(broker: TenantBroker, start_worker: S
     before = int(client.info("commandstats")["cmdstat_evalsha"]["calls"])
     time.sleep(2.0)
     assert int(client.info("commandstats")["cmdstat_evalsha"]["calls"]) - before <= 3
+
+
+def test_the_list_of_middleware_is_the_users_own(make_broker: Callable[..., TenantBroker]) -> None:
+    class Mine(dramatiq.Middleware):
+        pass
+
+    assert make_broker(middleware=[]).middleware == []
+    broker = make_broker()
+    mine, after = Mine(), Mine()
+    broker.add_middleware(mine, before=AgeLimit)
+    assert broker.middleware[0] is mine
+    broker.add_middleware(after, after=AgeLimit)
+    assert broker.middleware[2] is after
