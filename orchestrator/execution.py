@@ -4,10 +4,13 @@ Invariants
 - SQL is written before the message is settled: an output is durable before anybody hears that it is done.
 - The step's process tree is gone before its outcome is written, and so before the lease is freed.
 - Only SQL counts attempts. Whatever happens to the message, the step's row decides when it runs again.
+- No message is lost to an error of ours: whatever goes wrong here, it comes back, and SQL says what is left to do.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import random
 import threading
@@ -26,11 +29,11 @@ from actors.context import StepContext
 from actors.errors import StepError
 from actors.signals import Signal
 from actors.step import Step
-from tenants.database import Database
+from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
 from tenants.sessions import Sessions
-from tenants.store import backoffs, outcomes, steps
+from tenants.store import backoffs, outcomes, steps, workers
 from tenants.store.steps import Gone, Owned, Refused
 
 from . import metrics
@@ -58,6 +61,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between tries to write an outcome while the database is away; the worker's own liveness bounds them all.
 WRITE_RETRY_SECONDS = 1.0
+#: When a message comes back after an error that should not be.
+UNEXPECTED_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -94,6 +99,9 @@ class Execution:
         self._queue_settings = queue_settings
         self._sandbox = sandbox
         self._running: dict[str, Running] = {}
+        #: Steps that a thread is about to start; and rows that say "running here" although nothing does.
+        self._starting: set[str] = set()
+        self._strays: set[tuple[str, int]] = set()
         self._state = threading.Lock()
         self._stopping = threading.Event()
 
@@ -126,22 +134,66 @@ class Execution:
             running.why = why
         running.cancelled.set()
 
+    def hand_back_strays(self) -> None:
+        """Give back steps that run here by SQL and do not: starts whose commit took effect and lost its answer.
+
+        Nobody else would: their worker, this one, is alive. A row must have been a stray twice in a row.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        rows = self._database.read(lambda connection: workers.running(connection, [self._worker_id]))
+        with self._state:
+            known = self._starting | self._running.keys()
+        strays = {(row["id"], row["run_token"]) for row in rows if row["id"] not in known}
+        again, self._strays = strays & self._strays, strays
+        for step_id, run_token in again:
+            log.warning("step %s is given back: it counts as running here, and does not", step_id)
+            try:
+                self._database.write(functools.partial(_hand_back, step_id=step_id, run_token=run_token))
+            except OwnershipLost:
+                continue  # its job was cancelled meanwhile, or this worker was taken for dead
+
     # --- one step ------------------------------------------------------------------------------------------------
 
     def run(self, step_id: str, message: LeasedMessage) -> None:
         """Run the step that a claimed message names, and say what the message does when it is settled."""
+        try:
+            self._run(step_id, message)
+        except Exception:
+            # Raised, it would bury the message, while the step waits for it.
+            log.exception("step %s met an error of the worker's own; its message comes back", step_id)
+            message.reschedule(UNEXPECTED_SECONDS)
+
+    def _run(self, step_id: str, message: LeasedMessage) -> None:
         if self._stopping.is_set():
             message.reschedule(0.0)
             return
-        started = self._start(step_id, message.slot)
+        started = self._begin(step_id, message.slot)
         match started:
             case Gone():
                 log.debug("step %s has nothing to run: %s", step_id, started.reason)
             case Refused():
                 metrics.REFUSED_STARTS.labels(message.lane).inc()
                 message.reschedule(started.seconds)
-            case Owned():
-                self._run_owned(started, message)
+            case Running():
+                self._run_owned(started.owned, started, message)
+
+    def _begin(self, step_id: str, slot: int) -> Running | Refused | Gone:
+        """Start the step; at every moment it is among those that start or those that run, so it is no stray."""
+        with self._state:
+            self._starting.add(step_id)
+        try:
+            started = self._start(step_id, slot)
+            if not isinstance(started, Owned):
+                return started
+            running = Running(started, threading.Event())
+            with self._state:
+                self._running[step_id] = running
+            return running
+        finally:
+            with self._state:
+                self._starting.discard(step_id)
 
     def _start(self, step_id: str, slot: int) -> Owned | Refused | Gone:
         def work(connection: Connection) -> Owned | Refused | Gone:
@@ -152,14 +204,11 @@ class Execution:
         except IntegrityError:
             return steps.slot_taken(step_id, slot)
         except Unavailable as error:
-            # Whether it started is open; if it did, nobody runs it, and this worker's own rescue gives it back.
+            # Whether it started may be open; if it did, nobody runs it, and `hand_back_strays` gives it back.
             log.warning("step %s could not be started: %s", step_id, error)
             return Refused("the database is away", 2 * steps.REFUSAL_SECONDS)
 
-    def _run_owned(self, owned: Owned, message: LeasedMessage) -> None:
-        running = Running(owned, threading.Event())
-        with self._state:
-            self._running[owned.step_id] = running
+    def _run_owned(self, owned: Owned, running: Running, message: LeasedMessage) -> None:
         if self._stopping.is_set():
             self._end(owned.step_id, "handback")
         began = time.monotonic()
@@ -221,17 +270,32 @@ class Execution:
         The attempt stays this worker's meanwhile; if the worker cannot renew its liveness either, its process ends
         itself, the attempt is `lost`, and the guarded write would be refused anyway.
         """
+        perhaps_written = False
         while True:
             try:
                 self._decide(owned, outcome, running, message)
                 return
             except OwnershipLost as error:
-                metrics.REFUSED_WRITES.inc()
-                log.warning("%s", error)
+                if perhaps_written:
+                    log.warning("step %s has an outcome: a commit took effect whose answer was lost", owned.step_id)
+                else:
+                    metrics.REFUSED_WRITES.inc()
+                    log.warning("%s", error)
+                # The step may wait for this very message, after a retry that was written without our hearing of it.
+                message.reschedule(steps.REFUSAL_SECONDS)
                 return
+            except CommitUnknown as error:
+                perhaps_written = True
+                log.warning("whether the outcome of step %s is written is not known: %s", owned.step_id, error)
             except Unavailable as error:
                 log.warning("the outcome of step %s is not written yet: %s", owned.step_id, error)
                 time.sleep(WRITE_RETRY_SECONDS)
+            except Exception as error:
+                if isinstance(outcome, Failed) and outcome.code == "internal":
+                    raise
+                log.exception("the outcome of step %s cannot be written", owned.step_id)
+                text = f"its outcome could not be written: {type(error).__name__}"
+                outcome = Failed("internal", text, tracebacks.format_exc()[-16_000:], True)
 
     def _decide(self, owned: Owned, outcome: Outcome, running: Running, message: LeasedMessage) -> None:
         match outcome:
@@ -263,9 +327,9 @@ class Execution:
                 self._wait(owned, "lost", error, 0.0, message)
 
     def _complete(self, owned: Owned, output: Any, message: LeasedMessage) -> None:
-        if not isinstance(output, dict):
-            text = f"the step returned {type(output).__name__}; a step returns a dict of plain data"
-            self._fail(owned, "failed", "internal", text, "", True, message)
+        fault = _fault_of(output)
+        if fault is not None:
+            self._fail(owned, "failed", "internal", fault, "", True, message)
             return
         following = self._database.write(lambda connection: outcomes.complete(connection, owned, output))
         self._record(owned, "completed")
@@ -351,6 +415,21 @@ class Execution:
         least, greatest = self._pipelines[owned.pipeline].step(owned.name).backoff
         ceiling = min(greatest, least * 2 ** min(owned.attempt - 1, 30))
         return random.uniform(ceiling / 2, ceiling)
+
+
+def _fault_of(output: Any) -> str | None:
+    """Why a step's output cannot be kept; None when it can."""
+    if not isinstance(output, dict):
+        return f"the step returned {type(output).__name__}; a step returns a dict of plain data"
+    try:
+        json.dumps(output, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"the step returned what JSON cannot hold: {error}"
+    return None
+
+
+def _hand_back(connection: Connection, *, step_id: str, run_token: int) -> None:
+    outcomes.lose(connection, step_id, run_token, handed_back=True)
 
 
 def _perform_here(step: Step, pipeline: Pipeline, context: dict[str, Any], port: StepPort) -> Outcome:

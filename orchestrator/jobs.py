@@ -5,10 +5,11 @@ An answer from `create` means that the job is committed; whatever dies after tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, RowMapping, update
@@ -17,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from actors import Pipeline
 from tenants.account import parse_account
 from tenants.columns import db_now
-from tenants.database import Database
+from tenants.database import CommitUnknown, Database
 from tenants.errors import (
     Conflict,
     Fault,
@@ -26,6 +27,7 @@ from tenants.errors import (
     JobFinished,
     JobNotRetryable,
     NotAwaitingApproval,
+    Unavailable,
     UnknownPipeline,
 )
 from tenants.models import Draft
@@ -38,9 +40,10 @@ from .dispatch import Dispatcher
 from .views import job_summary, job_view
 
 drafts = Draft.__table__
+T = TypeVar("T")
 
-#: Tries when two callers make the same `unique_key` at one moment.
-_UNIQUE_KEY_TRIES = 5
+#: Tries when two callers make the same `unique_key` at one moment, or a commit's answer is lost.
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,11 @@ class Jobs:
             AccountDraining, AccountSuspended, QueueFull, QuotaExhausted: the account takes no job now.
             Unavailable: the database is away; nothing was accepted.
         """
-        made = self._make(account, [self._plan(job, ())])
-        view = self._database.read(lambda connection: self._view(connection, made.ids[0], None))
-        return view, bool(made.created)
+
+        def view(connection: Connection, made: store.Made) -> tuple[dict[str, Any], bool]:
+            return self._view(connection, made.ids[0], None), bool(made.created)
+
+        return self._make(account, [self._plan(job, ())], view)
 
     def create_many(self, account: str, jobs: Sequence[NewJob]) -> list[dict[str, Any]]:
         """Accept jobs, all or nothing; gives back summaries in order, an existing job standing for a unique hit.
@@ -102,28 +107,39 @@ class Jobs:
         if faults:
             refusal = UnknownPipeline if unknown == len(faults) else InvalidPipelineInput
             raise refusal(f"{len(faults)} fault(s) in the batch; nothing was accepted", tuple(faults))
-        made = self._make(account, plans)
-        known = [each for each in made.ids if each not in made.created]
 
-        def read(connection: Connection) -> list[dict[str, Any]]:
+        def read(connection: Connection, made: store.Made) -> list[dict[str, Any]]:
+            known = [each for each in made.ids if each not in made.created]
             found, steps = store.summaries(connection, made.ids), store.step_progress(connection, known)
             return [job_summary(found[each], steps.get(each, ())) for each in made.ids]
 
-        return self._database.read(read)
+        return self._make(account, plans, read)
 
-    def _make(self, account: str, plans: Sequence[JobPlan]) -> store.Made:
+    def _make(self, account: str, plans: Sequence[JobPlan], read: Callable[[Connection, store.Made], T]) -> T:
+        """Make jobs, and read the answer in the same transaction: what was accepted is never answered by an error."""
         account = parse_account(account)
-        for tries in range(_UNIQUE_KEY_TRIES):
+        unsure: CommitUnknown | None = None
+        for tries in range(_TRIES):
             try:
-                made = self._database.write(lambda connection: store.create(connection, account, plans))
+                made, answer = self._database.write(
+                    partial(_create, account=account, plans=plans, again=unsure is not None, read=read)
+                )
+            except CommitUnknown as error:
+                # The same ids again: if the first transaction takes effect after all, this one is refused by it.
+                unsure = error
+                continue
+            except Unavailable:
+                if unsure is not None:
+                    raise unsure from None  # "nothing was accepted" would be more than we know
+                raise
             except IntegrityError:
-                # Another caller made the same unique key between our look and our insert: look again.
-                if tries == _UNIQUE_KEY_TRIES - 1:
+                # Another caller made the same unique key, or our own first try these ids, after our look: look again.
+                if tries == _TRIES - 1:
                     raise
                 continue
             self._dispatcher.send(made.queued)
-            return made
-        raise AssertionError("unreachable: the last try returns or raises")
+            return answer
+        raise unsure or AssertionError("unreachable: the last try returns or raises")
 
     def _plan(self, job: NewJob, loc: tuple[str | int, ...]) -> JobPlan:
         pipeline = self._pipelines.get(job.pipeline)
@@ -334,6 +350,18 @@ def _go_on(connection: Connection, job: RowMapping) -> Dispatch:
     step = store.reopen(connection, job, _first_unfinished(store.fetch_steps(connection, job["id"])))
     dead_letters.resolve_job(connection, job["id"], "replayed")
     return step
+
+
+def _create(
+    connection: Connection,
+    *,
+    account: str,
+    plans: Sequence[JobPlan],
+    again: bool,
+    read: Callable[[Connection, store.Made], T],
+) -> tuple[store.Made, T]:
+    made = store.create(connection, account, plans, again=again)
+    return made, read(connection, made)
 
 
 def _first_unfinished(steps: Sequence[RowMapping]) -> RowMapping:

@@ -79,6 +79,7 @@ class Liveness:
                 return
             self._renewed_at = asked_at
             self._guard.beat()
+            self._execution.hand_back_strays()
         if self._execution.busy:
             for step_id in self._database.read(lambda connection: store.cancelled_steps(connection, self._worker_id)):
                 self._execution.cancel(step_id)

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -223,7 +223,8 @@ def _is_stale(error: psycopg.Error) -> bool:
 
 
 def _translated(error: DBAPIError) -> Exception:
-    if isinstance(error, IntegrityError):
+    # A value that the database cannot hold is the caller's fault, and would be refused again and again.
+    if isinstance(error, IntegrityError | DataError):
         return error
     original = cast("BaseException", error.orig)
     return Unavailable(f"the database failed: {type(original).__name__}: {str(original).strip()}")

@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -73,6 +73,8 @@ class JobPlan:
     unique_key: str | None = None
     callback_url: str | None = None
     tags: tuple[str, ...] = ()
+    #: Chosen before the transaction, so that a caller who does not know what became of it can ask, or repeat it.
+    id: str = field(default_factory=new_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +117,18 @@ def ensure_account(connection: Connection, account: str) -> None:
     connection.execute(statement.on_conflict_do_nothing())
 
 
-def create(connection: Connection, account: str, plans: Sequence[JobPlan]) -> Made:
+def create(connection: Connection, account: str, plans: Sequence[JobPlan], *, again: bool = False) -> Made:
     """Make jobs with their steps, all or none; the first step of each is queued (or awaits approval).
+
+    `again`: the same plans may have been made by a transaction whose answer was lost; then that is what was made, and
+    the dispatcher loop sends it.
 
     Raises:
         AccountDraining, AccountSuspended, QueueFull, QuotaExhausted: nothing was made.
+        IntegrityError: somebody else made a `unique_key` at this moment, or the lost transaction took effect just now.
     """
+    if again and (landed := _made_before(connection, account, plans)) is not None:
+        return landed
     now = connection.execute(select(db_now())).scalar_one()
     taken = _taken_unique_keys(connection, account, plans)
     fresh: list[tuple[str, JobPlan]] = []
@@ -128,7 +136,7 @@ def create(connection: Connection, account: str, plans: Sequence[JobPlan]) -> Ma
     for plan in plans:
         existing = taken.get((plan.pipeline, plan.unique_key)) if plan.unique_key is not None else None
         if existing is None:
-            existing = new_id()
+            existing = plan.id
             fresh.append((existing, plan))
             if plan.unique_key is not None:
                 taken[plan.pipeline, plan.unique_key] = existing
@@ -138,6 +146,16 @@ def create(connection: Connection, account: str, plans: Sequence[JobPlan]) -> Ma
     _admit(connection, account, len(fresh), now)
     queued = _insert(connection, account, fresh, now)
     return Made(tuple(ids), frozenset(job_id for job_id, _ in fresh), tuple(queued))
+
+
+def _made_before(connection: Connection, account: str, plans: Sequence[JobPlan]) -> Made | None:
+    present = frozenset(summaries(connection, [plan.id for plan in plans]))
+    if not present:
+        return None
+    taken = _taken_unique_keys(connection, account, plans)
+    taken |= {(plan.pipeline, plan.unique_key): plan.id for plan in plans if plan.id in present}
+    ids = [plan.id if plan.id in present else taken[plan.pipeline, plan.unique_key] for plan in plans]
+    return Made(tuple(ids), present, ())
 
 
 def _taken_unique_keys(

@@ -104,7 +104,7 @@ def retry(
         "due_at": db_now(delay_seconds) if delay_seconds > 0 else None,
         "queued_at": db_now(),
         # A lost attempt's message may be lost with it: the dispatcher makes sure.
-        "dispatched_at": None if outcome == "lost" and not handed_back else db_now(),
+        "dispatched_at": None if outcome == "lost" else db_now(),
         "error": error,
     }
     if not spends:
@@ -181,8 +181,10 @@ def time_out_job(connection: Connection, owned: Owned) -> None:
     record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, "timed_out")))
 
 
-def lose(connection: Connection, step_id: str, run_token: int) -> None:
+def lose(connection: Connection, step_id: str, run_token: int, *, handed_back: bool = False) -> None:
     """Take a running step from a worker that is dead. Its attempt is `lost`, which has a budget of its own.
+
+    With `handed_back` the worker lives and does not run it; then the budget is not touched.
 
     A job that somebody wants cancelled ends here: its worker can no longer do it.
 
@@ -197,7 +199,10 @@ def lose(connection: Connection, step_id: str, run_token: int) -> None:
         cancel(connection, owned)
         return
     error = {"code": "lost", "message": f"the worker {found['worker_id']} died while it ran this step"}
-    if owned.lost + 1 > LOST_BUDGET:
+    if handed_back:
+        error["message"] = f"the worker {found['worker_id']} never began to run it"
+        retry(connection, owned, outcome="lost", error=error, delay_seconds=0.0, handed_back=True)
+    elif owned.lost + 1 > LOST_BUDGET:
         error["message"] = f"{LOST_BUDGET + 1} attempts in all were lost with their workers; " + error["message"]
         fail(connection, owned, outcome="lost", error=error, traceback=None, message={"args": [owned.step_id]})
     else:

@@ -109,6 +109,7 @@ def running(connection: Connection, worker_ids: Sequence[str]) -> Sequence[RowMa
             select(
                 steps.c.worker_id,
                 steps.c.id,
+                steps.c.run_token,
                 steps.c.job_id,
                 steps.c.account,
                 steps.c.lane,

@@ -150,6 +150,8 @@ class Stage:
             if part.process is not None:
                 code = part.process.returncode
                 part.exits[code] += 1
+                if part.process.stdin is not None:
+                    part.process.stdin.close()
                 part.process = None
                 part.stopped = False
                 if part.struck:
