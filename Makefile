@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Each sets everything up by itself and may be run again.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench chaos
+.PHONY: help demo test check unit lint bench chaos
 
 #: The folder of text files that the demo publishes, and more arguments for `onelane demo` (such as --exit).
 DEMO_DIR ?= docs
@@ -25,8 +25,11 @@ test: ## Everything: linters, types, layers, all tests with real servers and a r
 	@$(MAKE) --no-print-directory lint
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
 
-check: ## Unit tests only, in seconds
+check: ## Linters, types, layers and unit tests, within a minute
 	@deploy/bootstrap dev
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint unit
+
+unit:
 	.venv/bin/python -m pytest -q -m "$(UNIT)" $(PYTEST_ARGS)
 
 lint:

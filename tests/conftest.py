@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is not a fault of the code: how long an example takes is nobody's business.
+settings.register_profile("onelane", deadline=None)
+settings.load_profile("onelane")
 
 pytest_plugins = ["tests.servers"]
 

@@ -16,6 +16,8 @@ import redis
 from tenants.queues import EmbeddedServerFailed, EmbeddedValkey
 from tests.queues.conftest import eventually
 
+pytestmark = pytest.mark.processes
+
 OWNER = """
 import sys, time, threading
 from pathlib import Path
