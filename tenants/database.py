@@ -3,8 +3,8 @@
 Invariants
 - `write` runs one transaction from begin to commit. On SQLite it begins immediate, and writers of one process queue up
   for it in order; SQLite's own waiting is a poll with pauses up to 100 ms, which showed as latency.
-- `work` may run more than once (deadlock, serialization failure, locked database, a connection that had died before its
-  first use), so it must not have effects outside its transaction.
+- `work` may run more than once (deadlock, serialization failure, a connection that broke before the commit), so it
+  must not have effects outside its transaction.
 - A connection lost in the middle of a commit leaves the outcome open. It is never repeated here: `CommitUnknown` says
   so.
 """
@@ -43,6 +43,8 @@ SQLITE_BUSY_SECONDS = 15
 
 #: PostgreSQL: serialization_failure, deadlock_detected, lock_not_available.
 _RETRY_STATES = frozenset({"40001", "40P01", "55P03"})
+#: SQLite: a snapshot that became too old to write on, a WAL that another process recovers, a shared cache's lock.
+_RETRY_CODES = frozenset({sqlite3.SQLITE_BUSY_SNAPSHOT, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_LOCKED})
 
 
 class CommitUnknown(Unavailable):
@@ -211,15 +213,14 @@ def _worth_a_retry(error: DBAPIError) -> bool:
     """Whether the database asks for the whole transaction again, and nothing of it has taken effect."""
     original = error.orig
     if isinstance(original, psycopg.Error):
-        return original.sqlstate in _RETRY_STATES or (error.connection_invalidated and _is_stale(original))
+        # A connection that broke at a statement had not begun its commit. One that could not be opened is no better
+        # at the next try.
+        broke = error.connection_invalidated and error.statement is not None
+        return broke or original.sqlstate in _RETRY_STATES
     if isinstance(original, sqlite3.OperationalError):
-        return getattr(original, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        # Not SQLITE_BUSY itself: SQLite has waited for the other writer already, as long as it may.
+        return getattr(original, "sqlite_errorcode", 0) in _RETRY_CODES
     return False
-
-
-def _is_stale(error: psycopg.Error) -> bool:
-    """A pooled connection that the server had closed while it lay idle: a new one may well do."""
-    return isinstance(error, psycopg.OperationalError) and "connect" not in str(error).split(":")[0]
 
 
 def _translated(error: DBAPIError) -> Exception:

@@ -6,6 +6,7 @@ ports that it listens on, as JSON by name, and then obeys lines on standard inpu
     {"route": name, "do": "cut"}                 every open connection ends with a reset, at any byte
     {"route": name, "do": "refuse"}              the same, and new ones meet it too, until `heal`
     {"route": name, "do": "hold"}                no byte passes, nothing ends: a silent partition, until `heal`
+    {"route": name, "do": "deafen"}              what the target answers is held back; what is sent to it passes
     {"route": name, "do": "heal"}
 """
 
@@ -31,6 +32,8 @@ class Route:
         self._refuses = False
         self._passes = asyncio.Event()
         self._passes.set()
+        self._answers = asyncio.Event()
+        self._answers.set()
 
     def obey(self, what: str) -> None:
         match what:
@@ -41,9 +44,12 @@ class Route:
                 self._reset_all()
             case "hold":
                 self._passes.clear()
+            case "deafen":
+                self._answers.clear()
             case "heal":
                 self._refuses = False
                 self._passes.set()
+                self._answers.set()
             case _:
                 raise ValueError(f"there is no attack {what!r}")
 
@@ -59,16 +65,20 @@ class Route:
         pair = {writer, far_writer}
         self._open |= pair
         try:
-            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer, self._answers))
         finally:
             self._open -= pair
             for each in pair:
                 each.close()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, opened: asyncio.Event | None = None
+    ) -> None:
         try:
             while data := await reader.read(_CHUNK):
                 await self._passes.wait()
+                if opened is not None:
+                    await opened.wait()
                 writer.write(data)
                 await writer.drain()
             writer.write_eof()

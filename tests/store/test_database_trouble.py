@@ -1,0 +1,345 @@
+"""A database in trouble: what is tried again, what is refused, and that nothing half-written stays."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, event, func, select, text
+
+import tenants.database as database_module
+from tenants.database import MAX_TRIES, CommitUnknown, Database
+from tenants.errors import Unavailable
+from tenants.models import Event, Job, Step
+from tenants.store import jobs, meta
+from tenants.store.jobs import JobPlan, StepPlan
+from tests.crashes.installation import ROOT
+from tests.crashes.postgres import Postgres, running_postgres
+
+STEPS = (StepPlan("generate", "generate", True, 3), StepPlan("publish", "publish", True, 3))
+
+
+def plan(**more: Any) -> JobPlan:
+    return JobPlan(pipeline="blog", input={"text": "x" * 2000}, steps=STEPS, **more)
+
+
+def count(database: Database, table: Any) -> int:
+    return int(database.read(lambda c: c.execute(select(func.count()).select_from(table)).scalar_one()))
+
+
+class Proxy:
+    """The chaos run's proxy before one server."""
+
+    def __init__(self, target: int) -> None:
+        command = [sys.executable, "-m", "tests.chaos.proxy", json.dumps({"sql": target})]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        self.port = int(json.loads(self._process.stdout.readline())["sql"])
+
+    def do(self, what: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"route": "sql", "do": what}).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._process.wait(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with running_postgres() as server:
+        database = Database(server.url)
+        database.migrate()
+        database.close()
+        yield server
+
+
+@pytest.fixture
+def proxy(server: Postgres) -> Iterator[Proxy]:
+    made = Proxy(server.port)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def postgres(server: Postgres) -> Iterator[Database]:
+    opened = Database(server.url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def through(server: Postgres, proxy: Proxy) -> Iterator[Database]:
+    """The same database by way of the proxy."""
+    opened = Database(server.at(proxy.port))
+    yield opened
+    opened.close()
+
+
+# --- asked to try again --------------------------------------------------------------------------------------------
+
+
+def test_two_that_deadlock_both_succeed(postgres: Database) -> None:
+    for key in ("one", "two"):
+        postgres.write(lambda c, key=key: meta.put(c, key, "0"))  # type: ignore[misc]
+    both_hold_one = threading.Barrier(2, timeout=20)
+    runs: list[str] = []
+
+    def work(first: str, second: str) -> Callable[[Connection], None]:
+        def inner(connection: Connection) -> None:
+            runs.append(first)
+            meta.put(connection, first, first)
+            if runs.count(first) == 1:
+                both_hold_one.wait()
+            meta.put(connection, second, first)
+
+        return inner
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(postgres.write, (work("one", "two"), work("two", "one"))))
+    assert len(runs) > 2, "nobody was chosen as the victim"
+    kept = postgres.read(lambda c: meta.get_many(c, "one", "two"))
+    assert kept in ({"one": "one", "two": "one"}, {"one": "two", "two": "two"})
+
+
+@pytest.mark.parametrize("failures", [2, MAX_TRIES])
+def test_serialization_failures_are_tried_again_a_bounded_number_of_times(postgres: Database, failures: int) -> None:
+    runs = 0
+
+    def work(connection: Connection) -> int:
+        nonlocal runs
+        runs += 1
+        meta.put(connection, "serialization", str(runs))
+        if runs <= failures:
+            connection.execute(text("DO $$ BEGIN RAISE SQLSTATE '40001'; END $$"))
+        return runs
+
+    if failures < MAX_TRIES:
+        assert postgres.write(work) == failures + 1
+        return
+    with pytest.raises(Unavailable):
+        postgres.write(work)
+    assert runs == MAX_TRIES
+    assert postgres.read(lambda c: meta.get_many(c, "serialization")) != {"serialization": str(MAX_TRIES)}
+
+
+# --- connections that break ----------------------------------------------------------------------------------------
+
+
+def kill_backends(server: Postgres) -> None:
+    with server.connect() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+
+
+def test_backends_killed_while_idle_are_noticed_by_nobody(server: Postgres, postgres: Database) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: postgres.ping(), range(8)))
+    kill_backends(server)
+    postgres.write(lambda c: meta.put(c, "idle", "written"))
+    kill_backends(server)
+    assert postgres.read(lambda c: meta.get_many(c, "idle")) == {"idle": "written"}
+
+
+def test_a_backend_killed_in_the_middle_leaves_nothing_half_written(server: Postgres, postgres: Database) -> None:
+    runs = 0
+
+    def work(connection: Connection) -> jobs.Made:
+        nonlocal runs
+        runs += 1
+        made = jobs.create(connection, "acme", [plan(), plan()])
+        if runs == 1:
+            kill_backends(server)
+        jobs.fetch(connection, made.ids[0], None)
+        return made
+
+    before = count(postgres, Job.__table__)
+    postgres.write(work)
+    assert runs == 2
+    assert count(postgres, Job.__table__) == before + 2
+    assert count(postgres, Step.__table__) == 2 * (before + 2)
+
+
+@pytest.mark.parametrize(("what", "takes_effect"), [("hold", False), ("deafen", True)])
+def test_a_connection_lost_in_the_commit_leaves_the_outcome_open(
+    postgres: Database, through: Database, proxy: Proxy, what: str, takes_effect: bool
+) -> None:
+    """The request to commit does not arrive, or its answer does not: the caller cannot tell, and is told so."""
+    through.ping()
+
+    def work(connection: Connection) -> None:
+        meta.put(connection, what, "written")
+        break_commit(proxy, connection, what)
+
+    with pytest.raises(CommitUnknown):
+        through.write(work)
+    proxy.do("heal")
+    assert bool(postgres.read(lambda c: meta.get_many(c, what))) == takes_effect
+    through.ping()
+
+
+def break_commit(proxy: Proxy, connection: Connection, what: str) -> None:
+    """Let the commit of this transaction meet a proxy that holds it, and then cuts the connection."""
+    engine = connection.engine
+    driver: Any = connection.connection.driver_connection
+    original = driver.commit
+
+    def commit() -> None:
+        proxy.do(what)
+        cut = threading.Timer(0.5, proxy.do, ("cut",))
+        cut.start()
+        try:
+            original()
+        finally:
+            cut.join()
+
+    assert isinstance(engine, Engine)
+    driver.commit = commit
+
+
+@pytest.mark.parametrize("what", ["hold", "deafen"])
+@pytest.mark.parametrize("unique_key", [None, "only one"])
+def test_a_job_is_made_once_whatever_became_of_the_commit(
+    through: Database, postgres: Database, proxy: Proxy, what: str, unique_key: str | None
+) -> None:
+    from orchestrator.dispatch import Dispatcher
+    from orchestrator.jobs import Jobs, NewJob
+    from tests.web.sample_pipelines import PIPELINES
+
+    class NoRedis(Dispatcher):
+        def __init__(self) -> None:
+            pass
+
+        def send(self, steps: Any) -> bool:
+            return False
+
+    broken: list[str] = []
+
+    @event.listens_for(through.engine, "commit")
+    def _(connection: Connection) -> None:
+        if broken:
+            proxy.do("heal")
+            return
+        broken.append(what)
+        break_commit(proxy, connection, what)
+        healed = threading.Timer(0.7, proxy.do, ("heal",))
+        healed.start()
+
+    before = count(postgres, Job.__table__)
+    maker = Jobs(through, {each.name: each for each in PIPELINES}, NoRedis())
+    account = f"{what} {unique_key}"
+    job, created = maker.create(account, NewJob("sample", {"topic": "lanes"}, unique_key=unique_key))
+    assert created
+    assert broken
+    assert count(postgres, Job.__table__) == before + 1
+    assert postgres.read(lambda c: jobs.fetch(c, job["id"], account))["status"] == "queued"
+
+
+def test_a_statement_has_its_time(postgres: Database) -> None:
+    shown = postgres.read(lambda c: c.execute(text("SHOW statement_timeout")).scalar_one())
+    assert shown == f"{database_module.STATEMENT_TIMEOUT_SECONDS}s"
+
+    def work(connection: Connection) -> None:
+        connection.execute(text("SET LOCAL statement_timeout = '50ms'"))
+        connection.execute(text("SELECT pg_sleep(30)"))
+
+    with pytest.raises(Unavailable, match="timeout"):
+        postgres.write(work)
+
+
+def test_a_database_that_is_gone_accepts_nothing(proxy: Proxy, through: Database, postgres: Database) -> None:
+    before = count(postgres, Job.__table__)
+    proxy.do("refuse")
+    with pytest.raises(Unavailable):
+        through.write(lambda c: jobs.create(c, "acme", [plan()]))
+    proxy.do("heal")
+    assert count(postgres, Job.__table__) == before
+    through.write(lambda c: jobs.create(c, "acme", [plan()]))
+    assert count(postgres, Job.__table__) == before + 1
+
+
+# --- SQLite --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sqlite(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    monkeypatch.setattr(database_module, "SQLITE_BUSY_SECONDS", 1.0)
+    opened = Database(sqlite_url)
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+def test_a_locked_file_is_waited_for_and_then_refused(sqlite: Database) -> None:
+    other = sqlite3.connect(str(sqlite.url.database), isolation_level=None, check_same_thread=False)
+    with contextlib.closing(other):
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="locked"):
+            sqlite.write(lambda c: jobs.create(c, "acme", [plan()]))
+        # Readers are not held up, and find nothing.
+        assert count(sqlite, Job.__table__) == 0
+        release = threading.Timer(0.2, other.execute, ("ROLLBACK",))
+        release.start()
+        sqlite.write(lambda c: jobs.create(c, "acme", [plan()]))
+        release.join()
+    assert count(sqlite, Job.__table__) == 1
+
+
+def test_a_full_disk_refuses_and_leaves_nothing_half_written(sqlite: Database) -> None:
+    pages = sqlite.read(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar_one())
+
+    def bound(most: int) -> None:
+        # The bound is a connection's own, so every one of the pool gets it.
+        sqlite.engine.dispose()
+        event.listen(
+            sqlite.engine, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count = {most}"), once=False
+        )
+
+    bound(pages + 30)
+    made = 0
+    refusal = ""
+    while not refusal and made < 400:
+        try:
+            sqlite.write(lambda c: jobs.create(c, "acme", [plan(), plan()]))
+            made += 2
+        except Unavailable as error:
+            refusal = str(error)
+    assert made
+    assert "full" in refusal
+    assert count(sqlite, Job.__table__) == made
+    assert count(sqlite, Step.__table__) == 2 * made
+    assert count(sqlite, Event.__table__) == made
+    bound(1_000_000)
+    sqlite.write(lambda c: jobs.create(c, "acme", [plan()]))
+
+
+# --- migrations ----------------------------------------------------------------------------------------------------
+
+
+def test_many_may_migrate_at_once_and_while_jobs_are_made(database_url: str) -> None:
+    databases = [Database(database_url) for _ in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda each: each.migrate(), databases))
+        making = [
+            pool.submit(each.write, lambda c: jobs.create(c, "acme", [plan()])) for each in databases for _ in range(3)
+        ]
+        list(pool.map(lambda each: each.migrate(), databases))
+        for made in making:
+            made.result()
+    assert databases[0].pending_migrations() == []
+    assert count(databases[0], Job.__table__) == 12
+    for each in databases:
+        each.close()
