@@ -20,6 +20,7 @@ from .errors import (
     QueueFull,
     ScriptFailed,
     ServerUnreachable,
+    SlotMoved,
     UnsupportedServer,
 )
 from .leases import lease_holder
@@ -49,6 +50,7 @@ __all__ = [
     "ScriptFailed",
     "ServerInfo",
     "ServerUnreachable",
+    "SlotMoved",
     "StoredSettings",
     "TenantBroker",
     "TenantQueues",

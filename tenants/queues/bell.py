@@ -15,9 +15,9 @@ import threading
 import time
 from typing import Literal
 
+from dramatiq.errors import BrokerConnectionError
 from redis.exceptions import RedisError
 
-from .errors import to_dramatiq
 from .server import Server, Wire
 
 Heard = Literal["bell", "woken", "nothing"]
@@ -30,6 +30,8 @@ class Bell:
         self._server = server
         self._key = key
         self._connection: Wire | None = None
+        #: The server itself, or the node of a cluster, that the connection leads to.
+        self._node = server
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
@@ -76,12 +78,17 @@ class Bell:
                 return "nothing"
 
     def _listen(self) -> None:
-        connection = self._server.take()
+        self._node = self._server.at(self._key)
+        try:
+            connection = self._node.take()
+        except BrokerConnectionError:
+            self._server.distrust()
+            raise
         try:
             connection.send_command("BLPOP", self._key, 0)
         except (RedisError, OSError) as error:
-            self._server.drop(connection)
-            raise to_dramatiq(error) from error
+            self._node.drop(connection)
+            raise self._server.failure(error) from error
         self._connection = connection
 
     def _take_bell(self) -> bool:
@@ -91,9 +98,9 @@ class Bell:
         try:
             connection.read_response()
         except (RedisError, OSError) as error:
-            self._server.drop(connection)
-            raise to_dramatiq(error) from error
-        self._server.keep(connection)
+            self._node.drop(connection)
+            raise self._server.failure(error) from error
+        self._node.keep(connection)
         return True
 
     def close(self) -> None:
@@ -103,7 +110,7 @@ class Bell:
                 return
             self._closed = True
         if self._connection is not None:
-            self._server.drop(self._connection)
+            self._node.drop(self._connection)
             self._connection = None
         os.close(self._reading)
         os.close(self._writing)

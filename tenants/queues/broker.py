@@ -26,19 +26,22 @@ from dramatiq.middleware import Middleware
 from dramatiq.worker import ConsumerThread
 
 from .budget import ThreadBudget
+from .cluster import ClusterServer, is_cluster_url
 from .consumer import LaneShard, TenantConsumer
 from .entry import DEFAULT_PRIORITY, Entry, milliseconds, rank_of_actor
-from .errors import QueueFull
+from .errors import InvalidEntry, QueueFull
 from .keys import Keys, account_of, shard_of, token
 from .leases import LeaseKeeper, interrupt, lease_holder
 from .lua import script
 from .message import LeasedMessage, current_message, set_current_message
-from .server import Argument, Call, Server, ServerInfo
+from .server import Argument, Call, Server, ServerInfo, with_time_limits
+from .sharded import ShardedConsumer
 from .tenant_queue import TenantQueues
 
 _ENQUEUE = script("enqueue")
 #: Entries that one script adds, and scripts that one round trip carries.
 _CHUNK = 200
+MAX_SHARDS = 64
 _PIPELINED = 10
 
 
@@ -46,10 +49,12 @@ class TenantBroker(Broker):
     """A drop-in Dramatiq broker on Redis 6.2 or newer, or Valkey.
 
     Parameters:
-        url: of the server. Without it: `client`, or redis-py's connection parameters.
+        url: of the server, or of a cluster's nodes: `redis+cluster://host:port,host:port`. Without it: `client`, or
+            redis-py's connection parameters. A Sentinel's primary: `client=sentinel.master_for(...)`.
         namespace: begins the name of every key.
         middleware: as for any Dramatiq broker; None: Dramatiq's defaults.
-        shards: parts of each lane, each on a slot of its own in a cluster (experimental).
+        shards: parts of each lane, each on a slot of its own in a cluster (experimental). Every process of a namespace
+            must give the same number, and it cannot be changed while the lanes hold messages.
         lease_seconds: how long a message is held without a sign of life.
         extend_seconds: how often that sign is given.
         worker_id: shown where workers are listed; made unique by a suffix, so it may be reused.
@@ -72,11 +77,11 @@ class TenantBroker(Broker):
         **connection_parameters: Any,
     ) -> None:
         super().__init__(middleware=middleware)
-        if shards != 1:
-            raise ValueError(f"shards: {shards}; only 1 is supported yet")
+        if not 1 <= shards <= MAX_SHARDS:
+            raise InvalidEntry(f"shards: {shards}; 1 to {MAX_SHARDS} are allowed")
         self.queues: set[str] = set()
         self.keys = Keys(namespace, shards)
-        self.server = Server.connect(url, client, connection_parameters)
+        self.server = _connect(url, client, connection_parameters)
         self.budget = ThreadBudget(lane_minimum)
         self.queues_admin = TenantQueues(self.server, self.keys, lambda: self.queues)
         #: Called from the lease thread, at once when a lease is lost. None: the actor is interrupted by `LeaseLost`.
@@ -85,10 +90,10 @@ class TenantBroker(Broker):
         self._lease_seconds = lease_seconds
         self._extend_seconds = extend_seconds
         self._worker_name = worker_id or "worker"
-        self._shards: dict[str, LaneShard] = {}
+        self._shards: dict[str, list[LaneShard]] = {}
         self._threads: dict[str, ConsumerThread] = {}
         self._worker: Worker | None = None
-        self._consumers: list[TenantConsumer] = []
+        self._consumers: list[TenantConsumer | ShardedConsumer] = []
         self._keeper: LeaseKeeper | None = None
         self._keeper_pid = 0
         self._keeper_mutex = threading.Lock()
@@ -134,7 +139,12 @@ class TenantBroker(Broker):
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
         """A consumer of all tenant queues of the lane; `timeout` in ms."""
-        consumer = TenantConsumer(self, self._shard(queue_name), max(1, prefetch), timeout)
+        shards = self._shards_of(queue_name)
+        consumer: TenantConsumer | ShardedConsumer
+        if len(shards) == 1:
+            consumer = TenantConsumer(self, shards[0], max(1, prefetch), timeout)
+        else:
+            consumer = ShardedConsumer(self, shards, max(1, prefetch), timeout)
         self._consumers = [each for each in self._consumers if not each.closed]
         self._consumers.append(consumer)
         return consumer
@@ -247,15 +257,15 @@ class TenantBroker(Broker):
         """Under which the server knows this process."""
         return self.keeper.worker
 
-    def may_chain(self, lane: str) -> bool:
-        """Whether settles of the lane shall bring its next messages."""
-        thread = self._threads.get(lane)
+    def may_chain(self, shard: LaneShard) -> bool:
+        """Whether settles of the lane (of its shard) shall bring its next messages."""
+        thread = self._threads.get(shard.lane)
         return (
             thread is not None
             and not self.stopping
             and not thread.paused
             and thread.running
-            and self.budget.may_chain(lane)
+            and self.budget.may_chain(shard.key)
         )
 
     def hand_on(self, consumer: TenantConsumer, messages: list[LeasedMessage]) -> None:
@@ -325,9 +335,10 @@ class TenantBroker(Broker):
     def _tell_lost(self, message: LeasedMessage) -> None:
         (self.on_lease_lost or interrupt)(message)
 
-    def _shard(self, lane: str) -> LaneShard:
+    def _shards_of(self, lane: str) -> list[LaneShard]:
         if lane not in self._shards:
-            self._shards[lane] = LaneShard(self, lane, 0, self.keys.root(lane))
+            numbers = range(self.keys.shards)
+            self._shards[lane] = [LaneShard(self, lane, number, self.keys.root(lane, number)) for number in numbers]
         return self._shards[lane]
 
     def _with_account(self, message: Message[Any]) -> Message[Any]:
@@ -401,6 +412,12 @@ class _Addition:
             self.delay_ms,
             self.message.encode(),
         )
+
+
+def _connect(url: str | None, client: redis.Redis | None, parameters: dict[str, Any]) -> Server:
+    if client is None and url is not None and is_cluster_url(url):
+        return ClusterServer(url, with_time_limits(parameters))
+    return Server.connect(url, client, parameters)
 
 
 def _by_root(keys: Keys, additions: list[_Addition]) -> dict[str, list[_Addition]]:

@@ -4,7 +4,8 @@ A claimed message must never wait behind a long one, so a process claims no more
 needs permits; a permit goes with its message until that is settled.
 
 Invariants: permits out + permits free = capacity (until the worker has booted: no bound but the consumer's prefetch);
-permits that become free go to the lane that has waited longest; a lane's minimum is never lent to another lane.
+permits that become free go to the lane that has waited longest; a lane's minimum is never lent to another lane. The
+shards of a lane (`lane/0`, `lane/1`) take turns as lanes do, and share the lane's minimum.
 """
 
 from __future__ import annotations
@@ -60,9 +61,12 @@ class ThreadBudget:
             return prefetch - self._used.get(lane, 0)
         free = self._capacity - self._total
         for other, minimum in self._minimum.items():
-            if other != lane:
-                free -= max(0, minimum - self._used.get(other, 0))
+            if other != _lane_of(lane):
+                free -= max(0, minimum - self._used_by(other))
         return free
+
+    def _used_by(self, lane: str) -> int:
+        return sum(number for key, number in self._used.items() if _lane_of(key) == lane)
 
     def _grant(self, lane: str, number: int) -> None:
         self._used[lane] = self._used.get(lane, 0) + number
@@ -131,3 +135,7 @@ class ThreadBudget:
                 return False
             self._served_at[lane] = time.monotonic()
             return True
+
+
+def _lane_of(key: str) -> str:
+    return key.partition("/")[0]

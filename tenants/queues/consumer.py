@@ -40,11 +40,13 @@ IDLE_SECONDS = 1.0
 class LaneShard:
     """What this process knows of a lane (or of one shard of it), shared by its consumer and its settling threads."""
 
-    __slots__ = ("lane", "look_at", "looked_at", "more", "root", "settler", "shard")
+    __slots__ = ("key", "lane", "look_at", "looked_at", "more", "root", "settler", "shard")
 
     def __init__(self, broker: TenantBroker, lane: str, shard: int, root: str) -> None:
         self.lane = lane
         self.shard = shard
+        #: Names it where threads are shared out: shards of a lane take turns as lanes do.
+        self.key = lane if broker.keys.shards == 1 else f"{lane}/{shard}"
         self.root = root
         self.settler = Settler(broker, self)
         #: Something was left to start when the lane was looked at last.
@@ -125,7 +127,7 @@ class TenantConsumer(Consumer):
             self.shard.more = True
 
     def _permits(self, seconds: float) -> int:
-        budget, lane = self.broker.budget, self.shard.lane
+        budget, lane = self.broker.budget, self.shard.key
         permits = budget.acquire(lane, self.prefetch)
         if permits:
             return permits
@@ -166,7 +168,7 @@ class TenantConsumer(Consumer):
         finally:
             keeper.close_request(number)
             if taken < permits:
-                self.broker.budget.release(self.shard.lane, permits - taken)
+                self.broker.budget.release(self.shard.key, permits - taken)
 
     def _twice(self, send: Callable[[int], Any]) -> Any:
         """A call, once more under the same number when its answer was lost."""
@@ -240,7 +242,7 @@ class TenantConsumer(Consumer):
             self._twice(lambda _: self.broker.server.run(_GIVE_BACK, self.shard.root, *named))
         finally:
             self.broker.keeper.remove_all(messages)
-            self.broker.budget.release(self.shard.lane, len(messages))
+            self.broker.budget.release(self.shard.key, len(messages))
 
     def record_reschedule(self, message: LeasedMessage, delay_seconds: float, new: Message[Any] | None) -> None:
         """Tells the server of a reschedule, for the case that this process does not live to settle."""
@@ -275,8 +277,10 @@ class TenantConsumer(Consumer):
             return
         self._closed = True
         self._bell.close()
-        self.shard.settler.flush()
-        self._give_back_claimed()
+        try:
+            self.shard.settler.flush()
+        finally:
+            self._give_back_claimed()
 
     @property
     def closed(self) -> bool:

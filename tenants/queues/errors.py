@@ -7,6 +7,7 @@
     ├── UnsupportedServer       it answers, but cannot do what the scripts need
     ├── EmbeddedServerFailed    the embedded server did not start or does not hold its data directory
     └── ScriptFailed            a script of ours was refused by the server: a bug or a full server
+        └── SlotMoved           the server is a node of a cluster and does not hold the lane
     LeaseLost                   (Dramatiq's Interrupt) raised inside an actor whose message was given to another worker
 
 Time-outs, a server that loads, fails over or is read-only become Dramatiq's `ConnectionClosed`, because its worker
@@ -57,6 +58,10 @@ class ScriptFailed(QueueError):
     """The server refused a script; the message is the server's."""
 
 
+class SlotMoved(ScriptFailed):
+    """The lane is on another node of the cluster; nothing was done. Not met with a `redis+cluster://` URL."""
+
+
 class LeaseLost(Interrupt):
     """Raised in the thread of an actor whose lease is lost: another worker may be running the message already."""
 
@@ -83,6 +88,9 @@ _TRANSIENT_REPLIES = (
     "BUSY ",
     "NOREPLICAS",
     "UNBLOCKED",
+    "ASK ",
+    # The slot of the lane is moving to another node; the scripts' guard met it before anything was done.
+    "Script attempted to access a non local key",
 )
 
 
@@ -90,7 +98,9 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same call may well succeed a moment later."""
     if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.AuthorizationError):
         return False  # redis-py derives these from ConnectionError, but waiting does not mend a wrong password
-    if isinstance(error, TRANSIENT):
+    if isinstance(error, redis.exceptions.MovedError):
+        return False
+    if isinstance(error, (redis.exceptions.AskError, *TRANSIENT)):
         return True
     return isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(_TRANSIENT_REPLIES)
 
@@ -102,4 +112,6 @@ def to_dramatiq(error: BaseException) -> Exception:
             f"{type(error).__name__}: {error}"
         )
         return closed
+    if isinstance(error, redis.exceptions.MovedError):
+        return SlotMoved(f"MOVED {error}: this server is a node of a cluster; give the broker a redis+cluster:// URL")
     return ScriptFailed(f"{type(error).__name__}: {error}")

@@ -126,8 +126,17 @@ class Keys:
         return f"{self.namespace}:generation"
 
 
-def lua_table() -> str:
-    """Lua that makes the same names from `R`, the root."""
+def lua_table(guarded: bool = False) -> str:
+    """Lua that makes the same names from `R`, the root; with `guarded` it touches the lane's keys at once.
+
+    While a slot moves between two nodes of a cluster, a command on a key that is not here (any more) is an error, and
+    an error in the middle of a script leaves its first half done. So the guarded form begins with one command that
+    names every key of the lane and one that never exists: it fails exactly while the slot is moving, before a write.
+    """
     pairs = [(name, suffix) for table in (LANE_KEYS, QUEUE_KEYS, OTHER_KEYS) for name, (suffix, _) in table.items()]
     fields = ", ".join(f"{name} = R .. '{suffix}'" for name, suffix in pairs)
-    return f"local R = KEYS[1]\nlocal K = {{ {fields} }}\n"
+    table = f"local R = KEYS[1]\nlocal K = {{ {fields} }}\n"
+    if not guarded:
+        return table
+    touched = ", ".join(f"K.{name}" for name in LANE_KEYS)
+    return f"{table}redis.call('EXISTS', R, {touched}, R .. ':never')\n"

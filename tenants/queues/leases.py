@@ -141,21 +141,35 @@ class LeaseKeeper:
             for message in self._held.values():
                 by_root[message.shard.root].append(message)
             roots = list(self._roots)
+        failure: BrokerConnectionError | None = None
+        silent: set[Server] = set()
         for root in roots:
-            messages = by_root.get(root, [])
-            asked_at = time.monotonic()
-            named = [part for each in messages for part in (each.token, each.slot, each.epoch)]
-            lost, given_back = self._server.run(
-                _EXTEND, root, self.worker, self.lease_ms, issued, len(in_flight), *in_flight, *named
-            )
-            if given_back:
-                self.logger.warning("Gave back %d messages whose claim was never answered (%s).", given_back, root)
-            gone = set(lost)
-            for position, message in enumerate(messages):
-                if position not in gone:
-                    message.confirmed_at = asked_at
-                elif self._is_held(message):
-                    self._lose(message, "the server gave it to another worker")
+            try:
+                node = self._server.at(root)
+                if node in silent:
+                    continue  # each try of a node that hangs would take the time that other nodes' leases have left
+                silent.add(node)
+                self._extend(root, by_root.get(root, []), issued, in_flight)
+                silent.discard(node)
+            except BrokerConnectionError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    def _extend(self, root: str, messages: list[LeasedMessage], issued: int, in_flight: list[int]) -> None:
+        asked_at = time.monotonic()
+        named = [part for each in messages for part in (each.token, each.slot, each.epoch)]
+        lost, given_back = self._server.run(
+            _EXTEND, root, self.worker, self.lease_ms, issued, len(in_flight), *in_flight, *named
+        )
+        if given_back:
+            self.logger.warning("Gave back %d messages whose claim was never answered (%s).", given_back, root)
+        gone = set(lost)
+        for position, message in enumerate(messages):
+            if position not in gone:
+                message.confirmed_at = asked_at
+            elif self._is_held(message):
+                self._lose(message, "the server gave it to another worker")
 
     def _is_held(self, message: LeasedMessage) -> bool:
         # A settle that ran between the list and the answer looks like a loss.

@@ -1,7 +1,8 @@
 """The broker's scripts: one Lua file per verb, with shared parts brought in by `-- @include name` lines.
 
 Invariants: a part is included once, before what needs it; the key names come from `keys.py`; a script is known to the
-server by the hash of its whole text, so two releases of onelane never run each other's scripts.
+server by the hash of its whole text, so two releases of onelane never run each other's scripts. On a cluster the
+guarded form is run, which touches the lane's keys before anything else (see `keys.lua_table`).
 """
 
 from __future__ import annotations
@@ -23,28 +24,33 @@ class Script:
     text: str
     sha: str
 
+    @property
+    def guarded(self) -> Script:
+        """The form for a node of a cluster."""
+        return script(self.name, guarded=True)
 
-def _expand(text: str, seen: set[str]) -> str:
+
+def _expand(text: str, seen: set[str], guarded: bool) -> str:
     def part(match: re.Match[str]) -> str:
         name = match[1]
         if name in seen:
             return ""
         seen.add(name)
         if name == "keys":
-            return lua_table()
-        return _expand((files(__package__) / "scripts" / "include" / f"{name}.lua").read_text("utf-8"), seen)
+            return lua_table(guarded)
+        return _expand((files(__package__) / "scripts" / "include" / f"{name}.lua").read_text("utf-8"), seen, guarded)
 
     return _INCLUDE.sub(part, text)
 
 
 @cache
-def script(name: str) -> Script:
+def script(name: str, *, guarded: bool = False) -> Script:
     """The script of a verb, complete.
 
     Raises:
         FileNotFoundError: there is no such verb.
     """
-    text = _expand((files(__package__) / "scripts" / f"{name}.lua").read_text("utf-8"), set())
+    text = _expand((files(__package__) / "scripts" / f"{name}.lua").read_text("utf-8"), set(), guarded)
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

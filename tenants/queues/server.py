@@ -74,10 +74,14 @@ class Server:
         InvalidEntry: the client decodes answers; messages are bytes.
     """
 
-    def __init__(self, pool: redis.ConnectionPool, client: redis.Redis | None = None) -> None:
+    def __init__(
+        self, pool: redis.ConnectionPool, client: redis.Redis | None = None, *, clustered: bool = False
+    ) -> None:
         if pool.connection_kwargs.get("decode_responses"):
             raise InvalidEntry("client: it was made with decode_responses=True; the broker needs one without")
         self._pool = pool
+        #: It is a node of a cluster: scripts are run in their guarded form.
+        self.clustered = clustered
         #: For others' commands; the broker itself does not use it.
         self.client = client or redis.Redis(connection_pool=pool)
         self._idle: deque[tuple[Wire, float]] = deque()
@@ -89,12 +93,21 @@ class Server:
         """By a client's pool, a URL, or redis-py's connection parameters, in this order."""
         if client is not None:
             return cls(client.connection_pool, client)
-        parameters.setdefault("socket_timeout", 5.0)
-        parameters.setdefault("socket_connect_timeout", 5.0)
-        parameters.setdefault("max_connections", 2**20)
+        parameters = with_time_limits(parameters)
         if url is not None:
             return cls(redis.ConnectionPool.from_url(url, **parameters))
         return cls(redis.Redis(**parameters).connection_pool)
+
+    def at(self, key: str) -> Server:
+        """Who serves the key: this server; on a cluster, the node that is known to hold it."""
+        return self
+
+    def distrust(self) -> None:
+        """A node that `at` gave did not serve: a cluster asks anew who holds what."""
+
+    def failure(self, error: RedisError | OSError) -> Exception:
+        """What to raise for an error met on a connection of `at`."""
+        return to_dramatiq(error)
 
     @property
     def address(self) -> str:
@@ -150,6 +163,8 @@ class Server:
             dramatiq.errors.ConnectionClosed: no answer, or the server cannot serve now.
             ScriptFailed: the server refused it.
         """
+        if self.clustered:
+            script = script.guarded
         packed = pack_command(("EVALSHA", script.sha, 1, root, *arguments))  # type: ignore[arg-type]
         connection = self.take()
         try:
@@ -174,6 +189,8 @@ class Server:
 
     def run_many(self, calls: Sequence[Call]) -> list[Any]:
         """The answers of several scripts sent in one go, an exception standing in the place of a refused one."""
+        if self.clustered:
+            calls = [Call(call.script.guarded, call.root, call.arguments) for call in calls]
         connection = self.take()
         answers: list[Any] = []
         try:
@@ -242,6 +259,10 @@ class Server:
         except Exception as error:
             raise ServerUnreachable(f"the server at {self.address} refuses us: {error}") from error
         compatible = fields.get("redis_version", "0")
+        if fields.get("redis_mode") == "cluster" and not self.clustered:
+            raise UnsupportedServer(
+                f"the server at {self.address} is a node of a cluster; give a redis+cluster:// URL instead"
+            )
         flavour = fields.get("server_name", "redis")
         version = fields.get(f"{flavour}_version", compatible)
         numbers = tuple(int(part) for part in compatible.split(".")[:2] if part.isdigit())
@@ -259,6 +280,11 @@ class Server:
             except IndexError:
                 return
             self.drop(connection)
+
+
+def with_time_limits(parameters: dict[str, Any]) -> dict[str, Any]:
+    """redis-py's connection parameters, with ours where the caller gave none."""
+    return {"socket_timeout": 5.0, "socket_connect_timeout": 5.0, "max_connections": 2**20, **parameters}
 
 
 def _info_fields(answer: Any) -> dict[str, str]:

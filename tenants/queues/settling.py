@@ -148,7 +148,7 @@ class Settler:
         broker, keeper, shard = self._broker, self._broker.keeper, self._shard
         permits = sum(each.permit for each in batch.settlements)
         threads = sum(each.permit and each.message.thread_id is not None for each in batch.settlements)
-        count = threads if threads and broker.may_chain(shard.lane) else 0
+        count = threads if threads and broker.may_chain(shard) else 0
         if not batch.arguments:
             for each in batch.settlements:
                 batch.arguments.extend(each.arguments())
@@ -179,7 +179,7 @@ class Settler:
                     self._unanswered.append(batch)
         self._end(batch, answer[5])
         if permits > len(chained):
-            broker.budget.release(shard.lane, permits - len(chained))
+            broker.budget.release(shard.key, permits - len(chained))
         if chained:
             broker.hand_on(batch.consumer, chained)
 
@@ -205,7 +205,7 @@ class Settler:
     def _forget(self, batch: Batch, permits: int) -> None:
         self.logger.error("Not settled, and left to expire: %r.", [each.message.entry_id for each in batch.settlements])
         self._broker.keeper.remove_all([each.message for each in batch.settlements])
-        self._broker.budget.release(self._shard.lane, permits)
+        self._broker.budget.release(self._shard.key, permits)
 
     def _end(self, batch: Batch, lost: Sequence[int]) -> None:
         self._broker.keeper.remove_all([each.message for each in batch.settlements])

@@ -303,18 +303,19 @@ def test_a_lane_minimum_keeps_threads_free(make_broker: Callable[..., TenantBrok
 
 
 def test_stopping_gives_back_what_has_not_started(broker: TenantBroker) -> None:
-    go, started = threading.Event(), threading.Event()
+    go = threading.Event()
+    started: list[int] = []
 
     @dramatiq.actor
     def act() -> None:
-        started.set()
+        started.append(1)
         go.wait(10)
 
     for number in range(6):
         act.send_with_options(account=f"a{number}")
     worker = Worker(broker, worker_threads=2, worker_timeout=100)
     worker.start()
-    assert started.wait(5)
+    eventually(lambda: len(started) == 2)
     stopper = threading.Thread(target=worker.stop)
     stopper.start()
     eventually(lambda: broker.stopping)
