@@ -55,7 +55,7 @@ class Dispatcher:
         ]
         if not near:
             return True
-        if time.monotonic() < self._away_until:
+        if self.is_away():
             return False
         try:
             if len(near) == 1:
@@ -68,6 +68,10 @@ class Dispatcher:
             log.warning("Redis did not take %d step(s), they will be sent again: %s", len(near), error)
             return False
         return True
+
+    def is_away(self) -> bool:
+        """Redis failed a moment ago, and is not asked again yet."""
+        return time.monotonic() < self._away_until
 
     def send_missing(self, steps: Sequence[Dispatch]) -> int:
         """Send steps for a rebuild; gives back how many Redis did not have.

@@ -16,6 +16,7 @@ from .events import EventBell
 from .jobs import Jobs
 from .queue_settings import QueueSettings
 from .settings import Settings, SettingsError
+from .waiting import Waiting
 
 #: Redis keys of this installation begin with it.
 NAMESPACE = "onelane"
@@ -51,6 +52,7 @@ class Runtime:
         self.dispatcher = Dispatcher(self.broker)
         self.queue_settings = QueueSettings(self.database, self.broker, self.lanes)
         self.jobs = Jobs(self.database, self.pipelines, self.dispatcher)
+        self.waiting = Waiting(self.database, self.broker, self.dispatcher.is_away)
         keys = [key.strip() for key in settings.secret_key.get_secret_value().split(",") if key.strip()]
         self.sessions = Sessions(self.database, Sealer(keys))
 

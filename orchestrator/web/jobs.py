@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -15,8 +16,9 @@ from ..events import Subscription
 from ..jobs import NewJob, is_finished
 from .auth import Access
 from .models.base import Items, Listing, Nothing, Query
-from .models.jobs import JobBatch, JobQuery, JobRequest, JobsQuery, JobSummary, JobView, Rejection
+from .models.jobs import JobBatch, JobQuery, JobRequest, JobsQuery, JobSummary, JobView, Rejection, WhyItem
 from .routing import Call, Reply, Route
+from .service import Service
 from .targets import check_reachable
 
 #: What making a job can be refused with.
@@ -83,7 +85,7 @@ def list_jobs(call: Call[JobsQuery, Any]) -> Reply:
 async def get(call: Call[JobQuery, Any]) -> Reply | Response:
     """Wait on the event loop, not on a thread: a thousand waiting callers cost a thousand small objects."""
     service, job_id, owner = call.service, call.params["id"], call.owner
-    read = partial(service.jobs.get, job_id, owner)
+    read = partial(_whole, service, job_id, owner)
     job = await service.in_thread(read)
     if not call.query.wait or is_finished(job["status"]):
         return Reply(job)
@@ -94,6 +96,16 @@ async def get(call: Call[JobQuery, Any]) -> Reply | Response:
             if not await _ended(events, until):
                 break
     return Reply(await service.in_thread(read))
+
+
+def _whole(service: Service, job_id: str, owner: str | None) -> dict[str, Any]:
+    job = service.jobs.get(job_id, owner)
+    return {**job, **service.runtime.waiting.place(job)}
+
+
+def why(call: Call[Query, Any]) -> Reply:
+    reasons = map(asdict, call.service.runtime.waiting.why(call.params["id"], call.owner))
+    return Reply({"items": [{name: value for name, value in each.items() if value is not None} for each in reasons]})
 
 
 async def _ended(events: Subscription, until: float) -> bool:
@@ -179,6 +191,16 @@ ROUTES = [
         "Jobs",
         query=JobQuery,
         description="With `wait`, the answer comes when the job ends or the wait is over, with the job as it is then.",
+    ),
+    Route(
+        "GET",
+        "/v1/jobs/{id}/why",
+        why,
+        Access.OWN,
+        "Why a job does not run now",
+        {200: Items[WhyItem]},
+        "Jobs",
+        description="All reasons that hold; empty once the job runs or has ended.",
     ),
     Route(
         "POST",

@@ -1,0 +1,178 @@
+"""Why a job waits, how many of its account are before it, and for how long it may.
+
+SQL tells what somebody decided (times, pauses, limits), Redis tells the order and the rates. Where Redis is away the
+answer says so, and gives what SQL knows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from dramatiq.errors import BrokerConnectionError
+
+from tenants.database import Database
+from tenants.queues import QueueError, Reason, TenantBroker
+from tenants.store.explanations import Situation, situation
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: The broker's words, and ours where they differ.
+_CODES = {"behind_other_messages": "behind_other_jobs", "lane_at_concurrency": "at_concurrency", "delayed": "scheduled"}
+_PAUSES = {"login_required": "login_required", "circuit_open": "circuit_open"}
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """One reason, in the API's words."""
+
+    code: str
+    message: str
+    until: datetime | None = None
+    count: int | None = None
+
+
+class Waiting:
+    """Asks SQL and Redis about jobs that wait. `redis_is_away` tells without asking that Redis would not answer."""
+
+    def __init__(self, database: Database, broker: TenantBroker, redis_is_away: Callable[[], bool]) -> None:
+        self._database = database
+        self._broker = broker
+        self._redis_is_away = redis_is_away
+
+    def why(self, job_id: str, account: str | None = None) -> list[Why]:
+        """All reasons why the job does not run now; none once it runs or has ended.
+
+        Raises:
+            NotFound: no such job, or not this account's. `account` None stands for an admin.
+        """
+        found = self._database.read(lambda connection: situation(connection, job_id, account))
+        return list(self._reasons(found))
+
+    def place(self, job: dict[str, Any]) -> dict[str, Any]:
+        """`queue_position` and `estimated_wait` of a job in the API's shape; both None where nobody can tell."""
+        unknown = {"queue_position": None, "estimated_wait": None}
+        step = next((each for each in job["steps"] if each["status"] in ("queued", "retrying")), None)
+        if job["status"] != "queued" or step is None:
+            return unknown
+
+        def ask() -> dict[str, Any]:
+            admin, lane, account = self._broker.queues_admin, step["lane"], job["account"]
+            position = admin.position(lane, account, step["id"])
+            queue = admin.describe(lane, account) if position is not None else None
+            if position is None or queue is None:
+                return unknown
+            # Those that run are half done on average; those before it come in rounds of `concurrency`.
+            rounds = position / queue.limits.concurrency + (0.5 if queue.active else 0.0)
+            return {"queue_position": position, "estimated_wait": round(rounds * queue.mean_seconds, 1)}
+
+        return self._asked(ask) or unknown
+
+    # --- the reasons -----------------------------------------------------------------------------------------------
+
+    def _reasons(self, found: Situation) -> Iterator[Why]:
+        status, step = found.job["status"], found.step
+        if status == "scheduled":
+            yield Why("scheduled", "its time has not come", until=found.job["run_at"])
+        elif status == "awaiting_approval":
+            yield Why("awaiting_approval", f"its step {found.job['current_step']!r} waits for :approve or :reject")
+        elif status == "queued" and step is not None:
+            told = [*_decided(found), *_by_capacity(found)]
+            yield from told
+            yield from self._by_redis(found, {each.code for each in told})
+
+    def _by_redis(self, found: Situation, told: set[str]) -> Iterator[Why]:
+        step = found.step
+        assert step is not None
+        lane, account = step["lane"], found.job["account"]
+
+        def ask() -> tuple[list[Reason], bool]:
+            admin = self._broker.queues_admin
+            reasons = admin.explain(lane, account, step["id"])
+            return reasons, bool(reasons) or admin.position(lane, account, step["id"]) is not None
+
+        answer = self._asked(ask)
+        if answer is None:
+            yield Why("redis_unavailable", "Redis cannot be reached; the job runs once it is back")
+            return
+        reasons, held = answer
+        if not held and found.due_at is None:
+            yield Why("not_dispatched", "it is committed, and goes to Redis within seconds")
+        else:
+            new = [why for why in map(_of_redis, reasons) if why.code not in told]
+            yield from new
+            if not told and not new:
+                yield Why("behind_other_jobs", _behind_others(found), count=0)
+
+    def _asked(self, ask: Callable[[], T]) -> T | None:
+        """Redis' answer; None when there is none."""
+        if self._redis_is_away():
+            return None
+        try:
+            return ask()
+        except (BrokerConnectionError, QueueError) as error:
+            log.warning("Redis was asked why a job waits, and did not answer: %s", error)
+            return None
+
+
+def _decided(found: Situation) -> Iterator[Why]:
+    """What a person or an earlier attempt decided."""
+    step, lane = found.step, found.step["lane"] if found.step is not None else ""
+    if step is not None and found.due_at is not None:
+        if found.last_outcome == "provider_busy":
+            yield Why("provider_backoff", "a quota of its provider is used up", until=found.due_at)
+        elif found.last_outcome in ("failed", "timed_out"):
+            yield Why("retry_backoff", f"attempt {step['attempt']} did not work", until=found.due_at)
+        else:
+            yield Why("scheduled", step["note"] or "its time has not come", until=found.due_at)
+    if found.account_status == "paused":
+        yield Why("account_paused", "the account is paused until :resume")
+    if found.account_status == "suspended":
+        yield Why("account_suspended", "the account is suspended until :resume")
+    if found.queue_pause is not None:
+        until, reason = found.queue_pause
+        code = _PAUSES.get(reason or "", "queue_paused")
+        messages = {
+            "login_required": "the account has to sign in: set its session",
+            "circuit_open": "the account failed too often in a row",
+            "queue_paused": f"tenant queue {lane}_{found.job['account']} is paused",
+        }
+        yield Why(code, messages[code], until=until)
+    if found.lane_paused:
+        yield Why("lane_paused", f"lane {lane} is paused for everybody")
+
+
+def _by_capacity(found: Situation) -> Iterator[Why]:
+    lane = found.step["lane"] if found.step is not None else ""
+    if found.running >= found.concurrency:
+        message = f"{found.running} of its tenant queue run(s), and no more than {found.concurrency} may"
+        yield Why("at_concurrency", message, count=found.running)
+    elif found.account_concurrency is not None and found.running_in_account >= found.account_concurrency:
+        message = f"{found.running_in_account} of its account run(s), and no more than {found.account_concurrency} may"
+        yield Why("at_concurrency", message, count=found.running_in_account)
+    if not found.threads:
+        yield Why("no_worker", f"no live worker serves lane {lane}")
+
+
+def _of_redis(reason: Reason) -> Why:
+    code = _CODES.get(reason.code, reason.code)
+    messages = {
+        "behind_other_messages": f"{reason.count} of its tenant queue come(s) first",
+        "at_concurrency": f"{reason.count} of its tenant queue run(s), and no more may",
+        "lane_at_concurrency": f"{reason.count} of the whole lane run(s), and no more may",
+        "rate_limited": "the rate of its tenant queue is used up",
+        "retry_backoff": "the one before it is in a backoff, and the order is strict",
+        "delayed": "its time has not come",
+    }
+    return Why(code, messages.get(reason.code, code.replace("_", " ")), until=reason.until, count=reason.count)
+
+
+def _behind_others(found: Situation) -> str:
+    if found.busy >= found.threads:
+        return f"nothing of its account is before it; all {found.threads} threads are busy with others"
+    return "nothing is before it; a worker takes it at any moment"
