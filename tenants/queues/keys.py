@@ -37,9 +37,9 @@ LANE_KEYS = {
 
 #: Keys of one tenant queue: a token follows.
 QUEUE_KEYS = {
-    "queue": (
-        ":queue:",
-        "hash: v virtual start, e mean seconds, u last used, s where it stands, g rate, h hold, d due",
+    "state": (
+        ":state:",
+        "where it stands (1 byte); virtual start, mean µs, last used, rate, hold, due, spent, heavy (doubles)",
     ),
     "waiting": (":waiting:", "zset entry id → rank and sequence"),
     "delayed": (":delayed:", "zset entry id → ms at which it is due"),

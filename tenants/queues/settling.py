@@ -184,23 +184,24 @@ class Settler:
             broker.hand_on(batch.consumer, chained)
 
     def _ask(self, batch: Batch, count: int) -> Any:
+        try:
+            return self._call(batch, count, int(batch.tried))
+        except BrokerConnectionError:
+            return self._call(batch, count, 1)
+
+    def _call(self, batch: Batch, count: int, again: int) -> Any:
         keeper = self._broker.keeper
-        for again in (int(batch.tried), 1):
-            try:
-                return self._broker.server.run(
-                    _SETTLE,
-                    self._shard.root,
-                    keeper.worker,
-                    batch.request,
-                    again,
-                    count,
-                    keeper.lease_ms,
-                    batch.channel,
-                    *batch.arguments,
-                )
-            except BrokerConnectionError as error:
-                failure = error
-        raise failure
+        return self._broker.server.run(
+            _SETTLE,
+            self._shard.root,
+            keeper.worker,
+            batch.request,
+            again,
+            count,
+            keeper.lease_ms,
+            batch.channel,
+            *batch.arguments,
+        )
 
     def _forget(self, batch: Batch, permits: int) -> None:
         self.logger.error("Not settled, and left to expire: %r.", [each.message.entry_id for each in batch.settlements])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -129,3 +130,16 @@ def age_lease(client: Client, broker: TenantBroker, lease: Lease, seconds: float
     _, _, rest = client.hget(key, lease.slot).partition(b":")
     lease.epoch -= round(seconds * 1e6)
     client.hset(key, lease.slot, b"%d:%s" % (lease.epoch, rest))
+
+
+#: The state of a tenant queue, as account.lua packs it; the virtual start and the due time among its fields.
+STATE = struct.Struct(">c8d")
+VIRTUAL_START, DUE = 1, 6
+
+
+def state_of(client: Client, root: str, raw: bytes) -> list[Any]:
+    return list(STATE.unpack(client.get(f"{root}:state:".encode() + raw)))
+
+
+def set_state(client: Client, root: str, raw: bytes, state: list[Any]) -> None:
+    client.set(f"{root}:state:".encode() + raw, STATE.pack(*state))

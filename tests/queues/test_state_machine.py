@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from tenants.queues import Entry, QueueLimits, TenantBroker
 from tenants.queues.entry import MAX_SEQUENCE
-from tests.queues.lanes import LANE, Hand, Lease, message
+from tests.queues.lanes import DUE, LANE, Hand, Lease, message, set_state, state_of
 
 ACCOUNTS = ["a", "b:{x}", "*", None]
 WORKERS = ["w1", "w2"]
@@ -202,7 +202,9 @@ class Scripts(RuleBasedStateMachine):
         for member in self.client.zrange(key, 0, -1):
             self.client.zadd(key, {member: 1})
         if self.client.exists(key):
-            self.client.hset(f"{self.root}:queue:{raw}", "d", 1)
+            state = state_of(self.client, self.root, raw.encode())
+            state[DUE] = 1
+            set_state(self.client, self.root, raw.encode(), state)
             if self.client.zscore(f"{self.root}:timers", raw) is not None:
                 self.client.zadd(f"{self.root}:timers", {raw: 1})
         for held in self.queues[account].at("delayed"):

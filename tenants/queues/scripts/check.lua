@@ -51,7 +51,7 @@ local function check_queue(token)
   a.head_changed = true
   local placed = place(a)
   -- A time that has come since the last look is no violation: the next claim looks.
-  if stands and placed ~= stands and not (stands == 't' and placed == 'r') and a.due == tonumber(a.raw[7] or 0) then
+  if stands and placed ~= stands and not (stands == 't' and placed == 'r') and a.due == a.due_read then
     violation('misplaced', token, stands .. ' instead of ' .. placed)
   end
   close(a)

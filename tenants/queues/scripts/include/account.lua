@@ -26,49 +26,45 @@ local function limits_of(token)
   return l
 end
 
--- Fields that are written only when they have changed, and where HMGET gives them.
-local RARE = { e = 'estimate', g = 'rate_at', h = 'hold', d = 'due', p = 'spent', b = 'heavy' }
-local RARE_AT = { e = 2, g = 5, h = 6, d = 7, p = 8, b = 9 }
+-- The state is packed, because reading and writing it as fields of a hash cost more than all the rest of a settle.
+-- The layout stands in keys.py too.
+local STATE = '>c1dddddddd'
 
 local function open(token)
-  local raw = redis.call('HMGET', K.queue .. token, 'v', 'e', 'u', 's', 'g', 'h', 'd', 'p', 'b')
+  local state = K.state .. token
+  local stands, v, estimate, used_at, rate_at, hold, due, spent, heavy
+  local raw = redis.call('GET', state)
+  if raw then stands, v, estimate, used_at, rate_at, hold, due, spent, heavy = struct.unpack(STATE, raw) end
   local limits = limits_of(token)
   return {
-    raw = raw,
     token = token,
     limits = limits,
     -- Messages without an account are no tenant: no bound on how many run.
     concurrency = token == '-' and UNLIMITED or limits.concurrency,
-    queue = K.queue .. token, waiting = K.waiting .. token, delayed = K.delayed .. token,
+    state = state, waiting = K.waiting .. token, delayed = K.delayed .. token,
     entries = K.entries .. token, slots = K.slots .. token,
-    v = tonumber(raw[1]) or 0,
-    estimate = tonumber(raw[2]) or lane.mean,
-    used_at = tonumber(raw[3]) or now,
-    stands = raw[4],                     -- false: the queue has no state yet
-    rate_at = tonumber(raw[5]) or 0,     -- theoretical arrival time of the rate's bucket, ms
-    hold = tonumber(raw[6]) or 0,        -- strict ordering: nothing starts before, ms
-    due = tonumber(raw[7]) or 0,         -- when the first delayed entry is due, ms; 0 none
-    spent = tonumber(raw[8]) or 0,       -- µs used that the hour's account does not show yet
-    heavy = tonumber(raw[9]) or 0,       -- 1: it stands among the longest backlogs
+    v = v or 0,
+    estimate = estimate or lane.mean,
+    used_at = used_at or now,
+    stands = stands,                     -- nil: the queue has no state yet
+    rate_at = rate_at or 0,              -- theoretical arrival time of the rate's bucket, ms
+    hold = hold or 0,                    -- strict ordering: nothing starts before, ms
+    due = due or 0,                      -- when the first delayed entry is due, ms; 0 none
+    due_read = due or 0,                 -- the same, as it was found
+    spent = spent or 0,                  -- µs used that the hour's account does not show yet
+    heavy = heavy or 0,                  -- 1: it stands among the longest backlogs
   }
 end
 
 local function close(a)
   if not a.stands then return end
-  local changed, n = { 'v', floor(a.v), 'u', a.used_at, 's', a.stands }, 6
-  for field, name in pairs(RARE) do
-    local value = floor(a[name])
-    if value ~= (tonumber(a.raw[RARE_AT[field]]) or 0) then
-      changed[n + 1], changed[n + 2] = field, value
-      n = n + 2
-    end
-  end
-  redis.call('HSET', a.queue, unpack(changed))
+  redis.call('SET', a.state, struct.pack(STATE, a.stands, a.v, a.estimate, a.used_at, a.rate_at, a.hold, a.due,
+    a.spent, a.heavy))
 end
 
 -- score: rank and sequence; added: ms since which it waits; deliveries: leases of it that expired.
 local function encode_entry(score, added, deliveries, message)
-  return string.format('%.0f:%.0f:%d:', score, added, deliveries) .. message
+  return format('%d:%d:%d:', score, added, deliveries) .. message
 end
 
 local function decode_entry(value)
@@ -80,7 +76,7 @@ end
 -- where it is known already.
 local function mark_head(a, count)
   if count >= HEAVY then
-    redis.call('ZADD', K.backlog, count, a.token)
+    redis.call('ZADD', K.backlog, whole(count), a.token)
     a.heavy = 1
   elseif a.heavy == 1 then
     redis.call('ZREM', K.backlog, a.token)
@@ -93,20 +89,19 @@ local function mark_head(a, count)
   local head = a.next_id or redis.call('ZRANGE', a.waiting, 0, 0)[1]
   local value = redis.call('HGET', a.entries, head)
   if value then
-    local _, added = decode_entry(value)
-    redis.call('ZADD', K.since, added, a.token)
+    redis.call('ZADD', K.since, string.match(value, '^%d+:(%d+):'), a.token)
   end
 end
 
 local function put_waiting(a, id, score)
-  redis.call('ZADD', a.waiting, score, id)
+  redis.call('ZADD', a.waiting, whole(score), id)
   lane.waiting = lane.waiting + 1
   a.head_changed = true
   a.next_id = nil
 end
 
 local function put_delayed(a, id, due)
-  redis.call('ZADD', a.delayed, due, id)
+  redis.call('ZADD', a.delayed, whole(due), id)
   lane.delayed = lane.delayed + 1
   if a.due == 0 or due < a.due then a.due = due end
 end
@@ -172,11 +167,11 @@ local function place(a)
       if a.v < lane.v then a.v = lane.v end
       lane.v = lane.v + 1
     end
-    redis.call('ZADD', K.ready, floor(a.v), a.token)
+    redis.call('ZADD', K.ready, whole(a.v), a.token)
   elseif stands == 't' then
-    redis.call('ZADD', K.timers, at, a.token)
+    redis.call('ZADD', K.timers, whole(at), a.token)
   elseif stands == 'i' and before ~= 'i' then
-    redis.call('ZADD', K.idle, now, a.token)
+    redis.call('ZADD', K.idle, whole(now), a.token)
   end
   if a.head_changed then
     mark_head(a, count)
@@ -204,7 +199,7 @@ end
 -- Removes all state of a queue that holds nothing; its settings stay. False when it holds something.
 local function tear_down(a)
   if redis.call('EXISTS', a.waiting, a.delayed, a.entries, a.slots) > 0 then return false end
-  redis.call('DEL', a.queue)
+  redis.call('DEL', a.state)
   for _, key in ipairs({ K.names, K.idle, K.ready, K.timers, K.since, K.backlog }) do
     redis.call('ZREM', key, a.token)
   end

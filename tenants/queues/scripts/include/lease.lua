@@ -11,7 +11,7 @@ local SPENT_STEP = 10000 -- µs
 
 local function encode_lease(r)
   -- The id is joined, not formatted, because Lua's %s stops at a zero byte.
-  return string.format('%.0f:%s:%s:%.0f:%s:%.0f:%s:', r.epoch, r.worker, r.request, r.charge, r.rated, r.due,
+  return format('%d:%s:%s:%d:%s:%d:%s:', r.epoch, r.worker, r.request, r.charge, r.rated, r.due,
     r.deliveries) .. r.id
 end
 
@@ -81,7 +81,7 @@ local function take(a, start, worker, request, lease_ms)
   local member = slot .. ':' .. a.token
   redis.call('ZREM', a.waiting, id)
   redis.call('HSET', a.slots, slot, encode_lease(record))
-  redis.call('ZADD', K.leases, now + lease_ms, member)
+  redis.call('ZADD', K.leases, whole(now + lease_ms), member)
   local epoch = whole(lane.epoch)
   tell_worker(member, epoch .. ':' .. request)
   lane.waiting = lane.waiting - 1
@@ -128,7 +128,7 @@ local function release(a, slot, record, started)
   a.spent = a.spent + used
   if a.spent >= SPENT_STEP then
     local hour = K.spent .. floor(now / 3600000)
-    if tonumber(redis.call('ZINCRBY', hour, a.spent, a.token)) == a.spent then
+    if tonumber(redis.call('ZINCRBY', hour, whole(a.spent), a.token)) == a.spent then
       redis.call('PEXPIRE', hour, 7500000)
     end
     a.spent = 0
