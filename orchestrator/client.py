@@ -5,8 +5,8 @@
         for job in onelane.jobs.watch(job["id"]):
             print(job["status"])
 
-Resources come as API.md describes them: plain dicts with times as RFC 3339 text. Everything that goes wrong is an
-`OnelaneClientError`:
+Resources come as `/openapi.json` describes them: plain dicts with times as RFC 3339 text. Everything that goes wrong
+is an `OnelaneClientError`:
 
     OnelaneClientError
     ├── ApiError         the service refused: status, stable code, detail, the faults by field
@@ -18,7 +18,7 @@ Invariants: an account is percent-encoded whole, so `a/b` and `a:b` stay one seg
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -43,7 +43,7 @@ class NotReachable(OnelaneClientError):
 
 
 class ApiError(OnelaneClientError):
-    """The service refused. `code` is API.md's stable word; `errors` are pairs of place and message."""
+    """The service refused. `code` is the problem document's stable word; `errors` are pairs of place and message."""
 
     def __init__(self, status: int, code: str, detail: str, errors: list[tuple[str, str]], request_id: str) -> None:
         lines = [f"{detail or code} ({status} {code})", *(f"  {place}: {message}" for place, message in errors)]
@@ -71,6 +71,7 @@ class Onelane:
         self.jobs = JobsApi(self)
         self.accounts = AccountsApi(self)
         self.drafts = DraftsApi(self)
+        self.publications = PublicationsApi(self)
         self.queues = QueuesApi(self)
         self.dead_letters = DeadLettersApi(self)
 
@@ -217,6 +218,18 @@ class JobsApi(_Api):
         """Let a failed, timed-out, cancelled or expired job go on from the step that failed."""
         return dict(self._client.call("POST", f"/v1/jobs/{_segment(job_id)}:retry"))
 
+    def approve(self, job_id: str) -> Resource:
+        """Let a job that awaits approval run its last step."""
+        return dict(self._client.call("POST", f"/v1/jobs/{_segment(job_id)}:approve"))
+
+    def reject(self, job_id: str, reason: str | None = None) -> Resource:
+        """Refuse a job that awaits approval; its draft is discarded."""
+        return dict(self._client.call("POST", f"/v1/jobs/{_segment(job_id)}:reject", json=_given(reason=reason)))
+
+    def why(self, job_id: str) -> Sequence[Resource]:
+        """Every reason why the job does not run now: `code`, `message`, and where they are known `until`, `count`."""
+        return [dict(each) for each in self._client.call("GET", f"/v1/jobs/{_segment(job_id)}/why")["items"]]
+
     def watch(self, job_id: str, *, every_seconds: float = 0.5) -> Iterator[Resource]:
         """The job each time that it has changed, until it has ended; the last one is the ended job."""
         last: Resource | None = None
@@ -270,6 +283,19 @@ class DraftsApi(_Api):
 
     def get(self, draft_id: str) -> Resource:
         return dict(self._client.call("GET", f"/v1/drafts/{_segment(draft_id)}"))
+
+
+class PublicationsApi(_Api):
+    """`/v1/admin/publications`: outcomes that nobody could tell, settled by somebody who has looked."""
+
+    def confirm(self, publication_id: str, url: str, external_id: str | None = None) -> Resource:
+        """The post is there: the job goes on without publishing."""
+        path = f"/v1/admin/publications/{_segment(publication_id)}:confirm"
+        return dict(self._client.call("POST", path, json=_given(url=url, external_id=external_id)))
+
+    def retry(self, publication_id: str) -> Resource:
+        """The post is not there: the job publishes anew, once."""
+        return dict(self._client.call("POST", f"/v1/admin/publications/{_segment(publication_id)}:retry"))
 
 
 class QueuesApi(_Api):

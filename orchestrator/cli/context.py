@@ -16,6 +16,7 @@ DataDir = Annotated[Path | None, typer.Option(help="Where files live (ONELANE_DA
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, for programs.")]
 Url = Annotated[str | None, typer.Option(help="The service's address (ONELANE_URL); found in the data directory.")]
 Key = Annotated[str | None, typer.Option(help="The API key (ONELANE_API_KEY); found in the data directory.")]
+Account = Annotated[str | None, typer.Option(help="Only of this account.")]
 Limit = Annotated[int, typer.Option(min=1, help="At most so many rows.")]
 
 

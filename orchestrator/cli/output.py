@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,6 +58,15 @@ def status_text(status: str) -> str:
     return f"[{style}]{escape(status)}[/]" if style else escape(status)
 
 
+def print_rows(found: Iterable[Mapping[str, Any]], columns: Sequence[str], *, json: bool, empty: str) -> None:
+    """A list's items: as `{"items": […]}` for programs, else as a table."""
+    rows = list(found)
+    if json:
+        print_json({"items": rows})
+    else:
+        print_table(rows, columns, empty=empty)
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str) -> None:
     """A table of the rows' columns; `status` columns are coloured, times are shown as how long ago."""
     if not rows:
@@ -80,7 +89,7 @@ def _cell(column: str, value: Any) -> str:
         return "-"
     if column == "status":
         return status_text(str(value))
-    if column.endswith("_at"):
+    if column == "until" or column.endswith("_at"):
         return ago(str(value))
     if isinstance(value, Mapping):
         return escape(str(value.get("code") or value.get("message") or json.dumps(value, ensure_ascii=False)))

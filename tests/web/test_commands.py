@@ -1,0 +1,107 @@
+"""The commands that speak to a service, against a real server: what people read, what programs get, exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.cli.app import run
+from tenants.store import publications
+from tests.web.conftest import ADMIN_KEY, Api, Bench
+from tests.web.test_server import address as address
+
+Command = Callable[..., str]
+
+
+@pytest.fixture
+def command(
+    address: tuple[str, int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Command:
+    """Runs a command with the admin key; gives back what it printed on standard output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONELANE_URL", "http://{}:{}".format(*address))
+    monkeypatch.setenv("ONELANE_API_KEY", ADMIN_KEY)
+
+    def call(*arguments: str, status: int = 0) -> str:
+        capsys.readouterr()
+        assert run(list(arguments)) == status, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return call
+
+
+def made(command: Command, *more: str) -> dict[str, Any]:
+    job: dict[str, Any] = json.loads(
+        command("jobs", "create", "a/b", "sample", "--input", '{"topic": "lanes"}', "--json", *more)
+    )
+    return job
+
+
+def test_a_job_is_made_listed_explained_and_cancelled(command: Command) -> None:
+    job = made(command, "--priority", "0", "--tag", "x")
+    assert (job["account"], job["priority"], job["tags"]) == ("a/b", 0, ["x"])
+
+    assert job["id"] in command("jobs", "list", "--account", "a/b"), "an id stays in one piece, to be copied"
+    assert "no_worker" in command("jobs", "why", job["id"])
+    assert {each["code"] for each in json.loads(command("jobs", "why", job["id"], "--json"))["items"]} >= {"no_worker"}
+    assert "position in its queue: 0" in command("jobs", "get", job["id"])
+    assert "cancelled" in command("jobs", "cancel", job["id"])
+    assert json.loads(command("jobs", "list", "--status", "queued", "--json")) == {"items": []}
+
+
+def test_what_is_refused_is_1_and_says_why(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    job = made(command)
+    command("jobs", "cancel", job["id"])
+    command("jobs", "cancel", job["id"], status=1)
+    command("jobs", "approve", job["id"], status=1)
+    command("jobs", "create", "acme", "nonsense", status=1)
+    command("jobs", "get", "nope", status=1)
+    assert run(["jobs", "create", "acme", "sample", "--input", '{"words": 7}']) == 1
+    assert "input.topic" in capsys.readouterr().err
+
+
+def test_a_cancelled_job_goes_on(command: Command) -> None:
+    job = made(command)
+    command("jobs", "cancel", job["id"])
+    assert json.loads(command("jobs", "retry", job["id"], "--json"))["status"] == "queued"
+
+
+def test_nobody_there_is_3(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONELANE_URL", "http://127.0.0.1:1")
+    command("jobs", "list", status=3)
+
+
+def test_drafts_are_read_and_an_unknown_outcome_is_settled(command: Command, api: Api, bench: Bench) -> None:
+    job = made(command)
+    owned = bench.start(job)
+    bench.write(lambda c: publications.create_draft(c, owned, title="[bold]Lanes[/]", body="# Lanes", tags=[]))
+    bench.complete(owned, {})
+    owned = bench.start(api.get(f"/v1/jobs/{job['id']}").json())
+    bench.write(lambda c: publications.open_entry(c, owned, publisher="demo", base_url="http://blog"))
+    bench.write(lambda c: publications.started(c, owned, 1))
+    bench.write(lambda c: publications.unknown(c, owned, "the browser died"))
+    bench.fail(owned, "outcome_unknown")
+
+    listed = command("drafts", "list", "--status", "needs_review")
+    draft = json.loads(command("drafts", "list", "--json"))["items"][0]
+    publication = draft["publication"]["id"]
+    assert publication in listed
+    assert "[bold]Lanes[/]" in listed, "a title is text, never markup"
+    assert "# Lanes" in command("drafts", "get", draft["id"])
+    assert "publish" in command("dead-letters", "list")
+
+    command("publications", "confirm", publication, "javascript:alert(1)", status=1)
+    assert "confirmed" in command("publications", "confirm", publication, "https://blog.example/lanes")
+    command("publications", "retry", publication, status=1)
+
+
+def test_an_account_is_shown(command: Command) -> None:
+    made(command)
+    shown = command("accounts", "get", "a/b")
+    assert "none; jobs that publish need one" in shown
+    assert "generate_a/b" in shown
+    assert json.loads(command("accounts", "get", "a/b", "--json"))["account"] == "a/b"
