@@ -33,7 +33,7 @@ from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
 from tenants.sessions import Sessions
-from tenants.store import backoffs, outcomes, steps, workers
+from tenants.store import backoffs, one_statement, outcomes, steps, workers
 from tenants.store.steps import Gone, Owned, Refused
 
 from . import metrics
@@ -200,6 +200,10 @@ class Execution:
             return steps.start(connection, step_id, worker_id=self._worker_id, slot=slot)
 
         try:
+            if self._database.dialect == "postgresql":
+                owned = one_statement.start(self._database, step_id, worker_id=self._worker_id, slot=slot)
+                if owned is not None:
+                    return owned
             return self._database.write(work)
         except IntegrityError:
             return steps.slot_taken(step_id, slot)
@@ -331,7 +335,10 @@ class Execution:
         if fault is not None:
             self._fail(owned, "failed", "internal", fault, "", True, message)
             return
-        following = self._database.write(lambda connection: outcomes.complete(connection, owned, output))
+        if self._database.dialect == "postgresql" and (owned.required or owned.following is not None):
+            following = one_statement.complete(self._database, owned, output)
+        else:
+            following = self._database.write(lambda connection: outcomes.complete(connection, owned, output))
         self._record(owned, "completed")
         if following is not None:
             self._dispatcher.send([following])

@@ -15,12 +15,13 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import psycopg
+from psycopg.rows import namedtuple_row
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -112,6 +113,58 @@ class Database:
             except PoolTimeout as error:
                 raise Unavailable(f"no database connection became free: {error}") from error
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def run_one(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+        """Run one statement that commits itself, on PostgreSQL, and give back its rows, with columns as attributes.
+
+        `%(name)s` marks a parameter. The statement may record events.
+
+        Raises:
+            IntegrityError: a constraint refused it.
+            Unavailable: the database cannot be reached, or refused it too often.
+            CommitUnknown: the connection was lost before the answer came.
+        """
+        for tries in range(1, MAX_TRIES + 1):
+            try:
+                return self._run_once(statement, parameters)
+            except psycopg.IntegrityError as error:
+                raise IntegrityError(statement, None, error) from error
+            except psycopg.DataError as error:
+                raise DataError(statement, None, error) from error
+            except psycopg.Error as error:
+                if error.sqlstate not in _RETRY_STATES or tries == MAX_TRIES:
+                    raise Unavailable(f"the database failed: {type(error).__name__}: {str(error).strip()}") from error
+            except DBAPIError as error:
+                raise _translated(error) from error  # it could not be connected to
+            except PoolTimeout as error:
+                raise Unavailable(f"no database connection became free: {error}") from error
+            time.sleep(random.uniform(0, 0.01 * 2**tries))
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _run_once(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+        # Below SQLAlchemy's own connection, whose bookkeeping costs more than such a statement takes to run.
+        pooled = self.engine.raw_connection()
+        try:
+            driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
+            driver.autocommit = True
+            try:
+                with driver.cursor(row_factory=namedtuple_row) as cursor:
+                    rows = cursor.execute(statement, parameters).fetchall()
+            except psycopg.Error as error:
+                if not driver.closed:
+                    raise
+                pooled.invalidate(error)
+                raise CommitUnknown(
+                    "the database connection was lost in the middle of a statement; its outcome is unknown"
+                ) from error
+            finally:
+                if not driver.closed:
+                    driver.autocommit = False
+        finally:
+            pooled.close()
+        if self.on_events is not None:
+            self.on_events()
+        return rows
 
     def _write_once(self, work: Callable[[Connection], T]) -> T:
         with self._writing, self._writer.connect() as connection:
