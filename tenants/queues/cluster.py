@@ -120,7 +120,6 @@ class ClusterServer(Server):
                 answers[position] = answer
         for position, call in enumerate(calls):
             if isinstance(answers[position], SlotMoved):
-                self._doubtful = True
                 answers[position] = self.run(call.script, call.root, *call.arguments)
         return answers
 
@@ -139,9 +138,12 @@ class ClusterServer(Server):
         for _ in range(_MOST_MOVES):
             try:
                 return call(self.at(key))
-            except SlotMoved:
-                self._doubtful = True
-                self._learnt_at = float("-inf")
+            except SlotMoved as moved:
+                # Who was asked knows better than the map, and than a third node that has not heard of it yet.
+                if moved.holder[0]:
+                    self._holders[moved.slot] = moved.holder
+                else:
+                    self._doubtful = True
             except dramatiq.errors.ConnectionClosed:
                 self._doubtful = True
                 raise

@@ -61,6 +61,14 @@ class ScriptFailed(QueueError):
 class SlotMoved(ScriptFailed):
     """The lane is on another node of the cluster; nothing was done. Not met with a `redis+cluster://` URL."""
 
+    def __init__(self, slot: int, host: str, port: int) -> None:
+        super().__init__(
+            f"slot {slot} has moved to {host}:{port}: the server is a node of a cluster; "
+            "give the broker a redis+cluster:// URL"
+        )
+        self.slot = slot
+        self.holder = (host, port)
+
 
 class LeaseLost(Interrupt):
     """Raised in the thread of an actor whose lease is lost: another worker may be running the message already."""
@@ -89,8 +97,9 @@ _TRANSIENT_REPLIES = (
     "NOREPLICAS",
     "UNBLOCKED",
     "ASK ",
-    # The slot of the lane is moving to another node; the scripts' guard met it before anything was done.
+    # The slot of the lane is moving to another node; the scripts' guard met it before anything was done. Redis, Valkey:
     "Script attempted to access a non local key",
+    "Attempted to access a non local key",
 )
 
 
@@ -113,5 +122,5 @@ def to_dramatiq(error: BaseException) -> Exception:
         )
         return closed
     if isinstance(error, redis.exceptions.MovedError):
-        return SlotMoved(f"MOVED {error}: this server is a node of a cluster; give the broker a redis+cluster:// URL")
+        return SlotMoved(error.slot_id, error.host, error.port)
     return ScriptFailed(f"{type(error).__name__}: {error}")

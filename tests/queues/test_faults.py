@@ -252,7 +252,8 @@ def test_many_rescuers_at_one_instant_rescue_once(
         leases = f"{broker.keys.root(LANE)}:leases"
         client.zadd(leases, dict.fromkeys(client.zrange(leases, 0, -1), 1))
         others = [Hand(make_broker(), f"w{number}") for number in range(4)]
-        gate, counted = threading.Barrier(len(others)), []
+        gate = threading.Barrier(len(others))
+        counted: list[tuple[int, list[str | None]]] = []
 
         def rescue(
             other: Hand, gate: threading.Barrier = gate, counted: list[tuple[int, list[str | None]]] = counted

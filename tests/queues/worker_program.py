@@ -77,7 +77,8 @@ def make_broker(arguments: argparse.Namespace) -> TenantBroker:
     lease: dict[str, Any] = {"lease_seconds": arguments.lease, "extend_seconds": arguments.extend}
     if arguments.sentinel is None:
         return TenantBroker(url=arguments.url, shards=arguments.shards, **lease)
-    sentinel: Any = Sentinel([("127.0.0.1", arguments.sentinel)], socket_timeout=1)
+    untyped: Any = Sentinel
+    sentinel = untyped([("127.0.0.1", arguments.sentinel)], socket_timeout=1)
     return TenantBroker(client=sentinel.master_for("lanes", socket_timeout=1, socket_connect_timeout=1), **lease)
 
 
