@@ -235,7 +235,7 @@ def _make_engine(url: URL, pool_size: int) -> Engine:
         connect_args={
             "connect_timeout": 5,
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s -c lock_timeout=10s"
-            " -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
+            " -c idle_in_transaction_session_timeout=60s -c timezone=UTC -c jit=off",
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
