@@ -310,6 +310,10 @@ class QueuesApi(_Api):
         path = f"/v1/admin/queues/{_segment(lane)}/{_segment(account)}"
         return dict(self._client.call("DELETE", path, params={"force": "true" if force else None}))
 
+    def check(self) -> Resource:
+        """Check and mend the broker's invariants: `{lanes, violations, items}`."""
+        return dict(self._client.call("POST", "/v1/admin/queues:check", wait_seconds=_RECONCILE_SECONDS))
+
 
 class DeadLettersApi(_Api):
     """`/v1/admin/dead-letters`."""

@@ -81,7 +81,7 @@ LANE_READY_ACCOUNTS = Gauge(
 )
 INVARIANT_VIOLATIONS = Gauge(
     "onelane_invariant_violations",
-    "Violations that the last check of the broker's invariants found, by lane; anything but 0 is a fault.",
+    "Violations of the broker's invariants found (and mended) in the last ten minutes, by lane; each is a fault.",
     ("lane",),
     registry=REGISTRY,
 )

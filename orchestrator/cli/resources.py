@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from ..client import Resource
-from . import drafts, jobs
+from . import FAILED, drafts, jobs
 from .context import Account, DataDir, Json, Key, Limit, Url, connect, load
 from .output import console, print_account, print_job, print_json, print_rows, print_table
 
 accounts = typer.Typer(help="Look at accounts.", no_args_is_help=True)
-queues = typer.Typer(help="List and delete live tenant queues.", no_args_is_help=True)
+queues = typer.Typer(help="List, check and delete live tenant queues.", no_args_is_help=True)
 dead_letters = typer.Typer(help="List, replay and discard steps that will not be tried again.", no_args_is_help=True)
 keys = typer.Typer(help="Make API keys.", no_args_is_help=True)
 
@@ -81,6 +81,20 @@ def delete_queue(
         print_json(answer)
     else:
         console.print(f"deleted {lane}_{account}; {answer['cancelled']} cancelled", markup=False)
+
+
+@queues.command("check")
+def check_queues(url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """Check that every message is in one place and every slot is a lease; mend what is not. Status 1 if it was not."""
+    with connect(data_dir, url, key) as onelane:
+        report = onelane.queues.check()
+    if json:
+        print_json(report)
+    else:
+        print_rows(report["items"], ("lane", "account", "kind", "detail"), json=False, empty="every invariant holds")
+        console.print(f"{report['violations']} violations in {len(report['lanes'])} lanes", markup=False)
+    if report["violations"]:
+        raise typer.Exit(FAILED)
 
 
 @dead_letters.command("list")

@@ -27,11 +27,12 @@ from .leases import lease_holder
 from .limits import FOR_GOOD, QueueLimits, Rate, StoredSettings, until_ms
 from .message import LeasedMessage, current_message
 from .server import ServerInfo
-from .tenant_queue import TenantQueues
+from .tenant_queue import CheckPosition, TenantQueues
 
 __all__ = [
     "FOR_GOOD",
     "BuriedMessage",
+    "CheckPosition",
     "EmbeddedServerFailed",
     "EmbeddedValkey",
     "Entry",

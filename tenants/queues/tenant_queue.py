@@ -35,6 +35,10 @@ _MOST_PAGES = 100
 _PURGED_AT_ONCE = 500
 _ASKED_AT_ONCE = 500
 _CHECKED_AT_ONCE = 100
+_CHECKED = ("leases", "queues")
+
+#: Shard, what of it, and where to go on.
+CheckPosition = tuple[int, str, bytes]
 _LISTED_AT_ONCE = 500
 
 
@@ -177,20 +181,28 @@ class TenantQueues:
     def check(self, lane: str) -> list[Violation]:
         """Checks every tenant queue and lease of a live lane, and mends what it finds. In pages, never all at once."""
         found: list[Violation] = []
-        for shard in range(self._keys.shards):
-            root = self._keys.root(lane, shard)
-            for what in ("leases", "queues"):
-                go_on: bytes = b""
-                while True:
-                    answer = self._server.run(script("check"), root, what, go_on, _CHECKED_AT_ONCE)
-                    found.extend(
-                        Violation(lane, kind.decode(), account_of(raw), detail.decode("utf-8", "replace"))
-                        for kind, raw, detail in answer[1:]
-                    )
-                    go_on = answer[0]
-                    if not go_on:
-                        break
+        position: CheckPosition | None = (0, _CHECKED[0], b"")
+        while position is not None:
+            violations, position = self.check_page(lane, position)
+            found.extend(violations)
         return found
+
+    def check_page(
+        self, lane: str, position: CheckPosition | None = None
+    ) -> tuple[list[Violation], CheckPosition | None]:
+        """A page of `check`, from a position that the page before gave; None after the last page."""
+        shard, what, go_on = position or (0, _CHECKED[0], b"")
+        answer = self._server.run(script("check"), self._keys.root(lane, shard), what, go_on, _CHECKED_AT_ONCE)
+        violations = [
+            Violation(lane, kind.decode(), account_of(raw), detail.decode("utf-8", "replace"))
+            for kind, raw, detail in answer[1:]
+        ]
+        if answer[0]:
+            return violations, (shard, what, answer[0])
+        if what != _CHECKED[-1]:
+            return violations, (shard, _CHECKED[-1], b"")
+        following = shard + 1
+        return violations, (following, _CHECKED[0], b"") if following < self._keys.shards else None
 
     def entries(self, lane: str) -> Iterator[HeldEntries]:
         """Everything that the lane holds, by tenant queue, in pages. What moves meanwhile may be missed."""
