@@ -22,7 +22,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
 
 from actors import Pipeline
 from actors.context import StepContext
@@ -33,7 +32,7 @@ from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
 from tenants.sessions import Sessions
-from tenants.store import backoffs, one_statement, outcomes, steps, workers
+from tenants.store import backoffs, outcomes, ownership, steps, workers
 from tenants.store.steps import Gone, Owned, Refused
 
 from . import metrics
@@ -196,17 +195,8 @@ class Execution:
                 self._starting.discard(step_id)
 
     def _start(self, step_id: str, slot: int) -> Owned | Refused | Gone:
-        def work(connection: Connection) -> Owned | Refused | Gone:
-            return steps.start(connection, step_id, worker_id=self._worker_id, slot=slot)
-
         try:
-            if self._database.dialect == "postgresql":
-                owned = one_statement.start(self._database, step_id, worker_id=self._worker_id, slot=slot)
-                if owned is not None:
-                    return owned
-            return self._database.write(work)
-        except IntegrityError:
-            return steps.slot_taken(step_id, slot)
+            return ownership.start(self._database, step_id, worker_id=self._worker_id, slot=slot)
         except Unavailable as error:
             # Whether it started may be open; if it did, nobody runs it, and `hand_back_strays` gives it back.
             log.warning("step %s could not be started: %s", step_id, error)
@@ -335,10 +325,7 @@ class Execution:
         if fault is not None:
             self._fail(owned, "failed", "internal", fault, "", True, message)
             return
-        if self._database.dialect == "postgresql" and (owned.required or owned.following is not None):
-            following = one_statement.complete(self._database, owned, output)
-        else:
-            following = self._database.write(lambda connection: outcomes.complete(connection, owned, output))
+        following = ownership.complete(self._database, owned, output)
         self._record(owned, "completed")
         if following is not None:
             self._dispatcher.send([following])

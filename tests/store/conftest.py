@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, update
-from sqlalchemy.exc import IntegrityError
 
 from tenants.columns import db_now
 from tenants.database import Database
 from tenants.models import Account, Worker
-from tenants.store import jobs, outcomes, steps, workers
+from tenants.store import jobs, outcomes, ownership, workers
 from tenants.store.jobs import Dispatch, JobPlan, StepPlan
 from tenants.store.steps import Gone, Owned, Refused
 
@@ -44,11 +43,10 @@ class Bench:
         return made.ids[0], made.queued[0]
 
     def start(self, step_id: str, slot: int = 0, worker: str = "w1") -> Owned | Refused | Gone:
-        try:
-            answer: Owned | Refused | Gone = self.write(lambda c: steps.start(c, step_id, worker_id=worker, slot=slot))
-        except IntegrityError:
-            return steps.slot_taken(step_id, slot)
-        return answer
+        return ownership.start(self.database, step_id, worker_id=worker, slot=slot)
+
+    def complete(self, owned: Owned, output: dict[str, Any]) -> Dispatch | None:
+        return ownership.complete(self.database, owned, output)
 
     def own(self, step_id: str, slot: int = 0, worker: str = "w1") -> Owned:
         started = self.start(step_id, slot, worker)

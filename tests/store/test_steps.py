@@ -25,14 +25,14 @@ def test_a_job_runs_from_its_first_step_to_its_result(bench: Bench) -> None:
     job_id, first = bench.make()
     owned = bench.own(first.id)
     assert bench.job(job_id)["status"] == "running"
-    following = bench.write(lambda c: outcomes.complete(c, owned, {"draft": 1}))
+    following = bench.complete(owned, {"draft": 1})
     assert following is not None
     assert (following.lane, following.sequence) == ("publish", first.sequence)
     assert bench.job(job_id)["status"] == "queued"
 
     publish = bench.own(following.id)
     assert publish.outputs == {"generate": {"draft": 1}}
-    assert bench.write(lambda c: outcomes.complete(c, publish, {"url": "u"})) is None
+    assert bench.complete(publish, {"url": "u"}) is None
     job = bench.job(job_id)
     assert (job["status"], job["result"], job["current_step"]) == ("completed", {"url": "u"}, None)
     assert [a["outcome"] for a in bench.attempts(job_id)] == ["completed", "completed"]
@@ -93,13 +93,13 @@ def test_a_late_result_is_refused(bench: Bench) -> None:
     fresh = bench.own(first.id)
     assert fresh.run_token == stale.run_token + 1
     with pytest.raises(OwnershipLost, match=first.id):
-        bench.write(lambda c: outcomes.complete(c, stale, {"late": True}))
+        bench.complete(stale, {"late": True})
     with pytest.raises(OwnershipLost):
         bench.write(lambda c: steps.progress(c, stale, 50, "late"))
     with pytest.raises(OwnershipLost):
         bench.write(lambda c: steps.still_owned(c, stale))
     assert bench.steps(job_id)[0]["status"] == "running"
-    bench.write(lambda c: outcomes.complete(c, fresh, {"late": False}))
+    bench.complete(fresh, {"late": False})
     assert bench.steps(job_id)[0]["output"] == {"late": False}
     assert [a["outcome"] for a in bench.attempts(job_id)] == ["lost", "completed"]
 
@@ -139,7 +139,7 @@ def test_a_failed_best_effort_step_lets_the_job_go_on(bench: Bench) -> None:
     plan = (StepPlan("a", "generate", True, 1), StepPlan("b", "generate", False, 1))
     job_id, first = bench.make(steps=plan)
     kept = bench.own(first.id)
-    second = bench.write(lambda c: outcomes.complete(c, kept, {"kept": 1}))
+    second = bench.complete(kept, {"kept": 1})
     assert second is not None
     owned = bench.own(second.id)
     bench.write(lambda c: outcomes.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}))
@@ -256,6 +256,6 @@ def test_a_paused_account_starts_nothing(bench: Bench) -> None:
 def test_approval_stops_before_the_last_step(bench: Bench) -> None:
     job_id, first = bench.make(approval=True)
     owned = bench.own(first.id)
-    assert bench.write(lambda c: outcomes.complete(c, owned, {})) is None
+    assert bench.complete(owned, {}) is None
     assert bench.job(job_id)["status"] == "awaiting_approval"
     assert bench.steps(job_id)[1]["status"] == "awaiting_approval"
