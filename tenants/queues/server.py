@@ -11,7 +11,6 @@ never used; transient errors leave as Dramatiq's `ConnectionClosed`.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ import redis
 from hiredis import pack_command
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from . import forks
 from .errors import InvalidEntry, ServerUnreachable, UnsupportedServer, is_transient, to_dramatiq
 from .lua import Script
 
@@ -85,7 +85,7 @@ class Server:
         #: For others' commands; the broker itself does not use it.
         self.client = client or redis.Redis(connection_pool=pool)
         self._idle: deque[tuple[Wire, float]] = deque()
-        self._pid = os.getpid()
+        self._generation = forks.generation()
         self._opened = 0
 
     @classmethod
@@ -126,9 +126,9 @@ class Server:
         Raises:
             dramatiq.errors.ConnectionClosed: it cannot be opened.
         """
-        if self._pid != os.getpid():
+        if self._generation != forks.generation():
             self._idle = deque()
-            self._pid = os.getpid()
+            self._generation = forks.generation()
             self._opened = 0
         try:
             connection, used_at = self._idle.pop()
