@@ -79,6 +79,18 @@ LANE_READY_ACCOUNTS = Gauge(
     ("lane",),
     registry=REGISTRY,
 )
+LANE_STARTS = Gauge(
+    "onelane_lane_starts",
+    "Messages of a lane started since its Redis was made; with the next, the mean dwell time of any span.",
+    ("lane",),
+    registry=REGISTRY,
+)
+LANE_DWELL = Gauge(
+    "onelane_lane_dwell_seconds",
+    "Seconds from arrival to start of all those messages together.",
+    ("lane",),
+    registry=REGISTRY,
+)
 INVARIANT_VIOLATIONS = Gauge(
     "onelane_invariant_violations",
     "Violations of the broker's invariants found (and mended) in the last ten minutes, by lane; each is a fault.",

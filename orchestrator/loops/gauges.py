@@ -58,6 +58,8 @@ class GaugeLoop:
             metrics.LANE_MESSAGES.labels(lane, state).set(getattr(totals, state))
         metrics.LANE_OLDEST_WAIT.labels(lane).set(totals.oldest_wait or 0.0)
         metrics.LANE_READY_ACCOUNTS.labels(lane).set(totals.ready)
+        metrics.LANE_STARTS.labels(lane).set(totals.started)
+        metrics.LANE_DWELL.labels(lane).set(totals.dwelt_seconds)
 
     def _check(self, lane: str) -> None:
         found = self._found.setdefault(lane, deque())

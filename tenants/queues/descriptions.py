@@ -70,6 +70,11 @@ class LaneTotals:
     paused: bool
     global_concurrency: int | None
     buried: int
+    #: Messages started since the lane began (each start of a message counts).
+    started: int
+    #: Seconds that those dwelt, from arrival (or due time) to start, summed. Both only grow: the difference of two
+    #: looks gives the mean dwell time between them.
+    dwelt_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

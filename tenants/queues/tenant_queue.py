@@ -33,6 +33,7 @@ from .server import Argument, Call, Server
 _PAGE = 500
 _MOST_PAGES = 100
 _PURGED_AT_ONCE = 500
+_PURGED_TOGETHER = 50
 _ASKED_AT_ONCE = 500
 _CHECKED_AT_ONCE = 100
 _CHECKED = ("leases", "queues")
@@ -147,7 +148,7 @@ class TenantQueues:
         """The lane's totals, in constant time."""
         sums = [0] * 6
         oldest: list[float] = []
-        paused, most, buried = False, 0, 0
+        paused, most, buried, started, dwelt_ms = False, 0, 0, 0, 0
         for shard in range(self._keys.shards):
             answer = self._server.run(script("totals"), self._keys.root(lane, shard))
             sums = [known + new for known, new in zip(sums, answer[1:7], strict=True)]
@@ -157,9 +158,22 @@ class TenantQueues:
             paused = paused or until == FOR_GOOD or until > answer[0]
             most += answer[9]
             buried += answer[10]
+            started += answer[11]
+            dwelt_ms += answer[12]
         waiting, delayed, active, ready, queues, idle = sums
         return LaneTotals(
-            waiting, delayed, active, ready, queues, idle, max(oldest, default=None), paused, most or None, buried
+            waiting=waiting,
+            delayed=delayed,
+            active=active,
+            ready=ready,
+            queues=queues,
+            idle=idle,
+            oldest_wait=max(oldest, default=None),
+            paused=paused,
+            global_concurrency=most or None,
+            buried=buried,
+            started=started,
+            dwelt_seconds=dwelt_ms / 1000,
         )
 
     def heaviest(
@@ -263,6 +277,24 @@ class TenantQueues:
             removed.extend(each.decode() for each in answer)
             if len(answer) < _PURGED_AT_ONCE:
                 return removed
+
+    def purge_many(self, lane: str, accounts: Iterable[str | None]) -> dict[str | None, list[str]]:
+        """`purge` for many accounts, in a few round trips."""
+        removed: dict[str | None, list[str]] = {account: [] for account in accounts}
+        left = list(removed)
+        while left:
+            page, left = left[:_PURGED_TOGETHER], left[_PURGED_TOGETHER:]
+            raws = [token(account) for account in page]
+            answers = self._server.run_many(
+                [Call(script("purge"), self._root(lane, raw), (raw, _PURGED_AT_ONCE)) for raw in raws]
+            )
+            for account, answer in zip(page, answers, strict=True):
+                if isinstance(answer, Exception):
+                    raise answer
+                removed[account].extend(each.decode() for each in answer)
+                if len(answer) == _PURGED_AT_ONCE:
+                    left.append(account)
+        return removed
 
     def delete(self, lane: str, account: str | None) -> bool:
         """Tears down the state of an empty tenant queue (settings stay). False: it holds something."""

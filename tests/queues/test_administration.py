@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tenants.queues import InvalidEntry, TenantBroker
+from tenants.queues import InvalidEntry, QueueLimits, Rate, TenantBroker
 from tests.queues.lanes import LANE, Client, Hand, age_lease, entry
 
 
@@ -167,3 +168,118 @@ def test_the_generation_is_lost_with_the_data(broker: TenantBroker, client: Clie
     assert admin.generation() == 7
     client.flushall()
     assert admin.generation() is None
+
+
+def test_dwell_time_runs_from_arrival_to_start(broker: TenantBroker, client: Client) -> None:
+    broker.enqueue_many([entry("1"), entry("2", "other"), entry("later", delay_seconds=60)])
+    key = f"{broker.keys.root(LANE)}:entries:@acme"
+    score, added, rest = client.hget(key, "1").split(b":", 2)
+    client.hset(key, "1", b"%s:%d:%s" % (score, int(added) - 5000, rest))
+    hand = Hand(broker)
+    leases = hand.claim(2)
+    totals = broker.queues_admin.totals(LANE)
+    assert totals.started == 2
+    assert 5 <= totals.dwelt_seconds < 10
+    hand.settle(leases[0], "retry")
+    hand.claim(1)
+    assert broker.queues_admin.totals(LANE).started == 3
+
+
+def test_the_heaviest_are_kept_in_bounded_space(broker: TenantBroker, client: Client) -> None:
+    """Only accounts with a backlog of ten or more stand in the list by backlog; the hours' lists end by themselves."""
+    broker.enqueue_many(entry("1", f"light{number}") for number in range(300))
+    broker.enqueue_many(entry(str(n), account) for account, count in (("a", 30), ("b", 12)) for n in range(count))
+    assert broker.queues_admin.heaviest(LANE, "backlog") == [("a", 30.0), ("b", 12.0)]
+    assert client.zcard(f"{broker.keys.root(LANE)}:backlog") == 2
+    broker.queues_admin.purge(LANE, "a")
+    assert broker.queues_admin.heaviest(LANE, "backlog") == [("b", 12.0)]
+    hand = Hand(broker)
+    (lease,) = hand.claim(1)
+    age_lease(client, broker, lease, 3)
+    hand.settle(lease)
+    (hours,) = list(client.scan_iter("*:spent:*"))
+    assert 3600 < client.ttl(hours) <= 7500
+
+
+def test_many_queues_are_purged_in_one_call(broker: TenantBroker) -> None:
+    accounts = [f"a{number}" for number in range(700)]
+    broker.enqueue_many(entry(str(n), account) for account in accounts for n in range(2))
+    broker.enqueue_many(entry(str(n), "long") for n in range(1300))
+    broker.enqueue_once(entry("kept", "kept"))
+    (running,) = Hand(broker).claim(1)
+    removed = broker.queues_admin.purge_many(LANE, [*accounts, "long", "nobody"])
+    assert sum(map(len, removed.values())) == 700 * 2 + 1300 - 1
+    assert removed[running.account] == ["1"]
+    assert removed["nobody"] == []
+    totals = broker.queues_admin.totals(LANE)
+    assert (totals.waiting, totals.active, totals.ready) == (1, 1, 1)
+    assert broker.queues_admin.check(LANE) == []
+
+
+def codes(broker: TenantBroker, entry_id: str) -> list[str]:
+    return [each.code for each in broker.queues_admin.explain(LANE, "acme", entry_id)]
+
+
+def test_every_reason_why_a_message_waits(broker: TenantBroker) -> None:
+    admin, hand = broker.queues_admin, Hand(broker)
+    broker.enqueue_many([entry("1"), entry("2"), entry("late", delay_seconds=60)])
+    assert codes(broker, "unknown") == []
+    (late,) = admin.explain(LANE, "acme", "late")
+    assert late.code == "delayed"
+    assert late.until is not None
+    assert codes(broker, "1") == []  # it is next, and nothing is in its way
+    (behind,) = admin.explain(LANE, "acme", "2")
+    assert (behind.code, behind.count) == ("behind_other_messages", 1)
+    lease = hand.claim_one()
+    assert codes(broker, "1") == []  # it runs
+    assert codes(broker, "2") == ["at_concurrency"]
+    admin.pause(LANE, "acme")
+    admin.pause(LANE)
+    assert codes(broker, "2") == ["lane_paused", "queue_paused", "at_concurrency"]
+    admin.resume(LANE)
+    admin.resume(LANE, "acme")
+    admin.pause_account("acme", until=datetime.now(UTC) + timedelta(hours=1))
+    reason = admin.explain(LANE, "acme", "2")[0]
+    assert reason.code == "account_paused"
+    assert reason.until is not None
+    admin.resume_account("acme")
+    admin.set_lane_limits(LANE, 1)
+    assert codes(broker, "2") == ["at_concurrency", "lane_at_concurrency"]
+    admin.set_lane_limits(LANE, None)
+    admin.set_limits(LANE, "acme", QueueLimits(ordering="strict"))
+    hand.settle(lease, "retry", delay_ms=60_000)
+    held = admin.explain(LANE, "acme", "1")[0]
+    assert held.code == "retry_backoff"
+    assert held.until is not None
+    admin.set_limits(LANE, "acme", QueueLimits(rate=Rate(1, 3600)))
+    hand.settle(hand.claim_one())
+    limited = admin.explain(LANE, "acme", "2")[0]
+    assert limited.code == "rate_limited"
+    assert limited.until is not None
+    assert limited.until > datetime.now(UTC) + timedelta(minutes=50)
+
+
+@pytest.mark.parametrize("obstacle", ["concurrency", "queue", "account", "rate", "strict"])
+def test_who_may_not_start_stands_in_no_list_that_claims_look_through(
+    broker: TenantBroker, client: Client, obstacle: str
+) -> None:
+    admin, hand = broker.queues_admin, Hand(broker)
+    limits = {"rate": QueueLimits(concurrency=9, rate=Rate(1, 3600)), "strict": QueueLimits(ordering="strict")}
+    accounts = [f"blocked{number}" for number in range(60)]  # more than any claim looks at
+    for account in accounts:
+        admin.set_limits(LANE, account, limits.get(obstacle, QueueLimits()))
+    broker.enqueue_many(entry(str(n), account) for account in accounts for n in range(2))
+    if obstacle == "queue":
+        admin.pause_many(LANE, accounts)
+    elif obstacle == "account":
+        for account in accounts:
+            admin.pause_account(account)
+    else:
+        for lease in hand.claim(len(accounts)):
+            if obstacle == "strict":
+                hand.settle(lease, "retry", delay_ms=3_600_000)
+    assert client.zcard(f"{broker.keys.root(LANE)}:ready") == 0
+    assert hand.claim(10) == []
+    broker.enqueue_once(entry("1", "free"))
+    assert client.zcard(f"{broker.keys.root(LANE)}:ready") == 1
+    assert [each.account for each in hand.claim(1)] == ["free"]

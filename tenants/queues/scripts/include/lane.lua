@@ -14,7 +14,7 @@ local function whole(number)
 end
 
 local stored = redis.call('HMGET', R, 'v', 'seq', 'epoch', 'waiting', 'delayed', 'paused', 'global', 'mean', 'slot',
-  'configured', 'looked', 'worked')
+  'configured', 'looked', 'worked', 'starts', 'dwelt')
 local lane = {
   v = tonumber(stored[1]) or 0,          -- virtual clock, µs of service at weight 1
   seq = tonumber(stored[2]) or 0,        -- last number given to an entry
@@ -28,10 +28,12 @@ local lane = {
   configured = stored[10] == '1',        -- some account has settings of its own
   looked = tonumber(stored[11]) or 0,    -- ms of the last look at timers and expired leases
   worked = tonumber(stored[12]) or 0,    -- µs used that have not moved the virtual clock yet
+  starts = tonumber(stored[13]) or 0,    -- messages started, ever
+  dwelt = tonumber(stored[14]) or 0,     -- ms from their arrival (or due time) to their start, summed
 }
 
 -- Writes what has changed, in one command.
-local SAVED = { 'v', 'seq', 'epoch', 'waiting', 'delayed', 'mean', 'slot', 'looked', 'worked' }
+local SAVED = { 'v', 'seq', 'epoch', 'waiting', 'delayed', 'mean', 'slot', 'looked', 'worked', 'starts', 'dwelt' }
 local read = {}
 for i = 1, #SAVED do read[i] = lane[SAVED[i]] end
 

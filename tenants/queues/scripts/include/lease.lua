@@ -66,7 +66,9 @@ local function take(a, start, worker, request, lease_ms)
     close(a)
     return nil
   end
-  local _, _, deliveries = decode_entry(value)
+  local _, added, deliveries = decode_entry(value)
+  lane.starts = lane.starts + 1
+  lane.dwelt = lane.dwelt + math.max(0, now - added)
   lane.epoch = math.max(lane.epoch + 1, now_us)
   local rated = 0
   if a.limits.rate_limit > 0 then
