@@ -1,0 +1,172 @@
+"""What happens to a job at one moment from two sides: whoever is first decides, and nothing stays half-way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from orchestrator.jobs import Jobs
+from tenants.columns import db_now
+from tenants.errors import NotAwaitingApproval, OwnershipLost
+from tenants.models import Job
+from tenants.store import clock, jobs, outcomes
+from tenants.store.jobs import StepPlan
+from tenants.store.steps import Gone, Owned, Refused
+
+from .conftest import Bench
+
+ERROR = {"code": "internal", "message": "it broke"}
+ONE_STEP = (StepPlan("publish", "publish", True, 3),)
+ROUNDS = 8
+
+
+class NoRedis:
+    """A dispatcher whose Redis is away: SQL alone decides here."""
+
+    def send(self, steps: Any) -> bool:
+        return False
+
+    def withdraw(self, steps: Any) -> None:
+        return None
+
+
+@pytest.fixture
+def steering(bench: Bench) -> Jobs:
+    return Jobs(bench.database, {}, NoRedis())  # type: ignore[arg-type]
+
+
+def at_once(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
+    gate = threading.Barrier(2, timeout=30)
+
+    def through(work: Callable[[], Any]) -> Any:
+        gate.wait()
+        return work()
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.submit(through, first), pool.submit(through, second)
+        return one.result(), two.result()
+
+
+def set_job(bench: Bench, job_id: str, **values: Any) -> None:
+    table = Job.__table__
+    bench.write(lambda c: c.execute(update(table).where(table.c.id == job_id).values(**values)))
+
+
+def run_clock(bench: Bench) -> None:
+    bench.write(lambda c: (clock.expire_jobs(c, limit=100), clock.end_at_deadline(c, limit=100)))
+
+
+def test_approve_against_expire(bench: Bench, steering: Jobs) -> None:
+    """Either it expired and the approval is refused, or it was approved; then it expires unstarted all the same."""
+
+    def approve(job_id: str) -> bool:
+        try:
+            steering.approve(job_id)
+        except NotAwaitingApproval:
+            return False
+        return True
+
+    for _ in range(ROUNDS):
+        made = bench.write(
+            lambda c: jobs.create(
+                c, "acme", [jobs.JobPlan(pipeline="blog", input={}, steps=ONE_STEP, approval=True, expires_in=3600.0)]
+            )
+        )
+        job_id = made.ids[0]
+        set_job(bench, job_id, expires_at=db_now(-1))
+        approved, _ = at_once(lambda job_id=job_id: approve(job_id), lambda: run_clock(bench))  # type: ignore[misc]
+        (step,) = bench.steps(job_id)
+        if not approved:
+            assert (bench.job(job_id)["status"], step["status"]) == ("expired", "cancelled")
+        assert isinstance(bench.start(step["id"]), Gone)
+        assert bench.job(job_id)["status"] == "expired"
+        assert bench.steps(job_id)[0]["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("column", ["expires_at", "deadline_at"])
+def test_expiry_and_deadline_against_start(bench: Bench, column: str) -> None:
+    """The clock's loop and a worker meet: the job ends, and no step of it is left running."""
+    for number in range(ROUNDS):
+        job_id, first = bench.make(account=f"account {number}", expires_in=3600.0, deadline=3600.0)
+        set_job(bench, job_id, **{column: db_now(-0.001)})
+        started, _ = at_once(lambda first=first: bench.start(first.id), lambda: run_clock(bench))  # type: ignore[misc]
+        assert isinstance(started, Gone)
+        wanted = "expired" if column == "expires_at" else "timed_out"
+        assert bench.job(job_id)["status"] == wanted
+        assert {step["status"] for step in bench.steps(job_id)} == {"cancelled"}
+
+
+def test_a_deadline_strikes_in_a_retrys_backoff(bench: Bench) -> None:
+    job_id, first = bench.make(deadline=100.0)
+    owned = bench.own(first.id)
+    bench.write(lambda c: outcomes.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=500))
+    assert isinstance(bench.start(first.id), Refused), "it is in its backoff"
+    set_job(bench, job_id, deadline_at=db_now(-1))
+    withdrawn = bench.write(lambda c: clock.end_at_deadline(c, limit=10))
+    assert [step.id for step in withdrawn] == [first.id], "its message is taken out of Redis"
+    job = bench.job(job_id)
+    assert (job["status"], job["error"]["code"], job["failed_step"]) == ("timed_out", "deadline_passed", "generate")
+    assert {step["status"] for step in bench.steps(job_id)} == {"cancelled"}
+    assert isinstance(bench.start(first.id), Gone)
+
+
+def test_complete_against_lose(bench: Bench) -> None:
+    """A worker is declared dead while it writes its result: one of the two is refused."""
+    for number in range(ROUNDS):
+        job_id, first = bench.make(account=f"account {number}")
+        owned = bench.own(first.id)
+
+        def complete(owned: Owned = owned) -> bool:
+            try:
+                bench.complete(owned, {"done": True})
+            except OwnershipLost:
+                return False
+            return True
+
+        def lose(owned: Owned = owned) -> bool:
+            try:
+                bench.write(lambda c: outcomes.lose(c, owned.step_id, owned.run_token))
+            except OwnershipLost:
+                return False
+            return True
+
+        completed, lost = at_once(complete, lose)
+        assert completed != lost
+        assert bench.steps(job_id)[0]["status"] == ("completed" if completed else "retrying")
+        assert [a["outcome"] for a in bench.attempts(job_id)] == ["completed" if completed else "lost"]
+
+
+def test_cancel_against_complete(bench: Bench, steering: Jobs) -> None:
+    """The step's result counts, or the job is cancelled; a cancelled job's next step never starts."""
+    for number in range(ROUNDS):
+        job_id, first = bench.make(account=f"account {number}")
+        owned = bench.own(first.id)
+        following, _ = at_once(
+            lambda owned=owned: bench.complete(owned, {}),  # type: ignore[misc]
+            lambda job_id=job_id: steering.cancel(job_id),  # type: ignore[misc]
+        )
+        assert following is not None
+        assert isinstance(bench.start(following.id), Gone)
+        assert bench.job(job_id)["status"] == "cancelled"
+        assert [step["status"] for step in bench.steps(job_id)] == ["completed", "cancelled"]
+
+
+def test_two_rescuers_take_a_step_once(bench: Bench) -> None:
+    for number in range(ROUNDS):
+        job_id, first = bench.make(account=f"account {number}")
+        owned = bench.own(first.id)
+
+        def lose(owned: Owned = owned) -> bool:
+            try:
+                bench.write(lambda c: outcomes.lose(c, owned.step_id, owned.run_token))
+            except OwnershipLost:
+                return False
+            return True
+
+        assert sorted(at_once(lose, lose)) == [False, True]
+        assert bench.steps(job_id)[0]["lost"] == 1
