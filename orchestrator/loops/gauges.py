@@ -23,7 +23,7 @@ from ..runtime import Runtime
 log = logging.getLogger(__name__)
 
 #: Pages of tenant queues that one run checks of each lane.
-CHECKED_PAGES = 10
+CHECKED_PAGES = 20
 SHOWN_SECONDS = 600.0
 
 

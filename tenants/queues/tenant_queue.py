@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from .descriptions import (
     BuriedMessage,
@@ -35,7 +35,10 @@ _MOST_PAGES = 100
 _PURGED_AT_ONCE = 500
 _PURGED_TOGETHER = 50
 _ASKED_AT_ONCE = 500
-_CHECKED_AT_ONCE = 100
+_CHECKED_AT_ONCE = 50
+# So many queues a script: others' calls come between two of them.
+_CONFIGURED_AT_ONCE = 100
+_SENT_AT_ONCE = 20
 _CHECKED = ("leases", "queues")
 
 #: Shard, what of it, and where to go on.
@@ -369,8 +372,8 @@ class TenantQueues:
         self._server.command("SADD", self._keys.lanes, lane)
         values = {token(account): each.encode() for account, each in settings.items()}
         for root, tokens in self._by_root(lane, values).items():
-            for start in range(0, len(tokens), _PAGE):
-                pairs = [part for raw in tokens[start : start + _PAGE] for part in (raw, values[raw])]
+            for start in range(0, len(tokens), _CONFIGURED_AT_ONCE):
+                pairs = [part for raw in tokens[start : start + _CONFIGURED_AT_ONCE] for part in (raw, values[raw])]
                 changed += self._server.run(script("set_settings"), root, *pairs)
         return changed
 
@@ -443,9 +446,18 @@ class TenantQueues:
 
     def _configure(self, lane: str, accounts: Sequence[str], what: str, value: Argument) -> None:
         self._server.command("SADD", self._keys.lanes, lane)
+        calls: list[Call] = []
         for root, tokens in self._by_root(lane, map(token, accounts)).items():
-            for start in range(0, len(tokens), _PAGE):
-                self._server.run(script("configure"), root, what, value, *tokens[start : start + _PAGE])
+            for start in range(0, len(tokens), _CONFIGURED_AT_ONCE):
+                page = tokens[start : start + _CONFIGURED_AT_ONCE]
+                calls.append(Call(script("configure"), root, (what, value, *page)))
+        for answer in self._run_in_turns(calls):
+            if isinstance(answer, Exception):
+                raise answer
+
+    def _run_in_turns(self, calls: Sequence[Call]) -> Iterator[Any]:
+        for start in range(0, len(calls), _SENT_AT_ONCE):
+            yield from self._server.run_many(calls[start : start + _SENT_AT_ONCE])
 
     def _describe(self, lane: str, tokens: Sequence[bytes]) -> list[QueueDescription | None]:
         found: dict[bytes, QueueDescription | None] = {}
