@@ -61,18 +61,21 @@ class Guard:
     """Starts and talks to the guard process; safe to use from all of the worker's threads.
 
     `beat_seconds` has the guard's own thread beat for the worker: for programs without a heartbeat of their own. The
-    worker leaves it None and calls `beat`.
+    worker leaves it None and calls `beat`. With `worker_grace_seconds` the guard also kills the worker itself, so long
+    after the silence has cost it its steps.
     """
 
     def __init__(
         self,
         *,
         silence_seconds: float = SILENCE_SECONDS,
+        worker_grace_seconds: float | None = None,
         beat_seconds: float | None = None,
         environment: Mapping[str, str] | None = None,
         on_lost: Callable[[str], None] | None = None,
     ) -> None:
         self.silence_seconds = silence_seconds
+        self._worker_grace_seconds = worker_grace_seconds
         #: True once the guard died and could not be replaced. Final.
         self.lost = False
         #: How many guards have been replaced.
@@ -130,6 +133,11 @@ class Guard:
                 self._unheard_since = now()
             self._post({"beat": {}})
 
+    def stand_down(self) -> None:
+        """The worker runs nothing any more and is about to leave: it need not be killed when it falls silent."""
+        with self._state:
+            self._post({"stand_down": {}})
+
     def register(self, key: str, pid: int, limit_seconds: float) -> None:
         """Have the tree below and including process `pid` ended `limit_seconds` from now, and when the worker fails.
 
@@ -177,7 +185,8 @@ class Guard:
     # Everything below is called with the state held, or by the listener's thread.
 
     def _launch(self) -> None:
-        config = {"worker": os.getpid(), "silence": self.silence_seconds}
+        config: dict[str, Any] = {"worker": os.getpid(), "silence": self.silence_seconds}
+        config["worker_grace"] = self._worker_grace_seconds
         self._process, sock = launch("orchestrator.isolation.guard_process", config, self._environment)
         self._channel = Channel(sock)
         self._unheard_since = None

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 #: The exit status of a worker that ended itself because it may no longer run steps; whoever started it starts another.
 EXIT_UNFIT = 70
+#: How long after its steps were ended for its silence a worker is killed by its guard, with what runs in its threads.
+WORKER_GRACE_SECONDS = 2.0
 #: What `ctx.clients` imports at first use. Loaded once here, because each step's child would pay for it again: the
 #: Gemini SDK alone takes 1.5 s of processor time.
 PRELOADED_CLIENTS = frozenset(
@@ -80,7 +82,7 @@ class WorkerProcess:
 
     def run(self) -> int:
         pipelines = load_pipelines(self.settings.pipelines)
-        guard = Guard(on_lost=self.give_up)
+        guard = Guard(on_lost=self.give_up, worker_grace_seconds=WORKER_GRACE_SECONDS)
         guard.start()
         sandbox = self._make_sandbox(pipelines.values(), guard)
         try:
@@ -143,6 +145,7 @@ class WorkerProcess:
             self._stop_in_order(worker, execution)
         finally:
             liveness.stop()
+            guard.stand_down()
             runtime.database.write(lambda connection: store.stop(connection, self.id))
 
     def _stop_in_order(self, worker: Worker, execution: Execution) -> None:

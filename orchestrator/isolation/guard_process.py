@@ -5,17 +5,21 @@ of its tree, and ends trees
 
 - at the step's limit, a little after the keeper should have done it itself;
 - when the worker has not beaten for `silence_seconds`: it is stopped, starved, or can't renew its liveness row;
+- and, when that goes on for `worker_grace` more, the worker itself: a stopped one would otherwise go on with what it
+  runs in its own threads as soon as it is continued, after its steps were given away;
 - at end of file, or when the worker's pidfd says that it is dead: then everything, and the scratch directory too.
 
 A tree that can't be proved gone (a process in uninterruptible sleep) is tried again every second.
 
-Messages: ``beat {}``, ``register {key, pid, limit}``, ``forget {key}``, ``end {key}``, ``scratch {path}`` ← worker;
-``heard {}`` and ``ended {key, reason, processes}`` → worker, `reason` one of ``limit silent asked unknown``.
+Messages: ``beat {}``, ``stand_down {}`` (the worker runs nothing any more and leaves), ``register {key, pid, limit}``,
+``forget {key}``, ``end {key}``, ``scratch {path}`` ← worker; ``heard {}`` and ``ended {key, reason, processes}`` →
+worker, `reason` one of ``limit silent asked unknown``.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -23,11 +27,13 @@ from typing import Any
 
 from orchestrator.isolation.frames import Channel, Source, wait
 from orchestrator.isolation.posix import LINUX, name_process, now, outlive_orderly_stops, reset_signals
-from orchestrator.isolation.process_tree import ProcessId, end_tree, identify
+from orchestrator.isolation.process_tree import ProcessId, end_tree, identify, send
 
 #: How long after a step's limit the guard steps in, should its keeper not have.
 KEEPER_SLACK_SECONDS = 1.0
 RETRY_SECONDS = 1.0
+#: How often it looks whether an idle worker is still heard.
+IDLE_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -42,20 +48,29 @@ class Tree:
 
 
 def main(config: dict[str, Any]) -> None:
-    """Entry of the guard's process. `config`: ``socket`` (a descriptor), ``worker`` (pid), ``silence`` (seconds)."""
+    """Entry of the guard's process.
+
+    `config`: ``socket`` (a descriptor), ``worker`` (pid), ``silence`` (seconds), ``worker_grace`` (seconds or None).
+    """
     name_process("onelane-guard")
     reset_signals()
     outlive_orderly_stops()
     connection = socket.socket(fileno=config["socket"])
     connection.set_inheritable(False)
-    GuardProcess(Channel(connection), config["worker"], config["silence"]).run()
+    GuardProcess(Channel(connection), config["worker"], config["silence"], config["worker_grace"]).run()
 
 
 class GuardProcess:
-    def __init__(self, worker: Channel, worker_pid: int, silence_seconds: float) -> None:
+    def __init__(
+        self, worker: Channel, worker_pid: int, silence_seconds: float, worker_grace_seconds: float | None
+    ) -> None:
         self._worker = worker
         self._silence_seconds = silence_seconds
         self._last_beat = now()
+        self._worker_grace_seconds = worker_grace_seconds
+        #: The worker, once it has beaten: before that it only starts, and has nothing to lose.
+        self._watched: ProcessId | None = None
+        self._worker_id = identify(worker_pid) if os.getppid() == worker_pid else None
         self._trees: dict[str, Tree] = {}
         self._scratch: set[str] = set()
         self._sources: list[Source] = [worker]
@@ -69,6 +84,7 @@ class GuardProcess:
         while not self._worker_is_gone():
             # What has arrived is read before anybody is judged: if only the guard was held up, the beats are there.
             self._end_those_due()
+            self._end_the_worker()
         for key, tree in self._trees.items():
             self._end(key, tree, "worker gone")
         while not all(tree.proved for tree in self._trees.values()):
@@ -88,7 +104,7 @@ class GuardProcess:
     def _nap(self) -> float | None:
         running = [tree for tree in self._trees.values() if not tree.proved]
         if not running:
-            return None
+            return IDLE_SECONDS if self._watched is not None else None
         if any(tree.reason for tree in running):
             return RETRY_SECONDS
         due = min(min(tree.ends_at for tree in running), self._last_beat + self._silence_seconds)
@@ -98,7 +114,11 @@ class GuardProcess:
     def _take(self, message: dict[str, Any]) -> None:
         if "beat" in message:
             self._last_beat = now()
+            if self._worker_grace_seconds is not None:
+                self._watched = self._worker_id
             self._worker.post({"heard": {}})
+        elif "stand_down" in message:
+            self._watched = None
         elif "register" in message:
             order = message["register"]
             ends_at = now() + order["limit"] + KEEPER_SLACK_SECONDS
@@ -124,6 +144,15 @@ class GuardProcess:
                 self._end(key, tree, "limit")
             elif silent:
                 self._end(key, tree, "silent")
+
+    def _end_the_worker(self) -> None:
+        if self._watched is None or self._worker_grace_seconds is None:
+            return
+        silent = now() - self._last_beat
+        if silent > self._silence_seconds + self._worker_grace_seconds:
+            self._say(f"the worker (pid {self._watched.pid}) was not heard for {silent:.1f} s; it is killed")
+            send(self._watched, signal.SIGKILL)
+            self._watched = None
 
     def _end(self, key: str, tree: Tree, reason: str) -> None:
         """End the tree, prove it, say so to the worker and (for the log, should it be dead) on standard error."""

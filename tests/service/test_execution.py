@@ -1,0 +1,211 @@
+"""One attempt in this process, with a database that fails at chosen moments: what becomes of step and message."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from orchestrator import metrics
+from orchestrator.execution import Execution
+from orchestrator.jobs import NewJob
+from orchestrator.runtime import Runtime
+from tenants.database import CommitUnknown, Database
+from tenants.errors import Unavailable
+from tenants.store import outcomes, workers
+from tenants.store.jobs import fetch_steps
+
+from .conftest import make_service
+
+WORKER = "this-one"
+
+
+@dataclass
+class Leased:
+    """What `Execution` uses of a leased message."""
+
+    lane: str = "quick"
+    slot: int = 0
+    rescheduled: list[float] = field(default_factory=list)
+
+    def reschedule(self, delay_seconds: float) -> None:
+        self.rescheduled.append(delay_seconds)
+
+    def asdict(self) -> dict[str, Any]:
+        return {}
+
+
+class Unlucky(Database):
+    """Writes take effect, and the answers of those that are listed in `lost` (by their number, from 1) do not come."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.writes = 0
+        self.lost: set[int] = set()
+        #: Called before each write.
+        self.before: Callable[[int], None] = lambda number: None
+
+    def write(self, work: Any) -> Any:
+        return self._count(lambda: Database.write(self, work))
+
+    def run_one(self, statement: str, parameters: Any) -> Any:
+        return self._count(lambda: Database.run_one(self, statement, parameters))
+
+    def _count(self, run: Callable[[], Any]) -> Any:
+        self.writes += 1
+        number = self.writes
+        self.before(number)
+        result = run()
+        if number in self.lost:
+            raise CommitUnknown("the answer was lost")
+        return result
+
+
+@dataclass
+class Stand:
+    runtime: Runtime
+    database: Unlucky
+    execution: Execution
+
+    def make(self, do: str = "return", pipeline: str = "quick") -> tuple[str, str]:
+        job, _ = self.runtime.jobs.create("acme", NewJob(pipeline, {"do": do}))
+        return str(job["id"]), str(job["steps"][0]["id"])
+
+    def run(self, step_id: str) -> Leased:
+        message = Leased()
+        self.execution.run(step_id, message)  # type: ignore[arg-type]
+        return message
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        return self.runtime.jobs.get(job_id)
+
+
+@pytest.fixture
+def stand(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Stand]:
+    runtime = make_service(migrated_url, redis_url, tmp_path).runtime
+    runtime.database.write(
+        lambda c: workers.register(c, id=WORKER, host="here", pid=1, lanes=["quick", "last"], threads=1)
+    )
+    database = Unlucky(migrated_url)
+    execution = Execution(
+        worker_id=WORKER,
+        database=database,
+        pipelines=runtime.pipelines,
+        dispatcher=runtime.dispatcher,
+        sessions=runtime.sessions,
+        settings=runtime.settings,
+        queue_settings=runtime.queue_settings,
+        sandbox=None,
+    )
+    yield Stand(runtime, database, execution)
+    database.close()
+    runtime.close()
+
+
+def refused() -> float:
+    return float(metrics.REFUSED_WRITES._value.get())
+
+
+def outcomes_of(job: dict[str, Any]) -> list[str]:
+    return [attempt["outcome"] for attempt in job["steps"][0]["attempts"]]
+
+
+def test_a_start_whose_answer_was_lost_strands_nothing(stand: Stand) -> None:
+    job_id, step_id = stand.make()
+    stand.database.lost = {1}
+    assert stand.run(step_id).rescheduled, "the message comes back"
+    assert stand.job(job_id)["steps"][0]["status"] == "running", "nobody runs it, and its worker lives"
+    stand.execution.hand_back_strays()
+    assert stand.job(job_id)["steps"][0]["status"] == "running", "seen once: it could be a start under way"
+    stand.execution.hand_back_strays()
+    step = stand.job(job_id)["steps"][0]
+    assert (step["status"], step["attempt"]) == ("retrying", 0)
+    stand.run(step_id)
+    assert stand.job(job_id)["status"] == "completed"
+
+
+def test_a_completion_whose_answer_was_lost_counts_once(stand: Stand) -> None:
+    job_id, step_id = stand.make()
+    before = refused()
+    stand.database.lost = {3}  # after the start and the step's own progress
+    stand.run(step_id)
+    job = stand.job(job_id)
+    assert (job["status"], outcomes_of(job)) == ("completed", ["completed"])
+    assert refused() == before, "it was no late write"
+
+
+def test_a_retry_whose_answer_was_lost_keeps_its_message(stand: Stand) -> None:
+    job_id, step_id = stand.make("fail_once")
+    stand.database.lost = {2}
+    message = stand.run(step_id)
+    assert stand.job(job_id)["steps"][0]["status"] == "retrying"
+    assert message.rescheduled, "settled, it would be gone, and the step would wait for ever"
+
+
+def test_a_late_result_is_refused_logged_and_counted(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
+    """The step is taken away while it runs, as by a rescuer; its result comes afterwards."""
+    job_id, step_id = stand.make()
+    before = refused()
+
+    def take_away(number: int) -> None:
+        if number != 2:
+            return
+
+        def work(connection: Connection) -> None:
+            step = fetch_steps(connection, job_id)[0]
+            outcomes.lose(connection, step["id"], step["run_token"])
+
+        stand.runtime.database.write(work)
+
+    stand.database.before = take_away
+    with caplog.at_level(logging.WARNING):
+        stand.run(step_id)
+    job = stand.job(job_id)
+    assert (job["steps"][0]["status"], outcomes_of(job)) == ("retrying", ["lost"])
+    assert refused() == before + 1
+    assert "its result is refused" in caplog.text
+
+
+def test_an_outcome_is_written_when_the_database_is_back(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.execution.WRITE_RETRY_SECONDS", 0.01)
+    job_id, step_id = stand.make()
+
+    def away(number: int) -> None:
+        if 3 <= number <= 7:
+            raise Unavailable("away")
+
+    stand.database.before = away
+    stand.run(step_id)
+    job = stand.job(job_id)
+    assert (job["status"], outcomes_of(job)) == ("completed", ["completed"])
+
+
+@pytest.mark.parametrize("output", [{"x": float("nan")}, {"x": {1, 2}}, {"x": object()}, "text", None])
+def test_an_output_that_cannot_be_kept_fails_the_step(
+    stand: Stand, output: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.service import pipelines
+
+    monkeypatch.setattr(pipelines, "obey", lambda ctx: output)
+    job_id, step_id = stand.make()
+    stand.run(step_id)
+    job = stand.job(job_id)
+    assert (job["status"], job["error"]["code"], outcomes_of(job)) == ("failed", "internal", ["failed"])
+
+
+def test_an_error_of_our_own_loses_no_message(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id, step_id = stand.make()
+
+    def broken(number: int) -> None:
+        raise RuntimeError("a fault in the worker")
+
+    stand.database.before = broken
+    assert stand.run(step_id).rescheduled
+    stand.database.before = lambda number: None
+    stand.run(step_id)
+    assert stand.job(job_id)["status"] == "completed"
