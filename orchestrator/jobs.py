@@ -83,9 +83,9 @@ class Jobs:
         """
 
         def view(connection: Connection, made: store.Made) -> tuple[dict[str, Any], bool]:
-            return self._view(connection, made.ids[0], None), bool(made.created)
+            return self.view(connection, made.ids[0], None), bool(made.created)
 
-        return self._make(account, [self._plan(job, ())], view)
+        return self._make(account, [self.plan(job)], view)
 
     def create_many(self, account: str, jobs: Sequence[NewJob]) -> list[dict[str, Any]]:
         """Accept jobs, all or nothing; gives back summaries in order, an existing job standing for a unique hit.
@@ -98,7 +98,7 @@ class Jobs:
         unknown = 0
         for index, job in enumerate(jobs):
             try:
-                plans.append(self._plan(job, ("jobs", index)))
+                plans.append(self.plan(job, ("jobs", index)))
             except UnknownPipeline as error:
                 unknown += 1
                 faults.extend(error.faults)
@@ -114,6 +114,16 @@ class Jobs:
             return [job_summary(found[each], steps.get(each, ())) for each in made.ids]
 
         return self._make(account, plans, read)
+
+    @staticmethod
+    def create_within(connection: Connection, account: str, plan: JobPlan) -> Sequence[Dispatch]:
+        """Make a planned job within a transaction; gives back what to send to Redis once that is committed.
+
+        Raises:
+            AccountDraining, AccountSuspended, QueueFull, QuotaExhausted: the account takes no job now. Something may
+                have been written: the caller rolls it back.
+        """
+        return store.create(connection, account, [plan]).queued
 
     def _make(self, account: str, plans: Sequence[JobPlan], read: Callable[[Connection, store.Made], T]) -> T:
         """Make jobs, and read the answer in the same transaction: what was accepted is never answered by an error."""
@@ -141,7 +151,12 @@ class Jobs:
             return answer
         raise unsure or AssertionError("unreachable: the last try returns or raises")
 
-    def _plan(self, job: NewJob, loc: tuple[str | int, ...]) -> JobPlan:
+    def plan(self, job: NewJob, loc: tuple[str | int, ...] = ()) -> JobPlan:
+        """The job as it would be made; a fault's place begins with `loc`.
+
+        Raises:
+            UnknownPipeline, InvalidPipelineInput, InvalidInput: it cannot be made.
+        """
         pipeline = self._pipelines.get(job.pipeline)
         if pipeline is None:
             known = ", ".join(sorted(self._pipelines)) or "none"
@@ -184,7 +199,7 @@ class Jobs:
         Raises:
             NotFound: no such job, or not this account's.
         """
-        return self._database.read(lambda connection: self._view(connection, job_id, account))
+        return self._database.read(lambda connection: self.view(connection, job_id, account))
 
     def status(self, job_id: str, account: str | None = None) -> str:
         """Only the job's status; for waiting.
@@ -211,7 +226,8 @@ class Jobs:
 
         return self._database.read(read)
 
-    def _view(self, connection: Connection, job_id: str, account: str | None) -> dict[str, Any]:
+    def view(self, connection: Connection, job_id: str, account: str | None) -> dict[str, Any]:
+        """As `get`, within a transaction."""
         job = store.fetch(connection, job_id, account)
         return job_view(job, store.fetch_steps(connection, job_id), store.fetch_attempts(connection, job_id))
 
@@ -224,21 +240,23 @@ class Jobs:
             NotFound: as `get`.
             JobFinished: it has ended already.
         """
-
-        def work(connection: Connection) -> tuple[bool, Sequence[Dispatch]]:
-            job = store.lock(connection, job_id, account)
-            if job["finished_at"] is not None:
-                raise JobFinished(f"job {job_id} has ended already: it is {job['status']}")
-            store.request_cancel(connection, job_id)
-            if store.has_running_step(connection, job_id):
-                return False, []
-            waiting = self._waiting(connection, job_id)
-            store.end(connection, job, "cancelled")
-            return True, waiting
-
-        ended, withdrawn = self._database.write(work)
+        ended, withdrawn = self._database.write(lambda connection: self.cancel_within(connection, job_id, account))
         self._dispatcher.withdraw(withdrawn)
         return self.get(job_id), ended
+
+    def cancel_within(
+        self, connection: Connection, job_id: str, account: str | None
+    ) -> tuple[bool, Sequence[Dispatch]]:
+        """As `cancel`, within a transaction; gives back what to withdraw from Redis once that is committed."""
+        job = store.lock(connection, job_id, account)
+        if job["finished_at"] is not None:
+            raise JobFinished(f"job {job_id} has ended already: it is {job['status']}")
+        store.request_cancel(connection, job_id)
+        if store.has_running_step(connection, job_id):
+            return False, []
+        waiting = self._waiting(connection, job_id)
+        store.end(connection, job, "cancelled")
+        return True, waiting
 
     def retry(self, job_id: str, account: str | None = None) -> dict[str, Any]:
         """Let an ended job go on from the step that did not finish; finished steps do not run again.

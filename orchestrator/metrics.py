@@ -55,6 +55,12 @@ REAPED = Counter(
     "Idle tenant queues that were torn down.",
     registry=REGISTRY,
 )
+SCHEDULE_FIRES = Counter(
+    "onelane_schedule_fires",
+    "Times of schedules that came, by outcome (fired, skipped, missed, refused).",
+    ("outcome",),
+    registry=REGISTRY,
+)
 LOOP_FAILURES = Counter(
     "onelane_loop_failures",
     "Runs of a background loop that failed, by loop.",

@@ -15,6 +15,7 @@ from .dispatch import Dispatcher
 from .events import EventBell
 from .jobs import Jobs
 from .queue_settings import QueueSettings
+from .schedules import Schedules
 from .settings import Settings, SettingsError
 from .waiting import Waiting
 
@@ -52,6 +53,7 @@ class Runtime:
         self.dispatcher = Dispatcher(self.broker)
         self.queue_settings = QueueSettings(self.database, self.broker, self.lanes)
         self.jobs = Jobs(self.database, self.pipelines, self.dispatcher)
+        self.schedules = Schedules(self.database, self.jobs, self.dispatcher)
         self.waiting = Waiting(self.database, self.broker, self.dispatcher.is_away)
         keys = [key.strip() for key in settings.secret_key.get_secret_value().split(",") if key.strip()]
         self.sessions = Sessions(self.database, Sealer(keys))

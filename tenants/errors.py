@@ -5,6 +5,7 @@
     │   ├── InvalidAccount       invalid_request: the account id is out of shape
     │   ├── UnknownPipeline      unknown_pipeline
     │   ├── InvalidPipelineInput invalid_input
+    │   ├── InvalidSchedule      invalid_schedule
     │   └── UnsafeTargetUrl      unsafe_url
     ├── NotFound                 not_found
     ├── Conflict
@@ -13,6 +14,7 @@
     │   ├── NotAwaitingApproval  not_awaiting_approval
     │   ├── DraftNotPending      draft_not_pending
     │   ├── PublicationNotUnknown  publication_not_unknown
+    │   ├── ScheduleEnded        schedule_ended
     │   ├── QueueNotEmpty        queue_not_empty
     │   ├── AccountBusy          account_busy
     │   ├── AccountDraining      account_draining
@@ -76,6 +78,12 @@ class InvalidPipelineInput(InvalidInput):
     code = "invalid_input"
 
 
+class InvalidSchedule(InvalidInput):
+    """A schedule's times cannot be told from what was given, or never come."""
+
+    code = "invalid_schedule"
+
+
 class UnsafeTargetUrl(InvalidInput):
     """A URL of the caller's leads to a host that is not allowed."""
 
@@ -112,6 +120,12 @@ class DraftNotPending(Conflict):
 
 class PublicationNotUnknown(Conflict):
     code = "publication_not_unknown"
+
+
+class ScheduleEnded(Conflict):
+    """The schedule's inputs are used up."""
+
+    code = "schedule_ended"
 
 
 class QueueNotEmpty(Conflict):

@@ -443,6 +443,75 @@ class Audit(Model, table=True):
     details: dict[str, Any] | None = Field(sa_column=Column(json_document()))
 
 
+class Schedule(Model, table=True):
+    """When an account's jobs are made by themselves. `next_fire_at` is null where nothing is to come, or it is off."""
+
+    __tablename__ = "schedules"
+    __table_args__ = (
+        Index("ix_schedules_account_seq", "account", "seq"),
+        # The due ones are found by it, however many there are.
+        Index(
+            "ix_schedules_next_fire_at",
+            "next_fire_at",
+            sqlite_where=text("next_fire_at IS NOT NULL"),
+            postgresql_where=text("next_fire_at IS NOT NULL"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+    seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
+    id: str = Field(default_factory=new_id, unique=True)
+    account: str = Field(sa_column=_account())
+    name: str
+    pipeline: str
+    input: dict[str, Any] = Field(sa_column=Column(json_document(), nullable=False))
+    #: One input for each fire, instead of `input`; how many they are, and how many were taken.
+    inputs: list[dict[str, Any]] | None = Field(sa_column=Column(json_document()))
+    inputs_total: int | None = None
+    inputs_taken: int = 0
+    cron: str | None = None
+    every: float | None = None
+    at: list[str] | None = Field(sa_column=Column(json_document()))
+    spread: dict[str, Any] | None = Field(sa_column=Column(json_document()))
+    timezone: str = "UTC"
+    jitter: float = 0.0
+    overlap: str = "queue"
+    catch_up: str = "one"
+    starts_at: datetime = Field(sa_column=_time(nullable=False))
+    ends_at: datetime | None = Field(sa_column=_time())
+    enabled: bool = True
+    next_fire_at: datetime | None = Field(sa_column=_time())
+    last_fire_at: datetime | None = Field(sa_column=_time())
+    created_at: datetime = Field(sa_column=_time(nullable=False))
+    updated_at: datetime = Field(sa_column=_time(nullable=False))
+
+
+class Fire(Model, table=True):
+    """What became of a schedule's time; unique, so that it comes once. `outcome`: fired skipped missed refused."""
+
+    __tablename__ = "fires"
+    __table_args__ = (
+        UniqueConstraint("schedule_id", "fire_at"),
+        Index("ix_fires_schedule_seq", "schedule_id", "seq"),
+        Index(
+            "ix_fires_unfinished",
+            "schedule_id",
+            sqlite_where=text("unfinished"),
+            postgresql_where=text("unfinished"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+    seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
+    schedule_id: str = Field(sa_column=Column(ForeignKey("schedules.id", ondelete="CASCADE"), nullable=False))
+    account: str = Field(sa_column=_account())
+    fire_at: datetime = Field(sa_column=_time(nullable=False))
+    outcome: str
+    job_id: str | None = None
+    error: dict[str, Any] | None = Field(sa_column=Column(json_document()))
+    #: Its job had not ended when it was last looked at: what `overlap` asks for.
+    unfinished: bool = False
+    created_at: datetime = Field(sa_column=_time(nullable=False, index=True))
+
+
 class Meta(Model, table=True):
     """Facts about the installation: Redis' generation and run id, the secret key's check value."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
-from tenants.store import backoffs
+from tenants.store import backoffs, schedules
 from tenants.store import pruning as store
 
 from ..runtime import Runtime
@@ -44,6 +44,9 @@ class Pruner:
         # The rows are gone and committed: a crash here leaves files that nothing names, never a row without its file.
         self._remove_files(pruned.paths)
         others = database.write(rest)
+        others += database.write(
+            lambda connection: schedules.forget_fires(connection, retention.events, limit=10 * self.batch)
+        )
         database.write(backoffs.forget_past)
         if pruned.jobs:
             log.info("%d ended job(s) were removed", pruned.jobs)

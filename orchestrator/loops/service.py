@@ -37,9 +37,11 @@ class Loops:
         from .reconciler import Reconciler
         from .rescuer import Rescuer
         from .scheduler import Scheduler
+        from .schedules import ScheduleLoop
 
         loops: list[Loop] = [
             Scheduler(runtime),
+            ScheduleLoop(runtime),
             DispatchLoop(runtime),
             Rescuer(runtime),
             Reaper(runtime),

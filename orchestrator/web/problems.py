@@ -43,6 +43,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "not_awaiting_approval": Kind(409, "The job does not await approval"),
     "draft_not_pending": Kind(409, "The draft cannot be changed any more"),
     "publication_not_unknown": Kind(409, "The publication's outcome is known"),
+    "schedule_ended": Kind(409, "The schedule's inputs are used up"),
     "queue_not_empty": Kind(409, "The tenant queue is not empty"),
     "account_busy": Kind(409, "Something of the account runs"),
     "account_draining": Kind(409, "The account takes no new jobs"),
