@@ -166,6 +166,34 @@ class Database:
             self.on_events()
         return rows
 
+    def run_on_sqlite(self, work: Callable[[sqlite3.Connection], T | None]) -> T | None:
+        """Run one transaction on SQLite's own connection, below SQLAlchemy; None from `work` rolls it back.
+
+        Raises:
+            IntegrityError: a constraint refused it.
+            Unavailable: the database is locked for too long, or its disk is full.
+        """
+        with self._writing:
+            pooled = self.engine.raw_connection()
+            try:
+                driver = cast("sqlite3.Connection", pooled.driver_connection)
+                try:
+                    driver.execute("BEGIN IMMEDIATE")
+                    result = work(driver)
+                    driver.execute("COMMIT" if result is not None else "ROLLBACK")
+                finally:
+                    if driver.in_transaction:
+                        driver.rollback()
+            except sqlite3.IntegrityError as error:
+                raise IntegrityError("on SQLite", None, error) from error
+            except sqlite3.Error as error:
+                raise Unavailable(f"the database failed: {type(error).__name__}: {error}") from error
+            finally:
+                pooled.close()
+        if result is not None and self.on_events is not None:
+            self.on_events()
+        return result
+
     def _write_once(self, work: Callable[[Connection], T]) -> T:
         with self._writing, self._writer.connect() as connection:
             connection.info.pop(EVENTS_RECORDED, None)  # left behind by a transaction that was rolled back

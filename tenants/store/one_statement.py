@@ -131,7 +131,11 @@ def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> Own
     rows = database.run_one(_START, known)
     if not rows:
         return None
-    row = rows[0]
+    return owned_of(rows[0])
+
+
+def owned_of(row: Any) -> Owned:
+    """What an attempt carries, from a row of `_START`."""
     following = None
     if row.next_id is not None:
         following = Dispatch(

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 
 from ..database import Database
-from . import one_statement, outcomes, steps
+from . import on_sqlite, one_statement, outcomes, steps
 from .jobs import Dispatch
 from .steps import Gone, Owned, Refused
 
@@ -20,10 +20,10 @@ def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> Own
         CommitUnknown: it may have started; if it did, it counts as running here although nothing runs it.
     """
     try:
-        if database.dialect == "postgresql":
-            owned = one_statement.start(database, step_id, worker_id=worker_id, slot=slot)
-            if owned is not None:
-                return owned
+        start_quickly = one_statement.start if database.dialect == "postgresql" else on_sqlite.start
+        owned = start_quickly(database, step_id, worker_id=worker_id, slot=slot)
+        if owned is not None:
+            return owned
         return database.write(lambda connection: steps.start(connection, step_id, worker_id=worker_id, slot=slot))
     except IntegrityError:
         return steps.slot_taken(step_id, slot)
@@ -36,6 +36,7 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispat
         OwnershipLost: another attempt owns the step; nothing was written.
         Unavailable, CommitUnknown: as `start`.
     """
-    if database.dialect == "postgresql" and (owned.required or owned.following is not None):
-        return one_statement.complete(database, owned, output)
+    if owned.required or owned.following is not None:
+        complete_quickly = one_statement.complete if database.dialect == "postgresql" else on_sqlite.complete
+        return complete_quickly(database, owned, output)
     return database.write(lambda connection: outcomes.complete(connection, owned, output))

@@ -29,7 +29,7 @@ from .workload import Feeder, concurrency_of, plan_jobs, set_limits
 jobs = Job.__table__
 
 #: How long the workers may take to serve.
-START_SECONDS = 90.0
+START_SECONDS = 240.0
 #: Without any job ending for this long after the attacks, the rest is lost.
 STALLED_SECONDS = 60.0
 #: How long Redis may take to hold nothing any more after the last job.

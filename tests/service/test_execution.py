@@ -56,6 +56,9 @@ class Unlucky(Database):
     def run_one(self, statement: str, parameters: Any) -> Any:
         return self._count(lambda: Database.run_one(self, statement, parameters))
 
+    def run_on_sqlite(self, work: Any) -> Any:
+        return self._count(lambda: Database.run_on_sqlite(self, work))
+
     def _count(self, run: Callable[[], Any]) -> Any:
         self.writes += 1
         number = self.writes
