@@ -236,3 +236,16 @@ def test_limits_say_what_is_wrong(fields: dict[str, object]) -> None:
         QueueLimits(**fields)  # type: ignore[arg-type]
     with pytest.raises(InvalidEntry, match="rate"):
         Rate(0, 1)
+
+
+def test_the_reaper_forgets_no_start_that_a_rate_has_counted(broker: TenantBroker, client: Client) -> None:
+    admin, hand = broker.queues_admin, Hand(broker)
+    admin.set_limits(LANE, "acme", QueueLimits(rate=Rate(1, 86400 * 7)))
+    broker.enqueue_once(entry("1"))
+    hand.settle(hand.claim_one())
+    assert admin.reap(0) == []
+    broker.enqueue_once(entry("2"))
+    assert hand.claim() == []  # the week's one start has been used
+    admin.purge(LANE, "acme")
+    admin.set_limits(LANE, "acme", DEFAULT)
+    assert admin.reap(0) == [(LANE, "acme")]

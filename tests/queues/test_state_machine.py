@@ -14,7 +14,7 @@ from typing import Any, Literal
 import hypothesis.strategies as st
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -24,12 +24,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tenants.queues import Entry, QueueLimits, TenantBroker
+from tenants.queues import Entry, QueueLimits, Rate, TenantBroker
 from tenants.queues.entry import MAX_SEQUENCE
-from tests.queues.lanes import DUE, LANE, Hand, Lease, message, set_state, state_of
+from tests.queues.lanes import DUE, LANE, Hand, Lease, age_lease, message, set_state, state_of
 
 ACCOUNTS = ["a", "b:{x}", "*", None]
 WORKERS = ["w1", "w2"]
+#: Of a rate: so few in so long that none comes back while the test runs.
+STARTS = 3
 accounts = st.sampled_from(ACCOUNTS)
 named = st.sampled_from([each for each in ACCOUNTS if each is not None])
 
@@ -53,6 +55,9 @@ class Queue:
     concurrency: int = 1
     max_deliveries: int | None = None
     paused: bool = False
+    #: At most STARTS an hour, while it is set; starts while it is not set do not count.
+    rated: bool = False
+    starts: int = 0
 
     def at(self, place: Place) -> list[Held]:
         return sorted((each for each in self.entries.values() if each.place == place), key=lambda each: each.order)
@@ -78,6 +83,9 @@ class Scripts(RuleBasedStateMachine):
         self.sequence = 0
         self.highest_epoch = 0
         self.global_concurrency: int | None = None
+        self.lane_paused = False
+        #: (account, slot, epoch) of leases that took one of the hour's starts.
+        self.started: set[tuple[str | None, int, int]] = set()
 
     def teardown(self) -> None:
         if hasattr(self, "broker"):
@@ -151,6 +159,7 @@ class Scripts(RuleBasedStateMachine):
         worker, lease = data.draw(st.sampled_from(self.leases))
         assert self.hands[worker].give_back(lease) == 1
         self.leases.remove((worker, lease))
+        self.take_back_start(lease)
         self.queues[lease.account].entries[lease.id].place = "waiting"
         self.queues[lease.account].entries[lease.id].reschedule = False
 
@@ -170,6 +179,7 @@ class Scripts(RuleBasedStateMachine):
         assert given_back == len(mine) - len(named_leases)
         for lease in mine[: len(mine) - len(named_leases)]:
             self.leases.remove((worker, lease))
+            self.take_back_start(lease)
             held = self.queues[lease.account].entries[lease.id]
             held.place = "delayed" if held.reschedule else "waiting"
             held.reschedule = False
@@ -228,10 +238,22 @@ class Scripts(RuleBasedStateMachine):
         for each in expected:
             del entries[each]
 
-    @rule(account=named, concurrency=st.integers(1, 3), max_deliveries=st.sampled_from([None, 1, 2]))
-    def limit(self, account: str, concurrency: int, max_deliveries: int | None) -> None:
-        limits = QueueLimits(concurrency=concurrency, max_deliveries=max_deliveries)
+    @rule(
+        account=named,
+        concurrency=st.integers(1, 3),
+        max_deliveries=st.sampled_from([None, 1, 2]),
+        weight=st.sampled_from([1, 7, 100]),
+        rated=st.booleans(),
+    )
+    def limit(self, account: str, concurrency: int, max_deliveries: int | None, weight: int, rated: bool) -> None:
+        limits = QueueLimits(
+            weight=weight,
+            concurrency=concurrency,
+            max_deliveries=max_deliveries,
+            rate=Rate(STARTS, 3600.0 * STARTS) if rated else None,
+        )
         self.broker.queues_admin.set_limits(LANE, account, limits)
+        self.queues[account].rated = rated
         self.queues[account].concurrency = concurrency
         self.queues[account].max_deliveries = max_deliveries
 
@@ -248,8 +270,19 @@ class Scripts(RuleBasedStateMachine):
 
     @rule()
     def reap(self) -> None:
-        for _, account in self.broker.queues_admin.reap(0):
-            assert self.queues[account].entries == {}
+        before = [account for account, queue in self.queues.items() if not queue.entries]
+        reaped = [account for _, account in self.broker.queues_admin.reap(0)]
+        assert set(reaped) <= set(before)
+        for account in reaped:
+            queue = self.queues[account]
+            assert not (queue.rated and queue.starts), "its starts are forgotten"
+            queue.starts = 0
+
+    @rule(paused=st.booleans())
+    def pause_lane(self, paused: bool) -> None:
+        admin = self.broker.queues_admin
+        (admin.pause if paused else admin.resume)(LANE)
+        self.lane_paused = paused
 
     # -- what must be
 
@@ -259,6 +292,11 @@ class Scripts(RuleBasedStateMachine):
             first = queue.at("waiting")[0]
             assert lease.id == first.id
             assert not queue.paused
+            assert not self.lane_paused
+            if queue.rated:
+                assert queue.starts < STARTS
+                queue.starts += 1
+                self.started.add((lease.account, lease.slot, lease.epoch))
             assert lease.epoch > self.highest_epoch
             assert lease.deliveries == first.deliveries
             self.highest_epoch = lease.epoch
@@ -273,14 +311,21 @@ class Scripts(RuleBasedStateMachine):
         if len(claimed) < number and number > 0:
             assert not self.startable()
 
+    def take_back_start(self, lease: Lease) -> None:
+        """A message that was never started gives its start back."""
+        queue = self.queues[lease.account]
+        if (lease.account, lease.slot, lease.epoch) in self.started and queue.rated:
+            queue.starts -= 1
+
     def startable(self) -> list[str | None]:
-        if self.global_concurrency is not None and len(self.leases) >= self.global_concurrency:
+        if self.lane_paused or (self.global_concurrency is not None and len(self.leases) >= self.global_concurrency):
             return []
         return [
             account
             for account, queue in self.queues.items()
             if queue.at("waiting")
             and not queue.paused
+            and not (queue.rated and queue.starts >= STARTS)
             and (account is None or len(queue.at("leased")) < queue.concurrency)
         ]
 
@@ -319,9 +364,10 @@ class Scripts(RuleBasedStateMachine):
         assert totals.buried == self.buried
 
     def startable_in_queue(self) -> list[str | None]:
-        most, self.global_concurrency = self.global_concurrency, None
+        kept = self.global_concurrency, self.lane_paused
+        self.global_concurrency, self.lane_paused = None, False
         found = self.startable()
-        self.global_concurrency = most
+        self.global_concurrency, self.lane_paused = kept
         return found
 
     @invariant()
@@ -338,9 +384,51 @@ def test_the_scripts_do_what_the_model_does(redis_url: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
-            stateful_step_count=50,
+            max_examples=80,
+            stateful_step_count=60,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+class Share:
+    """An account that always has work, and what it used."""
+
+    def __init__(self, weight: int, seconds: float) -> None:
+        self.weight, self.seconds, self.used = weight, seconds, 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    shares=st.lists(st.tuples(st.integers(1, 100), st.floats(0.05, 3.0)), min_size=2, max_size=5),
+    workers=st.integers(1, 3),
+)
+def test_no_account_is_ahead_of_another_by_more_than_its_own_messages(
+    redis_url: str, shares: list[tuple[int, float]], workers: int
+) -> None:
+    """Start-time fair queueing's bound: seconds for a weight differ by no more than the longest messages of the two."""
+    client: Any = redis.Redis.from_url(redis_url)
+    client.flushall()
+    broker = TenantBroker(url=redis_url)
+    accounts = {f"a{number}": Share(*share) for number, share in enumerate(shares)}
+
+    for account, share in accounts.items():
+        broker.queues_admin.set_limits(LANE, account, QueueLimits(weight=share.weight, concurrency=10))
+        broker.enqueue_many(Entry(message(account), str(n)) for n in range(90))
+    hand = Hand(broker)
+    running = hand.claim(workers)
+    for number in range(80):
+        lease = running.pop(number % len(running))
+        share = accounts[str(lease.account)]
+        age_lease(client, broker, lease, share.seconds)
+        share.used += share.seconds
+        running += hand.settle(lease, chain=True)
+    served = [(share.used / share.weight, share.seconds / share.weight) for share in accounts.values()]
+    for one, longest in served:
+        for other, longest_other in served:
+            assert one - other <= (workers + 1) * (longest + longest_other) + 0.5
+    broker.close()
+    client.close()

@@ -2,17 +2,23 @@
 -- KEYS: root
 -- ARGV: idle in ms, most, dry (1: only tells)
 -- Returns tokens.
--- Invariant: empty is looked at here, in the script, so no enqueue is ever lost to the reaper.
+-- Invariant: empty is looked at here, in the script, so no enqueue is ever lost to the reaper; a queue whose rate has
+-- starts to answer for is not torn down, because with its state they would be forgotten.
 -- @include lane
 -- @include account
 local idle, most, dry = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
 local reaped = {}
+
+local function owes_starts(a)
+  return a.limits.rate_limit > 0 and a.rate_at > now
+end
+
 for _, token in ipairs(redis.call('ZRANGEBYSCORE', K.idle, '-inf', now - idle, 'LIMIT', 0, most)) do
   if dry then
     reaped[#reaped + 1] = token
   else
     local a = open(token)
-    if tear_down(a) then
+    if not owes_starts(a) and tear_down(a) then
       reaped[#reaped + 1] = token
     else
       -- It holds something after all: it does not belong among the idle ones.
