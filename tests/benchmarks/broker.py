@@ -1,242 +1,288 @@
-"""Tenant-queue broker against stock Dramatiq, both in one run: `python -m tests.benchmarks.broker [--large]`.
+"""Tenant-queue broker against its rivals, in one run: `python -m tests.benchmarks.broker [--quick] [--only ...]`.
 
-Measured, with one worker process of 8 threads and no-op jobs, on one Valkey with its append-only file off:
-- throughput: stock `RedisBroker` on one shared queue (no isolation) against `TenantBroker` at 1,000 accounts (and
-  100,000 with `--large`), rounds taken in turn, the best of each side kept;
-- start latency on an idle worker, from before `send` to the actor's first line;
-- threads, connections and CPU of an idle worker with 10,000 accounts, and Redis' memory for each of them.
+On one Valkey with its append-only file off, no-op jobs:
+- burst: jobs that wait already, spread over the accounts, from the first start to the last; rounds are taken in turn
+  over all sides, and the best of each side is kept, because other work on the machine only ever slows a round down;
+- at rest after it: memory of the worker processes and of the server, connections, threads, CPU;
+- start latency on the idle worker, from before the send to the job's first line;
+and for our side alone: bytes of an idle account, quiet accounts beside a noisy one, recovery after `kill -9`.
 
-Prints a table and writes `broker.json` beside this file (or where `--json` says).
+The sides: ours; BullMQ with a Queue and a Worker for each account (serial, like ours), over shared connections and over
+its default ones; BullMQ and stock Dramatiq with one queue for all (not serial); stock Dramatiq with a queue for each
+account (not serial either: its threads take one account's jobs at the same time). BullMQ is installed with npm.
+
+Prints tables with ratios and writes `broker.json` beside this file (or where `--json` says).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import dramatiq
-import psutil
 import redis
-from dramatiq.brokers.redis import RedisBroker
 
-from tenants.queues import EmbeddedValkey, TenantBroker
+from tenants.queues import EmbeddedValkey, Entry, TenantBroker
 
-THREADS = 8
-BENCH_KEY = "bench:done"
+from .python_side import STARTED, make_broker, message_of
+from .sides import PACKAGES, THREADS, Side, Workers, install_bullmq
 
-
-def make_broker(kind: str, url: str) -> dramatiq.Broker:
-    if kind == "stock":
-        return RedisBroker(url=url)  # type: ignore[no-untyped-call]
-    return TenantBroker(url=url)
-
-
-def send_all(broker: dramatiq.Broker, kind: str, jobs: int, accounts: int) -> None:
-    """Puts `jobs` no-op messages, spread over `accounts`, into the broker."""
-    messages: list[dramatiq.Message[None]] = [
-        dramatiq.Message("bench", "noop", (), {}, {"account": f"account-{n % accounts}"}) for n in range(jobs)
-    ]
-    if isinstance(broker, TenantBroker):
-        from tenants.queues import Entry
-
-        broker.enqueue_many(Entry(message, str(number)) for number, message in enumerate(messages))
-    else:
-        for message in messages:
-            broker.enqueue(message)
+OURS = Side("onelane", True, "tenant", 1000)
+OURS_TWICE = Side("onelane, 2 processes", True, "tenant", 1000, 2)
+OURS_LARGE = Side("onelane, 100,000 accounts", True, "tenant", 100_000)
+STOCK = Side("Dramatiq, one queue", False, "shared", 1000)
+STOCK_TWICE = Side("Dramatiq, one queue, 2 processes", False, "shared", 1000, 2)
+STOCK_QUEUES = [Side(f"Dramatiq, {n} queues", False, "queues", n) for n in (100, 300)]
+BULL = Side("BullMQ, 1000 queues", True, "bullmq-shared", 1000)
+BULL_OWN = Side("BullMQ, 1000 queues, own connections", True, "bullmq-own", 1000)
+BULL_FEW = Side("BullMQ, 100 queues", True, "bullmq-shared", 100)
+BULL_ONE = Side("BullMQ, one queue", False, "bullmq-one", 1000)
+PATIENCE_SECONDS = 300
 
 
-def work(kind: str, url: str, jobs: int) -> None:
-    """The worker process: runs `jobs` no-ops and prints the seconds from the first to the last."""
-    logging.basicConfig(level=logging.WARNING)
-    broker = make_broker(kind, url)
-    dramatiq.set_broker(broker)
-    times: list[float] = []
+class Bench:
+    """One server, and what is measured on it."""
 
-    @dramatiq.actor(queue_name="bench")
-    def noop() -> None:
-        times.append(time.perf_counter())
+    def __init__(self, url: str, chosen: argparse.Namespace) -> None:
+        self.url = url
+        self.client = redis.Redis.from_url(url, socket_timeout=None)
+        self.jobs: int = chosen.jobs
+        self.samples: int = chosen.samples
 
-    worker = dramatiq.Worker(broker, worker_threads=THREADS)
-    worker.start()
-    while len(times) < jobs:
-        time.sleep(0.02)
-    cpu = time.process_time()
-    print(json.dumps({"seconds": max(times) - min(times), "cpu": cpu}), flush=True)
-    worker.stop()
+    def _memory(self) -> float:
+        return float(self.client.info("memory")["used_memory"]) / 1e6
+
+    def burst(self, side: Side, *, rest: bool) -> dict[str, float]:
+        """A burst; with `rest` also what the side needs afterwards, and its start latency."""
+        self.client.flushall()
+        empty = self._memory()
+        jobs = max(self.jobs, side.accounts)
+        side.run("fill", self.url, jobs)
+        workers = Workers(side, self.url)
+        try:
+            before = sum(each["cpu"] for each in workers.report())
+            workers.go()
+            reports = self._wait(side, workers, jobs)
+            seconds = max(each["last"] for each in reports) - min(each["first"] for each in reports if each["jobs"])
+            found = {
+                "jobs_per_second": jobs / seconds,
+                "worker_cpu_us_per_job": 1e6 * (sum(each["cpu"] for each in reports) - before) / jobs,
+            }
+            if rest:
+                found.update(self._rest(workers, empty))
+                found.update(self._latency(side))
+        finally:
+            workers.end()
+        return found
+
+    def _wait(self, side: Side, workers: Workers, jobs: int) -> list[dict[str, Any]]:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            reports = workers.report()
+            if sum(each["jobs"] for each in reports) >= jobs:
+                return reports
+        raise SystemExit(f"{side.name}: the burst was not over after {PATIENCE_SECONDS} s")
+
+    def _rest(self, workers: Workers, empty: float) -> dict[str, float]:
+        time.sleep(1.0)
+        _, _, before = workers.inspect()
+        time.sleep(3.0)
+        memory, threads, after = workers.inspect()
+        return {
+            "worker_mb": memory,
+            "server_mb": max(0.0, self._memory() - empty),
+            "threads": threads,
+            "connections": len(self.client.client_list()) - 1,
+            "idle_cpu_percent": 100 * (after - before) / 3.0,
+        }
+
+    def _latency(self, side: Side) -> dict[str, float]:
+        self.client.delete(STARTED)
+        delays = sorted(json.loads(side.run("send", self.url, self.samples))[self.samples // 10 :])
+        return {
+            "start_p50_ms": 1000 * statistics.median(delays),
+            "start_p99_ms": 1000 * delays[int(len(delays) * 0.99) - 1],
+        }
+
+    def bytes_of_idle_accounts(self, accounts: int = 10_000) -> float:
+        """The server's bytes for a tenant queue that had a message and has none."""
+        self.client.flushall()
+        side = Side("", True, "tenant", accounts)
+        workers = Workers(side, self.url)
+        empty = self.client.info("memory")["used_memory"]
+        side.run("fill", self.url, accounts)
+        workers.go()
+        self._wait(side, workers, accounts)
+        time.sleep(1.0)
+        found = (self.client.info("memory")["used_memory"] - empty) / accounts
+        workers.end()
+        return float(found)
+
+    def quiet_beside_noisy(self, side: Side, noisy_jobs: int = 20_000, job_seconds: float = 0.005) -> list[float]:
+        """Seconds that 50 accounts' single messages wait while another account has a backlog."""
+        self.client.flushall()
+        broker = make_broker(side.kind, self.url)
+        broker.declare_queue("bench")
+        if isinstance(broker, TenantBroker):
+            broker.enqueue_many(
+                Entry(message_of(side.kind, 0, "nap", job_seconds), str(number)) for number in range(noisy_jobs)
+            )
+        else:
+            for _ in range(noisy_jobs):
+                broker.enqueue(message_of(side.kind, 0, "nap", job_seconds))
+        workers = Workers(side, self.url)
+        workers.go()
+        time.sleep(1.0)
+        for account in range(1, 51):
+            broker.enqueue(message_of(side.kind, account, "ping", time.monotonic()))
+        delays: list[float] = []
+        while len(delays) < 50:
+            popped = self.client.blpop([STARTED], timeout=PATIENCE_SECONDS)
+            if popped is None:
+                raise SystemExit("a quiet account's message was never started")
+            delays.append(float(popped[1]))
+        workers.kill()
+        broker.close()
+        return sorted(delays)
+
+    def recovery(self) -> float:
+        """Seconds from `kill -9` of a worker to the next start of the message that it ran (lease: 15 s)."""
+        self.client.flushall()
+        broker = TenantBroker(url=self.url)
+        broker.enqueue_once(Entry(message_of("tenant", 0, "hold"), "1"))
+        first = Workers(OURS, self.url)
+        first.go()
+        self.client.blpop([STARTED], timeout=30)
+        second = Workers(OURS, self.url)
+        second.go()
+        time.sleep(1.0)
+        first.kill()
+        killed_at = time.monotonic()
+        popped = self.client.blpop([STARTED], timeout=60)
+        if popped is None:
+            raise SystemExit("the killed worker's message was never started again")
+        second.kill()
+        broker.close()
+        return float(popped[1]) - killed_at
 
 
-def idle(kind: str, url: str) -> None:
-    """The worker process for latency: reports each start's delay through a list."""
-    logging.basicConfig(level=logging.WARNING)
-    broker = make_broker(kind, url)
-    dramatiq.set_broker(broker)
-    client = redis.Redis.from_url(url)
-
-    @dramatiq.actor(queue_name="bench")
-    def ping(sent: float) -> None:
-        client.rpush(BENCH_KEY, str(time.monotonic() - sent))
-
-    worker = dramatiq.Worker(broker, worker_threads=THREADS)
-    worker.start()
-    print("ready", flush=True)
-    signal.sigwait({signal.SIGTERM})
-    worker.stop()
+def sides_of(chosen: argparse.Namespace, bullmq: bool) -> list[Side]:
+    sides = [OURS, OURS_TWICE, STOCK]
+    if bullmq:
+        sides.append(BULL)
+    if not chosen.quick:
+        sides += [STOCK_TWICE, *STOCK_QUEUES, OURS_LARGE]
+        if bullmq:
+            sides += [BULL_FEW, BULL_OWN, BULL_ONE]
+    return sides
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.benchmarks.broker", *arguments], stdout=subprocess.PIPE, text=True
+def compare(bench: Bench, sides: list[Side], rounds: int) -> dict[str, dict[str, Any]]:
+    """Bursts of all sides in turn, `rounds` times; the best of each, and every round's rate."""
+    results: dict[str, dict[str, Any]] = {}
+    for round_number in range(rounds):
+        for side in sides:
+            found: dict[str, Any] = dict(bench.burst(side, rest=round_number == 0))
+            known = results.setdefault(side.name, {"serial": side.serial, "rounds": [], **found})
+            known["rounds"].append(found["jobs_per_second"])
+            for name, best in (("jobs_per_second", max), ("worker_cpu_us_per_job", min)):
+                known[name] = best(known[name], found[name])
+    return results
+
+
+def print_comparison(results: dict[str, dict[str, Any]], rounds: int) -> None:
+    bull, stock = results.get(BULL.name), results[STOCK.name]
+    print(
+        f"Burst of no-op jobs, best of {rounds} interleaved rounds; one worker process of {THREADS} threads if not said"
     )
+    head = f"{'':37} {'serial':>6} {'jobs/s':>7} {'x Dram.':>7} {'x Bull':>6} {'worker':>7} {'server':>7} {'conn':>5}"
+    print(f"{head} {'thr.':>5} {'idle':>6} {'p50':>7} {'p99':>7}")
+    for name, row in results.items():
+        rate = row["jobs_per_second"]
+        against = f"{rate / bull['jobs_per_second']:6.2f}" if bull else f"{'-':>6}"
+        print(
+            f"{name:37} {'yes' if row['serial'] else 'NO':>6} {rate:7.0f} {rate / stock['jobs_per_second']:7.2f} "
+            f"{against} "
+            f"{row['worker_mb']:4.0f} MB {row['server_mb']:4.0f} MB {row['connections']:5.0f} {row['threads']:5.0f} "
+            f"{row['idle_cpu_percent']:4.1f} % {row['start_p50_ms']:4.1f} ms {row['start_p99_ms']:4.1f} ms"
+        )
 
 
-def throughput(kind: str, url: str, jobs: int, accounts: int) -> float:
-    """Jobs a second."""
-    client = redis.Redis.from_url(url)
-    client.flushall()
-    broker = make_broker(kind, url)
-    broker.declare_queue("bench")
-    send_all(broker, kind, jobs, accounts)
-    process = start("--work", kind, url, str(jobs))
-    assert process.stdout is not None
-    result = json.loads(process.stdout.readline())
-    process.wait()
-    process.stdout.close()
-    broker.close()
-    client.close()
-    return float(jobs / result["seconds"])
+def print_bars(rows: list[tuple[str, float, str, float]]) -> None:
+    print(f"\n{'bar':62} {'found':>9}   {'wanted':>9}")
+    for name, found, sign, wanted in rows:
+        kept = found >= wanted if sign == ">=" else found <= wanted
+        print(f"{name:62} {found:9.2f} {sign} {wanted:9.2f}  {'kept' if kept else 'MISSED'}")
 
 
-def latency(kind: str, url: str, samples: int) -> list[float]:
-    """Seconds from before `send` to the actor's first line, on an idle worker."""
-    client = redis.Redis.from_url(url)
-    client.flushall()
-    broker = make_broker(kind, url)
-    broker.declare_queue("bench")
-    process = start("--idle", kind, url)
-    assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(1.5)  # the worker's threads come to rest
-    delays = []
-    for number in range(samples):
-        account = f"account-{number % 100}"
-        broker.enqueue(dramatiq.Message("bench", "ping", (time.monotonic(),), {}, {"account": account}))
-        popped = client.blpop([BENCH_KEY], timeout=10)
-        assert popped is not None
-        delays.append(float(popped[1]))
-        time.sleep(0.005 + 0.013 * (number % 3))
-    process.terminate()
-    process.wait()
-    process.stdout.close()
-    broker.close()
-    client.close()
-    return sorted(delays[samples // 10 :])
-
-
-def resources(url: str, accounts: int) -> dict[str, float]:
-    """What an idle worker and the server need while `accounts` have a tenant queue each."""
-    client = redis.Redis.from_url(url)
-    client.flushall()
-    broker = TenantBroker(url=url)
-    broker.declare_queue("bench")
-    empty = int(client.info("memory")["used_memory"])
-    process = start("--idle", "tenant", url)
-    assert process.stdout is not None
-    process.stdout.readline()
-    send_pings(broker, accounts)
-    while int(client.llen(BENCH_KEY)) < accounts:
-        time.sleep(0.05)
-    client.delete(BENCH_KEY)
-    worker = psutil.Process(process.pid)
-    broker.close()
-    time.sleep(1.0)
-    before = worker.cpu_times()
-    time.sleep(3.0)
-    after = worker.cpu_times()
-    others = 1  # this process' own client
-    found = {
-        "threads": worker.num_threads(),
-        "connections": len(client.client_list()) - others,
-        "cpu_percent": 100 * ((after.user - before.user) + (after.system - before.system)) / 3.0,
-        "bytes_per_account": (int(client.info("memory")["used_memory"]) - empty) / accounts,
-    }
-    process.terminate()
-    process.wait()
-    process.stdout.close()
-    client.close()
-    return found
-
-
-def send_pings(broker: TenantBroker, accounts: int) -> None:
-    from tenants.queues import Entry
-
-    broker.enqueue_many(
-        Entry(dramatiq.Message("bench", "ping", (time.monotonic(),), {}, {"account": f"account-{n}"}), str(n))
-        for n in range(accounts)
-    )
+def bars_of(results: dict[str, dict[str, Any]]) -> list[tuple[str, float, str, float]]:
+    ours, twice, stock = results[OURS.name], results[OURS_TWICE.name], results[STOCK.name]
+    rate = ours["jobs_per_second"]
+    rows = [("throughput, 1,000 accounts, x Dramatiq on one queue", rate / stock["jobs_per_second"], ">=", 2.0)]
+    large = results.get(OURS_LARGE.name)
+    if large:
+        many = large["jobs_per_second"]
+        rows.append(
+            ("throughput, 100,000 accounts, x Dramatiq on one queue", many / stock["jobs_per_second"], ">=", 2.0)
+        )
+        rows.append(("throughput, 100,000 accounts, x the same at 1,000", many / rate, ">=", 0.9))
+    rows.append(("start on an idle worker, p50, ms", ours["start_p50_ms"], "<=", 2.0))
+    rows.append(("start on an idle worker, p99, ms", ours["start_p99_ms"], "<=", 10.0))
+    bull = results.get(BULL.name)
+    if bull:
+        memory, theirs = (each["worker_mb"] + each["server_mb"] for each in (ours, bull))
+        rows.append(("throughput, x BullMQ with 1,000 queues", rate / bull["jobs_per_second"], ">=", 1.0))
+        both = twice["jobs_per_second"] / bull["jobs_per_second"]
+        rows.append(("throughput of two processes, x BullMQ with 1,000 queues", both, ">=", 1.5))
+        rows.append(("memory of worker and server, x BullMQ with 1,000 queues", memory / theirs, "<=", 0.2))
+    rows.append(("connections of a worker process", ours["connections"], "<=", 12))
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--large", action="store_true", help="also 100,000 accounts")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="only the sides that a bar names, at 1,000 accounts")
     parser.add_argument("--jobs", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--samples", type=int, default=300)
-    parser.add_argument("--only", choices=["throughput", "latency", "resources"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--only", choices=["sides", "ours"])
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--idle", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.work:
-        work(chosen.work[0], chosen.work[1], int(chosen.work[2]))
-        return
-    if chosen.idle:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        idle(*chosen.idle)
-        return
+    missing = install_bullmq()
+    if missing:
+        print(f"BullMQ is left out: {missing}")
     with tempfile.TemporaryDirectory() as folder, EmbeddedValkey(Path(folder), port=0) as server:
-        client = redis.Redis.from_url(server.url)
-        client.config_set("appendonly", "no")
-        client.close()
-        results = measure(server.url, chosen)
+        bench = Bench(server.url, chosen)
+        bench.client.config_set("appendonly", "no")
+        results = measure(bench, chosen, missing is None)
+    results.update(cores=os.cpu_count(), jobs=chosen.jobs, threads=THREADS, packages=PACKAGES, load=os.getloadavg())
     chosen.json.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 
 
-def measure(url: str, chosen: argparse.Namespace) -> dict[str, Any]:
-    results: dict[str, Any] = {"cores": os.cpu_count(), "jobs": chosen.jobs, "threads": THREADS}
-    sides = [("stock", 1), ("tenant", 1000)] + ([("tenant", 100_000)] if chosen.large else [])
-    rows: list[tuple[str, str]] = []
-    if chosen.only in (None, "throughput"):
-        rates: dict[str, list[float]] = {}
-        for _ in range(chosen.rounds):
-            for kind, accounts in sides:
-                jobs = max(chosen.jobs, accounts)
-                rates.setdefault(f"{kind} {accounts}", []).append(throughput(kind, url, jobs, accounts))
-        results["throughput"] = rates
-        stock = max(rates["stock 1"])
-        for name, rate in rates.items():
-            rows.append((f"jobs/s, {name} account(s)", f"{max(rate):8.0f}   {max(rate) / stock:5.2f} x stock"))
-    if chosen.only in (None, "latency"):
-        for kind in ("stock", "tenant"):
-            delays = latency(kind, url, chosen.samples)
-            p50, p99 = statistics.median(delays), delays[int(len(delays) * 0.99) - 1]
-            results[f"latency_{kind}_ms"] = {"p50": p50 * 1000, "p99": p99 * 1000}
-            rows.append((f"idle start, {kind}", f"p50 {p50 * 1000:6.2f} ms   p99 {p99 * 1000:6.2f} ms"))
-    if chosen.only in (None, "resources"):
-        found = resources(url, 10_000)
-        results["idle_worker_10000_accounts"] = found
-        rows += [(f"10,000 accounts: {name}", f"{value:8.1f}") for name, value in found.items()]
-    for name, value in rows:
-        print(f"{name:42} {value}")
+def measure(bench: Bench, chosen: argparse.Namespace, bullmq: bool) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    rows: list[tuple[str, float, str, float]] = []
+    if chosen.only in (None, "sides"):
+        results["sides"] = compare(bench, sides_of(chosen, bullmq), chosen.rounds)
+        print_comparison(results["sides"], chosen.rounds)
+        rows += bars_of(results["sides"])
+    if chosen.only in (None, "ours"):
+        quiet, behind = bench.quiet_beside_noisy(OURS), bench.quiet_beside_noisy(STOCK)
+        results["quiet_beside_noisy_seconds"] = {"onelane": quiet, "dramatiq": behind}
+        results["idle_account_bytes"] = bench.bytes_of_idle_accounts()
+        results["recovery_seconds"] = bench.recovery()
+        rows.append(("quiet accounts beside a noisy one, p99, lengths of its jobs", quiet[-1] / 0.005, "<=", 2.0))
+        rows.append(("the same, x Dramatiq on one queue", quiet[-1] / behind[-1], "<=", 1.0))
+        rows.append(("Redis for an idle account, bytes", results["idle_account_bytes"], "<=", 1024))
+        rows.append(("next start after kill -9 (lease 15 s), s", results["recovery_seconds"], "<=", 16.0))
+    print_bars(rows)
+    results["bars"] = [dict(zip(("bar", "found", "sign", "wanted"), row, strict=True)) for row in rows]
     return results
 
 
