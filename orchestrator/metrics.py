@@ -104,6 +104,11 @@ INVARIANT_VIOLATIONS = Gauge(
     registry=REGISTRY,
 )
 REDIS_UP = Gauge("onelane_redis_up", "Whether Redis answered the last time it was asked.", registry=REGISTRY)
+NEEDS_REVIEW = Gauge(
+    "onelane_drafts_needing_review",
+    "Drafts whose publish has an unknown outcome, and that wait for a person; anything but 0 wants one.",
+    registry=REGISTRY,
+)
 WORKERS = Gauge("onelane_workers", "Workers that are alive by the database's clock.", registry=REGISTRY)
 HTTP_SECONDS = Histogram(
     "onelane_http_request_seconds",

@@ -1,4 +1,4 @@
-"""Fills the gauges: lane totals from Redis, live workers from SQL, and the broker's invariants.
+"""Fills the gauges: lane totals from Redis, live workers and drafts to review from SQL, and the broker's invariants.
 
 The invariants are checked (and what does not hold is mended) some pages a run, round and round, so that a lane with
 many tenant queues costs no more a run than a small one. What was found stays in the gauge for ten minutes, long enough
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dramatiq.errors import BrokerConnectionError
 
 from tenants.queues import CheckPosition, QueueError
+from tenants.store import publications
 from tenants.store import workers as store
 
 from .. import metrics
@@ -42,6 +43,7 @@ class GaugeLoop:
 
     def run_once(self) -> bool:
         metrics.WORKERS.set(len(self._runtime.database.read(store.live)))
+        metrics.NEEDS_REVIEW.set(self._runtime.database.read(publications.awaiting_review))
         try:
             for lane in self._runtime.lanes:
                 self._lane(lane)

@@ -6,6 +6,7 @@ worker that was given up for dead cannot start a publish: that is the fence just
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from ..columns import db_now, seconds_since
 from ..errors import DraftChanged, NotFound, PublicationNotUnknown
 from ..models import Attempt, Draft, Publication, Usage, new_id
 from .steps import Owned, still_owned
+
+log = logging.getLogger(__name__)
 
 drafts, publications, attempts, usage = Draft.__table__, Publication.__table__, Attempt.__table__, Usage.__table__
 
@@ -213,6 +216,7 @@ def unknown(connection: Connection, owned: Owned, reason: str) -> None:
     still_owned(connection, owned)
     _move(connection, owned, ("started", "unknown"), status="unknown", note=reason)
     _mark_draft(connection, owned, "needs_review")
+    log.warning("job %s: nobody can tell whether its publish took effect, a person must look: %s", owned.job_id, reason)
 
 
 def leave_unknown(connection: Connection, job_id: str, reason: str) -> bool:
@@ -228,7 +232,13 @@ def leave_unknown(connection: Connection, job_id: str, reason: str) -> bool:
             .where(drafts.c.job_id == job_id)
             .values(status="needs_review", version=drafts.c.version + 1, updated_at=db_now())
         )
+        log.warning("job %s ends with a publish whose outcome is unknown, a person must look: %s", job_id, reason)
     return bool(changed)
+
+
+def awaiting_review(connection: Connection) -> int:
+    """How many drafts wait for a person to look."""
+    return int(connection.execute(select(func.count()).where(drafts.c.status == "needs_review")).scalar_one())
 
 
 def settle_by_hand(

@@ -90,6 +90,7 @@ def test_an_unknown_outcome_goes_to_review(bench: Bench, publishing: Owned) -> N
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     bench.write(lambda c: publications.unknown(c, publishing, "the target cannot say"))
     assert (entry(bench)["status"], draft(bench)["status"]) == ("unknown", "needs_review")
+    assert bench.database.read(publications.awaiting_review) == 1
 
 
 def test_a_second_generate_replaces_only_an_unpublished_draft(bench: Bench) -> None:
