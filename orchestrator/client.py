@@ -71,6 +71,7 @@ class Onelane:
         self.jobs = JobsApi(self)
         self.accounts = AccountsApi(self)
         self.drafts = DraftsApi(self)
+        self.schedules = SchedulesApi(self)
         self.publications = PublicationsApi(self)
         self.queues = QueuesApi(self)
         self.dead_letters = DeadLettersApi(self)
@@ -296,6 +297,47 @@ class PublicationsApi(_Api):
     def retry(self, publication_id: str) -> Resource:
         """The post is not there: the job publishes anew, once."""
         return dict(self._client.call("POST", f"/v1/admin/publications/{_segment(publication_id)}:retry"))
+
+
+class SchedulesApi(_Api):
+    """`/v1/schedules` and an account's schedules. Fields are those of the API; times as RFC 3339 text."""
+
+    def create(
+        self, account: str, name: str, pipeline: str, *, idempotency_key: str | None = None, **fields: Any
+    ) -> Resource:
+        """Make a schedule; `fields` hold one of `cron every at spread`, and whatever else the API takes."""
+        body = {"name": name, "pipeline": pipeline, **fields}
+        path = f"/v1/accounts/{_segment(account)}/schedules"
+        return dict(self._client.call("POST", path, json=body, idempotency_key=idempotency_key))
+
+    def list(self, *, limit: int | None = 50, **filters: Any) -> Iterator[Resource]:
+        """Summaries, newest first; filter: `account`."""
+        return self._client.pages("/v1/schedules", filters, limit)
+
+    def get(self, schedule_id: str) -> Resource:
+        return dict(self._client.call("GET", f"/v1/schedules/{_segment(schedule_id)}"))
+
+    def change(self, schedule_id: str, **changes: Any) -> Resource:
+        """Set some fields; None takes one away."""
+        return dict(self._client.call("PATCH", f"/v1/schedules/{_segment(schedule_id)}", json=changes))
+
+    def delete(self, schedule_id: str) -> None:
+        """Remove a schedule; its jobs stay."""
+        self._client.call("DELETE", f"/v1/schedules/{_segment(schedule_id)}")
+
+    def run(self, schedule_id: str, *, idempotency_key: str | None = None) -> Resource:
+        """Make its job now; the answer is the job."""
+        path = f"/v1/schedules/{_segment(schedule_id)}:run"
+        return dict(self._client.call("POST", path, idempotency_key=idempotency_key))
+
+    def preview(self, *, count: int = 10, **fields: Any) -> Sequence[str]:
+        """The next times of a schedule that need not exist."""
+        answer = self._client.call("POST", "/v1/schedules:preview", json={**fields, "count": count})
+        return list(answer["items"])
+
+    def fires(self, schedule_id: str, *, limit: int | None = 50) -> Iterator[Resource]:
+        """What became of its times, newest first."""
+        return self._client.pages(f"/v1/schedules/{_segment(schedule_id)}/fires", {}, limit)
 
 
 class QueuesApi(_Api):

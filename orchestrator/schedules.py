@@ -183,7 +183,7 @@ class Schedules:
         inputs = values["inputs"]
         if inputs is not None and not inputs:
             found.append(Fault(("inputs",), "it is empty; leave it out, or give one input for each fire"))
-        if inputs is not None and values["input"]:
+        if inputs and values["input"]:
             found.append(Fault(("inputs",), "give input or inputs, not both"))
         if not found:
             first = next_fire(timed, now)

@@ -37,6 +37,7 @@ from . import (
     publications,
     queues,
     reconcile,
+    schedules,
     targets,
 )
 from .calls import Api
@@ -56,6 +57,7 @@ ROUTES: Sequence[Route] = (
     *jobs.ROUTES,
     *events.ROUTES,
     *drafts.ROUTES,
+    *schedules.ROUTES,
     *accounts.ROUTES,
     *targets.ROUTES,
     *keys.ROUTES,

@@ -100,6 +100,8 @@ class Route:
     exists: Callable[[Call[Any, Any]], None] | None = None
     description: str = ""
     headers: tuple[str, ...] = ()
+    #: False: a POST that only computes, and so leaves no row in the audit.
+    changes: bool = True
 
     @property
     def template(self) -> Template:
@@ -112,7 +114,9 @@ class Route:
     @property
     def audited(self) -> bool:
         """Whatever changes something, except new jobs, which are their own record."""
-        return self.method != "GET" and self.access is not Access.PUBLIC and not (self.creates and self.tag == "Jobs")
+        if self.method == "GET" or self.access is Access.PUBLIC or not self.changes:
+            return False
+        return not (self.creates and self.tag == "Jobs")
 
     @property
     def body_model(self) -> type[BaseModel] | None:

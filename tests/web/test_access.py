@@ -78,13 +78,16 @@ def owned_ids(api: Api, runtime: Runtime, bench: Any) -> dict[str, str]:
     job = api.post("/v1/accounts/acme/jobs", JOB).json()
     owned = bench.start(job)
     draft = bench.write(lambda c: publications.create_draft(c, owned, title="t", body="b", tags=[]))
-    return {"jobs": job["id"], "drafts": draft["id"]}
+    schedule = api.post(
+        "/v1/accounts/acme/schedules", {"name": "s", "pipeline": "sample", "every": 60, "input": JOB["input"]}
+    )
+    return {"jobs": job["id"], "drafts": draft["id"], "schedules": schedule.json()["id"]}
 
 
 def test_lists_are_narrowed_to_the_caller(api: Api, make_key: Callable[..., str], owned_ids: dict[str, str]) -> None:
     own, other = api.with_key(make_key("acme")), api.with_key(make_key("other"))
 
-    for path in ("/v1/jobs", "/v1/drafts"):
+    for path in ("/v1/jobs", "/v1/drafts", "/v1/schedules"):
         assert len(own.get(path).json()["items"]) == 1
         assert len(own.get(f"{path}?account=acme").json()["items"]) == 1
         assert other.get(path).json()["items"] == []

@@ -1,0 +1,194 @@
+"""Schedules: make, read, change, run now, preview."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from .auth import Access
+from .jobs import job_path
+from .models.base import Items, Listing, Nothing, Paging, Query, Time
+from .models.jobs import JobView
+from .models.schedules import (
+    FireView,
+    ScheduleChange,
+    SchedulePreview,
+    ScheduleRequest,
+    SchedulesQuery,
+    ScheduleSummary,
+    ScheduleView,
+)
+from .problems import Problem
+from .routing import Call, Reply, Route
+
+_COUNTED = "inputs_left"
+_SUMMARY = tuple(name for name in ScheduleSummary.model_fields if name != _COUNTED)
+_WHOLE = tuple(name for name in ScheduleView.model_fields if name != _COUNTED)
+_FIRE = tuple(FireView.model_fields)
+
+
+def _view(row: Mapping[Any, Any], fields: tuple[str, ...] = _WHOLE) -> dict[str, Any]:
+    total = row["inputs_total"]
+    left = None if total is None else max(0, total - row["inputs_taken"])
+    return {**{name: row[name] for name in fields}, _COUNTED: left}
+
+
+def create(call: Call[Query, ScheduleRequest]) -> Reply:
+    row = call.service.runtime.schedules.create(call.account, call.body.model_dump())
+    return Reply(_view(row), 201, {"Location": f"/v1/schedules/{quote(row['id'], safe='')}"})
+
+
+def list_schedules(call: Call[SchedulesQuery, Any]) -> Reply:
+    query = call.query
+    if call.owner is not None and query.account not in (None, call.owner):
+        return Reply({"items": [], "next_cursor": None})
+    rows, following = call.service.runtime.schedules.page(
+        account=call.owner or query.account, limit=query.limit, cursor=query.cursor
+    )
+    return Reply({"items": [_view(row, _SUMMARY) for row in rows], "next_cursor": following})
+
+
+def get(call: Call[Query, Any]) -> Reply:
+    return Reply(_view(call.service.runtime.schedules.fetch(call.params["id"], call.owner)))
+
+
+def change(call: Call[Query, ScheduleChange]) -> Reply:
+    changes = call.body.model_dump(exclude_unset=True)
+    before = call.service.runtime.schedules.fetch(call.params["id"], call.owner)
+    spread = call.body.spread
+    if spread is not None:  # its own defaults count as given
+        changes["spread"] = spread.model_dump()
+    row = call.service.runtime.schedules.change(call.params["id"], call.owner, changes)
+    told = {"pipeline", "enabled", "cron", "every", "timezone"} & changes.keys()
+    audit = {"before": {name: before[name] for name in told}, "after": {name: row[name] for name in told}}
+    return Reply(_view(row), audit={**audit, "changed": sorted(changes)})
+
+
+def delete(call: Call[Query, Any]) -> Reply:
+    call.service.runtime.schedules.remove(call.params["id"], call.owner)
+    return Reply(status=204)
+
+
+def run(call: Call[Query, Nothing]) -> Reply:
+    job = call.service.runtime.schedules.run(call.params["id"], call.owner)
+    return Reply(job, 202, {"Location": job_path(job["id"])})
+
+
+def preview(call: Call[Query, SchedulePreview]) -> Reply:
+    wanted = call.body.model_dump(exclude={"account", "count"})
+    account = call.body.account or call.owner
+    if call.owner is not None and account != call.owner:
+        raise Problem("not_found", "there is no such account, or it is not yours")
+    wanted["name"] = wanted["name"] or ""
+    return Reply({"items": call.service.runtime.schedules.preview(account or "", wanted, call.body.count)})
+
+
+def list_fires(call: Call[Paging, Any]) -> Reply:
+    query = call.query
+    rows, following = call.service.runtime.schedules.fires(
+        call.params["id"], call.owner, limit=query.limit, cursor=query.cursor
+    )
+    return Reply({"items": [{name: row[name] for name in _FIRE} for row in rows], "next_cursor": following})
+
+
+def exists(call: Call[Any, Any]) -> None:
+    """Raises `NotFound` unless the caller may see the schedule of the path."""
+    call.service.runtime.schedules.fetch(call.params["id"], call.owner)
+
+
+_SCHEDULE = "/v1/schedules/{id}"
+_WRONG = ("invalid_schedule", "unknown_pipeline", "invalid_input")
+_REFUSED = ("unknown_pipeline", "invalid_input", "account_draining", "account_suspended", "queue_full")
+
+ROUTES = [
+    Route(
+        "POST",
+        "/v1/accounts/{account}/schedules",
+        create,
+        Access.OWN,
+        "Make a schedule",
+        {201: ScheduleView},
+        "Schedules",
+        body=ScheduleRequest,
+        codes=_WRONG,
+        creates=True,
+        headers=("Location",),
+        description="Give one of `cron`, `every`, `at` and `spread`. Each fire happens once, however many control "
+        "planes run.",
+    ),
+    Route(
+        "GET",
+        "/v1/schedules",
+        list_schedules,
+        Access.OWN,
+        "List schedules, newest first",
+        {200: Listing[ScheduleSummary]},
+        "Schedules",
+        query=SchedulesQuery,
+    ),
+    Route("GET", _SCHEDULE, get, Access.OWN, "One schedule", {200: ScheduleView}, "Schedules"),
+    Route(
+        "PATCH",
+        _SCHEDULE,
+        change,
+        Access.OWN,
+        "Change a schedule, or turn it off or on",
+        {200: ScheduleView},
+        "Schedules",
+        body=ScheduleChange,
+        codes=_WRONG,
+        exists=exists,
+        description="What is left out stays. The next fire moves only if the change concerns the times.",
+    ),
+    Route(
+        "POST",
+        f"{_SCHEDULE}:run",
+        run,
+        Access.OWN,
+        "Run a schedule's job now",
+        {202: JobView},
+        "Schedules",
+        codes=(*_REFUSED, "quota_exhausted", "schedule_ended"),
+        creates=True,
+        exists=exists,
+        headers=("Location",),
+        description="Whatever its times, and also when it is off. It takes the next of `inputs`; its times stay.",
+    ),
+    Route(
+        "GET",
+        f"{_SCHEDULE}/fires",
+        list_fires,
+        Access.OWN,
+        "What became of a schedule's times, newest first",
+        {200: Listing[FireView]},
+        "Schedules",
+        query=Paging,
+        description="`fired`: a job was made. `skipped`: the job before had not ended. `missed`: it came while nothing "
+        "ran, and `catch_up` passed it over. `refused`: a limit or the account's state refused the job; `error` says "
+        "which. Kept for a week.",
+    ),
+    Route(
+        "DELETE",
+        _SCHEDULE,
+        delete,
+        Access.OWN,
+        "Remove a schedule",
+        {204: None},
+        "Schedules",
+        description="Jobs that it made stay.",
+    ),
+    Route(
+        "POST",
+        "/v1/schedules:preview",
+        preview,
+        Access.OWN,
+        "The next times of a schedule that need not exist",
+        {200: Items[Time]},
+        "Schedules",
+        body=SchedulePreview,
+        codes=(*_WRONG, "not_found"),
+        description="Exactly the times at which a schedule of this account and name would fire.",
+        changes=False,
+    ),
+]
