@@ -258,7 +258,7 @@ class Jobs:
         store.end(connection, job, "cancelled")
         return True, waiting
 
-    def retry(self, job_id: str, account: str | None = None) -> dict[str, Any]:
+    def retry(self, job_id: str, account: str | None = None, *, delay_seconds: float = 0.0) -> dict[str, Any]:
         """Let an ended job go on from the step that did not finish; finished steps do not run again.
 
         Raises:
@@ -270,7 +270,7 @@ class Jobs:
             job = store.lock(connection, job_id, account)
             if job["status"] not in ("failed", "timed_out", "cancelled", "expired"):
                 raise JobNotRetryable(f"job {job_id} is {job['status']}; only a job that ended without success goes on")
-            return _go_on(connection, job)
+            return _go_on(connection, job, delay_seconds)
 
         try:
             step = self._database.write(work)
@@ -363,9 +363,10 @@ class Jobs:
         ]
 
 
-def _go_on(connection: Connection, job: RowMapping) -> Dispatch:
+def _go_on(connection: Connection, job: RowMapping, delay_seconds: float = 0.0) -> Dispatch:
     """Reopen an ended job; its dead letters told that nothing would happen by itself, and now something does."""
-    step = store.reopen(connection, job, _first_unfinished(store.fetch_steps(connection, job["id"])))
+    first = _first_unfinished(store.fetch_steps(connection, job["id"]))
+    step = store.reopen(connection, job, first, delay_seconds=delay_seconds)
     dead_letters.resolve_job(connection, job["id"], "replayed")
     return step
 

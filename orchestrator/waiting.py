@@ -126,7 +126,7 @@ def _decided(found: Situation) -> Iterator[Why]:
     if step is not None and found.due_at is not None:
         if found.last_outcome == "provider_busy":
             yield Why("provider_backoff", "a quota of its provider is used up", until=found.due_at)
-        elif found.last_outcome in ("failed", "timed_out"):
+        elif step["status"] == "retrying":
             yield Why("retry_backoff", f"attempt {step['attempt']} did not work", until=found.due_at)
         else:
             yield Why("scheduled", step["note"] or "its time has not come", until=found.due_at)

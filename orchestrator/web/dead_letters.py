@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from tenants.errors import JobNotRetryable
+from tenants.errors import JobNotRetryable, NotFound
 from tenants.store import dead_letters
 from tenants.store.dead_letters import LetterFilter
 
 from .auth import Access
-from .models.admin import DeadLettersQuery, DeadLetterSummary, DeadLetterView
+from .models.admin import (
+    DeadLettersQuery,
+    DeadLetterSummary,
+    DeadLetterView,
+    DiscardRequest,
+    ReplayRequest,
+    Resolved,
+)
 from .models.base import Listing, Nothing, Query
 from .models.jobs import JobView
 from .routing import Call, Reply, Route
+
+#: Letters that one call resolves, and that its answer names.
+RESOLVED_AT_ONCE, SHOWN_LETTERS = 1000, 100
 
 _ATTEMPT = ("number", "worker", "started_at", "finished_at", "outcome", "error")
 
@@ -71,6 +82,59 @@ def discard_letter(call: Call[Query, Any]) -> Reply:
     return Reply(status=204)
 
 
+def replay_all(call: Call[Query, ReplayRequest]) -> Reply:
+    """The oldest first, each due a moment after the one before it, so that what broke is not broken again at once."""
+    pause = 1.0 / call.body.per_second if call.body.per_second is not None else 0.0
+    jobs = call.service.jobs
+
+    def replay(letter: RowMapping, number: int) -> bool:
+        if letter["job_id"] is None:
+            return False
+        try:
+            jobs.retry(letter["job_id"], delay_seconds=number * pause)
+        except (JobNotRetryable, NotFound):
+            return False
+        return True
+
+    return _resolve_all(call, replay)
+
+
+def discard_all(call: Call[Query, DiscardRequest]) -> Reply:
+    database = call.service.database
+
+    def discard(letter: RowMapping, number: int) -> bool:
+        try:
+            database.write(lambda connection: dead_letters.resolve(connection, letter["id"], "discarded"))
+        except NotFound:  # somebody else was quicker
+            return False
+        return True
+
+    return _resolve_all(call, discard)
+
+
+def _resolve_all(call: Call[Query, Any], resolve: Callable[[RowMapping, int], bool]) -> Reply:
+    """Each letter in a transaction of its own: what was done stays done when one of them cannot be."""
+    wanted, database = call.body.filter, call.service.database
+    chosen = LetterFilter(wanted.account, wanted.lane, wanted.pipeline, wanted.error_code)
+    matched = database.read(lambda connection: dead_letters.count(connection, chosen))
+    found = database.read(lambda connection: dead_letters.heads(connection, chosen, limit=RESOLVED_AT_ONCE))
+    done: list[str] = []
+    if call.body.dry_run:
+        ids = [letter["id"] for letter in found]
+        return Reply({"matched": matched, "resolved": 0, "skipped": 0, "left": matched, "ids": ids[:SHOWN_LETTERS]})
+    for letter in found:
+        if resolve(letter, len(done)):
+            done.append(letter["id"])
+    answer = {
+        "matched": matched,
+        "resolved": len(done),
+        "skipped": len(found) - len(done),
+        "left": max(0, matched - len(found)),
+        "ids": done[:SHOWN_LETTERS],
+    }
+    return Reply(answer, audit={"filter": wanted.model_dump(exclude_none=True), **answer})
+
+
 def letter_exists(call: Call[Any, Any]) -> None:
     """Raises `NotFound` unless the letter of the path is there."""
     call.service.database.read(lambda connection: dead_letters.fetch(connection, call.params["id"]))
@@ -88,6 +152,28 @@ ROUTES = [
         {200: Listing[DeadLetterSummary]},
         "Dead letters",
         query=DeadLettersQuery,
+    ),
+    Route(
+        "POST",
+        f"{_LETTERS}:replay",
+        replay_all,
+        Access.ADMIN,
+        "Replay all dead letters that fit a filter",
+        {200: Resolved},
+        "Dead letters",
+        body=ReplayRequest,
+        description="The oldest first, at most 1,000 in a call. `per_second` spreads the jobs over time.",
+    ),
+    Route(
+        "POST",
+        f"{_LETTERS}:discard",
+        discard_all,
+        Access.ADMIN,
+        "Discard all dead letters that fit a filter",
+        {200: Resolved},
+        "Dead letters",
+        body=DiscardRequest,
+        description="The oldest first, at most 1,000 in a call; their jobs stay as they ended.",
     ),
     Route(
         "GET", f"{_LETTERS}/{{id}}", get_letter, Access.ADMIN, "One dead letter", {200: DeadLetterView}, "Dead letters"

@@ -72,10 +72,10 @@ def count(connection: Connection, chosen: LetterFilter) -> int:
     return connection.execute(select(func.count()).select_from(letters).where(*_conditions(chosen))).scalar_one()
 
 
-def ids(connection: Connection, chosen: LetterFilter, *, limit: int) -> Sequence[str]:
-    """Open letters that fit, the oldest first."""
-    statement = select(letters.c.id).where(*_conditions(chosen)).order_by(letters.c.seq).limit(limit)
-    return connection.execute(statement).scalars().all()
+def heads(connection: Connection, chosen: LetterFilter, *, limit: int) -> Sequence[RowMapping]:
+    """`id` and `job_id` of open letters that fit, the oldest first."""
+    statement = select(letters.c.id, letters.c.job_id).where(*_conditions(chosen)).order_by(letters.c.seq).limit(limit)
+    return connection.execute(statement).mappings().all()
 
 
 def resolve(connection: Connection, letter_id: str, resolution: str) -> RowMapping:

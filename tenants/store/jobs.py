@@ -512,9 +512,10 @@ def has_running_step(connection: Connection, job_id: str) -> bool:
     ).scalar_one()
 
 
-def reopen(connection: Connection, job: RowMapping, step: RowMapping) -> Dispatch:
-    """Let a job that ended go on from `step`, which is queued anew; finished steps keep their outputs.
+def reopen(connection: Connection, job: RowMapping, step: RowMapping, *, delay_seconds: float = 0.0) -> Dispatch:
+    """Let a job that ended go on from `step`, which is queued anew, to start after the delay at the earliest.
 
+    Finished steps keep their outputs.
     Attempts are counted from zero again; the attempts made so far stay in the record.
     """
     connection.execute(
@@ -547,7 +548,7 @@ def reopen(connection: Connection, job: RowMapping, step: RowMapping) -> Dispatc
                 lost=0,
                 error=None,
                 finished_at=None,
-                due_at=None,
+                due_at=db_now(delay_seconds) if delay_seconds > 0 else None,
                 queued_at=db_now(),
                 dispatched_at=None,
                 progress=0,

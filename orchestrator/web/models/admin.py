@@ -115,6 +115,46 @@ class DeadLetterView(DeadLetterSummary):
     attempts: list[AttemptView]
 
 
+class LetterSelection(Body):
+    """Which open dead letters; what is left out does not narrow, so `{}` means all."""
+
+    account: AccountName | None = None
+    lane: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    pipeline: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    error_code: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+
+
+class DiscardRequest(Body):
+    """Which dead letters to discard."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"filter": {"lane": "publish"}, "dry_run": True}]})
+
+    filter: LetterSelection
+    dry_run: bool = False
+    """Only say how many it would be."""
+
+
+class ReplayRequest(DiscardRequest):
+    """Which dead letters to replay, and how fast."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"filter": {"error_code": "provider_error"}, "per_second": 2}]}
+    )
+
+    per_second: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
+    """At most so many of the jobs become due in a second; without it all are due at once."""
+
+
+class Resolved(Answer):
+    """What became of the dead letters that fit."""
+
+    matched: int = Field(description="Open letters that fitted before this call.")
+    resolved: int = Field(description="Letters that this call replayed or discarded; 0 in a dry run.")
+    skipped: int = Field(description="Letters whose job cannot go on, or that have no job to replay.")
+    left: int = Field(description="Letters that fit and were not looked at: call again.")
+    ids: list[Id] = Field(description="The first 100 letters that were resolved, or in a dry run would be looked at.")
+
+
 class RunningStep(Answer):
     """What a worker runs."""
 
