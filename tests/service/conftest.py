@@ -72,7 +72,7 @@ class Service:
     def run(self, pipeline: str, account: str = "acme", **orders: Any) -> dict[str, Any]:
         return self.wait(self.make(pipeline, account, **orders))
 
-    def wait(self, job_id: str, *statuses: str, seconds: float = 40) -> dict[str, Any]:
+    def wait(self, job_id: str, *statuses: str, seconds: float = 90) -> dict[str, Any]:
         """The job, once it ended (or has one of `statuses`)."""
         wanted = statuses or ("completed", "failed", "timed_out", "cancelled", "expired")
         self.until(lambda: self.job(job_id)["status"] in wanted, f"job {job_id} to be {wanted}", seconds)
@@ -88,7 +88,7 @@ class Service:
         """Let steps that wait go on."""
         (self.settings.data_dir / "notes" / "go").touch()
 
-    def until(self, true: Callable[[], bool], what: str, seconds: float = 40) -> None:
+    def until(self, true: Callable[[], bool], what: str, seconds: float = 90) -> None:
         """Wait until something is true; what it stands for is in another process, so this must ask again and again."""
         end = time.monotonic() + seconds
         while not true():

@@ -84,9 +84,16 @@ def extra(ctx: StepContext[Orders]) -> dict[str, Any]:
     raise RuntimeError("best effort that fails")
 
 
+@step(lane="last", time_limit=1, max_attempts=1, isolation="process", effect="idempotent", required=False)
+def hanging(ctx: StepContext[Orders]) -> dict[str, Any]:
+    while True:
+        time.sleep(0.05)
+
+
 PIPELINES = [
     Pipeline("quick", input=Orders, steps=[quick]),
     Pipeline("apart", input=Orders, steps=[apart]),
     Pipeline("patient", input=Orders, steps=[patient, last]),
     Pipeline("chain", input=Orders, steps=[quick, last, extra]),
+    Pipeline("lingering", input=Orders, steps=[patient, hanging]),
 ]

@@ -13,7 +13,7 @@ from tests.servers import ValkeyProcess, free_port, start_valkey
 
 from .conftest import Service, make_service
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
 
 class Own:

@@ -12,7 +12,7 @@ import redis
 
 from .conftest import Service
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
 
 def outcomes(job: dict[str, Any], step: int = 0) -> list[str]:
@@ -65,6 +65,24 @@ def test_what_becomes_of_jobs(service: Service) -> None:
     assert outcomes(ended["crash"]) == ["failed", "failed"]
     assert ended["hang"]["error"]["code"] == "timed_out"
     assert outcomes(ended["hang"]) == ["timed_out", "timed_out"]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "first", "ends"), [("chain", "quick", "failed"), ("lingering", "patient", "timed_out")]
+)
+def test_best_effort_after_the_work_is_done_repeats_nothing(
+    service: Service, pipeline: str, first: str, ends: str
+) -> None:
+    """A step that need not succeed fails or hangs: the job is completed, by what was done once."""
+    service.work()
+    job_id = service.make(pipeline)
+    job = service.wait(job_id)
+    assert (job["status"], job["steps"][-1]["status"], job["steps"][-1]["required"]) == ("completed", ends, False)
+    assert job["steps"][0]["name"] == first
+    assert outcomes(job) == ["completed"]
+    assert job["result"] == job["steps"][-2]["output"]
+    log = (service.settings.data_dir / "notes" / f"{job_id}.log").read_text()
+    assert (log.count("start"), log.count("end")) == (1, 1)
 
 
 def test_one_account_runs_one_at_a_time_and_in_order(service: Service) -> None:
