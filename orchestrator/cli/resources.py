@@ -1,4 +1,4 @@
-"""The commands that speak to a running service over HTTP: accounts, queues, dead-letters, keys; jobs and drafts too."""
+"""The commands that speak to a service over HTTP: accounts, queues, dead-letters, keys; other groups join here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..client import Resource
-from . import FAILED, drafts, jobs
+from . import FAILED, drafts, jobs, schedules
 from .context import Account, DataDir, Json, Key, Limit, Url, connect, load
 from .output import console, print_account, print_job, print_json, print_rows, print_table
 
@@ -24,6 +24,7 @@ def add_to(app: typer.Typer) -> None:
         ("jobs", jobs.group),
         ("drafts", drafts.group),
         ("publications", drafts.publications),
+        ("schedules", schedules.group),
         ("accounts", accounts),
         ("queues", queues),
         ("dead-letters", dead_letters),

@@ -1,0 +1,310 @@
+"""`onelane schedules …`: make, look at, change, preview and run schedules over HTTP."""
+
+from __future__ import annotations
+
+import json as json_text
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from ..client import Resource
+from .context import Account, DataDir, Json, Key, Limit, Url, connect
+from .output import ago, console, print_job, print_json, print_rows
+
+group = typer.Typer(help="Make, list, look at, change, preview and run schedules.", no_args_is_help=True)
+
+Cron = Annotated[str | None, typer.Option(help="Five fields, such as '0 9 * * 1-5'.")]
+Every = Annotated[float | None, typer.Option(help="Seconds from one fire to the next.")]
+At = Annotated[list[str] | None, typer.Option(help="A time with offset; may be given several times.")]
+Spread = Annotated[str | None, typer.Option(help="Fires a day at drawn times: N, or N@09:00-21:00.")]
+MinGap = Annotated[float | None, typer.Option(help="With --spread: seconds between two fires at least.")]
+Input = Annotated[str | None, typer.Option("--input", help="The input: JSON, @file, or - for standard input.")]
+Inputs = Annotated[str | None, typer.Option("--inputs", help="One input a fire: a JSON array, @file, or -.")]
+Zone = Annotated[str | None, typer.Option("--timezone", help="IANA name, such as Europe/Berlin; UTC when not given.")]
+Jitter = Annotated[float | None, typer.Option(help="Seconds by which a fire may come later.")]
+Overlap = Annotated[str | None, typer.Option(help="queue, skip or replace.")]
+CatchUp = Annotated[str | None, typer.Option("--catch-up", help="none, one or all.")]
+Starts = Annotated[str | None, typer.Option("--starts-at", help="No fire before this time.")]
+Ends = Annotated[str | None, typer.Option("--ends-at", help="No fire after this time.")]
+
+_COLUMNS = ("id", "account", "name", "pipeline", "cadence", "enabled", "next_fire_at", "last_fire_at")
+
+
+@group.command("create")
+def create_schedule(
+    account: str,
+    name: str,
+    pipeline: str,
+    cron: Cron = None,
+    every: Every = None,
+    at: At = None,
+    spread: Spread = None,
+    min_gap: MinGap = None,
+    input: Input = None,
+    inputs: Inputs = None,
+    timezone: Zone = None,
+    jitter: Jitter = None,
+    overlap: Overlap = None,
+    catch_up: CatchUp = None,
+    starts_at: Starts = None,
+    ends_at: Ends = None,
+    disabled: Annotated[bool, typer.Option("--disabled", help="Made, but off.")] = False,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same schedule for 24 h.")] = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Make a schedule NAME for ACCOUNT that runs PIPELINE."""
+    fields = _cadence(cron, every, at, spread, min_gap, timezone, jitter, starts_at, ends_at)
+    fields |= _job(input, inputs, overlap, catch_up)
+    if disabled:
+        fields["enabled"] = False
+    with connect(data_dir, url, key) as onelane:
+        _print(onelane.schedules.create(account, name, pipeline, idempotency_key=idempotency_key, **fields), json=json)
+
+
+@group.command("change")
+def change_schedule(
+    schedule_id: str,
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    pipeline: Annotated[str | None, typer.Option(help="Another pipeline.")] = None,
+    cron: Cron = None,
+    every: Every = None,
+    at: At = None,
+    spread: Spread = None,
+    min_gap: MinGap = None,
+    input: Input = None,
+    inputs: Inputs = None,
+    timezone: Zone = None,
+    jitter: Jitter = None,
+    overlap: Overlap = None,
+    catch_up: CatchUp = None,
+    starts_at: Starts = None,
+    ends_at: Ends = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Change a schedule; what is not named stays."""
+    fields = _cadence(cron, every, at, spread, min_gap, timezone, jitter, starts_at, ends_at)
+    fields |= _job(input, inputs, overlap, catch_up) | _given(name=name, pipeline=pipeline)
+    if not fields:
+        raise typer.BadParameter("name at least one thing to change")
+    with connect(data_dir, url, key) as onelane:
+        _print(onelane.schedules.change(schedule_id, **fields), json=json)
+
+
+@group.command("pause")
+def pause_schedule(
+    schedule_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False
+) -> None:
+    """Turn a schedule off."""
+    with connect(data_dir, url, key) as onelane:
+        _print(onelane.schedules.change(schedule_id, enabled=False), json=json)
+
+
+@group.command("resume")
+def resume_schedule(
+    schedule_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False
+) -> None:
+    """Turn a schedule on again; it goes on with its next time."""
+    with connect(data_dir, url, key) as onelane:
+        _print(onelane.schedules.change(schedule_id, enabled=True), json=json)
+
+
+@group.command("list")
+def list_schedules(
+    account: Account = None,
+    limit: Limit = 50,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """List schedules, newest first."""
+    with connect(data_dir, url, key) as onelane:
+        found = list(onelane.schedules.list(limit=limit, account=account))
+    if json:
+        print_json({"items": found})
+    else:
+        rows = [{**each, "cadence": _in_words(each)} for each in found]
+        print_rows(rows, _COLUMNS, json=False, empty="no schedules")
+
+
+@group.command("get")
+def get_schedule(
+    schedule_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False
+) -> None:
+    """Show a schedule."""
+    with connect(data_dir, url, key) as onelane:
+        _print(onelane.schedules.get(schedule_id), json=json)
+
+
+@group.command("fires")
+def list_fires(
+    schedule_id: str,
+    limit: Limit = 50,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """List what became of a schedule's times: the job, or what refused it."""
+    with connect(data_dir, url, key) as onelane:
+        found = onelane.schedules.fires(schedule_id, limit=limit)
+        print_rows(found, ("fire_at", "outcome", "job_id", "error"), json=json, empty="it has not fired yet")
+
+
+@group.command("run")
+def run_schedule(
+    schedule_id: str,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same job for 24 h.")] = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Make a schedule's job now; its times stay as they are."""
+    with connect(data_dir, url, key) as onelane:
+        job = onelane.schedules.run(schedule_id, idempotency_key=idempotency_key)
+    if json:
+        print_json(job)
+    else:
+        print_job(job)
+
+
+@group.command("preview")
+def preview_schedule(
+    cron: Cron = None,
+    every: Every = None,
+    at: At = None,
+    spread: Spread = None,
+    min_gap: MinGap = None,
+    timezone: Zone = None,
+    jitter: Jitter = None,
+    starts_at: Starts = None,
+    ends_at: Ends = None,
+    account: Annotated[str | None, typer.Option(help="Whose it would be; jitter and spread depend on it.")] = None,
+    name: Annotated[str | None, typer.Option(help="Its name; jitter and spread depend on it.")] = None,
+    count: Annotated[int, typer.Option(min=1, max=100, help="How many times.")] = 10,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Show the next times of a schedule that need not exist."""
+    fields = _cadence(cron, every, at, spread, min_gap, timezone, jitter, starts_at, ends_at)
+    with connect(data_dir, url, key) as onelane:
+        times = onelane.schedules.preview(count=count, **fields, **_given(account=account, name=name))
+    if json:
+        print_json({"items": list(times)})
+    else:
+        for each in times:
+            console.print(f"{each}  {ago(each)}", markup=False)
+
+
+@group.command("delete")
+def delete_schedule(
+    schedule_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False
+) -> None:
+    """Remove a schedule; jobs that it made stay."""
+    with connect(data_dir, url, key) as onelane:
+        onelane.schedules.delete(schedule_id)
+    if json:
+        print_json({"deleted": schedule_id})
+    else:
+        console.print(f"deleted {schedule_id}", markup=False)
+
+
+def _cadence(
+    cron: str | None,
+    every: float | None,
+    at: list[str] | None,
+    spread: str | None,
+    min_gap: float | None,
+    timezone: str | None,
+    jitter: float | None,
+    starts_at: str | None,
+    ends_at: str | None,
+) -> dict[str, Any]:
+    """The fields of the API that decide about the times; what is wrong with them, the service says."""
+    if min_gap is not None and spread is None:
+        raise typer.BadParameter("--min-gap goes with --spread")
+    return _given(
+        cron=cron,
+        every=every,
+        at=at or None,
+        spread=None if spread is None else _spread(spread, min_gap),
+        timezone=timezone,
+        jitter=jitter,
+        starts_at=starts_at,
+        ends_at=ends_at,
+    )
+
+
+def _spread(text: str, min_gap: float | None) -> dict[str, Any]:
+    number, _, window = text.partition("@")
+    first, _, last = (window or "00:00-24:00").partition("-")
+    if not number.isdecimal() or not last:
+        raise typer.BadParameter(f"--spread: {text!r} is not like 5 or 5@09:00-21:00")
+    return {"per_day": int(number), "window": [first, last], **_given(min_gap=min_gap)}
+
+
+def _job(input: str | None, inputs: str | None, overlap: str | None, catch_up: str | None) -> dict[str, Any]:
+    return _given(
+        input=None if input is None else _read("--input", input, dict),
+        inputs=None if inputs is None else _read("--inputs", inputs, list),
+        overlap=overlap,
+        catch_up=catch_up,
+    )
+
+
+def _read(option: str, text: str, kind: type[dict[str, Any] | list[Any]]) -> Any:
+    try:
+        if text == "-":
+            text = sys.stdin.read()
+        elif text.startswith("@"):
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        value = json_text.loads(text)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise typer.BadParameter(f"{option}: {error}") from None
+    if not isinstance(value, kind):
+        raise typer.BadParameter(f"{option}: it must be a JSON {'object' if kind is dict else 'array'}")
+    return value
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _in_words(schedule: Resource) -> str:
+    """Its cadence on one line."""
+    if schedule["cron"] is not None:
+        words = schedule["cron"]
+    elif schedule["every"] is not None:
+        words = f"every {schedule['every']:g} s"
+    elif schedule["at"] is not None:
+        words = f"{len(schedule['at'])} given times"
+    else:
+        spread = schedule["spread"]
+        words = f"{spread['per_day']} a day, {'-'.join(spread['window'])}"
+    return words if schedule["timezone"] == "UTC" else f"{words} ({schedule['timezone']})"
+
+
+def _print(schedule: Resource, *, json: bool) -> None:
+    if json:
+        print_json(schedule)
+        return
+    state = "" if schedule["enabled"] else "  off"
+    console.print(f"[bold]{escape(schedule['id'])}[/]  {escape(schedule['name'])}{state}")
+    console.print(f"  {schedule['pipeline']} for {schedule['account']}: {_in_words(schedule)}", markup=False)
+    coming = schedule["next_fire_at"]
+    console.print(f"  next: {f'{coming} ({ago(coming)})' if coming else 'never'}", markup=False)
+    console.print(f"  overlap {schedule['overlap']}, catch up {schedule['catch_up']}", markup=False)
+    if schedule["inputs_left"] is not None:
+        console.print(f"  inputs left: {schedule['inputs_left']}", markup=False)
