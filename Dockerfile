@@ -5,7 +5,7 @@
 FROM python:3.13-slim-trixie
 
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends chromium-headless-shell fonts-noto-cjk fonts-noto-color-emoji \
+    && apt-get install -y --no-install-recommends chromium-headless-shell libatomic1 fonts-noto-cjk fonts-noto-color-emoji \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 onelane \
     && install -d -o onelane -g onelane -m 700 /data

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -173,7 +174,20 @@ def _browser(settings: Settings) -> list[Finding]:
     if b"<p>onelane" not in shown.stdout:
         last = shown.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
         return [Finding("browser", "wrong", f"{found} shows no page: {' '.join(last)}", mend)]
-    return [Finding("browser", "ok", f"{found} shows pages")]
+    return [Finding("browser", "ok", f"{found} shows pages"), *_driver()]
+
+
+def _driver() -> list[Finding]:
+    mend = "install what it lacks (apt-get install libatomic1 libstdc++6)"
+    command = [sys.executable, "-m", "playwright", "--version"]
+    try:
+        shown = subprocess.run(command, capture_output=True, timeout=_SECONDS * 2, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [Finding("driver", "wrong", f"Playwright's driver does not run: {_first_line(error)}", mend)]
+    if shown.returncode:
+        last = shown.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        return [Finding("driver", "wrong", f"Playwright's driver does not start: {' '.join(last)}", mend)]
+    return [Finding("driver", "ok", f"Playwright {shown.stdout.decode().split()[-1]} steers it")]
 
 
 def _model(settings: Settings) -> list[Finding]:

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import psutil
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import BrowserContext, Page, Response, StorageState, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Playwright, Response, StorageState, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
@@ -146,9 +146,9 @@ def open_browser(settings: Mapping[str, Any], remaining_seconds: Callable[[], fl
     one that Playwright installed), ``allowed_hosts`` and ``headless``.
 
     Raises:
-        ProviderError: Chromium does not start; the message says why.
+        ProviderError: Chromium or Playwright's driver does not start; the message says why.
     """
-    with EgressProxy(settings.get("allowed_hosts", ())) as proxy, sync_playwright() as playwright:
+    with EgressProxy(settings.get("allowed_hosts", ())) as proxy, _driver() as playwright:
         driver_children = _children()
         try:
             chromium = playwright.chromium.launch(
@@ -169,6 +169,22 @@ def open_browser(settings: Mapping[str, Any], remaining_seconds: Callable[[], fl
             # All of them, as they are now: a single frozen renderer holds the pipe that Playwright waits for.
             with _killed_after(_CLOSE_SECONDS, _children() - driver_children):
                 _close(chromium)
+
+
+@contextlib.contextmanager
+def _driver() -> Iterator[Playwright]:
+    started = sync_playwright()
+    try:
+        playwright = started.__enter__()
+    except Exception as error:  # Playwright raises bare ones when its driver dies at the start
+        raise ProviderError(
+            f"Playwright's driver does not start: {str(error)[:300]}; `playwright --version` says why, and often "
+            "libatomic1 is what lacks"
+        ) from error
+    try:
+        yield playwright
+    finally:
+        started.__exit__(None, None, None)
 
 
 def _close(chromium: Chromium) -> None:

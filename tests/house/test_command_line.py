@@ -125,6 +125,13 @@ def test_doctor_tells_what_is_wrong_and_how_to_mend_it(monkeypatch: pytest.Monke
     assert "hunter2" not in repr(findings)
 
 
+def test_doctor_finds_a_driver_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAYWRIGHT_NODEJS_PATH", "/bin/false")
+    (driver,) = [each for each in examine() if each.part == "driver"]
+    assert driver.status == "wrong"
+    assert "libatomic1" in str(driver.mend)
+
+
 def test_doctor_finds_keys_that_others_can_read(tmp_path: Path) -> None:
     folder = tmp_path / ".onelane"
     folder.mkdir()

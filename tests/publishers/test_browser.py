@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -219,6 +220,21 @@ def test_a_browser_that_does_not_start_says_why() -> None:
     settings = {"executable": "/nonexistent/chromium", "allowed_hosts": []}
     with pytest.raises(ProviderError, match="does not start"), open_browser(settings, lambda: 10):
         raise AssertionError("it started")
+
+
+def test_a_driver_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAYWRIGHT_NODEJS_PATH", "/bin/false")
+
+    def start() -> str:
+        try:
+            with open_browser({"executable": None, "allowed_hosts": []}, lambda: 10):
+                return "it started"
+        except ProviderError as error:
+            return str(error)
+
+    # In a thread of its own: what Playwright leaves behind there then is nobody's.
+    with ThreadPoolExecutor(1) as thread:
+        assert "driver does not start" in thread.submit(start).result(30)
 
 
 def test_waiting_is_never_longer_than_the_step(browser_for: Callable[..., Any]) -> None:
