@@ -94,7 +94,9 @@ def test_every_script_keeps_to_one_slot(
     graves = admin.buried(LANE)
     assert len(graves) == len(ACCOUNTS)
     assert admin.take_buried(LANE, [each.burial_id for each in graves]) == len(ACCOUNTS)
-    assert len(admin.remove(LANE, "a0", ["0", "1", "2", "3"])) == 3
+    # Whose messages were buried is a matter of turns, and those of the time that each took.
+    left = 4 - sum(each.account == "a0" for each in graves)
+    assert len(admin.remove(LANE, "a0", ["0", "1", "2", "3"])) == left
     for account in ACCOUNTS[1:]:
         admin.purge(LANE, account)
     admin.delete(LANE, "a0")
