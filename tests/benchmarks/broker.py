@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -191,6 +192,7 @@ def compare(bench: Bench, sides: list[Side], rounds: int) -> dict[str, dict[str,
             found: dict[str, Any] = dict(bench.burst(side, rest=round_number == 0))
             known = results.setdefault(side.name, {"serial": side.serial, "rounds": [], **found})
             known["rounds"].append(found["jobs_per_second"])
+            print(f"round {round_number + 1}: {side.name}: {found['jobs_per_second']:.0f} jobs/s", file=sys.stderr)
             for name, best in (("jobs_per_second", max), ("worker_cpu_us_per_job", min)):
                 known[name] = best(known[name], found[name])
     return results

@@ -30,7 +30,9 @@ STARTED = "bench:started"
 def make_broker(kind: str, url: str) -> dramatiq.Broker:
     if kind == "tenant":
         return TenantBroker(url=url)
-    return RedisBroker(url=url)  # type: ignore[no-untyped-call]
+    # redis-py's pool ends at 100 connections, which two consumer threads for each queue soon need.
+    pool = redis.ConnectionPool.from_url(url, max_connections=2**20)
+    return RedisBroker(client=redis.Redis(connection_pool=pool))  # type: ignore[no-untyped-call]
 
 
 def queue_of(kind: str, account: int) -> str:
