@@ -363,7 +363,13 @@ class TenantBroker(Broker):
         )
 
     def _tell_lost(self, message: LeasedMessage) -> None:
-        (self.on_lease_lost or interrupt)(message)
+        if self.on_lease_lost is not None:
+            self.on_lease_lost(message)
+            return
+        # Once it is settled its thread may be on its way to the server for others, and must not be interrupted there.
+        with message.ending:
+            if not message.settling:
+                interrupt(message)
 
     def _shards_of(self, lane: str) -> list[LaneShard]:
         if lane not in self._shards:

@@ -54,6 +54,8 @@ class LeasedMessage(MessageProxy):
         #: Monotonic time of the last moment at which the lease was known to be ours.
         self.confirmed_at = leased_at
         self.thread_id: int | None = None
+        #: Held by who ends the message, and by who interrupts its thread: not both.
+        self.ending = threading.Lock()
         self.settling = False
         self._reschedule: tuple[float, Message[Any] | None] | None = None
 

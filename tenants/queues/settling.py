@@ -92,13 +92,10 @@ class Settler:
             dramatiq.errors.ConnectionClosed: the server did not answer. The settlement is kept; call again.
         """
         message = settlement.message
-        with self._mutex:
+        with message.ending, self._mutex:
             if not message.settling:
                 message.settling = True
                 self._handed_in.append((consumer, settlement))
-            if self._led:
-                return
-            self._led = True
         self._lead()
 
     def flush(self) -> None:
@@ -106,27 +103,28 @@ class Settler:
 
         Raises: as `settle`.
         """
-        if not self._handed_in and not self._unanswered:
-            return
-        with self._mutex:
-            if self._led:
-                return
-            self._led = True
-        self._lead()
+        if self._handed_in or self._unanswered:
+            self._lead()
 
     def _lead(self) -> None:
-        leading = True
+        """Sends batches until nothing is left, unless another thread does."""
+        leads = False
         try:
+            with self._mutex:
+                if self._led:
+                    return
+                leads = self._led = True
             for turn in range(_ROUNDS):
                 with self._mutex:
                     batch = self._next_batch()
                     if batch is None or turn == _ROUNDS - 1:
-                        self._led = leading = False
+                        self._led = leads = False
                 if batch is None:
                     return
                 self._send(batch)
         finally:
-            if leading:
+            # Also after an interrupt, wherever it struck: with nobody to lead, nothing would be settled ever again.
+            if leads:
                 with self._mutex:
                     self._led = False
 

@@ -1,0 +1,87 @@
+"""Settles that share round trips: what is handed in is sent by somebody, whatever strikes the thread that leads."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tenants.queues import LeasedMessage, LeaseLost, TenantBroker
+from tenants.queues.settling import Batch, Settler
+from tests.queues.conftest import eventually
+from tests.queues.lanes import LANE, entry
+
+
+def claimed(broker: TenantBroker, *accounts: str) -> list[LeasedMessage]:
+    """A message of each account, claimed through one consumer."""
+    broker.enqueue_many(entry(f"of {account}", account) for account in accounts)
+    consumer = broker.consume(LANE, prefetch=len(accounts), timeout=5000)
+    found: list[LeasedMessage] = []
+    while len(found) < len(accounts):
+        message = next(consumer)
+        assert isinstance(message, LeasedMessage)
+        found.append(message)
+    return found
+
+
+@pytest.mark.parametrize("where", ["_next_batch", "_send"])
+def test_an_interrupt_of_the_leader_leaves_nobody_behind(
+    broker: TenantBroker, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    first, second = claimed(broker, "a", "b")
+    struck = getattr(Settler, where)
+
+    def strike(*arguments: object) -> None:
+        monkeypatch.setattr(Settler, where, struck)
+        raise LeaseLost("as if its own message had been lost")
+
+    monkeypatch.setattr(Settler, where, strike)
+    with pytest.raises(LeaseLost):
+        first.consumer.ack(first)
+    second.consumer.ack(second)
+
+    # What was taken out of the list with the interrupted batch expires; what was not is settled with the next.
+    settled = {"a", "b"} if where == "_next_batch" else {"b"}
+    for account in settled:
+        eventually(lambda account=account: not broker.queues_admin.contains(LANE, account, [f"of {account}"]))  # type: ignore[misc]
+
+
+def test_many_threads_settle_in_few_round_trips_and_none_is_forgotten(
+    broker: TenantBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts = [f"account {number}" for number in range(40)]
+    messages = claimed(broker, *accounts)
+    sizes: list[int] = []
+    send, gate = Settler._send, threading.Event()
+
+    def note(self: Settler, batch: Batch) -> None:
+        sizes.append(len(batch.settlements))
+        gate.wait(10)  # the others hand theirs in while the first is under way
+        send(self, batch)
+
+    monkeypatch.setattr(Settler, "_send", note)
+    threads = [threading.Thread(target=message.consumer.ack, args=(message,)) for message in messages]
+    threads[0].start()
+    eventually(lambda: sizes == [1])
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads[1:]:
+        thread.join(10)  # they do not wait for the server
+        assert not thread.is_alive()
+    gate.set()
+    threads[0].join(10)
+
+    assert sum(sizes) == 40
+    assert len(sizes) <= 3
+    assert broker.queues_admin.totals(LANE).active == 0
+
+
+def test_a_message_that_is_settled_is_not_interrupted(broker: TenantBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    (message,) = claimed(broker, "a")
+    struck: list[LeasedMessage] = []
+    monkeypatch.setattr("tenants.queues.broker.interrupt", struck.append)
+    broker._tell_lost(message)
+    assert struck == [message]
+    message.consumer.ack(message)
+    broker._tell_lost(message)
+    assert struck == [message]
