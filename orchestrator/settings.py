@@ -110,6 +110,8 @@ class Settings(BaseSettings):
     step_memory_limit: int | None = Field(default=None, ge=64 * 1024 * 1024)
     #: `/metrics` asks for this key when it is set.
     metrics_key: SecretStr | None = None
+    #: Where a worker serves its own metrics, on `host`; None: nowhere. `up` gives its n-th worker this port + n - 1.
+    worker_metrics_port: Port | None = None
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     max_batch_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

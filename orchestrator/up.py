@@ -226,22 +226,24 @@ class Up:
             self._say(f"the database was brought up to date ({len(applied)} migration(s))")
 
     def _children(self) -> list[ChildSpec]:
-        environment = as_environment(self.settings)
+        environment, first_port = as_environment(self.settings), self.settings.worker_metrics_port
         grace = self.settings.shutdown_grace_seconds
 
         def child(name: str, *command: str, stop_seconds: float = 5.0, stop_order: int = 1) -> ChildSpec:
             return ChildSpec(name, [*command, "--supervised"], environment, stop_seconds, stop_order)
+
+        def worker(number: int) -> ChildSpec:
+            own = environment
+            if first_port is not None:
+                own = {**environment, "ONELANE_WORKER_METRICS_PORT": str(first_port + number - 1)}
+            return ChildSpec(f"worker-{number}", ["work", "--supervised"], own, grace + 8.0, 0)
 
         children = [child("blog", "demo-blog")]
         if self.settings.gemini_api_key is None and self._given.offline_model_url is None:
             children.append(child("model", "offline-model"))
         children.append(child("api", "serve", stop_seconds=8.0))
         # The workers stop first: what they run still needs the demo blog and the model.
-        children += [
-            child(f"worker-{number}", "work", stop_seconds=grace + 8.0, stop_order=0)
-            for number in range(1, self.settings.processes + 1)
-        ]
-        return children
+        return children + [worker(number) for number in range(1, self.settings.processes + 1)]
 
     def _wait_until_it_answers(self) -> None:
         names = [spec.name for spec in self._children()]

@@ -7,6 +7,7 @@ grace; what still runs is handed back; the row is closed; guard last.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -14,10 +15,11 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import dramatiq
 from dramatiq.worker import Worker
+from prometheus_client import start_http_server
 
 from actors import Pipeline
 from actors.pipeline import load_pipelines
@@ -29,9 +31,10 @@ from .execution import Execution
 from .guard import Guard
 from .isolation.environment import allowed_environment
 from .liveness import Liveness
+from .metrics import REGISTRY
 from .runtime import Runtime
 from .sandbox import Sandbox
-from .settings import Settings
+from .settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +90,8 @@ class WorkerProcess:
         sandbox = self._make_sandbox(pipelines.values(), guard)
         try:
             sandbox.start()
-            self._serve(guard, sandbox)
+            with _metrics_served(self.settings):
+                self._serve(guard, sandbox)
         finally:
             sandbox.stop()
             guard.stop()
@@ -167,6 +171,27 @@ class WorkerProcess:
                 f"no loaded pipeline uses lane(s) {', '.join(unknown)}; there are {', '.join(runtime.lanes)}"
             )
         return sorted(self._only) if self._only else runtime.lanes
+
+
+@contextlib.contextmanager
+def _metrics_served(settings: Settings) -> Iterator[None]:
+    """What steps take and how they end is counted in this process, so it is scraped here."""
+    if settings.worker_metrics_port is None:
+        yield
+        return
+    try:
+        server, thread = start_http_server(settings.worker_metrics_port, settings.host, REGISTRY)
+    except OSError as error:
+        where = f"{settings.host}:{settings.worker_metrics_port}"
+        raise SettingsError(
+            [f"ONELANE_WORKER_METRICS_PORT: nothing can listen on {where}: {error.strerror}"]
+        ) from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
 
 
 def declare_actors(runtime: Runtime, execution: Execution, lanes: Sequence[str]) -> None:

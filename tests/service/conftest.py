@@ -33,7 +33,7 @@ class Service:
         self.loops = Loops(self.runtime)
         self.workers: list[subprocess.Popen[bytes]] = []
 
-    def work(self, threads: int = 4) -> subprocess.Popen[bytes]:
+    def work(self, threads: int = 4, **variables: str) -> subprocess.Popen[bytes]:
         """A worker process; it serves when `workers` of the database names it."""
         known = set(self.live_workers())
         secret = self.settings.secret_key
@@ -48,6 +48,7 @@ class Service:
             "ONELANE_THREADS": str(threads),
             "ONELANE_SHUTDOWN_GRACE_SECONDS": str(self.settings.shutdown_grace_seconds),
             "PYTHONPATH": str(ROOT),
+            **variables,
         }
         log = (self.settings.data_dir / "worker.log").open("ab")
         worker = subprocess.Popen(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import signal
+import socket
 from typing import Any
 
+import httpx2
 import pytest
 import redis
+
+from tests.servers import free_port
 
 from .conftest import Service
 
@@ -163,3 +167,23 @@ def test_an_emptied_redis_is_rebuilt(service: Service) -> None:
     for job_id in made:
         job = service.wait(job_id)
         assert (job["status"], outcomes(job)) == ("completed", ["completed"])
+
+
+def test_a_worker_serves_its_own_metrics(service: Service) -> None:
+    port = free_port()
+    service.work(ONELANE_WORKER_METRICS_PORT=str(port))
+    service.run("quick")
+
+    def attempts() -> str | None:
+        text = httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+        return next((line for line in text.splitlines() if line.startswith("onelane_attempts_total{")), None)
+
+    service.until(lambda: attempts() is not None, "the attempt to be counted")
+    line = str(attempts())
+    assert 'outcome="completed"' in line
+    assert "acme" not in line, "no series carries an account"
+
+
+def test_a_metrics_port_that_is_taken_is_told(service: Service) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(AssertionError, match="nothing can listen on"):
+        service.work(ONELANE_WORKER_METRICS_PORT=str(taken.getsockname()[1]))
