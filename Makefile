@@ -7,7 +7,7 @@ DEMO_DIR ?= docs
 DEMO_ARGS ?=
 #: More arguments for pytest.
 PYTEST_ARGS ?=
-#: More arguments for the benchmarks (see their --help).
+#: Arguments for the broker's benchmark (such as --quick).
 BENCH_ARGS ?=
 #: More arguments for the chaos run (see its --help).
 CHAOS_ARGS ?=
@@ -41,7 +41,7 @@ lint:
 bench: ## Benchmarks, both sides in one run, with ratios
 	@deploy/bootstrap dev
 	.venv/bin/python -m tests.benchmarks.broker $(BENCH_ARGS)
-	.venv/bin/python -m tests.benchmarks.whole_path $(BENCH_ARGS)
+	.venv/bin/python -m tests.benchmarks.whole_path
 	.venv/bin/python -m tests.benchmarks.rebuild
 
 chaos: ## Attack the whole service on both databases, and judge from outside (CHAOS_ARGS=--seed=N)
