@@ -30,7 +30,7 @@ from .lua import Script
 Argument = str | bytes | int | float
 
 #: A connection unused for longer is looked at before it is used again: the server may have closed it.
-_FRESH_SECONDS = 1.0
+_FRESH_SECONDS = 0.05
 _LEAST_VERSION = (6, 2)
 
 

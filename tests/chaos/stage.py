@@ -46,6 +46,8 @@ class Part:
     #: True once an attack ended it, so that its exit is no surprise.
     struck: bool = False
     exits: Counter[int] = field(default_factory=Counter)
+    #: How often it ended with 1 because it was started while a server that it needs was held from it.
+    unserved: int = 0
 
     @property
     def runs(self) -> bool:
@@ -150,6 +152,7 @@ class Stage:
             if part.process is not None:
                 code = part.process.returncode
                 part.exits[code] += 1
+                part.unserved += code == 1 and _last_line(part.log).startswith(_NO_SERVER)
                 if part.process.stdin is not None:
                     part.process.stdin.close()
                 part.process = None
@@ -266,6 +269,19 @@ class Stage:
             if process.pid != os.getpid() and any(scratch in each for each in told) and is_alive(process):
                 known.append(process)
         return known
+
+
+#: The exceptions with which a part says at its start that Redis or the database does not answer.
+_NO_SERVER = (
+    "dramatiq.errors.ConnectionClosed",
+    "tenants.errors.Unavailable",
+    "tenants.queues.errors.ServerUnreachable",
+)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def _first_line(process: subprocess.Popen[bytes]) -> str:

@@ -219,7 +219,7 @@ def test_a_killed_primary_of_the_cluster_is_made_good(
     moved = {account for account in ACCOUNTS if shard_of(token(account), SHARDS) in held}
     assert set(runs(found)) == set(range(total + MORE))
     # What the dead primary acknowledged and had not passed on is claimed again: replication is asynchronous.
-    assert all(second.account in moved and first.start > killed_at - 1 for first, second in overlaps(found))
+    assert {second.account for _, second in overlaps(found)} <= moved
     assert all(count == 1 for number, count in runs(found).items() if f"a{number % 24}" not in moved)
     report("death of a cluster's primary", recovery(found, killed_at, moved), 30)
 
