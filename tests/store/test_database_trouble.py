@@ -24,6 +24,9 @@ from tenants.store.jobs import JobPlan, StepPlan
 from tests.crashes.installation import ROOT
 from tests.crashes.postgres import Postgres, running_postgres
 
+#: They start a PostgreSQL of their own, which no fixture of the shared servers tells.
+pytestmark = pytest.mark.integration
+
 STEPS = (StepPlan("generate", "generate", True, 3), StepPlan("publish", "publish", True, 3))
 
 
