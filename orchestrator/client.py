@@ -12,11 +12,13 @@ is an `OnelaneClientError`:
     ├── ApiError         the service refused: status, stable code, detail, the faults by field
     └── NotReachable     no service answered at that address, or it broke off
 
-Invariants: an account is percent-encoded whole, so `a/b` and `a:b` stay one segment; nothing is retried by itself.
+Invariants: an account is percent-encoded whole, so `a/b` and `a:b` stay one segment; no request is repeated by
+itself, only a stream of events that breaks off is taken up again.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -28,8 +30,13 @@ import httpx2
 
 Resource = dict[str, Any]
 
+_logger = logging.getLogger(__name__)
+
 FINISHED = frozenset({"completed", "failed", "timed_out", "cancelled", "expired"})
 _PAGE = 200
+#: A stream that says nothing for so long is dead: a comment comes every 15 seconds.
+_SILENCE_SECONDS = 45.0
+_RECONNECT_SECONDS = 0.5
 #: A reconciliation goes through every waiting step and message before it answers.
 _RECONCILE_SECONDS = 600.0
 
@@ -61,6 +68,7 @@ class Onelane:
     def __init__(self, base_url: str, key: str, *, timeout_seconds: float = 30.0) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeout_seconds = timeout_seconds
+        self._stream_timeout = httpx2.Timeout(timeout_seconds, read=_SILENCE_SECONDS)
         self._http = httpx2.Client(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {key}", "User-Agent": "onelane-client"},
@@ -135,8 +143,7 @@ class Onelane:
                 timeout=self._timeout_seconds + wait_seconds,
             )
         except httpx2.TransportError as error:
-            reason = str(error) or type(error).__name__
-            raise NotReachable(f"no onelane service answers at {self.base_url}: {reason}") from error
+            raise self._not_reachable(error) from error
         if answer.status_code >= 400:
             raise _api_error(answer)
         if not answer.content:
@@ -145,6 +152,30 @@ class Onelane:
             return answer.json()
         except ValueError as error:
             raise NotReachable(f"what answers at {self.base_url} is not onelane: {path} is no JSON") from error
+
+    def events(self, path: str) -> Iterator[str]:
+        """The name of each event of a stream, from a `snapshot` on; it connects again whenever the stream ends.
+
+        Raises:
+            NotReachable: nobody answers any more. ApiError: the service refused.
+        """
+        while True:
+            try:
+                with self._http.stream("GET", path, timeout=self._stream_timeout) as answer:
+                    if answer.status_code >= 400:
+                        answer.read()
+                        raise _api_error(answer)
+                    # A snapshot is as large as its job, which the service bounds.
+                    for event in httpx2.EventSource(answer, max_event_size=None):
+                        yield event.event
+            except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.SSEError) as error:
+                raise self._not_reachable(error) from error
+            except httpx2.TransportError as error:
+                _logger.debug("The stream %s broke off, taking it up again: %s", path, error)
+            time.sleep(_RECONNECT_SECONDS)  # a server that closes each stream at once must not be hammered
+
+    def _not_reachable(self, error: Exception) -> NotReachable:
+        return NotReachable(f"no onelane service answers at {self.base_url}: {str(error) or type(error).__name__}")
 
     def pages(self, path: str, params: Mapping[str, Any], limit: int | None) -> Iterator[Resource]:
         """The items of a list over all its pages, newest first; at most `limit`."""
@@ -231,17 +262,19 @@ class JobsApi(_Api):
         """Every reason why the job does not run now: `code`, `message`, and where they are known `until`, `count`."""
         return [dict(each) for each in self._client.call("GET", f"/v1/jobs/{_segment(job_id)}/why")["items"]]
 
-    def watch(self, job_id: str, *, every_seconds: float = 0.5) -> Iterator[Resource]:
-        """The job each time that it has changed, until it has ended; the last one is the ended job."""
+    def watch(self, job_id: str) -> Iterator[Resource]:
+        """The job each time that it has changed, until it has ended; the last one is the ended job.
+
+        It follows the job's events; a stream that breaks off is taken up again.
+        """
         last: Resource | None = None
-        while True:
+        for _ in self._client.events(f"/v1/jobs/{_segment(job_id)}/events"):
             job = self.get(job_id)
             if job != last:
                 yield job
                 last = job
             if job["status"] in FINISHED:
                 return
-            time.sleep(every_seconds)
 
 
 class AccountsApi(_Api):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from orchestrator.cli.app import run
+from orchestrator.client import ApiError, NotReachable, Onelane
 from tenants.store import publications
 from tests.web.conftest import ADMIN_KEY, Api, Bench
 from tests.web.test_server import address as address
@@ -97,6 +101,56 @@ def test_drafts_are_read_and_an_unknown_outcome_is_settled(command: Command, api
     command("publications", "confirm", publication, "javascript:alert(1)", status=1)
     assert "confirmed" in command("publications", "confirm", publication, "https://blog.example/lanes")
     command("publications", "retry", publication, status=1)
+
+
+def test_a_job_is_watched_to_its_end(address: tuple[str, int], command: Command, bench: Bench) -> None:
+    job = made(command)
+    seen: list[tuple[str, int]] = []
+    with Onelane("http://{}:{}".format(*address), ADMIN_KEY) as onelane:
+        for state in onelane.jobs.watch(job["id"]):
+            seen.append((state["status"], state["progress"]))
+            waits = [step for step in state["steps"] if step["status"] == "queued"]
+            if waits and state["status"] == "queued":
+                bench.complete(bench.start(state), {"url": "http://127.0.0.1/1"})
+    assert seen[0] == ("queued", 0)
+    assert seen[-1] == ("completed", 100)
+    assert ("queued", 50) in seen, "it waits for its second step"
+
+
+def test_watching_takes_up_a_stream_that_breaks_off(
+    address: tuple[str, int], command: Command, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_of(chunks: Callable[[], Iterator[str]]) -> Iterator[str]:
+        yield next(chunks())
+        raise httpx2.ReadError("cut")
+
+    job = made(command)
+    streams = 0
+    with Onelane("http://{}:{}".format(*address), ADMIN_KEY) as onelane:
+        stream = onelane._http.stream
+
+        @contextlib.contextmanager
+        def breaks_off(*arguments: Any, **more: Any) -> Iterator[Any]:
+            nonlocal streams
+            streams += 1
+            with stream(*arguments, **more) as answer:
+                if streams == 1:
+                    monkeypatch.setattr(answer, "iter_text", partial(first_of, answer.iter_text))
+                yield answer
+
+        monkeypatch.setattr(onelane._http, "stream", breaks_off)
+        states = onelane.jobs.watch(job["id"])
+        assert next(states)["status"] == "queued"
+        command("jobs", "cancel", job["id"])
+        assert [each["status"] for each in states][-1] == "cancelled"
+    assert streams == 2
+
+
+def test_watching_what_is_not_there_is_refused(address: tuple[str, int]) -> None:
+    with Onelane("http://{}:{}".format(*address), ADMIN_KEY) as onelane, pytest.raises(ApiError, match="nope"):
+        next(onelane.jobs.watch("nope"))
+    with Onelane("http://127.0.0.1:1", ADMIN_KEY) as onelane, pytest.raises(NotReachable):
+        next(onelane.jobs.watch("nope"))
 
 
 def test_an_account_is_shown(command: Command) -> None:
