@@ -150,13 +150,18 @@ def _running_service(settings: Settings, folder: DataFolder) -> Service:
     client = Onelane(api, key)
     until = time.monotonic() + _AWAY_SECONDS
     while True:
+        missing = "a worker"
         try:
-            if client.ready()["status"] == "ok" and client.workers():
+            ready = client.ready()
+            if ready["status"] == "ok" and client.workers():
                 break
+            missing = ", ".join(part for part, state in ready["parts"].items() if state != "ok") or missing
         except (NotReachable, ApiError):
             if time.monotonic() > until:
                 raise
-        time.sleep(_LOOK_SECONDS)
+        if time.monotonic() > until:
+            raise StartFailed(f"the service that runs on {folder.path} does not get ready: it lacks {missing}")
+        time.sleep(_LOOK_SECONDS)  # no part of it can tell us when it is ready; bounded above
     blog = f"http://127.0.0.1:{ports.get('demo_blog', settings.demo_blog_port)}"
     return Service(client, api, blog, settings.gemini_api_key is None, None)
 
