@@ -10,6 +10,7 @@ Invariants
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -46,7 +47,7 @@ def frame(name: str, data: Any, seq: int) -> bytes:
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, name.encode(), to_json(data))
 
 
-class _Stream:
+class _Stream(ABC):
     """What both kinds of stream share: where they are, and what they have sent."""
 
     def __init__(self, service: Service, events: Subscription, last: int) -> None:
@@ -93,8 +94,9 @@ class _Stream:
             elif self.is_new(arrived.seq):
                 yield arrived
 
+    @abstractmethod
     def _read(self) -> Sequence[Any]:
-        raise NotImplementedError
+        """The next page of events after `last`, oldest first."""
 
 
 class _JobStream(_Stream):
