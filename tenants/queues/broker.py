@@ -246,6 +246,9 @@ class TenantBroker(Broker):
     def enqueue_many(self, entries: Iterable[Entry]) -> int:
         """Adds entries, each once by its id, in a few round trips. Returns how many were really added.
 
+        After an error some may have been added. To send all again is safe as long as they wait; one that has run in
+        the meantime is added anew.
+
         Raises:
             QueueFull: a queue would exceed its `max_waiting`. Of each 200 entries of a lane all or none are added.
             Others as `enqueue`.

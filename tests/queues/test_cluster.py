@@ -34,8 +34,9 @@ ACCOUNTS = [f"a{number}" for number in range(24)]
 
 def send_more(broker: TenantBroker, first: int) -> None:
     """One more message for each account, so that there is something to start once the failover is over."""
-    more = [note(first + number, f"a{number % 24}", 0.01) for number in range(MORE)]
-    until(lambda: broker.enqueue_many(more) >= 0, 30)
+    for number in range(MORE):
+        # One by one: a batch of which a part failed would be sent again whole.
+        until(lambda number=number: broker.enqueue_many([note(first + number, f"a{number % 24}", 0.01)]) >= 0, 30)  # type: ignore[misc]
 
 
 @pytest.fixture(scope="module")
@@ -201,26 +202,30 @@ def test_a_killed_primary_of_the_cluster_is_made_good(
             start_process(cluster.url, "--events", redis_url, "--shards", str(SHARDS), lease=8, extend=1, threads=4)
         eventually(lambda: len(events(client, "end")) >= 60, 30)
         root = broker.keys.root(LANE, 0)
-        victim = cluster.primary_of(root)
-        held = {number for number in range(SHARDS) if cluster.primary_of(broker.keys.root(LANE, number)) == victim}
+        holders = [cluster.primary_of(broker.keys.root(LANE, number)) for number in range(SHARDS)]
+        victim = holders[0]
         killed_at = time.time()
         cluster.nodes[victim].stop()
-        cluster.wait_until_whole()
         until(lambda: cluster.primary_of(root) != victim, 30)
         send_more(broker, total)
         until(lambda: is_empty(broker), 60)
         assert broker.queues_admin.check(LANE) == []
+        # On a starved machine the nodes may take one more for dead; what its replica lacked is lost as well.
+        after = [cluster.primary_of(broker.keys.root(LANE, number)) for number in range(SHARDS)]
     except ConnectionClosed as error:
         raise AssertionError("the broker did not find the new primary") from error
     finally:
         broker.close()
         cluster.close()
     found = attempts(client)
+    held = {number for number in range(SHARDS) if holders[number] != after[number]}
+    assert {number for number in range(SHARDS) if holders[number] == victim} <= held
     moved = {account for account in ACCOUNTS if shard_of(token(account), SHARDS) in held}
     assert set(runs(found)) == set(range(total + MORE))
     # What the dead primary acknowledged and had not passed on is claimed again: replication is asynchronous.
     assert {second.account for _, second in overlaps(found)} <= moved
-    assert all(count == 1 for number, count in runs(found).items() if f"a{number % 24}" not in moved)
+    twice = [number for number, count in runs(found).items() if count > 1 and f"a{number % 24}" not in moved]
+    assert twice == [], f"lanes {sorted(held)} moved"
     report("death of a cluster's primary", recovery(found, killed_at, moved), 30)
 
 
