@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import hashlib
 import os
 import re
 import resource
@@ -130,6 +131,12 @@ def loop_in_regex(b: Bench) -> None:
     """A C call that never lets go of the GIL, so that no thread or signal handler of the child runs again."""
     tell(b)
     re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+def loop_in_c_without_the_gil(b: Bench) -> None:
+    """A C call of half an hour that has let go of the GIL: other threads run, the step's own never comes back."""
+    tell(b)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 
 
 def sleep_holding_the_gil(b: Bench) -> None:

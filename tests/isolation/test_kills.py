@@ -43,6 +43,7 @@ def ends_at_its_limit(sandbox: Sandbox, function: str, limit: float = 0.5, **con
     [
         "loop_in_python",
         "loop_in_regex",
+        "loop_in_c_without_the_gil",
         "sleep_holding_the_gil",
         "ignore_everything",
         "daemonize",
