@@ -1,16 +1,32 @@
-"""What commands share: their common options, the settings they load, and the client they speak through."""
+"""What commands share: options that many of them take, the settings, the client, and how an answer is shown.
+
+A command that speaks to a service takes a `Caller`:
+
+    @group.command("cancel")
+    @expand_options
+    def cancel_job(job_id: str, caller: Caller) -> None:
+        with caller.connect() as onelane:
+            caller.show(onelane.jobs.cancel(job_id), print_job)
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json as json_text
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ..client import Onelane
+from ..client import Onelane, Resource
 from ..data_folder import DataFolder
 from ..ports import reachable_host
 from ..settings import Settings
+from .output import console, print_json, print_table
 
 DataDir = Annotated[Path | None, typer.Option(help="Where files live (ONELANE_DATA_DIR).")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, for programs.")]
@@ -18,6 +34,35 @@ Url = Annotated[str | None, typer.Option(help="The service's address (ONELANE_UR
 Key = Annotated[str | None, typer.Option(help="The API key (ONELANE_API_KEY); found in the data directory.")]
 Account = Annotated[str | None, typer.Option(help="Only of this account.")]
 Limit = Annotated[int, typer.Option(min=1, help="At most so many rows.")]
+
+Answer = TypeVar("Answer")
+
+
+def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command each of whose parameters that is a dataclass becomes the dataclass's fields, in the same place.
+
+    Options that several commands take so stand in one place, with their names, defaults and help. Typer itself shares
+    options only by putting them before a command's name, where nobody looks for `--json`.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, Callable[..., Any]] = {
+        name: each.annotation
+        for name, each in signature.parameters.items()
+        if isinstance(each.annotation, type) and is_dataclass(each.annotation)
+    }
+    fields = {name: inspect.signature(group, eval_str=True).parameters for name, group in groups.items()}
+
+    @functools.wraps(command)
+    def expanded(**given: Any) -> None:
+        built = {name: group(**{each: given.pop(each) for each in fields[name]}) for name, group in groups.items()}
+        command(**given, **built)
+
+    expanded.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[
+            shown for name, each in signature.parameters.items() for shown in fields.get(name, {name: each}).values()
+        ]
+    )
+    return expanded
 
 
 class NoKey(Exception):
@@ -29,22 +74,75 @@ def load(data_dir: Path | None = None, **overrides: Any) -> Settings:
     return Settings.load(data_dir=data_dir, **overrides)
 
 
-def connect(data_dir: Path | None, url: str | None, key: str | None) -> Onelane:
-    """A client of the service that the options, the settings or the data directory name.
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who calls a service: which one, with which key, and whether a person or a program reads the answer."""
+
+    url: Url = None
+    key: Key = None
+    data_dir: DataDir = None
+    json: Json = False
+
+    def connect(self) -> Onelane:
+        """A client of the service that the options, the settings or the data directory name.
+
+        Raises:
+            NoKey: none was given, set, or made by an `up` in the data directory.
+        """
+        settings = load(self.data_dir, url=self.url, api_key=self.key)
+        folder = DataFolder(settings.data_dir)
+        port = settings.port if "port" in settings.model_fields_set else folder.ports().get("api", settings.port)
+        address = settings.url or f"http://{reachable_host(settings.host)}:{port}"
+        secret = settings.api_key or settings.admin_key
+        # Several admin keys may be set, separated by commas, so that one can be changed without a gap.
+        found = secret.get_secret_value().split(",")[0].strip() if secret else folder.kept_key("admin")
+        if not found:
+            raise NoKey(
+                f"no API key: give --key or ONELANE_API_KEY, or name the data directory of a running `onelane up` "
+                f"(--data-dir; none was made in {folder.path})"
+            )
+        return Onelane(address, found)
+
+    def show(self, answer: Answer, for_people: Callable[[Answer], None]) -> None:
+        """The answer as it came for a program; for a person, what `for_people` prints of it."""
+        if self.json:
+            print_json(answer)
+        else:
+            for_people(answer)
+
+    def tell(self, answer: Resource, sentence: str) -> None:
+        """The answer as it came for a program, a sentence about it for a person."""
+        self.show(answer, lambda _: console.print(sentence, markup=False))
+
+    def show_rows(
+        self,
+        found: Iterable[Resource],
+        columns: Sequence[str],
+        *,
+        empty: str,
+        for_people: Callable[[Resource], Resource] = dict,
+    ) -> None:
+        """A list's items: as `{"items": […]}` for a program, else a table of what `for_people` makes of each."""
+        self.show(
+            {"items": list(found)},
+            lambda answer: print_table([for_people(each) for each in answer["items"]], columns, empty=empty),
+        )
+
+
+def read_json(option: str, text: str, kind: type[dict[str, Any] | list[Any]]) -> Any:
+    """The JSON that an option names: itself, of a file after an @, or on standard input for -.
 
     Raises:
-        NoKey: none was given, set, or made by an `up` in the data directory.
+        BadParameter: it can't be read, is no JSON, or not of that kind.
     """
-    settings = load(data_dir, url=url, api_key=key)
-    folder = DataFolder(settings.data_dir)
-    port = settings.port if "port" in settings.model_fields_set else folder.ports().get("api", settings.port)
-    address = settings.url or f"http://{reachable_host(settings.host)}:{port}"
-    secret = settings.api_key or settings.admin_key
-    # Several admin keys may be set, separated by commas, so that one can be changed without a gap.
-    found = secret.get_secret_value().split(",")[0].strip() if secret else folder.kept_key("admin")
-    if not found:
-        raise NoKey(
-            f"no API key: give --key or ONELANE_API_KEY, or name the data directory of a running `onelane up` "
-            f"(--data-dir; none was made in {folder.path})"
-        )
-    return Onelane(address, found)
+    try:
+        if text == "-":
+            text = sys.stdin.read()
+        elif text.startswith("@"):
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        value = json_text.loads(text)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise typer.BadParameter(f"{option}: {error}") from None
+    if not isinstance(value, kind):
+        raise typer.BadParameter(f"{option}: it must be a JSON {'object' if kind is dict else 'array'}")
+    return value

@@ -7,39 +7,38 @@ from typing import Annotated
 import typer
 
 from ..client import Resource
-from .context import Account, DataDir, Json, Key, Limit, Url, connect
-from .output import console, print_json, print_rows
+from .context import Account, Caller, Limit, expand_options
+from .output import console
 
 group = typer.Typer(help="List and read drafts.", no_args_is_help=True)
 publications = typer.Typer(help="Settle publications whose outcome nobody could tell.", no_args_is_help=True)
 
 
 @group.command("list")
+@expand_options
 def list_drafts(
+    *,
     account: Account = None,
     status: Annotated[str | None, typer.Option(help="Only with this status, such as needs_review.")] = None,
     limit: Limit = 50,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """List drafts, newest first."""
-    with connect(data_dir, url, key) as onelane:
+    with caller.connect() as onelane:
         found = onelane.drafts.list(limit=limit, account=account, status=status)
-        shown = (each if json else _with_publication(each) for each in found)
         columns = ("id", "account", "title", "status", "version", "publication", "url", "created_at")
-        print_rows(shown, columns, json=json, empty="no drafts")
+        caller.show_rows(found, columns, empty="no drafts", for_people=_with_publication)
 
 
 @group.command("get")
-def get_draft(draft_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False) -> None:
+@expand_options
+def get_draft(draft_id: str, caller: Caller) -> None:
     """Show a draft whole."""
-    with connect(data_dir, url, key) as onelane:
-        draft = onelane.drafts.get(draft_id)
-    if json:
-        print_json(draft)
-        return
+    with caller.connect() as onelane:
+        caller.show(onelane.drafts.get(draft_id), _print_draft)
+
+
+def _print_draft(draft: Resource) -> None:
     shown = _with_publication(draft)
     console.print(f"{draft['title']}  ({draft['status']}, version {draft['version']})", markup=False)
     if shown["publication"]:
@@ -58,29 +57,26 @@ def _with_publication(draft: Resource) -> Resource:
 
 
 @publications.command("confirm")
+@expand_options
 def confirm(
     publication_id: str,
     post_url: Annotated[str, typer.Argument(help="Where the post was found.")],
+    *,
     external_id: Annotated[str | None, typer.Option(help="The target's own id of the post.")] = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """Say that the post is there, at POST_URL: the job goes on without publishing."""
-    with connect(data_dir, url, key) as onelane:
-        _print_publication(onelane.publications.confirm(publication_id, post_url, external_id), json=json)
+    with caller.connect() as onelane:
+        caller.show(onelane.publications.confirm(publication_id, post_url, external_id), _print_publication)
 
 
 @publications.command("retry")
-def retry(publication_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False) -> None:
+@expand_options
+def retry(publication_id: str, caller: Caller) -> None:
     """Say that the post is not there: the job publishes anew, once."""
-    with connect(data_dir, url, key) as onelane:
-        _print_publication(onelane.publications.retry(publication_id), json=json)
+    with caller.connect() as onelane:
+        caller.show(onelane.publications.retry(publication_id), _print_publication)
 
 
-def _print_publication(publication: Resource, *, json: bool) -> None:
-    if json:
-        print_json(publication)
-    else:
-        console.print(f"publication {publication['id']} is {publication['status']} now", markup=False)
+def _print_publication(publication: Resource) -> None:
+    console.print(f"publication {publication['id']} is {publication['status']} now", markup=False)

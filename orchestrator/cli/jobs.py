@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json as json_text
-import sys
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.live import Live
@@ -14,16 +11,18 @@ from rich.table import Table
 
 from ..client import Resource
 from . import FAILED, OK
-from .context import Account, DataDir, Json, Key, Limit, Url, connect
-from .output import console, print_job, print_json, print_rows, print_table, status_text
+from .context import Account, Caller, Limit, expand_options, read_json
+from .output import console, print_job, print_json, status_text
 
 group = typer.Typer(help="Make, list, look at, explain, watch and steer jobs.", no_args_is_help=True)
 
 
 @group.command("create")
+@expand_options
 def create_job(
     account: str,
     pipeline: str,
+    *,
     input: Annotated[str, typer.Option("--input", help="The input: JSON, @file, or - for standard input.")] = "{}",
     delay: Annotated[float | None, typer.Option(min=0, help="Start in so many seconds at the earliest.")] = None,
     priority: Annotated[int | None, typer.Option(min=0, max=9, help="0 first; 5 when not given.")] = None,
@@ -31,14 +30,11 @@ def create_job(
     tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given several times.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same job for 24 h.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay and show progress until the job has ended.")] = False,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """Make a job for ACCOUNT."""
-    given = _read_input(input)
-    with connect(data_dir, url, key) as onelane:
+    given = read_json("--input", input, dict)
+    with caller.connect() as onelane:
         job = onelane.jobs.create(
             account,
             pipeline,
@@ -50,118 +46,94 @@ def create_job(
             idempotency_key=idempotency_key,
         )
         if watch:
-            raise typer.Exit(_watch(onelane.jobs.watch(job["id"]), json=json))
-    _print(job, json=json)
+            raise typer.Exit(_watch(onelane.jobs.watch(job["id"]), json=caller.json))
+    caller.show(job, print_job)
 
 
 @group.command("list")
+@expand_options
 def list_jobs(
+    *,
     account: Account = None,
     status: Annotated[str | None, typer.Option(help="Only with this status.")] = None,
     pipeline: Annotated[str | None, typer.Option(help="Only of this pipeline.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only with this tag.")] = None,
     q: Annotated[str | None, typer.Option("--search", help="Id, tag or unique key begins with this.")] = None,
     limit: Limit = 50,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """List jobs, newest first."""
-    with connect(data_dir, url, key) as onelane:
+    with caller.connect() as onelane:
         found = onelane.jobs.list(limit=limit, account=account, status=status, pipeline=pipeline, tag=tag, q=q)
         columns = ("id", "account", "pipeline", "status", "current_step", "created_at", "error")
-        print_rows(found, columns, json=json, empty="no jobs")
+        caller.show_rows(found, columns, empty="no jobs")
 
 
 @group.command("get")
+@expand_options
 def get_job(
     job_id: str,
+    *,
     wait: Annotated[float, typer.Option(min=0, max=60, help="Seconds to wait for its end.")] = 0,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """Show a job with its steps and attempts."""
-    with connect(data_dir, url, key) as onelane:
-        job = onelane.jobs.get(job_id, wait=wait)
-    _print(job, json=json)
+    with caller.connect() as onelane:
+        caller.show(onelane.jobs.get(job_id, wait=wait), print_job)
 
 
 @group.command("cancel")
-def cancel_job(job_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False) -> None:
+@expand_options
+def cancel_job(job_id: str, caller: Caller) -> None:
     """Cancel a job; a step that runs is killed."""
-    with connect(data_dir, url, key) as onelane:
-        job = onelane.jobs.cancel(job_id)
-    _print(job, json=json)
+    with caller.connect() as onelane:
+        caller.show(onelane.jobs.cancel(job_id), print_job)
 
 
 @group.command("watch")
-def watch_job(job_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False) -> None:
+@expand_options
+def watch_job(job_id: str, caller: Caller) -> None:
     """Show a job's progress until it has ended; status 0 only if it completed."""
-    with connect(data_dir, url, key) as onelane:
-        raise typer.Exit(_watch(onelane.jobs.watch(job_id), json=json))
+    with caller.connect() as onelane:
+        raise typer.Exit(_watch(onelane.jobs.watch(job_id), json=caller.json))
 
 
 @group.command("why")
-def why(job_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False) -> None:
+@expand_options
+def why(job_id: str, caller: Caller) -> None:
     """Tell every reason why a job does not run now."""
-    with connect(data_dir, url, key) as onelane:
-        reasons = onelane.jobs.why(job_id)
-    if json:
-        print_json({"items": reasons})
-    else:
-        print_table(reasons, ("code", "message", "until", "count"), empty="nothing holds it up: it runs, or has ended")
+    with caller.connect() as onelane:
+        columns = ("code", "message", "until", "count")
+        caller.show_rows(onelane.jobs.why(job_id), columns, empty="nothing holds it up: it runs, or has ended")
 
 
 @group.command("retry")
-def retry_job(job_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False) -> None:
+@expand_options
+def retry_job(job_id: str, caller: Caller) -> None:
     """Let a job that ended without success go on from the step that failed."""
-    with connect(data_dir, url, key) as onelane:
-        _print(onelane.jobs.retry(job_id), json=json)
+    with caller.connect() as onelane:
+        caller.show(onelane.jobs.retry(job_id), print_job)
 
 
 @group.command("approve")
-def approve_job(job_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False) -> None:
+@expand_options
+def approve_job(job_id: str, caller: Caller) -> None:
     """Let a job that awaits approval run its last step."""
-    with connect(data_dir, url, key) as onelane:
-        _print(onelane.jobs.approve(job_id), json=json)
+    with caller.connect() as onelane:
+        caller.show(onelane.jobs.approve(job_id), print_job)
 
 
 @group.command("reject")
+@expand_options
 def reject_job(
     job_id: str,
+    *,
     reason: Annotated[str | None, typer.Option(help="Kept with the job.")] = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """Refuse a job that awaits approval; its draft is discarded."""
-    with connect(data_dir, url, key) as onelane:
-        _print(onelane.jobs.reject(job_id, reason), json=json)
-
-
-def _print(job: Resource, *, json: bool) -> None:
-    if json:
-        print_json(job)
-    else:
-        print_job(job)
-
-
-def _read_input(text: str) -> dict[str, Any]:
-    try:
-        if text == "-":
-            text = sys.stdin.read()
-        elif text.startswith("@"):
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        value = json_text.loads(text)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise typer.BadParameter(f"--input: {error}") from None
-    if not isinstance(value, dict):
-        raise typer.BadParameter("--input: it must be a JSON object")
-    return value
+    with caller.connect() as onelane:
+        caller.show(onelane.jobs.reject(job_id, reason), print_job)
 
 
 def _watch(states: Iterable[Resource], *, json: bool) -> int:

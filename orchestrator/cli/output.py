@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,15 +56,6 @@ def status_text(status: str) -> str:
     """The word in its colour, as rich markup."""
     style = _STATUS_STYLES.get(status)
     return f"[{style}]{escape(status)}[/]" if style else escape(status)
-
-
-def print_rows(found: Iterable[Mapping[str, Any]], columns: Sequence[str], *, json: bool, empty: str) -> None:
-    """A list's items: as `{"items": […]}` for programs, else as a table."""
-    rows = list(found)
-    if json:
-        print_json({"items": rows})
-    else:
-        print_table(rows, columns, empty=empty)
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str) -> None:

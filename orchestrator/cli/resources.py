@@ -9,8 +9,8 @@ import typer
 
 from ..client import Resource
 from . import FAILED, drafts, jobs, schedules
-from .context import Account, DataDir, Json, Key, Limit, Url, connect, load
-from .output import console, print_account, print_job, print_json, print_rows, print_table
+from .context import Account, Caller, Limit, expand_options, load
+from .output import console, print_account, print_job, print_table
 
 accounts = typer.Typer(help="Look at accounts.", no_args_is_help=True)
 queues = typer.Typer(help="List, check and delete live tenant queues.", no_args_is_help=True)
@@ -35,151 +35,133 @@ def add_to(app: typer.Typer) -> None:
 
 
 @accounts.command("get")
-def get_account(account: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False) -> None:
+@expand_options
+def get_account(account: str, caller: Caller) -> None:
     """Show an account: status, lanes, session, target, usage."""
-    with connect(data_dir, url, key) as onelane:
-        found = onelane.accounts.get(account)
-    if json:
-        print_json(found)
-        return
+    with caller.connect() as onelane:
+        caller.show(onelane.accounts.get(account), _print_with_lanes)
+
+
+def _print_with_lanes(found: Resource) -> None:
     print_account(found)
     columns = ("lane", "queue", "waiting", "active", "delayed", "oldest_wait", "paused")
     print_table(found["lanes"], columns, empty="no live tenant queues")
 
 
 @queues.command("list")
+@expand_options
 def list_queues(
+    *,
     lane: Annotated[str | None, typer.Option(help="Only of this lane.")] = None,
     account: Account = None,
     idle_longer_than: Annotated[float | None, typer.Option(min=0, help="Unused for so many seconds.")] = None,
     limit: Limit = 200,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """List live tenant queues."""
-    with connect(data_dir, url, key) as onelane:
+    with caller.connect() as onelane:
         found = onelane.queues.list(limit=limit, lane=lane, account=account, idle_longer_than=idle_longer_than)
         columns = ("queue", "lane", "account", "waiting", "active", "delayed", "last_used_at", "paused")
-        print_rows(found, columns, json=json, empty="no live tenant queues")
+        caller.show_rows(found, columns, empty="no live tenant queues")
 
 
 @queues.command("delete")
+@expand_options
 def delete_queue(
     lane: str,
     account: str,
+    *,
     force: Annotated[bool, typer.Option("--force", help="Cancel what waits in it.")] = False,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """Tear a tenant queue down; one with waiting steps only with --force."""
-    with connect(data_dir, url, key) as onelane:
+    with caller.connect() as onelane:
         answer = onelane.queues.delete(lane, account, force=force)
-    if json:
-        print_json(answer)
-    else:
-        console.print(f"deleted {lane}_{account}; {answer['cancelled']} cancelled", markup=False)
+        caller.tell(answer, f"deleted {lane}_{account}; {answer['cancelled']} cancelled")
 
 
 @queues.command("check")
-def check_queues(url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False) -> None:
+@expand_options
+def check_queues(caller: Caller) -> None:
     """Check that every message is in one place and every slot is a lease; mend what is not. Status 1 if it was not."""
-    with connect(data_dir, url, key) as onelane:
+    with caller.connect() as onelane:
         report = onelane.queues.check()
-    if json:
-        print_json(report)
-    else:
-        print_rows(report["items"], ("lane", "account", "kind", "detail"), json=False, empty="every invariant holds")
-        console.print(f"{report['violations']} violations in {len(report['lanes'])} lanes", markup=False)
+    caller.show(report, _print_check)
     if report["violations"]:
         raise typer.Exit(FAILED)
 
 
+def _print_check(report: Resource) -> None:
+    print_table(report["items"], ("lane", "account", "kind", "detail"), empty="every invariant holds")
+    console.print(f"{report['violations']} violations in {len(report['lanes'])} lanes", markup=False)
+
+
 @dead_letters.command("list")
+@expand_options
 def list_dead_letters(
+    *,
     account: Account = None,
     lane: Annotated[str | None, typer.Option(help="Only of this lane.")] = None,
     pipeline: Annotated[str | None, typer.Option(help="Only of this pipeline.")] = None,
     error_code: Annotated[str | None, typer.Option(help="Only with this error code.")] = None,
     limit: Limit = 50,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """List dead letters, newest first."""
-    with connect(data_dir, url, key) as onelane:
+    with caller.connect() as onelane:
         filters = {"account": account, "lane": lane, "pipeline": pipeline, "error_code": error_code}
         found = onelane.dead_letters.list(limit=limit, **filters)
         columns = ("id", "account", "lane", "actor", "error_code", "attempt_count", "created_at")
-        print_rows(found, columns, json=json, empty="no dead letters")
+        caller.show_rows(found, columns, empty="no dead letters")
 
 
 @dead_letters.command("replay")
-def replay_dead_letter(
-    dead_letter_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False
-) -> None:
+@expand_options
+def replay_dead_letter(dead_letter_id: str, caller: Caller) -> None:
     """Let the job go on from the step that died."""
-    with connect(data_dir, url, key) as onelane:
-        job = onelane.dead_letters.replay(dead_letter_id)
-    if json:
-        print_json(job)
-    else:
-        print_job(job)
+    with caller.connect() as onelane:
+        caller.show(onelane.dead_letters.replay(dead_letter_id), print_job)
 
 
 @dead_letters.command("discard")
-def discard_dead_letter(
-    dead_letter_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False
-) -> None:
+@expand_options
+def discard_dead_letter(dead_letter_id: str, caller: Caller) -> None:
     """Put a dead letter away; its job stays as it ended."""
-    with connect(data_dir, url, key) as onelane:
+    with caller.connect() as onelane:
         onelane.dead_letters.discard(dead_letter_id)
-    if json:
-        print_json({"discarded": dead_letter_id})
-    else:
-        console.print(f"discarded {dead_letter_id}", markup=False)
+    caller.tell({"discarded": dead_letter_id}, f"discarded {dead_letter_id}")
 
 
-def reconcile(url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False) -> None:
+@expand_options
+def reconcile(caller: Caller) -> None:
     """Make Redis hold what SQL says, now; after a loss of Redis it happens by itself."""
-    with connect(data_dir, url, key) as onelane:
+    with caller.connect() as onelane:
         report = onelane.reconcile()
-    if json:
-        print_json(report)
-    else:
-        console.print(
-            f"{report['requeued']} requeued (Redis did not have them), {report['released']} released (held by dead "
-            f"workers), {report['orphaned']} orphaned (nothing to run; removed)",
-            markup=False,
-        )
+    caller.tell(
+        report,
+        f"{report['requeued']} requeued (Redis did not have them), {report['released']} released (held by dead "
+        f"workers), {report['orphaned']} orphaned (nothing to run; removed)",
+    )
 
 
 @keys.command("create")
+@expand_options
 def create_key(
+    *,
     account: Annotated[str | None, typer.Argument(help="Whose own rows it opens.")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="A key for everything, straight into the database.")] = False,
     name: Annotated[str, typer.Option(help="A note, to know it by.")] = "",
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """Make an API key for ACCOUNT, or with --admin one for everything. It is shown once."""
     if admin == (account is not None):
         raise typer.BadParameter("give an account, or --admin; not both")
     if account is not None:
-        with connect(data_dir, url, key) as onelane:
+        with caller.connect() as onelane:
             made = onelane.accounts.create_key(account, name)
     else:
-        made = _create_admin_key(data_dir, name)
-    if json:
-        print_json(made)
-    else:
-        console.print(made["key"], markup=False, soft_wrap=True)
+        made = _create_admin_key(caller.data_dir, name)
+    caller.show(made, lambda _: console.print(made["key"], markup=False, soft_wrap=True))
 
 
 def _create_admin_key(data_dir: Path | None, name: str) -> Resource:

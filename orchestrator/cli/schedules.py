@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_text
-import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from ..client import Resource
-from .context import Account, DataDir, Json, Key, Limit, Url, connect
-from .output import ago, console, print_job, print_json, print_rows
+from .context import Account, Caller, Limit, expand_options, read_json
+from .output import ago, console, print_job
 
 group = typer.Typer(help="Make, list, look at, change, preview and run schedules.", no_args_is_help=True)
 
@@ -34,10 +31,12 @@ _COLUMNS = ("id", "account", "name", "pipeline", "cadence", "enabled", "next_fir
 
 
 @group.command("create")
+@expand_options
 def create_schedule(
     account: str,
     name: str,
     pipeline: str,
+    *,
     cron: Cron = None,
     every: Every = None,
     at: At = None,
@@ -53,23 +52,23 @@ def create_schedule(
     ends_at: Ends = None,
     disabled: Annotated[bool, typer.Option("--disabled", help="Made, but off.")] = False,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same schedule for 24 h.")] = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """Make a schedule NAME for ACCOUNT that runs PIPELINE."""
     fields = _cadence(cron, every, at, spread, min_gap, timezone, jitter, starts_at, ends_at)
     fields |= _job(input, inputs, overlap, catch_up)
     if disabled:
         fields["enabled"] = False
-    with connect(data_dir, url, key) as onelane:
-        _print(onelane.schedules.create(account, name, pipeline, idempotency_key=idempotency_key, **fields), json=json)
+    with caller.connect() as onelane:
+        made = onelane.schedules.create(account, name, pipeline, idempotency_key=idempotency_key, **fields)
+        caller.show(made, _print)
 
 
 @group.command("change")
+@expand_options
 def change_schedule(
     schedule_id: str,
+    *,
     name: Annotated[str | None, typer.Option(help="Another name.")] = None,
     pipeline: Annotated[str | None, typer.Option(help="Another pipeline.")] = None,
     cron: Cron = None,
@@ -85,101 +84,76 @@ def change_schedule(
     catch_up: CatchUp = None,
     starts_at: Starts = None,
     ends_at: Ends = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """Change a schedule; what is not named stays."""
     fields = _cadence(cron, every, at, spread, min_gap, timezone, jitter, starts_at, ends_at)
     fields |= _job(input, inputs, overlap, catch_up) | _given(name=name, pipeline=pipeline)
     if not fields:
         raise typer.BadParameter("name at least one thing to change")
-    with connect(data_dir, url, key) as onelane:
-        _print(onelane.schedules.change(schedule_id, **fields), json=json)
+    with caller.connect() as onelane:
+        caller.show(onelane.schedules.change(schedule_id, **fields), _print)
 
 
 @group.command("pause")
-def pause_schedule(
-    schedule_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False
-) -> None:
+@expand_options
+def pause_schedule(schedule_id: str, caller: Caller) -> None:
     """Turn a schedule off."""
-    with connect(data_dir, url, key) as onelane:
-        _print(onelane.schedules.change(schedule_id, enabled=False), json=json)
+    with caller.connect() as onelane:
+        caller.show(onelane.schedules.change(schedule_id, enabled=False), _print)
 
 
 @group.command("resume")
-def resume_schedule(
-    schedule_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False
-) -> None:
+@expand_options
+def resume_schedule(schedule_id: str, caller: Caller) -> None:
     """Turn a schedule on again; it goes on with its next time."""
-    with connect(data_dir, url, key) as onelane:
-        _print(onelane.schedules.change(schedule_id, enabled=True), json=json)
+    with caller.connect() as onelane:
+        caller.show(onelane.schedules.change(schedule_id, enabled=True), _print)
 
 
 @group.command("list")
-def list_schedules(
-    account: Account = None,
-    limit: Limit = 50,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
-) -> None:
+@expand_options
+def list_schedules(*, account: Account = None, limit: Limit = 50, caller: Caller) -> None:
     """List schedules, newest first."""
-    with connect(data_dir, url, key) as onelane:
-        found = list(onelane.schedules.list(limit=limit, account=account))
-    if json:
-        print_json({"items": found})
-    else:
-        rows = [{**each, "cadence": _in_words(each)} for each in found]
-        print_rows(rows, _COLUMNS, json=False, empty="no schedules")
+    with caller.connect() as onelane:
+        found = onelane.schedules.list(limit=limit, account=account)
+        caller.show_rows(found, _COLUMNS, empty="no schedules", for_people=_with_cadence)
 
 
 @group.command("get")
-def get_schedule(
-    schedule_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False
-) -> None:
+@expand_options
+def get_schedule(schedule_id: str, caller: Caller) -> None:
     """Show a schedule."""
-    with connect(data_dir, url, key) as onelane:
-        _print(onelane.schedules.get(schedule_id), json=json)
+    with caller.connect() as onelane:
+        caller.show(onelane.schedules.get(schedule_id), _print)
 
 
 @group.command("fires")
-def list_fires(
-    schedule_id: str,
-    limit: Limit = 50,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
-) -> None:
+@expand_options
+def list_fires(schedule_id: str, *, limit: Limit = 50, caller: Caller) -> None:
     """List what became of a schedule's times: the job, or what refused it."""
-    with connect(data_dir, url, key) as onelane:
+    with caller.connect() as onelane:
         found = onelane.schedules.fires(schedule_id, limit=limit)
-        print_rows(found, ("fire_at", "outcome", "job_id", "error"), json=json, empty="it has not fired yet")
+        caller.show_rows(found, ("fire_at", "outcome", "job_id", "error"), empty="it has not fired yet")
 
 
 @group.command("run")
+@expand_options
 def run_schedule(
     schedule_id: str,
+    *,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same job for 24 h.")] = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """Make a schedule's job now; its times stay as they are."""
-    with connect(data_dir, url, key) as onelane:
-        job = onelane.schedules.run(schedule_id, idempotency_key=idempotency_key)
-    if json:
-        print_json(job)
-    else:
-        print_job(job)
+    with caller.connect() as onelane:
+        caller.show(onelane.schedules.run(schedule_id, idempotency_key=idempotency_key), print_job)
 
 
 @group.command("preview")
+@expand_options
 def preview_schedule(
+    *,
     cron: Cron = None,
     every: Every = None,
     at: At = None,
@@ -192,33 +166,22 @@ def preview_schedule(
     account: Annotated[str | None, typer.Option(help="Whose it would be; jitter and spread depend on it.")] = None,
     name: Annotated[str | None, typer.Option(help="Its name; jitter and spread depend on it.")] = None,
     count: Annotated[int, typer.Option(min=1, max=100, help="How many times.")] = 10,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    json: Json = False,
+    caller: Caller,
 ) -> None:
     """Show the next times of a schedule that need not exist."""
     fields = _cadence(cron, every, at, spread, min_gap, timezone, jitter, starts_at, ends_at)
-    with connect(data_dir, url, key) as onelane:
+    with caller.connect() as onelane:
         times = onelane.schedules.preview(count=count, **fields, **_given(account=account, name=name))
-    if json:
-        print_json({"items": list(times)})
-    else:
-        for each in times:
-            console.print(f"{each}  {ago(each)}", markup=False)
+    caller.show({"items": list(times)}, _print_times)
 
 
 @group.command("delete")
-def delete_schedule(
-    schedule_id: str, url: Url = None, key: Key = None, data_dir: DataDir = None, json: Json = False
-) -> None:
+@expand_options
+def delete_schedule(schedule_id: str, caller: Caller) -> None:
     """Remove a schedule; jobs that it made stay."""
-    with connect(data_dir, url, key) as onelane:
+    with caller.connect() as onelane:
         onelane.schedules.delete(schedule_id)
-    if json:
-        print_json({"deleted": schedule_id})
-    else:
-        console.print(f"deleted {schedule_id}", markup=False)
+    caller.tell({"deleted": schedule_id}, f"deleted {schedule_id}")
 
 
 def _cadence(
@@ -257,29 +220,24 @@ def _spread(text: str, min_gap: float | None) -> dict[str, Any]:
 
 def _job(input: str | None, inputs: str | None, overlap: str | None, catch_up: str | None) -> dict[str, Any]:
     return _given(
-        input=None if input is None else _read("--input", input, dict),
-        inputs=None if inputs is None else _read("--inputs", inputs, list),
+        input=None if input is None else read_json("--input", input, dict),
+        inputs=None if inputs is None else read_json("--inputs", inputs, list),
         overlap=overlap,
         catch_up=catch_up,
     )
 
 
-def _read(option: str, text: str, kind: type[dict[str, Any] | list[Any]]) -> Any:
-    try:
-        if text == "-":
-            text = sys.stdin.read()
-        elif text.startswith("@"):
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        value = json_text.loads(text)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise typer.BadParameter(f"{option}: {error}") from None
-    if not isinstance(value, kind):
-        raise typer.BadParameter(f"{option}: it must be a JSON {'object' if kind is dict else 'array'}")
-    return value
-
-
 def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _with_cadence(schedule: Resource) -> Resource:
+    return {**schedule, "cadence": _in_words(schedule)}
+
+
+def _print_times(answer: Resource) -> None:
+    for each in answer["items"]:
+        console.print(f"{each}  {ago(each)}", markup=False)
 
 
 def _in_words(schedule: Resource) -> str:
@@ -296,10 +254,7 @@ def _in_words(schedule: Resource) -> str:
     return words if schedule["timezone"] == "UTC" else f"{words} ({schedule['timezone']})"
 
 
-def _print(schedule: Resource, *, json: bool) -> None:
-    if json:
-        print_json(schedule)
-        return
+def _print(schedule: Resource) -> None:
     state = "" if schedule["enabled"] else "  off"
     console.print(f"[bold]{escape(schedule['id'])}[/]  {escape(schedule['name'])}{state}")
     console.print(f"  {schedule['pipeline']} for {schedule['account']}: {_in_words(schedule)}", markup=False)

@@ -40,6 +40,17 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 no service answers" in " ".join(text.split())
 
 
+@pytest.mark.parametrize(
+    "command", ["jobs create", "jobs list", "jobs cancel", "schedules preview", "keys create", "reconcile"]
+)
+def test_commands_that_speak_to_a_service_end_with_the_same_options(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command.split(), "--help"]) == 0
+    options = [word for word in capsys.readouterr().out.split() if word.startswith("--")]
+    assert options[-5:] == ["--url", "--key", "--data-dir", "--json", "--help"]
+
+
 @pytest.mark.parametrize("arguments", [["nonsense"], ["jobs", "list", "--nope"], ["jobs", "create", "a"]])
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == 2
