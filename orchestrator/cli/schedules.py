@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +31,42 @@ Ends = Annotated[str | None, typer.Option("--ends-at", help="No fire after this 
 _COLUMNS = ("id", "account", "name", "pipeline", "cadence", "enabled", "next_fire_at", "last_fire_at")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """When a schedule fires, and what each fire makes; None is what was not given."""
+
+    cron: Cron = None
+    every: Every = None
+    at: At = None
+    spread: Spread = None
+    min_gap: MinGap = None
+    input: Input = None
+    inputs: Inputs = None
+    timezone: Zone = None
+    jitter: Jitter = None
+    overlap: Overlap = None
+    catch_up: CatchUp = None
+    starts_at: Starts = None
+    ends_at: Ends = None
+
+    def fields(self) -> dict[str, Any]:
+        """The API's fields of what was given. What is wrong with a value, the service says.
+
+        Raises:
+            BadParameter: an option can't be read, or goes with another that is not there.
+        """
+        if self.min_gap is not None and self.spread is None:
+            raise typer.BadParameter("--min-gap goes with --spread")
+        read = {
+            "at": self.at or None,
+            "spread": None if self.spread is None else _spread(self.spread, self.min_gap),
+            "min_gap": None,
+            "input": None if self.input is None else read_json("--input", self.input, dict),
+            "inputs": None if self.inputs is None else read_json("--inputs", self.inputs, list),
+        }
+        return _given(**(asdict(self) | read))
+
+
 @group.command("create")
 @expand_options
 def create_schedule(
@@ -37,26 +74,13 @@ def create_schedule(
     name: str,
     pipeline: str,
     *,
-    cron: Cron = None,
-    every: Every = None,
-    at: At = None,
-    spread: Spread = None,
-    min_gap: MinGap = None,
-    input: Input = None,
-    inputs: Inputs = None,
-    timezone: Zone = None,
-    jitter: Jitter = None,
-    overlap: Overlap = None,
-    catch_up: CatchUp = None,
-    starts_at: Starts = None,
-    ends_at: Ends = None,
+    plan: Plan,
     disabled: Annotated[bool, typer.Option("--disabled", help="Made, but off.")] = False,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same schedule for 24 h.")] = None,
     caller: Caller,
 ) -> None:
     """Make a schedule NAME for ACCOUNT that runs PIPELINE."""
-    fields = _cadence(cron, every, at, spread, min_gap, timezone, jitter, starts_at, ends_at)
-    fields |= _job(input, inputs, overlap, catch_up)
+    fields = plan.fields()
     if disabled:
         fields["enabled"] = False
     with caller.connect() as onelane:
@@ -71,24 +95,11 @@ def change_schedule(
     *,
     name: Annotated[str | None, typer.Option(help="Another name.")] = None,
     pipeline: Annotated[str | None, typer.Option(help="Another pipeline.")] = None,
-    cron: Cron = None,
-    every: Every = None,
-    at: At = None,
-    spread: Spread = None,
-    min_gap: MinGap = None,
-    input: Input = None,
-    inputs: Inputs = None,
-    timezone: Zone = None,
-    jitter: Jitter = None,
-    overlap: Overlap = None,
-    catch_up: CatchUp = None,
-    starts_at: Starts = None,
-    ends_at: Ends = None,
+    plan: Plan,
     caller: Caller,
 ) -> None:
     """Change a schedule; what is not named stays."""
-    fields = _cadence(cron, every, at, spread, min_gap, timezone, jitter, starts_at, ends_at)
-    fields |= _job(input, inputs, overlap, catch_up) | _given(name=name, pipeline=pipeline)
+    fields = plan.fields() | _given(name=name, pipeline=pipeline)
     if not fields:
         raise typer.BadParameter("name at least one thing to change")
     with caller.connect() as onelane:
@@ -169,9 +180,19 @@ def preview_schedule(
     caller: Caller,
 ) -> None:
     """Show the next times of a schedule that need not exist."""
-    fields = _cadence(cron, every, at, spread, min_gap, timezone, jitter, starts_at, ends_at)
+    cadence = Plan(
+        cron=cron,
+        every=every,
+        at=at,
+        spread=spread,
+        min_gap=min_gap,
+        timezone=timezone,
+        jitter=jitter,
+        starts_at=starts_at,
+        ends_at=ends_at,
+    ).fields()
     with caller.connect() as onelane:
-        times = onelane.schedules.preview(count=count, **fields, **_given(account=account, name=name))
+        times = onelane.schedules.preview(count=count, **cadence, **_given(account=account, name=name))
     caller.show({"items": list(times)}, _print_times)
 
 
@@ -184,47 +205,12 @@ def delete_schedule(schedule_id: str, caller: Caller) -> None:
     caller.tell({"deleted": schedule_id}, f"deleted {schedule_id}")
 
 
-def _cadence(
-    cron: str | None,
-    every: float | None,
-    at: list[str] | None,
-    spread: str | None,
-    min_gap: float | None,
-    timezone: str | None,
-    jitter: float | None,
-    starts_at: str | None,
-    ends_at: str | None,
-) -> dict[str, Any]:
-    """The fields of the API that decide about the times; what is wrong with them, the service says."""
-    if min_gap is not None and spread is None:
-        raise typer.BadParameter("--min-gap goes with --spread")
-    return _given(
-        cron=cron,
-        every=every,
-        at=at or None,
-        spread=None if spread is None else _spread(spread, min_gap),
-        timezone=timezone,
-        jitter=jitter,
-        starts_at=starts_at,
-        ends_at=ends_at,
-    )
-
-
 def _spread(text: str, min_gap: float | None) -> dict[str, Any]:
     number, _, window = text.partition("@")
     first, _, last = (window or "00:00-24:00").partition("-")
     if not number.isdecimal() or not last:
         raise typer.BadParameter(f"--spread: {text!r} is not like 5 or 5@09:00-21:00")
     return {"per_day": int(number), "window": [first, last], **_given(min_gap=min_gap)}
-
-
-def _job(input: str | None, inputs: str | None, overlap: str | None, catch_up: str | None) -> dict[str, Any]:
-    return _given(
-        input=None if input is None else read_json("--input", input, dict),
-        inputs=None if inputs is None else read_json("--inputs", inputs, list),
-        overlap=overlap,
-        catch_up=catch_up,
-    )
 
 
 def _given(**values: Any) -> dict[str, Any]:
