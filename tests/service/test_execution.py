@@ -175,7 +175,7 @@ def test_a_late_result_is_refused_logged_and_counted(stand: Stand, caplog: pytes
 
 
 def test_an_outcome_is_written_when_the_database_is_back(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.execution.WRITE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("orchestrator.outcome_writer.WRITE_RETRY_SECONDS", 0.01)
     job_id, step_id = stand.make()
 
     def away(number: int) -> None:

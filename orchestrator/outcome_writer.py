@@ -1,0 +1,210 @@
+"""What comes of an attempt: its outcome is written to SQL, and the message is told what it does when it is settled.
+
+Invariants
+- SQL is written before the message is settled: an output is durable before anybody hears that it is done.
+- Only SQL counts attempts. Whatever happens to the message, the step's row decides when it runs again.
+- An outcome is written again until it is, or until the attempt is no longer this worker's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+import traceback as tracebacks
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from actors import Pipeline
+from tenants.database import CommitUnknown, Database
+from tenants.errors import OwnershipLost, Unavailable
+from tenants.queues import LeasedMessage
+from tenants.store import backoffs, outcomes, ownership, steps
+from tenants.store.steps import Owned
+
+from . import metrics
+from .dispatch import Dispatcher
+from .sandbox import Cancelled, Completed, Crashed, Failed, Lost, Outcome, OutOfMemory, Signalled, TimedOut
+
+log = logging.getLogger(__name__)
+
+#: Seconds between tries to write an outcome while the database is away; the worker's own liveness bounds them all.
+WRITE_RETRY_SECONDS = 1.0
+
+#: Why an attempt was ended from outside: its job was cancelled, or the worker stops in order.
+EndedFor = Literal["cancel", "handback"]
+
+
+class OutcomeWriter:
+    """Writes the outcomes of one worker process; any of its threads may."""
+
+    def __init__(self, database: Database, pipelines: Mapping[str, Pipeline], dispatcher: Dispatcher) -> None:
+        self._database = database
+        self._pipelines = pipelines
+        self._dispatcher = dispatcher
+
+    def write(self, owned: Owned, outcome: Outcome, why_ended: EndedFor | None, message: LeasedMessage) -> None:
+        """Write the outcome, again and again while the database is away: work that is done must not be lost.
+
+        The attempt stays this worker's meanwhile; if the worker cannot renew its liveness either, its process ends
+        itself, the attempt is `lost`, and the guarded write would be refused anyway. `why_ended` is None for an
+        attempt that was not ended from outside.
+        """
+        perhaps_written = False
+        while True:
+            try:
+                self._decide(owned, outcome, why_ended, message)
+                return
+            except OwnershipLost as error:
+                if perhaps_written:
+                    log.warning("step %s has an outcome: a commit took effect whose answer was lost", owned.step_id)
+                else:
+                    metrics.REFUSED_WRITES.inc()
+                    log.warning("%s", error)
+                # The step may wait for this very message, after a retry that was written without our hearing of it.
+                message.reschedule(steps.REFUSAL_SECONDS)
+                return
+            except CommitUnknown as error:
+                perhaps_written = True
+                log.warning("whether the outcome of step %s is written is not known: %s", owned.step_id, error)
+            except Unavailable as error:
+                log.warning("the outcome of step %s is not written yet: %s", owned.step_id, error)
+                time.sleep(WRITE_RETRY_SECONDS)
+            except Exception as error:
+                if isinstance(outcome, Failed) and outcome.code == "internal":
+                    raise
+                log.exception("the outcome of step %s cannot be written", owned.step_id)
+                text = f"its outcome could not be written: {type(error).__name__}"
+                outcome = Failed("internal", text, tracebacks.format_exc()[-16_000:], True)
+
+    def _decide(self, owned: Owned, outcome: Outcome, why_ended: EndedFor | None, message: LeasedMessage) -> None:
+        match outcome:
+            case Completed():
+                self._complete(owned, outcome.value, message)
+            case Cancelled() if why_ended == "cancel":
+                self._record(owned, "cancelled")
+                self._database.write(lambda connection: outcomes.cancel(connection, owned))
+            case Cancelled():
+                error = {"code": "lost", "message": "the worker was stopped; the step was handed back"}
+                self._wait(owned, "lost", error, 0.0, message, handed_back=True)
+            case Signalled():
+                self._steer(owned, outcome, message)
+            case TimedOut() if owned.deadline_seconds is not None and outcome.time_limit < self._limit_of(owned):
+                self._record(owned, "timed_out")
+                self._database.write(lambda connection: outcomes.time_out_job(connection, owned))
+            case TimedOut():
+                self._fail(owned, "timed_out", "timed_out", outcome.message, "", False, message)
+            case Failed():
+                self._fail(
+                    owned, "failed", outcome.code, outcome.message, outcome.traceback, outcome.permanent, message
+                )
+            case Crashed():
+                self._fail(owned, "failed", "crashed", outcome.message, "", False, message)
+            case OutOfMemory():
+                self._fail(owned, "failed", "out_of_memory", outcome.message, "", False, message)
+            case Lost():
+                error = {"code": "lost", "message": outcome.message}
+                self._wait(owned, "lost", error, 0.0, message)
+
+    def _complete(self, owned: Owned, output: Any, message: LeasedMessage) -> None:
+        fault = _fault_of(output)
+        if fault is not None:
+            self._fail(owned, "failed", "internal", fault, "", True, message)
+            return
+        following = ownership.complete(self._database, owned, output)
+        self._record(owned, "completed")
+        if following is not None:
+            self._dispatcher.send([following])
+
+    def _steer(self, owned: Owned, signalled: Signalled, message: LeasedMessage) -> None:
+        data = signalled.data
+        reason = str(data.get("reason", ""))
+        match signalled.kind:
+            case "retry":
+                self._fail(owned, "failed", "internal", reason, "", False, message, after=data.get("after"))
+            case "reject":
+                self._fail(owned, "failed", str(data.get("code", "rejected")), reason, "", True, message)
+            case "snooze":
+                delay = (datetime.fromisoformat(data["until"]) - datetime.now(UTC)).total_seconds()
+                self._wait(owned, "snoozed", {"code": "snoozed", "message": reason}, max(0.0, delay), message)
+            case "provider_busy":
+                scope = str(data["scope"])
+                delay = self._database.write(
+                    lambda connection: backoffs.note(connection, scope, data.get("after"), reason)
+                )
+                # Spread the comeback a little: everybody who uses the credential waits for the same moment.
+                delay += random.uniform(0, min(5.0, 0.1 * delay))
+                self._wait(owned, "provider_busy", {"code": "provider_busy", "message": reason}, delay, message)
+
+    def _fail(
+        self,
+        owned: Owned,
+        outcome: Any,
+        code: str,
+        text: str,
+        traceback: str,
+        permanent: bool,
+        message: LeasedMessage,
+        after: float | None = None,
+    ) -> None:
+        """Try again after the backoff, or end the step for good."""
+        error = {"code": code, "message": text}
+        if not permanent and owned.attempt < owned.max_attempts:
+            self._wait(owned, outcome, error, self._backoff(owned) if after is None else after, message)
+            return
+        following = self._database.write(
+            lambda connection: outcomes.fail(
+                connection,
+                owned,
+                outcome=outcome,
+                error=error,
+                traceback=traceback or None,
+                message=message.asdict(),
+            )
+        )
+        self._record(owned, outcome)
+        if following is not None:
+            self._dispatcher.send([following])
+
+    def _wait(
+        self,
+        owned: Owned,
+        outcome: Any,
+        error: dict[str, Any],
+        delay: float,
+        message: LeasedMessage,
+        *,
+        handed_back: bool = False,
+    ) -> None:
+        self._database.write(
+            lambda connection: outcomes.retry(
+                connection, owned, outcome=outcome, error=error, delay_seconds=delay, handed_back=handed_back
+            )
+        )
+        self._record(owned, outcome)
+        message.reschedule(delay)
+
+    def _record(self, owned: Owned, outcome: str) -> None:
+        metrics.ATTEMPTS.labels(owned.lane, owned.pipeline, owned.name, outcome).inc()
+
+    def _limit_of(self, owned: Owned) -> float:
+        return self._pipelines[owned.pipeline].step(owned.name).time_limit
+
+    def _backoff(self, owned: Owned) -> float:
+        """Exponential with full jitter, capped: attempt n waits up to least * 2**(n-1), at most the greatest."""
+        least, greatest = self._pipelines[owned.pipeline].step(owned.name).backoff
+        ceiling = min(greatest, least * 2 ** min(owned.attempt - 1, 30))
+        return random.uniform(ceiling / 2, ceiling)
+
+
+def _fault_of(output: Any) -> str | None:
+    """Why a step's output cannot be kept; None when it can."""
+    if not isinstance(output, dict):
+        return f"the step returned {type(output).__name__}; a step returns a dict of plain data"
+    try:
+        json.dumps(output, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"the step returned what JSON cannot hold: {error}"
+    return None
