@@ -50,6 +50,11 @@ ORPHANED = Counter(
     "Messages in Redis that had nothing to run by SQL, removed by the reconciler.",
     registry=REGISTRY,
 )
+BURIED = Counter(
+    "onelane_buried_messages",
+    "Messages that no worker could run (unknown actor, undecodable), moved from Redis to the dead letters.",
+    registry=REGISTRY,
+)
 REAPED = Counter(
     "onelane_reaped_queues",
     "Idle tenant queues that were torn down.",

@@ -4,7 +4,7 @@ A loss is noticed by a generation number that both sides carry and by the server
 restored from an old snapshot or replaced by another server all show as a mismatch. Then the settings are carried anew
 and everything is gone through once: what dead workers hold is released, messages that SQL does not know are removed,
 and every waiting step is enqueued once by its id, which does nothing for those that Redis has. Order and priority come
-from SQL.
+from SQL. All the time it moves what Redis has buried to the dead letters (`burials`).
 
 Invariants
 - A message is removed only after SQL, asked later than Redis, said that its step does not wait and does not run.
@@ -26,6 +26,7 @@ from tenants.store.jobs import Dispatch
 from .. import metrics
 from ..dispatch import HORIZON_SECONDS
 from ..runtime import Runtime
+from .burials import empty_graves
 from .rescuer import Rescuer
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Reconciler:
                 report.released,
                 report.orphaned,
             )
-        return False
+        return empty_graves(self._runtime)
 
     def reconcile(self) -> Report:
         """Go through all once; safe at any time, from several places at once.
@@ -86,6 +87,9 @@ class Reconciler:
             Unavailable: the database is.
         """
         self._runtime.queue_settings.carry_all()
+        # First, so that a step whose message died is not sent again to where it died.
+        while empty_graves(self._runtime):
+            continue
         freed = set(Rescuer(self._runtime).rescue())
         orphaned = self._go_through_redis(freed)
         requeued, checked = self._go_through_sql()

@@ -16,7 +16,7 @@ from . import jobs as job_store
 from . import publications
 from .events import NewEvent, record
 from .jobs import Dispatch
-from .steps import Owned, guarded, load, owned_of, step_event
+from .steps import Owned, guarded, load, lost_ownership, owned_of, step_event
 
 jobs, steps, attempts, dead_letters = Job.__table__, Step.__table__, Attempt.__table__, DeadLetter.__table__
 
@@ -138,21 +138,33 @@ def fail(
         OwnershipLost: another attempt owns the step.
     """
     status = "timed_out" if outcome == "timed_out" else "failed"
-    error = _with_unknown_outcome(connection, owned, error)
-    if owned.required:
-        job_error = {"code": error["code"], "message": error["message"], "step": owned.name}
-        job_store.end(connection, owned.job, status, error=job_error, failed_step=owned.name)
-    else:
-        job_status = _move_on(connection, owned, None)
-        record(connection, NewEvent(owned.account, owned.job_id, "status", {"status": job_status}))
+    error = _end_or_move_on(connection, owned, status, error)
     guarded(connection, owned, status=status, error=error, finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, outcome, error)
-    record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, status)))
-    if not owned.required:
-        return _queue_next(connection, owned)
-    letter = _dead_letter(owned, error, traceback, message)
-    connection.execute(insert(dead_letters).values(**letter, created_at=db_now()))
-    return None
+    return _leave_letter(connection, owned, status, error, traceback=traceback, message=message, letter_id=new_id())
+
+
+def fail_waiting(
+    connection: Connection, waiting: Owned, *, error: dict[str, Any], message: dict[str, Any], letter_id: str
+) -> Dispatch | None:
+    """End a step for good that waits for a message which will never come; as `fail`, without an attempt to close.
+
+    Raises:
+        OwnershipLost: the step does not wait any more.
+    """
+    error = _end_or_move_on(connection, waiting, "failed", error)
+    changed = connection.execute(
+        update(steps)
+        .where(
+            steps.c.id == waiting.step_id,
+            steps.c.run_token == waiting.run_token,
+            steps.c.status.in_(("queued", "retrying")),
+        )
+        .values(status="failed", error=error, finished_at=db_now(), due_at=None)
+    ).rowcount
+    if not changed:
+        raise lost_ownership(waiting)
+    return _leave_letter(connection, waiting, "failed", error, traceback=None, message=message, letter_id=letter_id)
 
 
 def cancel(connection: Connection, owned: Owned) -> None:
@@ -212,6 +224,37 @@ def lose(connection: Connection, step_id: str, run_token: int, *, handed_back: b
 # --- shared --------------------------------------------------------------------------------------------------------
 
 
+def _end_or_move_on(connection: Connection, owned: Owned, status: str, error: dict[str, Any]) -> dict[str, Any]:
+    """What a step's final failure does to its job; gives back the error, which may have become an unknown outcome."""
+    error = _with_unknown_outcome(connection, owned, error)
+    if owned.required:
+        job_error = {"code": error["code"], "message": error["message"], "step": owned.name}
+        job_store.end(connection, owned.job, status, error=job_error, failed_step=owned.name)
+    else:
+        job_status = _move_on(connection, owned, None)
+        record(connection, NewEvent(owned.account, owned.job_id, "status", {"status": job_status}))
+    return error
+
+
+def _leave_letter(
+    connection: Connection,
+    owned: Owned,
+    status: str,
+    error: dict[str, Any],
+    *,
+    traceback: str | None,
+    message: dict[str, Any],
+    letter_id: str,
+) -> Dispatch | None:
+    """After a final failure: the dead letter of a required step, or the step after one that was best effort."""
+    record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, status)))
+    if not owned.required:
+        return _queue_next(connection, owned)
+    letter = _dead_letter(owned, error, traceback, message, letter_id)
+    connection.execute(insert(dead_letters).values(**letter, created_at=db_now()))
+    return None
+
+
 def _with_unknown_outcome(connection: Connection, owned: Owned, error: dict[str, Any]) -> dict[str, Any]:
     """The error of a step that ends for good; when it leaves a publish started, nobody knows what became of that."""
     if not publications.leave_unknown(connection, owned.job_id, error["message"]):
@@ -266,9 +309,11 @@ def _close_attempt(connection: Connection, owned: Owned, outcome: str, error: di
     )
 
 
-def _dead_letter(owned: Owned, error: dict[str, Any], traceback: str | None, message: dict[str, Any]) -> dict[str, Any]:
+def _dead_letter(
+    owned: Owned, error: dict[str, Any], traceback: str | None, message: dict[str, Any], letter_id: str
+) -> dict[str, Any]:
     return {
-        "id": new_id(),
+        "id": letter_id,
         "account": owned.account,
         "lane": owned.lane,
         "pipeline": owned.pipeline,

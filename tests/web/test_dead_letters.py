@@ -6,7 +6,12 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from dramatiq import Message
 
+from orchestrator.loops.burials import empty_graves
+from orchestrator.runtime import Runtime
+from tenants.queues import Entry
+from tests.queues.lanes import Hand
 from tests.web.conftest import ON_BOTH, Api, Bench
 
 LETTERS = "/v1/admin/dead-letters"
@@ -58,6 +63,27 @@ def test_those_that_fit_are_discarded(api: Api, dead: list[dict[str, Any]]) -> N
     assert api.get(LETTERS).json()["items"] == []
     assert statuses(api, dead) == ["failed"] * 4
     assert api.post(f"{LETTERS}:discard", {"filter": {}}).json()["matched"] == 0
+
+
+@ON_BOTH
+def test_buried_messages_are_among_them(api: Api, runtime: Runtime, new_job: Any) -> None:
+    """One whose job can go on, and one that belongs to no job."""
+    job = new_job("acme")
+    stray: Message[None] = Message("generate", "theirs", (), {}, {"account": "other"})
+    runtime.broker.enqueue_once(Entry(stray, "stray"))
+    hand = Hand(runtime.broker, lane="generate")
+    for lease in hand.claim(2):
+        hand.settle(lease, "bury")
+    empty_graves(runtime)
+
+    found = {letter["account"]: letter for letter in api.get(LETTERS).json()["items"]}
+
+    assert {account: letter["job_id"] for account, letter in found.items()} == {"acme": job["id"], "other": None}
+    assert api.get(f"{LETTERS}/{found['acme']['id']}").json()["message"]["args"] == [job["steps"][0]["id"]]
+    assert api.post(f"{LETTERS}/{found['acme']['id']}:replay").status_code == 202
+    assert api.post(f"{LETTERS}/{found['other']['id']}:replay").json()["code"] == "job_not_retryable"
+    assert api.delete(f"{LETTERS}/{found['other']['id']}").status_code == 204
+    assert (api.get(LETTERS).json()["items"], statuses(api, [job])) == ([], ["queued"])
 
 
 def test_a_job_that_cannot_go_on_is_skipped_and_stays(api: Api, bench: Bench, new_job: Any) -> None:
