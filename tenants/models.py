@@ -1,5 +1,7 @@
 """The tables. Times are the database's, ids UUIDv7 strings; sealed columns hold ciphertext only.
 
+One module, however long: migrations are held against it, and a table is read beside those that refer to it.
+
 State and counters change only by the guarded single UPDATEs of `tenants.store`, never through an ORM attribute:
 read-modify-write from several threads loses updates. `docs/states.md` draws the states.
 """
@@ -44,6 +46,11 @@ def _time(*, nullable: bool = True, index: bool = False) -> Column[Any]:
 
 def _account() -> Column[Any]:
     return Column(exact_text(), nullable=False)
+
+
+def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """Of the rows that meet the condition, on either database: a condition on one alone would be P1 on one alone."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class Account(Model, table=True):
@@ -103,38 +110,21 @@ class Job(Model, table=True):
         Index("ix_jobs_status_seq", "status", "seq"),
         Index("ix_jobs_account_status_seq", "account", "status", "seq"),
         Index("ix_jobs_pipeline_seq", "pipeline", "seq"),
-        Index(
-            "ix_jobs_scheduled",
-            "run_at",
-            sqlite_where=text("status = 'scheduled'"),
-            postgresql_where=text("status = 'scheduled'"),
-        ),
-        Index(
-            "ix_jobs_finished",
-            "finished_at",
-            sqlite_where=text("finished_at IS NOT NULL"),
-            postgresql_where=text("finished_at IS NOT NULL"),
-        ),
-        Index(
+        _partial_index("ix_jobs_scheduled", "run_at", where="status = 'scheduled'"),
+        _partial_index("ix_jobs_finished", "finished_at", where="finished_at IS NOT NULL"),
+        _partial_index(
             "uq_jobs_unfinished_unique_key",
             "account",
             "pipeline",
             "unique_key",
+            where="unique_key IS NOT NULL AND finished_at IS NULL",
             unique=True,
-            sqlite_where=text("unique_key IS NOT NULL AND finished_at IS NULL"),
-            postgresql_where=text("unique_key IS NOT NULL AND finished_at IS NULL"),
         ),
-        Index(
-            "ix_jobs_deadline",
-            "deadline_at",
-            sqlite_where=text("deadline_at IS NOT NULL AND finished_at IS NULL"),
-            postgresql_where=text("deadline_at IS NOT NULL AND finished_at IS NULL"),
-        ),
-        Index(
+        _partial_index("ix_jobs_deadline", "deadline_at", where="deadline_at IS NOT NULL AND finished_at IS NULL"),
+        _partial_index(
             "ix_jobs_expiry",
             "expires_at",
-            sqlite_where=text("expires_at IS NOT NULL AND started_at IS NULL AND finished_at IS NULL"),
-            postgresql_where=text("expires_at IS NOT NULL AND started_at IS NULL AND finished_at IS NULL"),
+            where="expires_at IS NOT NULL AND started_at IS NULL AND finished_at IS NULL",
         ),
         {"sqlite_autoincrement": True},
     )
@@ -170,43 +160,16 @@ class Step(Model, table=True):
     __tablename__ = "steps"
     __table_args__ = (
         UniqueConstraint("job_id", "position"),
-        Index(
-            "ix_steps_undispatched",
-            "queued_at",
-            sqlite_where=text("status IN ('queued', 'retrying') AND dispatched_at IS NULL"),
-            postgresql_where=text("status IN ('queued', 'retrying') AND dispatched_at IS NULL"),
+        _partial_index(
+            "ix_steps_undispatched", "queued_at", where="status IN ('queued', 'retrying') AND dispatched_at IS NULL"
         ),
-        Index(
-            "ix_steps_waiting",
-            "lane",
-            "account",
-            "priority",
-            "sequence",
-            sqlite_where=text("status IN ('queued', 'retrying')"),
-            postgresql_where=text("status IN ('queued', 'retrying')"),
+        _partial_index(
+            "ix_steps_waiting", "lane", "account", "priority", "sequence", where="status IN ('queued', 'retrying')"
         ),
         # P1 by the database: two running steps can never hold one slot of a tenant queue.
-        Index(
-            "uq_steps_running_slot",
-            "lane",
-            "account",
-            "slot",
-            unique=True,
-            sqlite_where=text("status = 'running'"),
-            postgresql_where=text("status = 'running'"),
-        ),
-        Index(
-            "ix_steps_running_account",
-            "account",
-            sqlite_where=text("status = 'running'"),
-            postgresql_where=text("status = 'running'"),
-        ),
-        Index(
-            "ix_steps_running_worker",
-            "worker_id",
-            sqlite_where=text("status = 'running'"),
-            postgresql_where=text("status = 'running'"),
-        ),
+        _partial_index("uq_steps_running_slot", "lane", "account", "slot", where="status = 'running'", unique=True),
+        _partial_index("ix_steps_running_account", "account", where="status = 'running'"),
+        _partial_index("ix_steps_running_worker", "worker_id", where="status = 'running'"),
     )
     id: str = Field(default_factory=new_id, primary_key=True)
     job_id: str = Field(sa_column=Column(ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False))
@@ -450,12 +413,7 @@ class Schedule(Model, table=True):
     __table_args__ = (
         Index("ix_schedules_account_seq", "account", "seq"),
         # The due ones are found by it, however many there are.
-        Index(
-            "ix_schedules_next_fire_at",
-            "next_fire_at",
-            sqlite_where=text("next_fire_at IS NOT NULL"),
-            postgresql_where=text("next_fire_at IS NOT NULL"),
-        ),
+        _partial_index("ix_schedules_next_fire_at", "next_fire_at", where="next_fire_at IS NOT NULL"),
         {"sqlite_autoincrement": True},
     )
     seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
@@ -492,12 +450,7 @@ class Fire(Model, table=True):
     __table_args__ = (
         UniqueConstraint("schedule_id", "fire_at"),
         Index("ix_fires_schedule_seq", "schedule_id", "seq"),
-        Index(
-            "ix_fires_unfinished",
-            "schedule_id",
-            sqlite_where=text("unfinished"),
-            postgresql_where=text("unfinished"),
-        ),
+        _partial_index("ix_fires_unfinished", "schedule_id", where="unfinished"),
         {"sqlite_autoincrement": True},
     )
     seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
