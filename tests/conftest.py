@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A busy machine is not a fault of the code: how long an example takes is nobody's business.
-settings.register_profile("onelane", deadline=None)
+# A busy machine is not a fault of the code: how long an example takes, to make or to run, is nobody's business.
+settings.register_profile("onelane", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("onelane")
 
 pytest_plugins = ["tests.servers"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import shutil
 import socket
 import subprocess
@@ -35,11 +36,25 @@ SERVER_FIXTURES = frozenset(
 _numbers = itertools.count(1)
 
 
+#: Below the ports that systems give to outgoing connections by themselves (Linux: from 32768, others: from 49152).
+_OWN_PORTS = range(16_000, 32_000)
+#: How long a server may take to come up or to be gone, s: a bound for a machine that is starved, not a measure.
+_PATIENCE = 60.0
+
+
 def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on loopback that nobody listens on now, and that no outgoing connection is given by chance.
+
+    A server that is stopped for a while must find its port free when it comes back. One of the system's own choice
+    could be taken meanwhile by any connection of any process, even by a client that asks for just this server: a
+    connection to a port of that range on loopback can be given the same port at its own end, and then has itself for
+    a partner.
+    """
+    while True:
+        port = random.SystemRandom().choice(_OWN_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +71,7 @@ class ValkeyProcess:
 
     def stop(self) -> None:
         self.process.kill()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=_PATIENCE)
 
 
 def start_valkey(folder: Path, *options: str, port: int | None = None) -> ValkeyProcess:
@@ -71,7 +86,7 @@ def start_valkey(folder: Path, *options: str, port: int | None = None) -> Valkey
         process = subprocess.Popen(command, stdout=log, stderr=log)
     started = ValkeyProcess(process, chosen, folder)
     client = redis.Redis(port=chosen, socket_connect_timeout=1)
-    until = time.monotonic() + 10
+    until = time.monotonic() + _PATIENCE
     while True:
         try:
             client.ping()
