@@ -15,7 +15,7 @@ import dramatiq
 from dramatiq.errors import BrokerConnectionError
 
 from tenants.queues import Entry, QueueError, TenantBroker
-from tenants.store.jobs import Dispatch
+from tenants.store.dispatch import Dispatch
 
 log = logging.getLogger(__name__)
 

@@ -31,10 +31,12 @@ from tenants.errors import (
     UnknownPipeline,
 )
 from tenants.models import Draft
-from tenants.store import dead_letters, publications
+from tenants.store import dead_letters, endings, new_jobs, publications
 from tenants.store import jobs as store
+from tenants.store.dispatch import Dispatch
 from tenants.store.events import NewEvent, record
-from tenants.store.jobs import Dispatch, JobFilter, JobPlan, StepPlan
+from tenants.store.jobs import JobFilter
+from tenants.store.new_jobs import JobPlan, StepPlan
 
 from .dispatch import Dispatcher
 from .views import job_summary, job_view
@@ -82,7 +84,7 @@ class Jobs:
             Unavailable: the database is away; nothing was accepted.
         """
 
-        def view(connection: Connection, made: store.Made) -> tuple[dict[str, Any], bool]:
+        def view(connection: Connection, made: new_jobs.Made) -> tuple[dict[str, Any], bool]:
             return self.view(connection, made.ids[0], None), bool(made.created)
 
         return self._make(account, [self.plan(job)], view)
@@ -108,7 +110,7 @@ class Jobs:
             refusal = UnknownPipeline if unknown == len(faults) else InvalidPipelineInput
             raise refusal(f"{len(faults)} fault(s) in the batch; nothing was accepted", tuple(faults))
 
-        def read(connection: Connection, made: store.Made) -> list[dict[str, Any]]:
+        def read(connection: Connection, made: new_jobs.Made) -> list[dict[str, Any]]:
             known = [each for each in made.ids if each not in made.created]
             found, steps = store.summaries(connection, made.ids), store.step_progress(connection, known)
             return [job_summary(found[each], steps.get(each, ())) for each in made.ids]
@@ -123,9 +125,9 @@ class Jobs:
             AccountDraining, AccountSuspended, QueueFull, QuotaExhausted: the account takes no job now. Something may
                 have been written: the caller rolls it back.
         """
-        return store.create(connection, account, [plan]).queued
+        return new_jobs.create(connection, account, [plan]).queued
 
-    def _make(self, account: str, plans: Sequence[JobPlan], read: Callable[[Connection, store.Made], T]) -> T:
+    def _make(self, account: str, plans: Sequence[JobPlan], read: Callable[[Connection, new_jobs.Made], T]) -> T:
         """Make jobs, and read the answer in the same transaction: what was accepted is never answered by an error."""
         account = parse_account(account)
         unsure: CommitUnknown | None = None
@@ -251,11 +253,11 @@ class Jobs:
         job = store.lock(connection, job_id, account)
         if job["finished_at"] is not None:
             raise JobFinished(f"job {job_id} has ended already: it is {job['status']}")
-        store.request_cancel(connection, job_id)
+        endings.request_cancel(connection, job_id)
         if store.has_running_step(connection, job_id):
             return False, []
         waiting = self._waiting(connection, job_id)
-        store.end(connection, job, "cancelled")
+        endings.end(connection, job, "cancelled")
         return True, waiting
 
     def retry(self, job_id: str, account: str | None = None, *, delay_seconds: float = 0.0) -> dict[str, Any]:
@@ -318,7 +320,7 @@ class Jobs:
         def work(connection: Connection) -> None:
             job = self._awaiting(connection, job_id, account)
             error = {"code": "rejected", "message": reason or "the job was rejected", "step": job["current_step"]}
-            store.end(connection, job, "cancelled", error=error)
+            endings.end(connection, job, "cancelled", error=error)
             connection.execute(
                 update(drafts)
                 .where(drafts.c.job_id == job_id, drafts.c.status == "pending_publish")
@@ -366,7 +368,7 @@ class Jobs:
 def _go_on(connection: Connection, job: RowMapping, delay_seconds: float = 0.0) -> Dispatch:
     """Reopen an ended job; its dead letters told that nothing would happen by itself, and now something does."""
     first = _first_unfinished(store.fetch_steps(connection, job["id"]))
-    step = store.reopen(connection, job, first, delay_seconds=delay_seconds)
+    step = endings.reopen(connection, job, first, delay_seconds=delay_seconds)
     dead_letters.resolve_job(connection, job["id"], "replayed")
     return step
 
@@ -377,9 +379,9 @@ def _create(
     account: str,
     plans: Sequence[JobPlan],
     again: bool,
-    read: Callable[[Connection, store.Made], T],
-) -> tuple[store.Made, T]:
-    made = store.create(connection, account, plans, again=again)
+    read: Callable[[Connection, new_jobs.Made], T],
+) -> tuple[new_jobs.Made, T]:
+    made = new_jobs.create(connection, account, plans, again=again)
     return made, read(connection, made)
 
 

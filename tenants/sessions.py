@@ -17,7 +17,7 @@ from .database import Database
 from .errors import NotFound
 from .models import Session
 from .sealing import Sealer
-from .store.jobs import ensure_account
+from .store.accounts import ensure_account
 from .store.made_settings import end_login_pauses
 
 sessions = Session.__table__

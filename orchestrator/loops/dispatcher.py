@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from tenants.store import dispatch as store
-from tenants.store.jobs import Dispatch
+from tenants.store.dispatch import Dispatch
 
 from .. import metrics
 from ..dispatch import HORIZON_SECONDS

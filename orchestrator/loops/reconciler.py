@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from tenants.queues import HeldEntries, ServerInfo, lease_holder
 from tenants.store import dispatch as store
 from tenants.store import meta, workers
-from tenants.store.jobs import Dispatch
+from tenants.store.dispatch import Dispatch
 
 from .. import metrics
 from ..dispatch import HORIZON_SECONDS

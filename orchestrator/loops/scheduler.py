@@ -8,7 +8,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from tenants.store import clock as store
-from tenants.store.jobs import Dispatch
+from tenants.store.dispatch import Dispatch
 
 from ..runtime import Runtime
 

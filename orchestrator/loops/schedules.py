@@ -19,7 +19,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from tenants.errors import InvalidInput, JobFinished, OnelaneError
 from tenants.store import schedules as store
-from tenants.store.jobs import Dispatch
+from tenants.store.dispatch import Dispatch
 
 from .. import metrics
 from ..runtime import Runtime

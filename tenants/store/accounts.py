@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, case, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from ..account import AccountLimits
 from ..columns import db_now, seconds_since
 from ..errors import NotFound
 from ..models import Account, Attempt, Lane, Step, TenantQueue, Usage
-from .jobs import ensure_account
 from .listings import Page, by_name
 
 accounts, steps, attempts = Account.__table__, Step.__table__, Attempt.__table__
@@ -20,6 +20,13 @@ lanes, tenant_queues, usage = Lane.__table__, TenantQueue.__table__, Usage.__tab
 
 #: Days of usage that an account's page shows.
 USAGE_DAYS = 30
+
+
+def ensure_account(connection: Connection, account: str) -> None:
+    """The account comes into being with its first job, schedule, key, session, target, asset or limits."""
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = make(accounts).values(id=account, status="active", created_at=db_now(), updated_at=db_now())
+    connection.execute(statement.on_conflict_do_nothing())
 
 
 def fetch(connection: Connection, account: str) -> RowMapping:

@@ -20,7 +20,8 @@ from sqlalchemy import Connection, insert, select
 from ..columns import db_now
 from ..models import DeadLetter, Step
 from . import outcomes
-from .jobs import FINISHED, Dispatch
+from .dispatch import Dispatch
+from .jobs import FINISHED
 from .steps import load, owned_of
 
 letters, steps = DeadLetter.__table__, Step.__table__

@@ -8,9 +8,10 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, exists
 
 from ..columns import db_now
 from ..models import Job, Step
+from . import endings
 from . import jobs as job_store
+from .dispatch import Dispatch
 from .events import NewEvent, record
-from .jobs import Dispatch
 
 jobs, steps = Job.__table__, Step.__table__
 
@@ -57,7 +58,7 @@ def expire_jobs(connection: Connection, *, limit: int) -> list[Dispatch]:
     withdrawn: list[Dispatch] = []
     for job in _locked(connection, _expired(), limit):
         withdrawn += _waiting(connection, job["id"])
-        job_store.end(connection, job, "expired")
+        endings.end(connection, job, "expired")
     return withdrawn
 
 
@@ -67,7 +68,7 @@ def end_at_deadline(connection: Connection, *, limit: int) -> list[Dispatch]:
     running = exists().where(steps.c.job_id == jobs.c.id, steps.c.status == "running")
     for job in _locked(connection, and_(_overdue(), ~running), limit):
         withdrawn += _waiting(connection, job["id"])
-        job_store.end_at_deadline(connection, job, job["current_step"] or "")
+        endings.end_at_deadline(connection, job, job["current_step"] or "")
     return withdrawn
 
 

@@ -1,19 +1,42 @@
-"""Which queued steps Redis should hold: for the dispatcher loop and the reconciler."""
+"""Steps that Redis should hold, and what is sent there of each: for the dispatcher loop and the reconciler."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, or_, select, update
 
 from ..columns import db_now
 from ..models import Step
-from .jobs import Dispatch
 
 steps = Step.__table__
-_COLUMNS = [steps.c[name] for name in Dispatch.__slots__]
 _ASKED_AT_ONCE = 1000
 _WAITING = steps.c.status.in_(("queued", "retrying"))
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A step to hand to Redis: what its message, its order and its delay are made of."""
+
+    id: str
+    account: str
+    pipeline: str
+    name: str
+    lane: str
+    priority: int
+    sequence: int
+    due_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Any) -> Dispatch:
+        """From a row of `steps`, as a mapping."""
+        return cls(*(row[name] for name in cls.__slots__))
+
+
+_COLUMNS = [steps.c[name] for name in Dispatch.__slots__]
 
 
 def undispatched(connection: Connection, *, horizon_seconds: float, limit: int) -> list[Dispatch]:

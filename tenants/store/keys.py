@@ -16,7 +16,7 @@ from sqlalchemy import Connection, RowMapping, insert, or_, select, update
 from ..columns import db_now
 from ..errors import NotFound
 from ..models import ApiKey, new_id
-from .jobs import ensure_account
+from .accounts import ensure_account
 from .listings import Page, newest_first
 
 keys = ApiKey.__table__

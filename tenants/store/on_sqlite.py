@@ -17,7 +17,7 @@ from typing import Any
 
 from ..database import Database
 from ..models import new_id
-from .jobs import Dispatch
+from .dispatch import Dispatch
 from .one_statement import owned_of
 from .steps import Owned, lost_ownership
 

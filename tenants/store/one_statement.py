@@ -16,7 +16,7 @@ from typing import Any
 
 from ..database import Database
 from ..models import new_id
-from .jobs import Dispatch
+from .dispatch import Dispatch
 from .steps import Owned, lost_ownership
 
 _START = """

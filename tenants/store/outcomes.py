@@ -12,10 +12,9 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from ..columns import db_now
 from ..errors import OwnershipLost
 from ..models import Attempt, DeadLetter, Job, Step, new_id
-from . import jobs as job_store
-from . import publications
+from . import endings, publications
+from .dispatch import Dispatch
 from .events import NewEvent, record
-from .jobs import Dispatch
 from .steps import Owned, guarded, load, lost_ownership, owned_of, step_event
 
 jobs, steps, attempts, dead_letters = Job.__table__, Step.__table__, Attempt.__table__, DeadLetter.__table__
@@ -174,7 +173,7 @@ def cancel(connection: Connection, owned: Owned) -> None:
         OwnershipLost: another attempt owns the step.
     """
     _with_unknown_outcome(connection, owned, {"code": "cancelled", "message": "the job was cancelled"})
-    job_store.end(connection, owned.job, "cancelled")
+    endings.end(connection, owned.job, "cancelled")
     guarded(connection, owned, status="cancelled", finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, "cancelled", None)
     record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, "cancelled")))
@@ -186,8 +185,8 @@ def time_out_job(connection: Connection, owned: Owned) -> None:
     Raises:
         OwnershipLost: another attempt owns the step.
     """
-    error = _with_unknown_outcome(connection, owned, job_store.deadline_error(owned.name))
-    job_store.end_at_deadline(connection, owned.job, owned.name)
+    error = _with_unknown_outcome(connection, owned, endings.deadline_error(owned.name))
+    endings.end_at_deadline(connection, owned.job, owned.name)
     guarded(connection, owned, status="timed_out", error=error, finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, "timed_out", error)
     record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, "timed_out")))
@@ -229,7 +228,7 @@ def _end_or_move_on(connection: Connection, owned: Owned, status: str, error: di
     error = _with_unknown_outcome(connection, owned, error)
     if owned.required:
         job_error = {"code": error["code"], "message": error["message"], "step": owned.name}
-        job_store.end(connection, owned.job, status, error=job_error, failed_step=owned.name)
+        endings.end(connection, owned.job, status, error=job_error, failed_step=owned.name)
     else:
         job_status = _move_on(connection, owned, None)
         record(connection, NewEvent(owned.account, owned.job_id, "status", {"status": job_status}))

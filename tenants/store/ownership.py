@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ..database import Database
 from . import on_sqlite, one_statement, outcomes, steps
-from .jobs import Dispatch
+from .dispatch import Dispatch
 from .steps import Gone, Owned, Refused
 
 

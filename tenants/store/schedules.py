@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ..columns import db_now
 from ..errors import NotFound
 from ..models import Fire, Job, Schedule
-from .jobs import ensure_account
+from .accounts import ensure_account
 from .listings import Page, newest_first
 
 schedules, fires, jobs = Schedule.__table__, Fire.__table__, Job.__table__

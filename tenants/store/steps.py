@@ -35,9 +35,9 @@ from ..account import AccountLimits
 from ..columns import UtcTime, db_now, seconds_since
 from ..errors import OwnershipLost
 from ..models import Account, Attempt, Job, Lane, Step, TenantQueue, new_id
-from . import jobs as job_store
+from . import endings
+from .dispatch import Dispatch
 from .events import NewEvent, record
-from .jobs import Dispatch
 
 accounts, jobs, steps, attempts = Account.__table__, Job.__table__, Step.__table__, Attempt.__table__
 lanes, tenant_queues = Lane.__table__, TenantQueue.__table__
@@ -217,13 +217,13 @@ def _may_start(connection: Connection, found: RowMapping) -> Refused | Gone | No
     if job["finished_at"] is not None:
         return Gone(f"the job is {job['status']}")
     if job["cancel_requested_at"] is not None:
-        job_store.end(connection, job, "cancelled")
+        endings.end(connection, job, "cancelled")
         return Gone("the job was cancelled")
     if found["expires_in"] is not None and found["expires_in"] <= 0 and job["started_at"] is None:
-        job_store.end(connection, job, "expired")
+        endings.end(connection, job, "expired")
         return Gone("the job has expired")
     if found["deadline_in"] is not None and found["deadline_in"] <= 0:
-        job_store.end_at_deadline(connection, job, found["name"])
+        endings.end_at_deadline(connection, job, found["name"])
         return Gone("the job's deadline has passed")
     if found["due_in"] is not None and found["due_in"] > 0.005:
         return Refused("the step is not due yet", found["due_in"])

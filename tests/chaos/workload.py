@@ -18,7 +18,7 @@ from tenants.columns import db_now
 from tenants.database import CommitUnknown
 from tenants.errors import JobFinished, Unavailable
 from tenants.models import Account
-from tenants.store.jobs import ensure_account
+from tenants.store.accounts import ensure_account
 
 log = logging.getLogger(__name__)
 accounts = Account.__table__

@@ -24,7 +24,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.columns import db_now
 from tenants.models import Account
-from tenants.store.jobs import ensure_account
+from tenants.store.accounts import ensure_account
 
 ROOT = Path(__file__).resolve().parents[2]
 #: How often something in another process is looked at again; nobody can signal it to us.

@@ -26,7 +26,7 @@ from tenants.queues import Entry, QueueLimits
 from tenants.store import burials, dead_letters, outcomes, steps, workers
 from tenants.store.burials import Burial, document_of, letter_id_of
 from tenants.store.dead_letters import LetterFilter
-from tenants.store.jobs import Dispatch
+from tenants.store.dispatch import Dispatch
 from tests.queues.lanes import Hand
 
 from .conftest import Service, make_service

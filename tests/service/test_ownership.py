@@ -14,7 +14,7 @@ from sqlalchemy import Connection, update
 from orchestrator.loops.reconciler import Reconciler
 from tenants.errors import JobFinished
 from tenants.models import Account
-from tenants.store.jobs import ensure_account
+from tenants.store.accounts import ensure_account
 
 from .conftest import Service
 

@@ -17,7 +17,8 @@ from orchestrator.settings import Settings
 from tenants.models import Account
 from tenants.queues import Entry, QueueLimits
 from tenants.store import queues
-from tenants.store.jobs import Dispatch, ensure_account
+from tenants.store.accounts import ensure_account
+from tenants.store.dispatch import Dispatch
 
 from .conftest import Service
 

@@ -20,7 +20,9 @@ from tenants.columns import db_now
 from tenants.models import Account, Worker
 from tenants.queues import QueueLimits
 from tenants.store import meta, queues, steps, workers
-from tenants.store.jobs import Dispatch, JobFilter, ensure_account
+from tenants.store.accounts import ensure_account
+from tenants.store.dispatch import Dispatch
+from tenants.store.jobs import JobFilter
 from tests.queues.lanes import Hand
 
 from .conftest import make_service

@@ -11,8 +11,10 @@ from sqlalchemy import Connection, update
 from tenants.columns import db_now
 from tenants.database import Database
 from tenants.models import Account, Worker
-from tenants.store import jobs, outcomes, ownership, workers
-from tenants.store.jobs import Dispatch, JobPlan, StepPlan
+from tenants.store import jobs, new_jobs, outcomes, ownership, workers
+from tenants.store.accounts import ensure_account
+from tenants.store.dispatch import Dispatch
+from tenants.store.new_jobs import JobPlan, StepPlan
 from tenants.store.steps import Gone, Owned, Refused
 
 TWO_STEPS = (StepPlan("generate", "generate", True, 3), StepPlan("publish", "publish", True, 3))
@@ -38,7 +40,7 @@ class Bench:
     def make(self, account: str = "acme", steps: tuple[StepPlan, ...] = TWO_STEPS, **plan: Any) -> tuple[str, Dispatch]:
         """A job with its first step queued: the job's id and that step."""
         made = self.write(
-            lambda c: jobs.create(c, account, [JobPlan(pipeline="blog", input={"topic": "x"}, steps=steps, **plan)])
+            lambda c: new_jobs.create(c, account, [JobPlan(pipeline="blog", input={"topic": "x"}, steps=steps, **plan)])
         )
         return made.ids[0], made.queued[0]
 
@@ -69,7 +71,7 @@ class Bench:
 
     def limit(self, account: str, limits: dict[str, Any]) -> None:
         def work(connection: Connection) -> None:
-            jobs.ensure_account(connection, account)
+            ensure_account(connection, account)
             connection.execute(update(Account.__table__).where(Account.__table__.c.id == account).values(limits=limits))
 
         self.write(work)

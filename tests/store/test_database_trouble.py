@@ -19,8 +19,8 @@ import tenants.database as database_module
 from tenants.database import MAX_TRIES, CommitUnknown, Database
 from tenants.errors import Unavailable
 from tenants.models import Event, Job, Step
-from tenants.store import jobs, meta
-from tenants.store.jobs import JobPlan, StepPlan
+from tenants.store import jobs, meta, new_jobs
+from tenants.store.new_jobs import JobPlan, StepPlan
 from tests.crashes.installation import ROOT
 from tests.crashes.postgres import Postgres, running_postgres
 
@@ -160,10 +160,10 @@ def test_backends_killed_while_idle_are_noticed_by_nobody(server: Postgres, post
 def test_a_backend_killed_in_the_middle_leaves_nothing_half_written(server: Postgres, postgres: Database) -> None:
     runs = 0
 
-    def work(connection: Connection) -> jobs.Made:
+    def work(connection: Connection) -> new_jobs.Made:
         nonlocal runs
         runs += 1
-        made = jobs.create(connection, "acme", [plan(), plan()])
+        made = new_jobs.create(connection, "acme", [plan(), plan()])
         if runs == 1:
             kill_backends(server)
         jobs.fetch(connection, made.ids[0], None)
@@ -267,10 +267,10 @@ def test_a_database_that_is_gone_accepts_nothing(proxy: Proxy, through: Database
     before = count(postgres, Job.__table__)
     proxy.do("refuse")
     with pytest.raises(Unavailable):
-        through.write(lambda c: jobs.create(c, "acme", [plan()]))
+        through.write(lambda c: new_jobs.create(c, "acme", [plan()]))
     proxy.do("heal")
     assert count(postgres, Job.__table__) == before
-    through.write(lambda c: jobs.create(c, "acme", [plan()]))
+    through.write(lambda c: new_jobs.create(c, "acme", [plan()]))
     assert count(postgres, Job.__table__) == before + 1
 
 
@@ -291,12 +291,12 @@ def test_a_locked_file_is_waited_for_and_then_refused(sqlite: Database) -> None:
     with contextlib.closing(other):
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match="locked"):
-            sqlite.write(lambda c: jobs.create(c, "acme", [plan()]))
+            sqlite.write(lambda c: new_jobs.create(c, "acme", [plan()]))
         # Readers are not held up, and find nothing.
         assert count(sqlite, Job.__table__) == 0
         release = threading.Timer(0.2, other.execute, ("ROLLBACK",))
         release.start()
-        sqlite.write(lambda c: jobs.create(c, "acme", [plan()]))
+        sqlite.write(lambda c: new_jobs.create(c, "acme", [plan()]))
         release.join()
     assert count(sqlite, Job.__table__) == 1
 
@@ -316,7 +316,7 @@ def test_a_full_disk_refuses_and_leaves_nothing_half_written(sqlite: Database) -
     refusal = ""
     while not refusal and made < 400:
         try:
-            sqlite.write(lambda c: jobs.create(c, "acme", [plan(), plan()]))
+            sqlite.write(lambda c: new_jobs.create(c, "acme", [plan(), plan()]))
             made += 2
         except Unavailable as error:
             refusal = str(error)
@@ -326,7 +326,7 @@ def test_a_full_disk_refuses_and_leaves_nothing_half_written(sqlite: Database) -
     assert count(sqlite, Step.__table__) == 2 * made
     assert count(sqlite, Event.__table__) == made
     bound(1_000_000)
-    sqlite.write(lambda c: jobs.create(c, "acme", [plan()]))
+    sqlite.write(lambda c: new_jobs.create(c, "acme", [plan()]))
 
 
 # --- migrations ----------------------------------------------------------------------------------------------------
@@ -337,7 +337,9 @@ def test_many_may_migrate_at_once_and_while_jobs_are_made(database_url: str) -> 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda each: each.migrate(), databases))
         making = [
-            pool.submit(each.write, lambda c: jobs.create(c, "acme", [plan()])) for each in databases for _ in range(3)
+            pool.submit(each.write, lambda c: new_jobs.create(c, "acme", [plan()]))
+            for each in databases
+            for _ in range(3)
         ]
         list(pool.map(lambda each: each.migrate(), databases))
         for made in making:

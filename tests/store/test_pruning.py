@@ -10,7 +10,7 @@ from sqlalchemy import func, select, update
 from tenants.columns import db_now
 from tenants.models import Attempt, DeadLetter, Event, Job, Step
 from tenants.store import outcomes, pruning
-from tenants.store.jobs import StepPlan
+from tenants.store.new_jobs import StepPlan
 from tenants.store.pruning import Retention
 
 from .conftest import Bench

@@ -14,8 +14,8 @@ from orchestrator.jobs import Jobs
 from tenants.columns import db_now
 from tenants.errors import NotAwaitingApproval, OwnershipLost
 from tenants.models import Job
-from tenants.store import clock, jobs, outcomes
-from tenants.store.jobs import StepPlan
+from tenants.store import clock, new_jobs, outcomes
+from tenants.store.new_jobs import StepPlan
 from tenants.store.steps import Gone, Owned, Refused
 
 from .conftest import Bench
@@ -73,8 +73,10 @@ def test_approve_against_expire(bench: Bench, steering: Jobs) -> None:
 
     for _ in range(ROUNDS):
         made = bench.write(
-            lambda c: jobs.create(
-                c, "acme", [jobs.JobPlan(pipeline="blog", input={}, steps=ONE_STEP, approval=True, expires_in=3600.0)]
+            lambda c: new_jobs.create(
+                c,
+                "acme",
+                [new_jobs.JobPlan(pipeline="blog", input={}, steps=ONE_STEP, approval=True, expires_in=3600.0)],
             )
         )
         job_id = made.ids[0]

@@ -12,8 +12,8 @@ from sqlalchemy import select, update
 from tenants.columns import db_now
 from tenants.errors import OwnershipLost
 from tenants.models import Account, DeadLetter, Job
-from tenants.store import jobs, outcomes, steps, workers
-from tenants.store.jobs import StepPlan
+from tenants.store import endings, jobs, outcomes, steps, workers
+from tenants.store.new_jobs import StepPlan
 from tenants.store.steps import Gone, Owned, Refused
 
 from .conftest import Bench
@@ -186,7 +186,7 @@ def test_dead_workers_lose_their_steps_and_live_ones_keep_them(bench: Bench) -> 
 
 def test_cancel_before_the_start_leaves_nothing_to_run(bench: Bench) -> None:
     job_id, first = bench.make()
-    bench.write(lambda c: jobs.end(c, bench.job(job_id), "cancelled"))
+    bench.write(lambda c: endings.end(c, bench.job(job_id), "cancelled"))
     assert isinstance(bench.start(first.id), Gone)
     assert [step["status"] for step in bench.steps(job_id)] == ["cancelled", "cancelled"]
 
@@ -200,8 +200,8 @@ def test_cancel_against_start_ends_in_exactly_one_of_two_ways(bench: Bench) -> N
         def cancel(job_id: str = job_id, gate: threading.Barrier = gate) -> bool:
             def work(connection: Any) -> bool:
                 job = jobs.lock(connection, job_id, None)
-                jobs.request_cancel(connection, job_id)
-                return not jobs.has_running_step(connection, job_id) and jobs.end(connection, job, "cancelled")
+                endings.request_cancel(connection, job_id)
+                return not jobs.has_running_step(connection, job_id) and endings.end(connection, job, "cancelled")
 
             gate.wait()
             return bool(bench.write(work))

@@ -1,0 +1,240 @@
+"""Making jobs with their steps, all or none, held against the account's status, limits and quota.
+
+Invariant: what is counted against a quota is counted in the transaction that makes the jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ..account import AccountLimits
+from ..columns import db_now
+from ..errors import AccountDraining, AccountSuspended, QueueFull, QuotaExhausted
+from ..models import Account, Job, Step, Usage, new_id
+from .accounts import ensure_account
+from .dispatch import Dispatch
+from .events import NewEvent, record
+from .jobs import summaries
+
+accounts, jobs, steps, usage = Account.__table__, Job.__table__, Step.__table__, Usage.__table__
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """A step as the pipeline declares it now; a job keeps what it was made with."""
+
+    name: str
+    lane: str
+    required: bool
+    max_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlan:
+    """A job that is about to be made; the input is validated already. Durations are in seconds."""
+
+    pipeline: str
+    input: dict[str, Any]
+    steps: tuple[StepPlan, ...]
+    priority: int = 5
+    run_at: datetime | None = None
+    delay: float = 0.0
+    expires_in: float | None = None
+    deadline: float | None = None
+    approval: bool = False
+    unique_key: str | None = None
+    callback_url: str | None = None
+    tags: tuple[str, ...] = ()
+    #: Chosen before the transaction, so that a caller who does not know what became of it can ask, or repeat it.
+    id: str = field(default_factory=new_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What `create` did: the id of each job in order, those that are new, and what to hand to Redis."""
+
+    ids: tuple[str, ...]
+    created: frozenset[str]
+    queued: tuple[Dispatch, ...]
+
+
+def create(connection: Connection, account: str, plans: Sequence[JobPlan], *, again: bool = False) -> Made:
+    """Make jobs with their steps, all or none; the first step of each is queued (or awaits approval).
+
+    `again`: the same plans may have been made by a transaction whose answer was lost; then that is what was made, and
+    the dispatcher loop sends it.
+
+    Raises:
+        AccountDraining, AccountSuspended, QueueFull, QuotaExhausted: nothing was made.
+        IntegrityError: somebody else made a `unique_key` at this moment, or the lost transaction took effect just now.
+    """
+    if again and (landed := _made_before(connection, account, plans)) is not None:
+        return landed
+    now = connection.execute(select(db_now())).scalar_one()
+    taken = _taken_unique_keys(connection, account, plans)
+    fresh: list[tuple[str, JobPlan]] = []
+    ids: list[str] = []
+    for plan in plans:
+        existing = taken.get((plan.pipeline, plan.unique_key)) if plan.unique_key is not None else None
+        if existing is None:
+            existing = plan.id
+            fresh.append((existing, plan))
+            if plan.unique_key is not None:
+                taken[plan.pipeline, plan.unique_key] = existing
+        ids.append(existing)
+    if not fresh:
+        return Made(tuple(ids), frozenset(), ())
+    _admit(connection, account, len(fresh), now)
+    queued = _insert(connection, account, fresh, now)
+    return Made(tuple(ids), frozenset(job_id for job_id, _ in fresh), tuple(queued))
+
+
+def _made_before(connection: Connection, account: str, plans: Sequence[JobPlan]) -> Made | None:
+    present = frozenset(summaries(connection, [plan.id for plan in plans]))
+    if not present:
+        return None
+    taken = _taken_unique_keys(connection, account, plans)
+    taken |= {(plan.pipeline, plan.unique_key): plan.id for plan in plans if plan.id in present}
+    ids = [plan.id if plan.id in present else taken[plan.pipeline, plan.unique_key] for plan in plans]
+    return Made(tuple(ids), present, ())
+
+
+def _taken_unique_keys(
+    connection: Connection, account: str, plans: Sequence[JobPlan]
+) -> dict[tuple[str, str | None], str]:
+    keys = {plan.unique_key for plan in plans if plan.unique_key is not None}
+    if not keys:
+        return {}
+    rows = connection.execute(
+        select(jobs.c.pipeline, jobs.c.unique_key, jobs.c.id).where(
+            jobs.c.account == account, jobs.c.unique_key.in_(keys), jobs.c.finished_at.is_(None)
+        )
+    )
+    return {(row.pipeline, row.unique_key): row.id for row in rows}
+
+
+def _admit(connection: Connection, account: str, count: int, now: datetime) -> None:
+    """Hold the account against its status and limits, and count the jobs in today's usage."""
+    found = connection.execute(
+        select(accounts.c.status, accounts.c.limits).where(accounts.c.id == account)
+    ).one_or_none()
+    if found is None:
+        ensure_account(connection, account)
+    elif found.status == "draining":
+        raise AccountDraining(f"account {account!r} is draining: it takes no new jobs until it is resumed")
+    elif found.status == "suspended":
+        raise AccountSuspended(f"account {account!r} is suspended: it takes no new jobs until it is resumed")
+    limits = AccountLimits.from_json(found.limits if found else None)
+    if limits.max_waiting is not None:
+        waiting = connection.execute(
+            select(func.count()).where(
+                jobs.c.account == account, jobs.c.finished_at.is_(None), jobs.c.started_at.is_(None)
+            )
+        ).scalar_one()
+        if waiting + count > limits.max_waiting:
+            raise QueueFull(
+                f"account {account!r} has {waiting} jobs waiting and may have {limits.max_waiting}; "
+                f"{count} more do not fit",
+                retry_after=5.0,
+            )
+    _count_usage(connection, account, count, limits.daily_quota, now)
+
+
+def _count_usage(connection: Connection, account: str, count: int, quota: int | None, now: datetime) -> None:
+    day = now.astimezone(UTC).date().isoformat()
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = make(usage).values(account=account, day=day, jobs=count, seconds=0.0, tokens=0, posts=0, bytes=0)
+    counted = statement.on_conflict_do_update(
+        index_elements=["account", "day"], set_={"jobs": usage.c.jobs + statement.excluded.jobs}
+    ).returning(usage.c.jobs)
+    total = connection.execute(counted).scalar_one()
+    if quota is not None and total > quota:
+        midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), tzinfo=UTC)
+        raise QuotaExhausted(
+            f"account {account!r} may have {quota} jobs accepted in a UTC day; {total - count} were accepted today "
+            f"and {count} more do not fit",
+            retry_after=(midnight - now).total_seconds(),
+        )
+
+
+def _insert(
+    connection: Connection, account: str, fresh: Sequence[tuple[str, JobPlan]], now: datetime
+) -> list[Dispatch]:
+    rows = [_job_row(account, job_id, plan, now) for job_id, plan in fresh]
+    returned = connection.execute(insert(jobs).returning(jobs.c.id, jobs.c.seq), rows)
+    sequence = {row.id: row.seq for row in returned}
+    step_rows = [
+        _step_row(account, job_id, plan, position, sequence[job_id], row["run_at"], now)
+        for (job_id, plan), row in zip(fresh, rows, strict=True)
+        for position in range(len(plan.steps))
+    ]
+    connection.execute(insert(steps), step_rows)
+    record(
+        connection,
+        *(NewEvent(account, row["id"], "status", {"status": row["status"]}) for row in rows),
+    )
+    return [Dispatch.of(row) for row in step_rows if row["status"] == "queued"]
+
+
+def _job_row(account: str, job_id: str, plan: JobPlan, now: datetime) -> dict[str, Any]:
+    run_at = max(now, plan.run_at or now) + timedelta(seconds=plan.delay)
+    waits = run_at > now
+    status = "scheduled" if waits else "queued"
+    if not waits and _awaits_approval(plan, 0):
+        status = "awaiting_approval"
+    return {
+        "id": job_id,
+        "account": account,
+        "pipeline": plan.pipeline,
+        "status": status,
+        "priority": plan.priority,
+        "input": plan.input,
+        "approval": plan.approval,
+        "run_at": run_at,
+        "created_at": now,
+        "expires_at": None if plan.expires_in is None else run_at + timedelta(seconds=plan.expires_in),
+        "deadline_seconds": plan.deadline,
+        "unique_key": plan.unique_key,
+        "tags": list(plan.tags),
+        "callback_url": plan.callback_url,
+    }
+
+
+def _awaits_approval(plan: JobPlan, position: int) -> bool:
+    return plan.approval and position == len(plan.steps) - 1
+
+
+def _step_row(
+    account: str, job_id: str, plan: JobPlan, position: int, sequence: int, run_at: datetime, now: datetime
+) -> dict[str, Any]:
+    step, first = plan.steps[position], position == 0
+    status = "pending"
+    if first:
+        status = "awaiting_approval" if _awaits_approval(plan, position) else "queued"
+    return {
+        "id": new_id(),
+        "job_id": job_id,
+        "account": account,
+        "pipeline": plan.pipeline,
+        "position": position,
+        "name": step.name,
+        "lane": step.lane,
+        "status": status,
+        "required": step.required,
+        "priority": plan.priority,
+        "sequence": sequence,
+        "attempt": 0,
+        "max_attempts": step.max_attempts,
+        "lost": 0,
+        "run_token": 0,
+        "progress": 0,
+        "note": "",
+        "due_at": run_at if first and run_at > now else None,
+        "queued_at": now if status == "queued" else None,
+    }
