@@ -105,6 +105,8 @@ class Controller:
     done: Counter[str] = field(default_factory=Counter)
     #: Monotonic time and pid of every kill of a worker.
     kills: list[tuple[float, int]] = field(default_factory=list)
+    #: What was really killed, by what it was: a target that had just died by itself does not count.
+    killed: Counter[str] = field(default_factory=Counter)
     _due: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _order: int = 0
 
@@ -154,10 +156,10 @@ class Controller:
             case "empty redis":
                 self._empty()
             case "restart redis with data" | "restart redis without data":
-                self.stage.kill_redis(keep_data=attack.kind.endswith("with data"))
+                self._kill_redis(keep_data=attack.kind.endswith("with data"))
                 self.stage.start_redis()
             case "redis away":
-                self.stage.kill_redis(keep_data=True)
+                self._kill_redis(keep_data=True)
                 self._later(attack.lasts, self.stage.start_redis)
             case "kill backends":
                 self._kill_backends()
@@ -184,9 +186,17 @@ class Controller:
             self._later(lasts, lambda: self.stage.attack_route(route, "heal"))
 
     def _kill(self, name: str) -> None:
+        at = time.monotonic()
         pid = self.stage.signal(name, signal.SIGKILL)
-        if pid is not None and name in self.stage.names:
-            self.kills.append((time.monotonic(), pid))
+        if pid is None:
+            return
+        if name in self.stage.names:
+            self.kills.append((at, pid))
+        self.killed["workers" if name in self.stage.names else "control planes"] += 1
+
+    def _kill_redis(self, *, keep_data: bool) -> None:
+        self.killed["Redis"] += self.stage.valkey is not None
+        self.stage.kill_redis(keep_data=keep_data)
 
     def _resume(self, name: str) -> None:
         if self.stage.part(name).stopped:
@@ -205,9 +215,10 @@ class Controller:
         assert self.stage.postgres is not None
         try:
             with self.stage.postgres.connect() as connection:
-                connection.execute(
+                ended = connection.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
                 )
+                self.killed["database backends"] += ended.rowcount
         except psycopg.Error as error:
             self.say(f"          PostgreSQL: {error}")

@@ -223,6 +223,39 @@ def recovery_seconds(observed: Iterable[Mapping[str, Any]]) -> list[float]:
     return found
 
 
+def kill_recovery_seconds(
+    kills: Iterable[tuple[float, int]], observed: Iterable[Mapping[str, Any]], claims: Claims
+) -> list[float]:
+    """From each kill of a worker (monotonic time, pid) to the next begin in each tenant queue that it ran something of.
+
+    The observer sees a run die, and the database says with which worker it was lost; the kill's time is the
+    controller's. All are of one host and one clock.
+    """
+    lost_with: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+    names = {step["id"]: (step["job_id"], step["name"]) for step in claims.steps}
+    for attempt in claims.attempts:
+        if attempt["outcome"] == "lost":
+            lost_with[names[attempt["step_id"]]].add(_pid_of(attempt["worker"]))
+    killed_at = {pid: at for at, pid in kills}
+    begun: dict[int, Mapping[str, Any]] = {}
+    waiting: defaultdict[str, set[float]] = defaultdict(set)
+    found = []
+    for noted in observed:
+        if noted["event"] == "begin":
+            begun[noted["run"]] = noted
+            found += [noted["at"] - at for at in waiting.pop(noted["queue"], ())]
+        elif noted["event"] == "gone" and noted["run"] in begun:
+            begin = begun[noted["run"]]
+            times = [killed_at[pid] for pid in lost_with[begin["job"], begin["step"]] if pid in killed_at]
+            waiting[begin["queue"]].update(sorted(at for at in times if at <= noted["at"])[-1:])
+    return found
+
+
+def _pid_of(worker_id: str) -> int:
+    """Of ``host-pid-suffix``."""
+    return int(worker_id.rsplit("-", 2)[1])
+
+
 def _run_text(noted: Mapping[str, Any]) -> str:
     return (
         f"run {noted['id'][:8]} (job {noted['job']}, step {noted['step']}, attempt {noted['attempt']}, "

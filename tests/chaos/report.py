@@ -9,13 +9,19 @@ from tests.crashes.report import quantile
 
 from .run import Verdict
 
+_SAMPLES = ("recovery_seconds", "kill_recovery_seconds")
+
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
     return {
-        **{name: getattr(verdict, name) for name in verdict.__slots__ if name not in ("findings", "recovery_seconds")},
+        **{name: getattr(verdict, name) for name in verdict.__slots__ if name not in ("findings", *_SAMPLES)},
+        "kills": sum(verdict.killed.values()),
         "findings": verdict.findings.by_kind(),
-        "recovery_p50": round(quantile(verdict.recovery_seconds, 0.50), 2),
-        "recovery_p99": round(quantile(verdict.recovery_seconds, 0.99), 2),
+        **{
+            f"{name.removesuffix('_seconds')}_p{round(100 * share)}": round(quantile(getattr(verdict, name), share), 2)
+            for name in _SAMPLES
+            for share in (0.50, 0.99)
+        },
         "ok": verdict.ok,
     }
 
@@ -28,6 +34,7 @@ def table(verdicts: Sequence[Verdict], *, shown: int = 10) -> str:
         rows.append((name, *map(str, values)))
 
     row("jobs accepted", *(verdict.accepted for verdict in verdicts))
+    row("kills", *(_kills(verdict.killed) for verdict in verdicts))
     row("POSTs refused and repeated", *(verdict.refusals for verdict in verdicts))
     row("jobs by status", *(_counts(verdict.statuses) for verdict in verdicts))
     row("attempts by outcome", *(_counts(verdict.outcomes) for verdict in verdicts))
@@ -37,8 +44,13 @@ def table(verdicts: Sequence[Verdict], *, shown: int = 10) -> str:
     for kind in sorted({kind for verdict in verdicts for kind in verdict.attacks}):
         row(f"  {kind}", *(verdict.attacks.get(kind, 0) for verdict in verdicts))
     row("ends of processes by status", *(_counts(verdict.exits) for verdict in verdicts))
-    row("death to next try, p50", *(f"{quantile(verdict.recovery_seconds, 0.50):.1f} s" for verdict in verdicts))
-    row("death to next try, p99", *(f"{quantile(verdict.recovery_seconds, 0.99):.1f} s" for verdict in verdicts))
+    for name, samples in (
+        ("kill to the account's next effect", [verdict.kill_recovery_seconds for verdict in verdicts]),
+        ("any death to the step's next try", [verdict.recovery_seconds for verdict in verdicts]),
+    ):
+        row(f"{name}, seen", *map(len, samples))
+        for share in (0.50, 0.99):
+            row(f"{name}, p{round(100 * share)}", *(f"{quantile(each, share):.1f} s" for each in samples))
     row("attacked for", *(f"{verdict.attack_seconds:.0f} s" for verdict in verdicts))
     row("all ended after", *(f"{verdict.drain_seconds:.0f} s" for verdict in verdicts))
     for kind in verdicts[0].findings.by_kind():
@@ -53,6 +65,10 @@ def table(verdicts: Sequence[Verdict], *, shown: int = 10) -> str:
             if len(sentences) > shown:
                 lines.append(f"{verdict.database} {kind}: … and {len(sentences) - shown} more")
     return "\n".join(lines)
+
+
+def _kills(killed: dict[str, int]) -> str:
+    return f"{sum(killed.values())}: {_counts(killed)}"
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -23,7 +23,7 @@ from tenants.store import workers as worker_store
 from tenants.store.jobs import FINISHED
 
 from .attacks import Controller, plan_attacks
-from .judge import Findings, Judge, read_claims, read_observed, recovery_seconds
+from .judge import Findings, Judge, kill_recovery_seconds, read_claims, read_observed, recovery_seconds
 from .stage import EXPECTED_EXITS, Stage, exits, running_stage, runtime_of
 from .workload import Feeder, concurrency_of, plan_jobs, set_limits
 
@@ -59,13 +59,18 @@ class Verdict:
     seed: int
     findings: Findings
     attacks: dict[str, int]
+    #: What was killed, by what it was.
+    killed: dict[str, int]
     accepted: int
     refusals: int
     statuses: dict[str, int]
     outcomes: dict[str, int]
     posts: int
     runs: int
+    #: From each run's death, however it came, to the next begin of its step.
     recovery_seconds: list[float]
+    #: From each kill of a worker to the next effect in each tenant queue that it ran something of.
+    kill_recovery_seconds: list[float]
     exits: dict[str, int]
     left_over: list[str]
     attack_seconds: float
@@ -142,6 +147,7 @@ def _run(stage: Stage, seed: int, scale: Scale, say: Callable[[str], None]) -> V
         seed=seed,
         findings=findings,
         attacks=dict(sorted(controller.done.items())),
+        killed=dict(sorted(controller.killed.items())),
         accepted=len(feeder.accepted),
         refusals=feeder.refusals + len(feeder.unknown),
         statuses=dict(Counter(str(job["status"]) for job in claims.jobs.values())),
@@ -149,6 +155,7 @@ def _run(stage: Stage, seed: int, scale: Scale, say: Callable[[str], None]) -> V
         posts=sum(noted["event"] == "post" for noted in observed),
         runs=sum(noted["event"] == "begin" for noted in observed),
         recovery_seconds=recovery_seconds(observed),
+        kill_recovery_seconds=kill_recovery_seconds(controller.kills, observed, claims),
         exits=exit_counts,
         left_over=left,
         attack_seconds=attacked,

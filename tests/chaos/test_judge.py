@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from .attacks import plan_attacks
-from .judge import Claims, Findings, Judge, recovery_seconds
+from .judge import Claims, Findings, Judge, kill_recovery_seconds, recovery_seconds
 from .workload import plan_jobs
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -91,6 +91,25 @@ def test_recovery_counts_from_a_death_to_the_next_begin_of_its_step() -> None:
     gone = {"event": "gone", "run": 1, "at": 3.0}
     other = begin(2, job="j2", at=4.0)
     assert recovery_seconds([begin(1), gone, other, begin(3, at=9.5)]) == [6.5]
+
+
+def test_recovery_from_a_kill_counts_to_the_queues_next_effect() -> None:
+    """Only for what the killed worker ran: run 1 was lost with it; run 2 died by something else."""
+    said = claims(
+        attempts=[{"id": "a1", "step_id": "s1", "finished_at": NOW, "outcome": "lost", "worker": "host-7-ab"}]
+    )
+    other: dict[str, Any] = {"job": "j2", "queue": "quick_other"}
+    observed = [
+        begin(1, at=1.0),
+        begin(2, at=1.1, **other),
+        {"event": "gone", "run": 1, "at": 3.0},
+        {"event": "gone", "run": 2, "at": 3.1},
+        begin(4, at=4.0, **other),
+        begin(5, at=9.5, job="j3"),
+        begin(6, at=11.0),
+    ]
+    assert kill_recovery_seconds([(2.5, 7), (2.6, 8)], observed, said) == [7.0]
+    assert kill_recovery_seconds([(2.6, 8)], observed, said) == []
 
 
 def test_a_seed_gives_the_same_jobs_and_attacks() -> None:
