@@ -7,6 +7,10 @@ so that no account id can reach into another's key, whatever characters it has:
     account "a:b{c}"  →  token "@a:b{c}"  →  onelane:{publish}:waiting:@a:b{c}
     no account        →  token "-"
 
+The root itself holds the lane's own state, packed as doubles: virtual clock, last sequence, last epoch, waiting,
+delayed, pause, global concurrency, mean µs, last slot, whether settings exist, last look, unclocked work, starts,
+dwell time.
+
 Invariants: `token` is injective; lane and namespace are of a plain character set that contains neither a brace nor a
 colon; a script receives the root as KEYS[1] and makes the rest by the table that `lua_table` renders from this module.
 """
@@ -39,12 +43,12 @@ LANE_KEYS = {
 QUEUE_KEYS = {
     "state": (
         ":state:",
-        "where it stands (1 byte); virtual start, mean µs, last used, rate, hold, due, spent, heavy (doubles)",
+        "where it stands; virtual start, mean µs, last used, rate, hold, due, spent, heavy; other slots; slot 0's lease",
     ),
     "waiting": (":waiting:", "zset entry id → rank and sequence"),
     "delayed": (":delayed:", "zset entry id → ms at which it is due"),
     "entries": (":entries:", "hash entry id → score:added:deliveries:message; there while waiting, delayed or leased"),
-    "slots": (":slots:", "hash slot → the lease record: the slot *is* the lease"),
+    "slots": (":slots:", "hash slot → the lease record of a slot other than 0: the slot *is* the lease"),
 }
 
 #: Keys of the lane that end otherwise.
@@ -103,7 +107,7 @@ class Keys:
         self.shards = shards
 
     def root(self, lane: str, shard: int = 0) -> str:
-        """KEYS[1] of every script; also the name of the lane's own hash."""
+        """KEYS[1] of every script; also the name of the lane's own state."""
         check_name("lane", lane)
         # A slash cannot be part of a lane's name, so no lane is mistaken for another one's shard.
         tag = f"{lane}/{shard}" if self.shards > 1 else lane

@@ -126,20 +126,36 @@ class Hand:
 
 def age_lease(client: Client, broker: TenantBroker, lease: Lease, seconds: float) -> None:
     """Makes a lease look as if its message had started `seconds` earlier."""
-    key = f"{broker.keys.root(LANE)}:slots:".encode() + token(lease.account)
-    _, _, rest = client.hget(key, lease.slot).partition(b":")
+    root, raw = broker.keys.root(LANE), token(lease.account)
     lease.epoch -= round(seconds * 1e6)
-    client.hset(key, lease.slot, b"%d:%s" % (lease.epoch, rest))
+    epoch = EPOCH.pack(lease.epoch)
+    if lease.slot == 0:
+        state = state_of(client, root, raw)
+        state[-1] = epoch + state[-1][EPOCH.size :]
+        set_state(client, root, raw, state)
+    else:
+        key = f"{root}:slots:".encode() + raw
+        client.hset(key, lease.slot, epoch + client.hget(key, lease.slot)[EPOCH.size :])
 
 
-#: The state of a tenant queue, as account.lua packs it; the virtual start and the due time among its fields.
-STATE = struct.Struct(">c8d")
+#: The state of a tenant queue, as account.lua packs it, before the lease of slot 0; fields of it.
+STATE = struct.Struct(">c8dI")
 VIRTUAL_START, DUE = 1, 6
+#: What a lease record begins with, and the lane's own state.
+EPOCH = struct.Struct(">d")
 
 
 def state_of(client: Client, root: str, raw: bytes) -> list[Any]:
-    return list(STATE.unpack(client.get(f"{root}:state:".encode() + raw)))
+    """The fields, and what follows them."""
+    stored = client.get(f"{root}:state:".encode() + raw)
+    return [*STATE.unpack_from(stored), stored[STATE.size :]]
 
 
 def set_state(client: Client, root: str, raw: bytes, state: list[Any]) -> None:
-    client.set(f"{root}:state:".encode() + raw, STATE.pack(*state))
+    client.set(f"{root}:state:".encode() + raw, STATE.pack(*state[:-1]) + state[-1])
+
+
+def clock_of(client: Client, root: str) -> float:
+    """The lane's virtual clock, µs."""
+    clock: float = EPOCH.unpack_from(client.get(root))[0]
+    return clock

@@ -10,22 +10,28 @@
 local found = {}
 local function violation(kind, token, detail) found[#found + 1] = { kind, token, detail } end
 
+-- Returns the number of slots taken.
 local function check_slots(a)
-  local records = redis.call('HGETALL', a.slots)
-  for i = 1, #records, 2 do
-    local member = records[i] .. ':' .. a.token
+  local others = redis.call('HLEN', K.slots .. a.token)
+  if a.others ~= others then
+    violation('slots', a.token, a.others .. ' counted, ' .. others .. ' taken')
+    a.others = others
+  end
+  local slots = slots_of(a)
+  for _, slot in ipairs(slots) do
+    local member = slot .. ':' .. a.token
     if not redis.call('ZSCORE', K.leases, member) then
-      violation('slot_without_lease', a.token, records[i])
+      violation('slot_without_lease', a.token, slot)
       redis.call('ZADD', K.leases, now, member)
     end
-    local record = decode_lease(records[i + 1])
+    local record = lease_in(a, slot)
     if redis.call('HEXISTS', a.entries, record.id) == 0 then
       violation('lease_without_entry', a.token, record.id)
-      redis.call('HDEL', a.slots, records[i])
+      drop_lease(a, slot)
       redis.call('ZREM', K.leases, member)
     end
   end
-  return #records / 2
+  return #slots
 end
 
 local function check_queue(token)
@@ -70,7 +76,7 @@ else
   local removed = 0
   for _, member in ipairs(members) do
     local slot, token = string.match(member, '^(%d+):(.*)$')
-    if redis.call('HEXISTS', K.slots .. token, slot) == 0 then
+    if not lease_in(open(token), slot) then
       violation('lease_without_slot', token, slot)
       redis.call('ZREM', K.leases, member)
       removed = removed + 1

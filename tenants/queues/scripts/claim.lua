@@ -16,7 +16,7 @@ if #claimed == 0 then
   lane.looked = 0 -- a claim always looks
   claimed = start_some(worker, request, lease_ms, count)
 end
-save_worker(worker)
+save_leases()
 redis.call('PEXPIRE', K.worker .. worker, WORKER_TTL)
 local left = pass_on()
 save_lane()

@@ -7,8 +7,7 @@
 -- @include account
 local what, value = ARGV[1], ARGV[2]
 local present = 0
-redis.call('HSET', R, 'configured', '1')
-lane.configured = true
+lane.configured = 1
 for i = 3, #ARGV do
   local token = ARGV[i]
   local raw = redis.call('HGET', K.limits, token) or '1:1:0:0:0:0:0:0:0'

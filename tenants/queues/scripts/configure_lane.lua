@@ -3,6 +3,7 @@
 -- ARGV: field (paused | global), value (ms until, 0, -1 | most leases, 0 no bound)
 -- Returns 1.
 -- @include lane
-redis.call('HSET', R, ARGV[1], ARGV[2])
+lane[ARGV[1]] = tonumber(ARGV[2])
+save_lane()
 ring()
 return 1

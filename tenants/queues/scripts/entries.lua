@@ -15,10 +15,9 @@ if #ids < most then
 end
 local leases = {}
 if from == 0 then
-  local records = redis.call('HGETALL', a.slots)
-  for i = 1, #records, 2 do
-    local record = decode_lease(records[i + 1])
-    leases[#leases + 1] = { records[i], whole(record.epoch), record.worker, record.id }
+  for _, slot in ipairs(slots_of(a)) do
+    local record = lease_in(a, slot)
+    leases[#leases + 1] = { slot, whole(record.epoch), record.worker, record.id }
   end
 end
 return { ids, leases }

@@ -14,5 +14,5 @@ local delayed_until = redis.call('ZSCORE', a.delayed, id)
 if waiting_place then state, place_in_queue = 'waiting', waiting_place
 elseif delayed_until then state, due = 'delayed', delayed_until
 elseif redis.call('HEXISTS', a.entries, id) == 1 then state = 'leased' end
-return { now, state, tostring(due), place_in_queue, redis.call('HLEN', a.slots), math.min(a.concurrency, 1000000), at,
+return { now, state, tostring(due), place_in_queue, running(a), math.min(a.concurrency, 1000000), at,
   reason or '', tostring(lane.paused), redis.call('ZCARD', K.leases), lane.global }

@@ -28,9 +28,8 @@ for i = 1, #held, 2 do
   if slot and not named[held[i]] then
     local epoch, request = string.match(held[i + 1], '^(%d+):(%d+)$')
     if tonumber(request) <= issued and not in_flight[request] then
-      local record = find_lease(token, slot, epoch)
+      local record, a = find_lease(token, slot, epoch)
       if record then
-        local a = open(token)
         release(a, slot, record, false)
         put_back(a, record, record.due, record.deliveries)
         put(a)
@@ -42,6 +41,7 @@ for i = 1, #held, 2 do
   end
 end
 if given_back > 0 then
+  save_leases()
   ring()
   save_lane()
 end

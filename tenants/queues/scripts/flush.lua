@@ -4,13 +4,14 @@
 -- Returns the number of tenant queues dropped; 0: the lane is empty.
 -- @include lane
 -- @include account
+-- @include lease
 local tokens = redis.call('ZRANGE', K.names, 0, tonumber(ARGV[1]) - 1)
 for _, token in ipairs(tokens) do
   local a = open(token)
   lane.waiting = lane.waiting - redis.call('ZCARD', a.waiting)
   lane.delayed = lane.delayed - redis.call('ZCARD', a.delayed)
-  for _, slot in ipairs(redis.call('HKEYS', a.slots)) do redis.call('ZREM', K.leases, slot .. ':' .. token) end
-  redis.call('UNLINK', a.waiting, a.delayed, a.entries, a.slots)
+  for _, slot in ipairs(slots_of(a)) do redis.call('ZREM', K.leases, slot .. ':' .. token) end
+  redis.call('UNLINK', a.waiting, a.delayed, a.entries, K.slots .. token)
   tear_down(a)
 end
 if #tokens == 0 then redis.call('UNLINK', K.buried, K.graves, K.bell) end

@@ -8,15 +8,15 @@
 -- @include lease
 local given_back = 0
 for i = 1, #ARGV, 3 do
-  local record = find_lease(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  local record, a = find_lease(ARGV[i], ARGV[i + 1], ARGV[i + 2])
   if record then
-    local a = open(ARGV[i])
     release(a, ARGV[i + 1], record, false)
     put_back(a, record, 0, record.deliveries)
     put(a)
     given_back = given_back + 1
   end
 end
+save_leases()
 if wake then ring() end
 save_lane()
 return given_back

@@ -14,6 +14,7 @@ for i = 1, #ARGV, 3 do
     ended = ended + 1
   end
 end
+save_leases()
 pass_on()
 save_lane()
 return ended

@@ -7,12 +7,13 @@
 -- @include account
 -- @include lease
 local token, slot, message = ARGV[1], ARGV[2], ARGV[5]
-local record = find_lease(token, slot, ARGV[3])
+local record, a = find_lease(token, slot, ARGV[3])
 if not record then return 0 end
 local key = K.entries .. token
 local value = redis.call('HGET', key, record.id)
 record.due = now + tonumber(ARGV[4])
-redis.call('HSET', K.slots .. token, slot, encode_lease(record))
+keep_lease(a, slot, record)
+close(a)
 if message ~= '' and value then
   local score, added, deliveries = decode_entry(value)
   redis.call('HSET', key, record.id, encode_entry(score, added, deliveries, message))

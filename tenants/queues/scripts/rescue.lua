@@ -8,6 +8,7 @@
 -- @include lease
 -- @include start
 local ended = rescue_some(tonumber(ARGV[1]))
+save_leases()
 pass_on()
 save_lane()
 return ended

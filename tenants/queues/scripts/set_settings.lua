@@ -16,10 +16,7 @@ for i = 1, #ARGV, 2 do
       redis.call('HDEL', K.limits, token)
     else
       redis.call('HSET', K.limits, token, value)
-      if not lane.configured then
-        redis.call('HSET', R, 'configured', '1')
-        lane.configured = true
-      end
+      lane.configured = 1
     end
     local a = open(token)
     if a.stands then

@@ -54,20 +54,20 @@ end
 
 local results = {}
 for i = 7, #ARGV, FIELDS do
-  local record = find_lease(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  local record, a = find_lease(ARGV[i], ARGV[i + 1], ARGV[i + 2])
   if record then
-    settle(open(ARGV[i]), ARGV[i + 1], record, ARGV[i + 3], tonumber(ARGV[i + 4]), ARGV[i + 5], ARGV[i + 6])
+    settle(a, ARGV[i + 1], record, ARGV[i + 3], tonumber(ARGV[i + 4]), ARGV[i + 5], ARGV[i + 6])
   end
   results[#results + 1] = record and '1' or '0'
 end
 results = table.concat(results)
-tell_worker(mark, request .. ':' .. results)
+tell_worker(worker, mark, request .. ':' .. results)
 local claimed = {}
 if count > 0 then
   claimed = start_some(worker, request, lease_ms, count)
 end
 if wake and #claimed == 0 then ring() end
-save_worker(worker)
+save_leases()
 local left = pass_on()
 save_lane()
 return { left, next_look(left), claimed, now, told(results) }

@@ -1,5 +1,5 @@
 -- One tenant queue. Needs lane.lua. Gives: open(token), close(a), place(a), put(a) and wake, promote(a),
--- start_at(a), put_waiting, put_delayed, encode_entry, decode_entry, tear_down(a).
+-- start_at(a), put_waiting, put_delayed, encode_entry, decode_entry, running(a), tear_down(a).
 -- Invariant: after place() the queue stands in exactly one of: r ready, t timers, f full (a settle looks again),
 -- p parked (paused for good), b busy (nothing waits, something runs), i idle. `s` in its hash says which.
 local DEFAULT_LIMITS = { weight = 1, concurrency = 1, rate_limit = 0, rate_per = 0, strict = false, max_waiting = 0,
@@ -12,7 +12,7 @@ local HEAVY = 10
 local MOST_DEBT = 60000000
 
 local function limits_of(token)
-  local raw = lane.configured and redis.call('HGET', K.limits, token)
+  local raw = lane.configured == 1 and redis.call('HGET', K.limits, token)
   local l
   if raw then
     local w, c, rl, rp, st, mw, md, qp, ap = string.match(raw,
@@ -27,14 +27,31 @@ local function limits_of(token)
 end
 
 -- The state is packed, because reading and writing it as fields of a hash cost more than all the rest of a settle.
--- The layout stands in keys.py too.
-local STATE = '>c1dddddddd'
+-- The lease of slot 0 follows it, because most queues have no other slot; others stand in a hash. The layout stands in
+-- keys.py too.
+local STATE = '>c1ddddddddI'
+local LEASE = '>dddBdIHc0'
+
+-- epoch: also the µs at which it began; charge: µs charged at the claim; rated: 1 when a rate token was taken; due: ms
+-- of a recorded reschedule, or 0.
+local function encode_lease(r)
+  return struct.pack(LEASE, r.epoch, r.request, r.charge, r.rated, r.due, r.deliveries, #r.worker, r.worker) .. r.id
+end
+
+local function decode_lease(raw, from)
+  local epoch, request, charge, rated, due, deliveries, worker, start = struct.unpack(LEASE, raw, from)
+  return { epoch = epoch, worker = worker, request = request, charge = charge, rated = rated, due = due,
+    deliveries = deliveries, id = string.sub(raw, start) }
+end
 
 local function open(token)
   local state = K.state .. token
-  local stands, v, estimate, used_at, rate_at, hold, due, spent, heavy
+  local stands, v, estimate, used_at, rate_at, hold, due, spent, heavy, others, start, held
   local raw = redis.call('GET', state)
-  if raw then stands, v, estimate, used_at, rate_at, hold, due, spent, heavy = struct.unpack(STATE, raw) end
+  if raw then
+    stands, v, estimate, used_at, rate_at, hold, due, spent, heavy, others, start = struct.unpack(STATE, raw)
+    if start <= #raw then held = decode_lease(raw, start) end
+  end
   local limits = limits_of(token)
   return {
     token = token,
@@ -42,7 +59,9 @@ local function open(token)
     -- Messages without an account are no tenant: no bound on how many run.
     concurrency = token == '-' and UNLIMITED or limits.concurrency,
     state = state, waiting = K.waiting .. token, delayed = K.delayed .. token,
-    entries = K.entries .. token, slots = K.slots .. token,
+    entries = K.entries .. token,
+    held = held,                         -- the lease of slot 0, or nil
+    others = others or 0,                -- how many other slots are taken
     v = v or 0,
     estimate = estimate or lane.mean,
     used_at = used_at or now,
@@ -58,8 +77,14 @@ end
 
 local function close(a)
   if not a.stands then return end
-  redis.call('SET', a.state, struct.pack(STATE, a.stands, a.v, a.estimate, a.used_at, a.rate_at, a.hold, a.due,
-    a.spent, a.heavy))
+  local packed = struct.pack(STATE, a.stands, a.v, a.estimate, a.used_at, a.rate_at, a.hold, a.due, a.spent, a.heavy,
+    a.others)
+  redis.call('SET', a.state, a.held and packed .. encode_lease(a.held) or packed)
+end
+
+-- How many messages of it run.
+local function running(a)
+  return a.held and a.others + 1 or a.others
 end
 
 -- score: rank and sequence; added: ms since which it waits; deliveries: leases of it that expired.
@@ -144,13 +169,12 @@ end
 local function place(a)
   promote(a)
   local count = redis.call('ZCARD', a.waiting)
-  local running = a.running or redis.call('HLEN', a.slots)
   local stands, at
   if count == 0 then
     if a.due > 0 then stands, at = 't', a.due
-    elseif running > 0 then stands = 'b'
+    elseif running(a) > 0 then stands = 'b'
     else stands = 'i' end
-  elseif running >= a.concurrency then
+  elseif running(a) >= a.concurrency then
     stands = 'f'
   else
     at = start_at(a)
@@ -198,7 +222,7 @@ end
 
 -- Removes all state of a queue that holds nothing; its settings stay. False when it holds something.
 local function tear_down(a)
-  if redis.call('EXISTS', a.waiting, a.delayed, a.entries, a.slots) > 0 then return false end
+  if redis.call('EXISTS', a.waiting, a.delayed, a.entries, K.slots .. a.token) > 0 then return false end
   redis.call('DEL', a.state)
   for _, key in ipairs({ K.names, K.idle, K.ready, K.timers, K.since, K.backlog }) do
     redis.call('ZREM', key, a.token)

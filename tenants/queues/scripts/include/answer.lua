@@ -8,7 +8,7 @@ local function recover(worker, request)
     local slot, token = string.match(held[i], '^(%d+):(.*)$')
     local epoch, made_by = string.match(held[i + 1], '^(%d+):(%d+)$')
     if slot and made_by == request then
-      local record = find_lease(token, slot, epoch)
+      local record = (find_lease(token, slot, epoch))
       local value = record and redis.call('HGET', K.entries .. token, record.id)
       if value then claimed[#claimed + 1] = { token, slot, epoch, record.id, value } end
     end

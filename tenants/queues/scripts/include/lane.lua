@@ -13,41 +13,41 @@ local function whole(number)
   return format('%d', number)
 end
 
-local stored = redis.call('HMGET', R, 'v', 'seq', 'epoch', 'waiting', 'delayed', 'paused', 'global', 'mean', 'slot',
-  'configured', 'looked', 'worked', 'starts', 'dwelt')
-local lane = {
-  v = tonumber(stored[1]) or 0,          -- virtual clock, µs of service at weight 1
-  seq = tonumber(stored[2]) or 0,        -- last number given to an entry
-  epoch = tonumber(stored[3]) or 0,      -- last epoch given to a lease
-  waiting = tonumber(stored[4]) or 0,
-  delayed = tonumber(stored[5]) or 0,
-  paused = tonumber(stored[6]) or 0,     -- ms until; 0 not, -1 for good
-  global = tonumber(stored[7]) or 0,     -- most leases at one time; 0 no bound
-  mean = tonumber(stored[8]) or 1000,    -- moving average of the µs a message takes
-  slot = tonumber(stored[9]) or 0,       -- last slot number given where slots are not limited
-  configured = stored[10] == '1',        -- some account has settings of its own
-  looked = tonumber(stored[11]) or 0,    -- ms of the last look at timers and expired leases
-  worked = tonumber(stored[12]) or 0,    -- µs used that have not moved the virtual clock yet
-  starts = tonumber(stored[13]) or 0,    -- messages started, ever
-  dwelt = tonumber(stored[14]) or 0,     -- ms from their arrival (or due time) to their start, summed
-}
-
--- Writes what has changed, in one command.
-local SAVED = { 'v', 'seq', 'epoch', 'waiting', 'delayed', 'mean', 'slot', 'looked', 'worked', 'starts', 'dwelt' }
-local read = {}
-for i = 1, #SAVED do read[i] = lane[SAVED[i]] end
-
-local function save_lane()
-  local changed, n = {}, 0
-  for i = 1, #SAVED do
-    local field = SAVED[i]
-    local value = lane[field]
-    if value ~= read[i] then
-      changed[n + 1], changed[n + 2] = field, whole(value)
-      n = n + 2
-    end
+-- The lane's own state is one packed string: as a hash, reading and writing it took a fifth of a settle. The layout
+-- stands in keys.py too.
+local LANE = '>dddddddddddddd'
+local stored = redis.call('GET', R)
+local lane
+do
+  local v, seq, epoch, waiting, delayed, paused, global, mean, slot, configured, looked, worked, starts, dwelt
+  if stored then
+    v, seq, epoch, waiting, delayed, paused, global, mean, slot, configured, looked, worked, starts, dwelt =
+      struct.unpack(LANE, stored)
   end
-  if n > 0 then redis.call('HSET', R, unpack(changed)) end
+  lane = {
+    v = v or 0,                   -- virtual clock, µs of service at weight 1
+    seq = seq or 0,               -- last number given to an entry
+    epoch = epoch or 0,           -- last epoch given to a lease
+    waiting = waiting or 0,
+    delayed = delayed or 0,
+    paused = paused or 0,         -- ms until; 0 not, -1 for good
+    global = global or 0,         -- most leases at one time; 0 no bound
+    mean = mean or 1000,          -- moving average of the µs a message takes
+    slot = slot or 0,             -- last slot number given where slots are not limited
+    configured = configured or 0, -- 1: some account has settings of its own
+    looked = looked or 0,         -- ms of the last look at timers and expired leases
+    worked = worked or 0,         -- µs used that have not moved the virtual clock yet
+    starts = starts or 0,         -- messages started, ever
+    dwelt = dwelt or 0,           -- ms from their arrival (or due time) to their start, summed
+  }
+end
+
+-- Writes what has changed.
+local function save_lane()
+  local l = lane
+  local packed = struct.pack(LANE, l.v, l.seq, l.epoch, l.waiting, l.delayed, l.paused, l.global, l.mean, l.slot,
+    l.configured, l.looked, l.worked, l.starts, l.dwelt)
+  if packed ~= stored then redis.call('SET', R, packed) end
 end
 
 local function lane_is_paused()

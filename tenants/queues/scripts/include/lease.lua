@@ -1,37 +1,73 @@
--- Leases. Needs account.lua. Gives: take(a, ...), find_lease, release, put_back, bury, rescue_some, decode_lease,
--- tell_worker(worker, field, value) and save_worker(worker).
--- Invariant: a slot is used exactly while its lease record stands in the queue's slots hash; the lane's zset of
--- expiry times and the worker's hash are written with it, in the same script.
--- Lease record: epoch:worker:request:charge:rated:due:deliveries:entry id
--- (charge: µs charged at the claim; rated: 1 when a rate token was taken; due: ms of a recorded reschedule, or 0).
+-- Leases. Needs account.lua. Gives: take(a, ...), slots_of(a), lease_in(a, slot), keep_lease(a, slot, record),
+-- find_lease(token, slot, epoch), release, put_back, bury, rescue_some, tell_worker(worker, field, value) and
+-- save_leases(), which each script that takes or ends leases calls before its end.
+-- Invariant: a slot is used exactly while its lease record stands in the queue's state (slot 0) or in its slots hash;
+-- the lane's zset of expiry times and the worker's hash are written with it, in the same script.
 local WORKER_TTL = 600000
 local BURIED_TTL = 604800000
 local LEAST_CHARGE = 100
 local SPENT_STEP = 10000 -- µs
+-- Lua passes a few thousand arguments at most.
+local PART = 1000
 
-local function encode_lease(r)
-  -- The id is joined, not formatted, because Lua's %s stops at a zero byte.
-  return format('%d:%s:%s:%d:%s:%d:%s:', r.epoch, r.worker, r.request, r.charge, r.rated, r.due,
-    r.deliveries) .. r.id
+-- What a call has to write in the zset of leases and in workers' hashes; one command each for all of its messages.
+local ended, made, gone_of, told_of = {}, {}, {}, {}
+
+-- What stands under a key of `lists`: a list of arguments, which grows.
+local function list_of(lists, key)
+  local list = lists[key]
+  if not list then
+    list = {}
+    lists[key] = list
+  end
+  return list
 end
 
-local function decode_lease(raw)
-  local epoch, worker, request, charge, rated, due, deliveries, id =
-    string.match(raw, '^(%d+):([^:]*):(%d+):(%d+):(%d+):(%d+):(%d+):(.*)$')
-  return { epoch = tonumber(epoch), worker = worker, request = request, charge = tonumber(charge), rated = rated,
-    due = tonumber(due), deliveries = tonumber(deliveries), id = id }
+local function tell_worker(worker, field, value)
+  local fields = list_of(told_of, worker)
+  fields[#fields + 1] = field
+  fields[#fields + 1] = value
 end
 
--- What a call has to write in its worker's hash, in one command at its end.
-local worker_fields = {}
-
-local function tell_worker(field, value)
-  worker_fields[#worker_fields + 1] = field
-  worker_fields[#worker_fields + 1] = value
+local function call_in_parts(command, key, arguments)
+  for i = 1, #arguments, PART do redis.call(command, key, unpack(arguments, i, math.min(i + PART - 1, #arguments))) end
 end
 
-local function save_worker(worker)
-  if #worker_fields > 0 then redis.call('HSET', K.worker .. worker, unpack(worker_fields)) end
+local function save_leases()
+  call_in_parts('ZREM', K.leases, ended)
+  call_in_parts('ZADD', K.leases, made)
+  for worker, members in pairs(gone_of) do call_in_parts('HDEL', K.worker .. worker, members) end
+  for worker, fields in pairs(told_of) do call_in_parts('HSET', K.worker .. worker, fields) end
+  ended, made, gone_of, told_of = {}, {}, {}, {}
+end
+
+-- The taken slots, as text.
+local function slots_of(a)
+  local slots = a.others > 0 and redis.call('HKEYS', K.slots .. a.token) or {}
+  if a.held then slots[#slots + 1] = '0' end
+  return slots
+end
+
+local function lease_in(a, slot)
+  if slot == '0' then return a.held end
+  local raw = redis.call('HGET', K.slots .. a.token, slot)
+  return raw and decode_lease(raw, 1) or nil
+end
+
+local function keep_lease(a, slot, record)
+  if slot == '0' then
+    a.held = record
+  else
+    a.others = a.others + redis.call('HSET', K.slots .. a.token, slot, encode_lease(record))
+  end
+end
+
+local function drop_lease(a, slot)
+  if slot == '0' then
+    a.held = nil
+  else
+    a.others = a.others - redis.call('HDEL', K.slots .. a.token, slot)
+  end
 end
 
 local function free_slot(a)
@@ -41,7 +77,7 @@ local function free_slot(a)
     return whole(lane.slot)
   end
   local used = {}
-  for _, slot in ipairs(redis.call('HKEYS', a.slots)) do used[slot] = true end
+  for _, slot in ipairs(slots_of(a)) do used[slot] = true end
   for slot = 0, a.concurrency - 1 do
     if not used[tostring(slot)] then return tostring(slot) end
   end
@@ -82,38 +118,37 @@ local function take(a, start, worker, request, lease_ms)
     deliveries = deliveries, id = id }
   local member = slot .. ':' .. a.token
   redis.call('ZREM', a.waiting, id)
-  redis.call('HSET', a.slots, slot, encode_lease(record))
-  redis.call('ZADD', K.leases, whole(now + lease_ms), member)
+  keep_lease(a, slot, record)
+  made[#made + 1] = whole(now + lease_ms)
+  made[#made + 1] = member
   local epoch = whole(lane.epoch)
-  tell_worker(member, epoch .. ':' .. request)
+  tell_worker(worker, member, epoch .. ':' .. request)
   lane.waiting = lane.waiting - 1
   a.head_changed = true
   a.next_id = heads[2]
-  a.running = a.concurrency == 1 and 1 or nil
   place(a)
   close(a)
   return { a.token, slot, epoch, id, value }
 end
 
--- The lease record, if it is still this lease.
+-- The lease record, if it is still this lease, and its queue.
 local function find_lease(token, slot, epoch)
-  local raw = redis.call('HGET', K.slots .. token, slot)
-  if not raw then return nil end
-  local record = decode_lease(raw)
-  if record.epoch ~= tonumber(epoch) then return nil end
-  return record
+  local a = open(token)
+  local record = lease_in(a, slot)
+  if not record or record.epoch ~= tonumber(epoch) then return nil end
+  return record, a
 end
 
 -- Ends the lease: the slot is free, and the account is charged what it used instead of the estimate.
 local function release(a, slot, record, started)
   local member = slot .. ':' .. a.token
-  redis.call('HDEL', a.slots, slot)
-  redis.call('ZREM', K.leases, member)
-  redis.call('HDEL', K.worker .. record.worker, member)
-  a.running = a.concurrency == 1 and 0 or nil
+  drop_lease(a, slot)
+  ended[#ended + 1] = member
+  local gone = list_of(gone_of, record.worker)
+  gone[#gone + 1] = member
   if not started then
     a.v = math.max(0, a.v - record.charge / a.limits.weight)
-    if record.rated == '1' and a.limits.rate_limit > 0 then
+    if record.rated == 1 and a.limits.rate_limit > 0 then
       a.rate_at = a.rate_at - a.limits.rate_per / a.limits.rate_limit
     end
     return
@@ -174,12 +209,11 @@ end
 local function rescue(member)
   local slot, token = string.match(member, '^(%d+):(.*)$')
   local a = open(token)
-  local raw = redis.call('HGET', a.slots, slot)
-  if not raw then
+  local record = lease_in(a, slot)
+  if not record then
     redis.call('ZREM', K.leases, member)
     return
   end
-  local record = decode_lease(raw)
   release(a, slot, record, true)
   redis.call('PEXPIRE', K.worker .. record.worker, WORKER_TTL)
   if record.due > 0 then
@@ -199,6 +233,7 @@ end
 
 -- Returns how many leases had expired and were ended, at most `most`.
 local function rescue_some(most)
+  save_leases() -- what this call has taken must not be found under an older expiry time
   local expired = redis.call('ZRANGEBYSCORE', K.leases, '-inf', now, 'LIMIT', 0, most)
   for _, member in ipairs(expired) do rescue(member) end
   return #expired

@@ -34,7 +34,9 @@ local function start_some(worker, request, lease_ms, count)
   if looked then look() end
   -- An account that cannot start after all is placed elsewhere and costs one turn, so the loop is bounded.
   for _ = 1, count + LOOKED_AT do
-    if #claimed >= count or not lane_has_room() then break end
+    if #claimed >= count then break end
+    if lane.global > 0 then save_leases() end -- they are counted
+    if not lane_has_room() then break end
     local first = redis.call('ZPOPMIN', K.ready)
     if not first[1] and not looked then
       looked = true
