@@ -42,12 +42,14 @@ def tell(*words: object) -> None:
 
 @dramatiq.actor
 def work(number: int, seconds: float) -> None:
-    # The same lines as the fault tests' workers, for the same judge.
+    # The same lines as the fault tests' workers, for the same judge. While the key `hold` is there, none of them ends.
     current = current_message()
     assert current is not None
     for event in ("start", "end"):
         client.rpush("events", f"{event} {number} {current.account} {current.epoch} {time.time():.4f} {os.getpid()}")
         if event == "start":
+            while client.exists("hold"):
+                time.sleep(0.01)
             time.sleep(seconds)
 
 
@@ -97,7 +99,7 @@ def notified() -> None:
         raise
 
 
-@dramatiq.actor(min_backoff=10, max_backoff=10, max_retries=50)
+@dramatiq.actor(min_backoff=10, max_backoff=10, max_retries=100_000)
 def exclusive() -> None:
     with MUTEX(LimiterBackend(url=URL), "exclusive", limit=1).acquire():
         before = client.incr("inside")

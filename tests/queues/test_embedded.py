@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -16,7 +15,7 @@ import redis
 from tenants.queues import EmbeddedServerFailed, EmbeddedValkey
 from tests.queues.conftest import eventually
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
 OWNER = """
 import sys, time, threading
@@ -27,7 +26,7 @@ thread = threading.Thread(target=server.start)  # a thread that ends: the server
 thread.start()
 thread.join()
 print(server.pid, server.url, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -89,11 +88,8 @@ def test_no_server_outlives_its_killed_keeper(tmp_path: Path) -> None:
 
 
 def test_two_servers_never_share_a_directory(tmp_path: Path) -> None:
-    with EmbeddedValkey(tmp_path):
-        started = time.monotonic()
-        with pytest.raises(EmbeddedServerFailed, match="still holds"):
-            EmbeddedValkey(tmp_path, wait_seconds=0.2).start()
-        assert time.monotonic() - started < 5
+    with EmbeddedValkey(tmp_path), pytest.raises(EmbeddedServerFailed, match="still holds"):
+        EmbeddedValkey(tmp_path, wait_seconds=0.2).start()
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:

@@ -18,18 +18,17 @@ import pytest
 import redis
 
 from tenants.queues import Entry, TenantBroker
-from tests.queues.conftest import eventually
+from tests.queues.conftest import PATIENCE_MS, eventually
 from tests.queues.lanes import LANE, Client, Hand, entry
 from tests.queues.observed import attempts, events, overlaps, recovery, report, runs
 from tests.queues.proxies import LossyProxy
 from tests.servers import ValkeyProcess, start_valkey
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
 StartProcess = Callable[..., subprocess.Popen[str]]
-LEASE_SECONDS = 1.0
-#: What a loaded machine may add to a bound, s.
-SLACK = 5.0
+#: Long enough that no lease ends because its worker did not get to run for a while.
+LEASE_SECONDS = 4.0
 
 
 @pytest.fixture
@@ -70,6 +69,20 @@ def is_empty(broker: TenantBroker) -> bool:
     return totals.waiting + totals.active + totals.delayed == 0
 
 
+def wait_until_still(client: Client) -> None:
+    """Until nothing runs, and nothing has begun for a second: a thread may have its message and not be on it yet."""
+    seen, since = -1, time.monotonic()
+
+    def still() -> bool:
+        nonlocal seen, since
+        started, ended = (len(events(client, kind)) for kind in ("start", "end"))
+        if started != ended or started != seen:
+            seen, since = started, time.monotonic()
+        return time.monotonic() - since > 1
+
+    eventually(still)
+
+
 def test_a_killed_worker_is_made_good_within_lease_and_a_second(
     broker: TenantBroker, client: Client, redis_url: str, start_process: StartProcess
 ) -> None:
@@ -103,7 +116,7 @@ def test_a_stopped_worker_hands_back_at_once(
     eventually(lambda: [each[1] for each in events(client, "end")] == ["3"])
     report("SIGTERM, what had not started", recovery(attempts(client), stopped_at, ["c"]), 30)
     client.set("go", 1)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=PATIENCE_MS / 1000) == 0
     assert broker.queues_admin.totals(LANE).active == 0
     assert other.poll() is None
     assert overlaps(attempts(client)) == []
@@ -119,7 +132,7 @@ def test_a_frozen_worker_cannot_settle_what_another_has(
     frozen_at = time.time()
     start_process(redis_url)
     eventually(lambda: len(events(client, "start")) == 2)
-    report("SIGSTOP of a worker", recovery(attempts(client), frozen_at), LEASE_SECONDS + SLACK)
+    report("SIGSTOP of a worker", recovery(attempts(client), frozen_at), LEASE_SECONDS + 1)
     thawed_at = time.time()
     frozen.send_signal(signal.SIGCONT)
     # It learns of its loss by itself: the actor is interrupted and settles nothing.
@@ -131,7 +144,7 @@ def test_a_frozen_worker_cannot_settle_what_another_has(
     assert second.epoch > first.epoch
     # While it was frozen nothing of it ran; from its thaw to its interruption the two overlap, and no longer.
     assert overlaps([first, second]) == [(first, second)]
-    report("SIGCONT, until the late worker is interrupted", first.end - thawed_at, 1 + SLACK)
+    report("SIGCONT, until the late worker is interrupted", first.end - thawed_at, 1)
     assert broker.queues_admin.contains(LANE, "acme", ["1"]) == set()
 
 
@@ -145,11 +158,11 @@ def test_kills_in_the_middle_of_many_accounts_lose_nothing(
     for round_number in range(3):
         victim = start_process(redis_url, threads=4)
         wanted = (round_number + 1) * 60
-        eventually(lambda wanted=wanted: len(events(client, "end")) >= wanted, 30)  # type: ignore[misc]
+        eventually(lambda wanted=wanted: len(events(client, "end")) >= wanted)  # type: ignore[misc]
         victim.kill()
         victim.wait()
         died[victim.pid] = time.time()
-    eventually(lambda: is_empty(broker), 40)
+    eventually(lambda: is_empty(broker), 60)
     found = attempts(client, died)
     assert set(runs(found)) == set(range(total))
     assert overlaps(found) == []
@@ -162,13 +175,18 @@ def test_lost_answers_of_claims_and_settles_harm_nothing(
     redis_url: str,
     start_process: StartProcess,
 ) -> None:
-    broker, total = make_broker(), 300
-    broker.enqueue_many([note(number, f"a{number % 10}", 0.001) for number in range(total)])
+    broker, total, waves = make_broker(), 300, 20
+    backlog = [note(number, f"a{number % 10}", 0.001) for number in range(total)]
+    broker.enqueue_many(backlog[:-waves])
     proxy = LossyProxy(shared_valkey.port, ["claim", "settle"], every=3)
     try:
         for _ in range(2):
             start_process(proxy.url, "--events", redis_url, lease=20, extend=1, threads=2)
         eventually(lambda: is_empty(broker), 60)
+        # Settles bring the next messages with them, so a backlog may need two claims in all; these need one each.
+        for late in backlog[-waves:]:
+            broker.enqueue_many([late])
+            eventually(lambda: is_empty(broker), 60)
     finally:
         proxy.close()
     assert proxy.lost["claim"] > 0
@@ -201,7 +219,7 @@ def test_a_cut_of_every_connection_is_survived(
     assert runs(found) == dict.fromkeys(range(300), 1)
     assert overlaps(found) == []
     # Dramatiq's worker waits three seconds before it consumes again.
-    report("cut of all connections", recovery(found, mended_at), 4 + SLACK)
+    report("cut of all connections", recovery(found, mended_at), 4)
 
 
 @pytest.mark.parametrize("keep_data", [True, False], ids=["with its data", "without its data"])
@@ -217,7 +235,7 @@ def test_a_restarted_server_is_found_again(
         start_process(server.url, "--events", redis_url, lease=20, extend=0.3)
         eventually(lambda: len(events(client, "end")) >= 6)
         server.stop()
-        eventually(lambda: len(events(client, "start")) == len(events(client, "end")))
+        wait_until_still(client)
         if not keep_data:
             for file in (tmp_path / "appendonlydir").iterdir():
                 file.unlink()
@@ -238,7 +256,7 @@ def test_a_restarted_server_is_found_again(
         assert runs(found) == dict.fromkeys(range(total), 1)
     later = found[len(before) :]
     assert min(each.epoch for each in later) > max(each.epoch for each in before)
-    report(f"restart of the server, data kept: {keep_data}", recovery(found, restarted_at), 4 + SLACK)
+    report(f"restart of the server, data kept: {keep_data}", recovery(found, restarted_at), 4)
 
 
 def test_many_rescuers_at_one_instant_rescue_once(
@@ -266,7 +284,7 @@ def test_many_rescuers_at_one_instant_rescue_once(
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(PATIENCE_MS / 1000)
         taken = [account for _, claimed in counted for account in claimed]
         assert sorted(map(str, taken)) == sorted(accounts)
         assert sum(ended for ended, _ in counted) <= len(accounts)
@@ -287,9 +305,9 @@ def test_a_worker_outlives_its_servers_time_away(
         client.set("go", 1)  # it ends while nobody can be told
         eventually(lambda: len(events(client, "end")) == 1)
         server.process.send_signal(signal.SIGCONT)
-        eventually(lambda: is_empty(broker), 30)
+        eventually(lambda: is_empty(broker))
         broker.enqueue_once(note(2, "acme"))
-        eventually(lambda: len(events(client, "end")) == 2, 30)
+        eventually(lambda: len(events(client, "end")) == 2)
     finally:
         server.process.send_signal(signal.SIGCONT)
         broker.close()

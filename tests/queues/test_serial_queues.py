@@ -10,7 +10,7 @@ import pytest
 from dramatiq import Worker
 
 from tenants.queues import Entry, InvalidEntry, QueueLimits, TenantBroker, current_message
-from tests.queues.conftest import eventually
+from tests.queues.conftest import PATIENCE_MS, eventually
 from tests.queues.lanes import LANE, Client, Hand, entry, message
 
 StrangeAccounts = [
@@ -165,7 +165,7 @@ def test_never_two_of_an_account_over_two_workers(
     eventually(lambda: len(done) == 200)
     assert overlaps == []
     assert len(set(done)) == 200
-    broker.join(LANE, timeout=5000)
+    broker.join(LANE, timeout=PATIENCE_MS)
 
 
 def test_entries_say_what_is_wrong() -> None:

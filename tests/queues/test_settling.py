@@ -8,14 +8,14 @@ import pytest
 
 from tenants.queues import LeasedMessage, LeaseLost, TenantBroker
 from tenants.queues.settling import Batch, Settler
-from tests.queues.conftest import eventually
+from tests.queues.conftest import PATIENCE_MS, eventually
 from tests.queues.lanes import LANE, entry
 
 
 def claimed(broker: TenantBroker, *accounts: str) -> list[LeasedMessage]:
     """A message of each account, claimed through one consumer."""
     broker.enqueue_many(entry(f"of {account}", account) for account in accounts)
-    consumer = broker.consume(LANE, prefetch=len(accounts), timeout=5000)
+    consumer = broker.consume(LANE, prefetch=len(accounts), timeout=PATIENCE_MS)
     found: list[LeasedMessage] = []
     while len(found) < len(accounts):
         message = next(consumer)
@@ -56,7 +56,7 @@ def test_many_threads_settle_in_few_round_trips_and_none_is_forgotten(
 
     def note(self: Settler, batch: Batch) -> None:
         sizes.append(len(batch.settlements))
-        gate.wait(10)  # the others hand theirs in while the first is under way
+        gate.wait(PATIENCE_MS / 1000)  # the others hand theirs in while the first is under way
         send(self, batch)
 
     monkeypatch.setattr(Settler, "_send", note)
@@ -66,10 +66,10 @@ def test_many_threads_settle_in_few_round_trips_and_none_is_forgotten(
     for thread in threads[1:]:
         thread.start()
     for thread in threads[1:]:
-        thread.join(10)  # they do not wait for the server
+        thread.join(PATIENCE_MS / 1000)  # they do not wait for the server
         assert not thread.is_alive()
     gate.set()
-    threads[0].join(10)
+    threads[0].join(PATIENCE_MS / 1000)
 
     assert sum(sizes) == 40
     assert len(sizes) <= 3

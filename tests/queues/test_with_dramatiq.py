@@ -16,7 +16,7 @@ from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
 from tenants.queues import TenantBroker, current_message
-from tests.queues.conftest import eventually
+from tests.queues.conftest import PATIENCE_MS, eventually
 from tests.queues.lanes import LANE, Client
 
 StartWorker = Callable[..., Worker]
@@ -35,7 +35,7 @@ def test_the_same_message_enqueued_three_times_runs_three_times(
     for _ in range(3):
         broker.enqueue(message)
     start_worker(broker)
-    broker.join("default", timeout=5000)
+    broker.join("default", timeout=PATIENCE_MS)
     assert len(runs) == 3
 
 
@@ -52,7 +52,7 @@ def test_retries_keep_entry_and_account(broker: TenantBroker, start_worker: Star
 
     act.send_with_options(account="acme")
     start_worker(broker)
-    broker.join("default", timeout=10_000)
+    broker.join("default", timeout=PATIENCE_MS)
     assert [each[1:] for each in seen] == [("acme", 0), ("acme", 1), ("acme", 2)]
     assert len({each[0] for each in seen}) == 1
 
@@ -65,7 +65,7 @@ def test_exhausted_retries_and_unknown_actors_are_buried(broker: TenantBroker, s
     act.send()
     broker.enqueue(Message("default", "nobody", (), {}, {"account": "acme"}))
     start_worker(broker)
-    broker.join("default", timeout=5000)
+    broker.join("default", timeout=PATIENCE_MS)
     reasons = {each.account: each.reason for each in broker.queues_admin.buried("default")}
     assert reasons == {None: "RuntimeError: for good", "acme": "unknown actor: nobody"}
 
@@ -85,7 +85,7 @@ def test_undecodable_messages_are_buried_and_hold_up_nobody(
     client.hset(key, entry_id, client.hget(key, entry_id)[:-5])
     act.send_with_options(account="acme")
     start_worker(broker)
-    broker.join("default", timeout=5000)
+    broker.join("default", timeout=PATIENCE_MS)
     assert runs == [1]
     assert [each.reason for each in broker.queues_admin.buried("default")] == ["undecodable"]
 
@@ -135,10 +135,10 @@ def test_results_groups_and_pipelines(
     start_worker(broker)
     dramatiq.set_broker(broker)
     pipeline: Any = add.message_with_options(args=(1, 2), account="acme") | add.message_with_options(args=(3,))
-    assert pipeline.run().get_result(block=True, timeout=5000) == 6
+    assert pipeline.run().get_result(block=True, timeout=PATIENCE_MS) == 6
     group: Any = dramatiq.group
     sums = group([add.message_with_options(args=(n, n), account=f"a{n}") for n in range(5)]).run()
-    assert list(sums.get_results(block=True, timeout=5000)) == [0, 2, 4, 6, 8]
+    assert list(sums.get_results(block=True, timeout=PATIENCE_MS)) == [0, 2, 4, 6, 8]
     backend.client.close()
 
 
@@ -156,7 +156,7 @@ def test_async_actors_know_their_message(make_broker: Callable[..., TenantBroker
     actor = dramatiq.actor(broker=broker)(act)
     actor.send_with_options(account="acme")
     start_worker(broker)
-    broker.join("default", timeout=5000)
+    broker.join("default", timeout=PATIENCE_MS)
     assert seen == ["acme"]
 
 
@@ -172,13 +172,16 @@ def test_delays_and_etas_wait_in_the_server(broker: TenantBroker, start_worker: 
 
     worker = start_worker(broker, timeout_ms=1000)
     sent = time.monotonic()
+    act.send_with_options(args=("tomorrow",), delay=86_400_000)
     act.send_with_options(args=("second",), delay=400)
     act.send_with_options(args=("first",), delay=200)
     act.send_with_options(args=("now",), eta=0)
-    broker.join("default", timeout=5000)
-    assert list(started) == ["now", "first", "second"]
+    # Not in which order: where the worker stands still for a while, all that is due meanwhile starts at one time.
+    eventually(lambda: set(started) == {"now", "first", "second"})
     assert started["first"] - sent >= 0.2
     assert started["second"] - sent >= 0.4
+    eventually(lambda: broker.queues_admin.totals("default").active == 0)
+    assert broker.queues_admin.totals("default").delayed == 1
     assert broker.get_declared_delay_queues() == set()
     assert all(consumer.delay_queue.empty() for consumer in worker.consumers.values())
 
@@ -198,7 +201,7 @@ def test_actor_priorities_order_the_queue(broker: TenantBroker, start_worker: St
         low.send_with_options(account="acme")
         high.send_with_options(account="acme")
     start_worker(broker)
-    broker.join("default", timeout=5000)
+    broker.join("default", timeout=PATIENCE_MS)
     assert order == ["high"] * 3 + ["low"] * 3
 
 
@@ -216,7 +219,7 @@ def test_a_paused_worker_starts_nothing(broker: TenantBroker, start_worker: Star
         broker.join("default", timeout=300)
     assert runs == []
     worker.resume()
-    broker.join("default", timeout=10_000)
+    broker.join("default", timeout=PATIENCE_MS)
     assert runs == [1]
 
 
@@ -227,7 +230,7 @@ def test_flush_drops_all_and_settings_stay(broker: TenantBroker, client: Client)
     for number in range(250):
         act.send_with_options(account=f"a{number}", delay=60_000 if number % 2 else None)
     broker.flush_all()
-    broker.join("default", timeout=200)
+    broker.join("default", timeout=PATIENCE_MS)
     assert broker.queues_admin.list_queues("default") == ([], None)
 
 
@@ -236,31 +239,34 @@ def test_no_more_is_claimed_than_threads_are_free(broker: TenantBroker, start_wo
 
     @dramatiq.actor(queue_name=LANE)
     def publish() -> None:
-        go.wait(10)
+        go.wait(PATIENCE_MS / 1000)
 
     @dramatiq.actor(queue_name="generate")
     def generate() -> None:
-        go.wait(10)
+        go.wait(PATIENCE_MS / 1000)
 
     for number in range(20):
         publish.send_with_options(account=f"a{number}")
         generate.send_with_options(account=f"a{number}")
     start_worker(broker, threads=4)
-    eventually(lambda: broker.budget.used == 4)
-    active = sum(broker.queues_admin.totals(lane).active for lane in (LANE, "generate"))
-    assert active == 4
+    # A lane that asks holds permits for a moment before it has messages, so it is the server that tells.
+    eventually(lambda: sum(broker.queues_admin.totals(lane).active for lane in (LANE, "generate")) == 4)
+    assert broker.budget.used == 4
     go.set()
-    broker.join(LANE, timeout=5000)
-    broker.join("generate", timeout=5000)
+    broker.join(LANE, timeout=PATIENCE_MS)
+    broker.join("generate", timeout=PATIENCE_MS)
     eventually(lambda: broker.budget.used == 0)
 
 
 def test_one_lanes_backlog_starves_no_other_lane(broker: TenantBroker, start_worker: StartWorker) -> None:
     order: list[str] = []
+    all_sent = threading.Event()
 
     @dramatiq.actor(queue_name=LANE)
     def publish() -> None:
         order.append("publish")
+        if len(order) > 5:
+            all_sent.wait(PATIENCE_MS / 1000)  # however slow the sender is, the backlog does not run out meanwhile
         time.sleep(0.005)
 
     @dramatiq.actor(queue_name="generate")
@@ -274,9 +280,11 @@ def test_one_lanes_backlog_starves_no_other_lane(broker: TenantBroker, start_wor
     eventually(lambda: len(order) > 5)
     for number in range(10):
         generate.send_with_options(account=f"a{number}")
+    all_sent.set()
     eventually(lambda: order.count("generate") == 10)
-    assert order.count("publish") < 150
-    broker.join(LANE, timeout=20_000)
+    last = max(place for place, lane in enumerate(order) if lane == "generate")
+    assert order[:last].count("publish") < 150
+    broker.join(LANE, timeout=PATIENCE_MS)
 
 
 def test_a_lane_minimum_keeps_threads_free(make_broker: Callable[..., TenantBroker], start_worker: StartWorker) -> None:
@@ -286,7 +294,7 @@ def test_a_lane_minimum_keeps_threads_free(make_broker: Callable[..., TenantBrok
 
     @dramatiq.actor(queue_name=LANE, broker=broker)
     def publish() -> None:
-        go.wait(10)
+        go.wait(PATIENCE_MS / 1000)
 
     @dramatiq.actor(queue_name="generate", broker=broker)
     def generate() -> None:
@@ -299,7 +307,7 @@ def test_a_lane_minimum_keeps_threads_free(make_broker: Callable[..., TenantBrok
     generate.send_with_options(account="acme")
     eventually(lambda: done == [1])
     go.set()
-    broker.join(LANE, timeout=5000)
+    broker.join(LANE, timeout=PATIENCE_MS)
 
 
 def test_stopping_gives_back_what_has_not_started(broker: TenantBroker) -> None:
@@ -309,7 +317,7 @@ def test_stopping_gives_back_what_has_not_started(broker: TenantBroker) -> None:
     @dramatiq.actor
     def act() -> None:
         started.append(1)
-        go.wait(10)
+        go.wait(PATIENCE_MS / 1000)
 
     for number in range(6):
         act.send_with_options(account=f"a{number}")
@@ -321,7 +329,7 @@ def test_stopping_gives_back_what_has_not_started(broker: TenantBroker) -> None:
     eventually(lambda: broker.stopping)
     eventually(lambda: broker.queues_admin.totals("default").active <= 2)
     go.set()
-    stopper.join(10)
+    stopper.join(PATIENCE_MS / 1000)
     totals = broker.queues_admin.totals("default")
     assert (totals.active, totals.waiting) == (0, 4)
 
@@ -332,9 +340,10 @@ def test_an_idle_worker_asks_once_a_second(broker: TenantBroker, start_worker: S
 
     start_worker(broker, timeout_ms=100)
     eventually(lambda: int(client.info("clients")["blocked_clients"]) == 1)
-    before = int(client.info("commandstats")["cmdstat_evalsha"]["calls"])
+    before, began = int(client.info("commandstats")["cmdstat_evalsha"]["calls"]), time.monotonic()
     time.sleep(2.0)
-    assert int(client.info("commandstats")["cmdstat_evalsha"]["calls"]) - before <= 3
+    asked = int(client.info("commandstats")["cmdstat_evalsha"]["calls"]) - before
+    assert asked <= time.monotonic() - began + 1
 
 
 def test_the_list_of_middleware_is_the_users_own(make_broker: Callable[..., TenantBroker]) -> None:

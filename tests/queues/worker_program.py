@@ -78,8 +78,8 @@ def make_broker(arguments: argparse.Namespace) -> TenantBroker:
     if arguments.sentinel is None:
         return TenantBroker(url=arguments.url, shards=arguments.shards, **lease)
     untyped: Any = Sentinel
-    sentinel = untyped([("127.0.0.1", arguments.sentinel)], socket_timeout=1)
-    return TenantBroker(client=sentinel.master_for("lanes", socket_timeout=1, socket_connect_timeout=1), **lease)
+    sentinel = untyped([("127.0.0.1", arguments.sentinel)], socket_timeout=5)
+    return TenantBroker(client=sentinel.master_for("lanes", socket_timeout=5, socket_connect_timeout=5), **lease)
 
 
 if __name__ == "__main__":
