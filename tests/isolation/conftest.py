@@ -18,7 +18,7 @@ STEPS = "tests.isolation.misbehaving_steps"
 _keys = iter(range(1, 1_000_000))
 
 
-def step_call(function: str, *, time_limit: float = 20.0, memory: int | None = None, **context: Any) -> StepCall:
+def step_call(function: str, *, time_limit: float = 60.0, memory: int | None = None, **context: Any) -> StepCall:
     key = f"step{next(_keys)}.1"
     return StepCall(key, STEPS, function, context, time_limit, memory, f"{STEPS}:bench")
 
@@ -42,7 +42,7 @@ class Caller:
             self._changed.notify_all()
         return {"n": payload["n"] * 2} if name == "double" else None
 
-    def wait_for(self, name: str, seconds: float = 15) -> dict[str, Any]:
+    def wait_for(self, name: str, seconds: float = 60) -> dict[str, Any]:
         with self._changed:
             found = self._changed.wait_for(lambda: [p for n, p in self.calls if n == name], seconds)
         assert found, f"the step never called {name!r}"
@@ -69,7 +69,7 @@ class Running:
         except BaseException as error:
             self._error.append(error)
 
-    def outcome(self, seconds: float = 30) -> Outcome:
+    def outcome(self, seconds: float = 120) -> Outcome:
         self._thread.join(seconds)
         assert not self._thread.is_alive(), "run() did not return"
         if self._error:
@@ -77,7 +77,7 @@ class Running:
         return self._outcome[0]
 
 
-def eventually(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+def eventually(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     """The first true value of `condition`; fails after a bound that is far above the time it normally takes."""
     ends_at = time.monotonic() + seconds
     while not (value := condition()):

@@ -5,6 +5,7 @@ Each takes a `Bench`, which is what `bench` builds from the call's context; none
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import hashlib
@@ -326,9 +327,15 @@ def frozen_browser(b: Bench) -> None:
         browser = playwright.chromium.launch(executable_path=b.context["executable"], args=flags.split())
         page = browser.new_page()
         page.set_content("<h1>here</h1>")
-        pids = [record.identity.pid for record in _below(os.getpid())]
-        browsers = [pid for pid in pids if "--headless" in Path(f"/proc/{pid}/cmdline").read_text()]
-        b.port.call("pids", {"pids": [os.getpid(), *pids], "sessions": sorted({os.getsid(pid) for pid in pids})})
+        pids, browsers, sessions = [], [], set()
+        for record in _below(os.getpid()):
+            pid = record.identity.pid
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has left since it was seen
+                sessions.add(os.getsid(pid))
+                if "--headless" in Path(f"/proc/{pid}/cmdline").read_text():
+                    browsers.append(pid)
+                pids.append(pid)
+        b.port.call("pids", {"pids": [os.getpid(), *pids], "sessions": sorted(sessions)})
         for pid in browsers:
             os.kill(pid, signal.SIGSTOP)
         page.evaluate("1 + 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -26,8 +27,8 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 MODULE = "tests.isolation.peer_steps"
 CHROMIUM = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-#: P4's two seconds, and room for a machine that is busy with other tests.
-BOUND_SECONDS = 2.0 + 3.0
+#: P4's two seconds, and room for a machine that is starved. What hangs here would go on for ever.
+BOUND_SECONDS = 2.0 + 18.0
 #: What the limit is multiplied with until the step gets to where it hangs: a busy machine may need longer for that.
 PATIENCE = (1, 4, 16)
 
@@ -100,7 +101,7 @@ def peer() -> Iterator[Peer]:
         yield server
         server.closing.set()
         server.shutdown()
-        thread.join(10)
+        thread.join(60)
 
 
 def browser_settings(peer: Peer) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def nothing_is_left(sandbox: Sandbox, scratch: Path, processes: list[ProcessId])
     assert orphans == []
     zygote = sandbox.zygote_pid
     assert zygote is not None
-    eventually(lambda: zombies_below(zygote) == [], 5, "no zombie is left")
+    eventually(lambda: zombies_below(zygote) == [], "no zombie is left")
 
 
 def ends_at_its_limit(sandbox: Sandbox, function: str, limit: float, context: dict[str, Any]) -> Caller:
@@ -184,7 +185,9 @@ def test_a_publish_step_at_a_looping_page_ends_at_the_limit(sandbox: Sandbox, sc
     def note_the_tree() -> None:  # the page waits for its answer, so all of them live
         now = snapshot()
         tree[:] = [each.identity for each in (*(now[pid] for pid in child), *descendants(child, now))]
-        sessions.update(os.getsid(each.pid) for each in tree)
+        for each in tree:
+            with contextlib.suppress(ProcessLookupError):  # one of the driver's short-lived ones
+                sessions.add(os.getsid(each.pid))
 
     peer.looping = note_the_tree
     for patience in PATIENCE:
@@ -205,4 +208,4 @@ def test_a_publish_step_at_a_looping_page_ends_at_the_limit(sandbox: Sandbox, sc
 def test_a_body_that_trickles_for_ever_ends_at_the_limit(sandbox: Sandbox, scratch: Path, peer: Peer) -> None:
     caller = ends_at_its_limit(sandbox, "read_a_trickled_body", 0.7, {"url": f"{peer.url}/trickle"})
     nothing_is_left(sandbox, scratch, caller.processes)
-    assert peer.hung_up.wait(10), "the connection outlived the step"
+    assert peer.hung_up.wait(60), "the connection outlived the step"

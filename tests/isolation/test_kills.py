@@ -16,12 +16,12 @@ from orchestrator.isolation.process_tree import identify
 from orchestrator.sandbox import Completed, Crashed, Sandbox, TimedOut
 from tests.isolation.conftest import Running, eventually, left_in, living_below, step_call, zombies_below
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
 CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium") or shutil.which("google-chrome")
 #: P4: a step ends within its limit and two seconds. Normally that takes 0.05 s; the rest of this bound is room for a
-#: machine that is busy with other tests.
-BOUND_SECONDS = 2.0 + 3.0
+#: machine that is starved. What hangs here would go on for at least a minute.
+BOUND_SECONDS = 2.0 + 18.0
 
 
 def ends_at_its_limit(sandbox: Sandbox, function: str, limit: float = 0.5, **context: Any) -> Running:
@@ -54,7 +54,7 @@ def test_a_hanging_step_ends_at_its_limit(sandbox: Sandbox, function: str) -> No
     ends_at_its_limit(sandbox, function)
     zygote = sandbox.zygote_pid
     assert zygote is not None
-    eventually(lambda: zombies_below(zygote) == [], 5, "no zombie is left")
+    eventually(lambda: zombies_below(zygote) == [], "no zombie is left")
 
 
 @pytest.mark.browser
@@ -85,13 +85,13 @@ def test_a_spoiled_directory_is_removed_and_nothing_outside_of_it(
 
 
 def test_the_guard_ends_a_step_whose_keeper_is_stopped(sandbox: Sandbox) -> None:
-    running = Running(sandbox, step_call("daemonize", time_limit=1.0))
+    running = Running(sandbox, step_call("daemonize", time_limit=5.0))
     started = time.monotonic()
     child = running.caller.wait_for("pids")["pids"][-1]
     keeper = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(keeper, signal.SIGSTOP)
     assert isinstance(running.outcome(), TimedOut)
-    assert time.monotonic() - started < 1.0 + BOUND_SECONDS
+    assert time.monotonic() - started < 5.0 + BOUND_SECONDS
     assert running.caller.living() == []
 
 
@@ -107,13 +107,14 @@ def test_a_killed_keeper_takes_its_tree_along(sandbox: Sandbox) -> None:
     assert running.caller.living() == []
 
 
-def test_a_killed_zygote_harms_no_running_step_and_is_replaced(sandbox: Sandbox) -> None:
+def test_a_killed_zygote_harms_no_running_step_and_is_replaced(make_sandbox: Callable[..., Sandbox]) -> None:
+    sandbox = make_sandbox(cancel_grace_seconds=60.0)
     running = Running(sandbox, step_call("until_cancelled", **{"return": True}))
     running.caller.wait_for("running")
     zygote = sandbox.zygote_pid
     assert zygote is not None
     os.kill(zygote, signal.SIGKILL)
-    eventually(lambda: identify(zygote) is None, 5, "the zygote is dead")
+    eventually(lambda: identify(zygote) is None, "the zygote is dead")
     assert Running(sandbox, step_call("echo", value=1)).outcome() == Completed(1)
     assert sandbox.zygote_pid != zygote
     running.caller.cancelled.set()
@@ -172,7 +173,7 @@ def test_many_kills_leave_nothing(make_sandbox: Callable[..., Sandbox], tmp_path
     zygote = sandbox.zygote_pid
     assert zygote is not None
     # Two spares, each a keeper and a child; and whatever this interpreter had open before.
-    eventually(lambda: len(living_below(zygote)) == 4, 10, "only the spares are left")
-    eventually(lambda: zombies_below(zygote) == [], 5, "no zombie is left")
+    eventually(lambda: len(living_below(zygote)) == 4, "only the spares are left")
+    eventually(lambda: zombies_below(zygote) == [], "no zombie is left")
     assert left_in(tmp_path / "scratch") == []
-    eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors, 5, "no descriptor has leaked")
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors, "no descriptor has leaked")

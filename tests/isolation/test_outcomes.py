@@ -202,8 +202,8 @@ def test_cancelling_refuses_calls_and_ends_the_step(sandbox: Sandbox) -> None:
     assert "late" not in [name for name, _ in running.caller.calls]
 
 
-def test_a_step_that_finishes_within_the_grace_has_its_result(sandbox: Sandbox) -> None:
-    running = Running(sandbox, step_call("until_cancelled", **{"return": True}))
+def test_a_step_that_finishes_within_the_grace_has_its_result(make_sandbox: Callable[..., Sandbox]) -> None:
+    running = Running(make_sandbox(cancel_grace_seconds=60.0), step_call("until_cancelled", **{"return": True}))
     running.caller.wait_for("running")
     running.caller.cancelled.set()
     assert running.outcome() == Completed("CallRefused cancelled")

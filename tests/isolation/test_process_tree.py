@@ -84,7 +84,7 @@ def test_descendants_follow_parents_only_and_survive_a_loop() -> None:
 def test_a_name_with_brackets_and_spaces_does_not_confuse_the_reader(start: Start) -> None:
     code = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b') R 1 (x', 0, 0, 0); print(flush=True); sys.stdin.read()"
     odd = start(code)
-    eventually(lambda: (found := read_process(odd.pid)) is not None and found.state == "S", 5, "it waits for input")
+    eventually(lambda: (found := read_process(odd.pid)) is not None and found.state == "S", "it waits for input")
     found = read_process(odd.pid)
     assert found is not None
     assert found.parent == os.getpid()
@@ -105,7 +105,7 @@ def test_a_pid_with_another_start_time_is_never_signalled(bystander: subprocess.
 def test_a_zombie_counts_as_gone(bystander: subprocess.Popen[bytes]) -> None:
     identity = known(bystander.pid)
     bystander.kill()
-    eventually(lambda: (r := read_process(identity.pid)) is not None and r.state == "Z", 5, "it is a zombie")
+    eventually(lambda: (r := read_process(identity.pid)) is not None and r.state == "Z", "it is a zombie")
     assert not is_running(identity)
     assert identity.pid in snapshot()
     assert end_tree(identity).proved
@@ -114,7 +114,7 @@ def test_a_zombie_counts_as_gone(bystander: subprocess.Popen[bytes]) -> None:
 @pytest.mark.processes
 def test_a_parent_that_replaces_its_dead_is_frozen_first(start: Start, bystander: subprocess.Popen[bytes]) -> None:
     parent = start(REPLACING)
-    eventually(lambda: living_below(parent.pid), 5, "it has a child")
+    eventually(lambda: living_below(parent.pid), "it has a child")
     tree = [known(parent.pid), *living_below(parent.pid)]
     ended = end_tree(tree[0])
     assert ended.proved
@@ -126,7 +126,7 @@ def test_a_parent_that_replaces_its_dead_is_frozen_first(start: Start, bystander
 @pytest.mark.processes
 def test_without_the_root_only_what_is_below_it_ends(start: Start) -> None:
     parent = start(REPLACING)
-    eventually(lambda: living_below(parent.pid), 5, "it has a child")
+    eventually(lambda: living_below(parent.pid), "it has a child")
     child = living_below(parent.pid)[0]
     # The parent lives and forks again, so the end of its tree is not proved; the child that was there is gone.
     end_tree(known(parent.pid), with_root=False, within_seconds=1.0)
@@ -139,7 +139,7 @@ def test_without_the_root_only_what_is_below_it_ends(start: Start) -> None:
 def test_marked_processes_end_with_all_below_them(start: Start) -> None:
     marked = start(REPLACING, env={**os.environ, "STEP_MARK": "42"}, start_new_session=True)
     alike = start(SLEEPER, env={**os.environ, "STEP_MARK": "421"})
-    eventually(lambda: living_below(marked.pid), 5, "it has a child")
+    eventually(lambda: living_below(marked.pid), "it has a child")
     ended = end_marked("STEP_MARK=42")
     assert ended.proved
     assert ended.processes >= 2

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from orchestrator.isolation.process_tree import ProcessId, identify, is_running
 from orchestrator.sandbox import Completed, Lost, Sandbox, TimedOut, remove_abandoned
 from tests.isolation.conftest import STEPS, Running, eventually, step_call
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
 STEPS_OF_ALL_KINDS = ("daemonize", "loop_in_regex", "ignore_everything")
 ROOT = Path(__file__).parents[2]
@@ -71,7 +72,7 @@ def test_a_killed_worker_takes_everything_along(start_worker: Callable[..., Work
     worker = start_worker()
     assert len(worker.of_steps) >= 7
     worker.process.kill()
-    eventually(lambda: worker.living() == [], 2, "all trees, the guard and the zygote have gone")
+    eventually(lambda: worker.living() == [], "all trees, the guard and the zygote have gone")
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
@@ -79,7 +80,7 @@ def test_worker_and_zygote_killed_together(start_worker: Callable[..., Worker], 
     worker = start_worker()
     os.kill(worker.own[1].pid, signal.SIGKILL)
     worker.process.kill()
-    eventually(lambda: worker.living() == [], 2, "all have gone")
+    eventually(lambda: worker.living() == [], "all have gone")
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
@@ -88,28 +89,28 @@ def test_worker_and_guard_killed_together(start_worker: Callable[..., Worker], t
     worker = start_worker()
     os.kill(worker.own[0].pid, signal.SIGKILL)
     worker.process.kill()
-    eventually(lambda: worker.living() == [], 3, "all have gone")
+    eventually(lambda: worker.living() == [], "all have gone")
     remove_abandoned(tmp_path / "scratch")
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_a_stopped_worker_loses_its_steps_after_the_silence(start_worker: Callable[..., Worker]) -> None:
-    worker = start_worker(silence=1.0)
+    worker = start_worker(silence=3.0)
     started = time.monotonic()
     worker.process.send_signal(signal.SIGSTOP)
-    eventually(lambda: not [i for i in worker.of_steps if is_running(i)], 4, "the steps have gone")
-    assert time.monotonic() - started > 0.7, "the guard did not wait for the silence"
+    eventually(lambda: not [i for i in worker.of_steps if is_running(i)], "the steps have gone")
+    assert time.monotonic() - started > 1.0, "the guard did not wait for the silence"
     worker.process.send_signal(signal.SIGCONT)
     for _ in STEPS_OF_ALL_KINDS:
         outcome = worker.read("outcome")
         assert outcome["kind"] == "Lost"
-        assert "silent for 1 s" in outcome["text"]
+        assert "silent for 3 s" in outcome["text"]
     assert [i for i in worker.own if is_running(i)] == worker.own
 
 
 def test_a_worker_that_does_not_beat_loses_its_steps(tmp_path: Path) -> None:
     """It lives, but can't renew its liveness row: by the guard's rules that is silence."""
-    guard = Guard(silence_seconds=1.0)
+    guard = Guard(silence_seconds=3.0)
     guard.start()
     environment = allowed_environment(os.environ)
     sandbox = Sandbox(scratch_dir=tmp_path / "scratch", preload=[STEPS], environment=environment, guard=guard)
@@ -118,25 +119,36 @@ def test_a_worker_that_does_not_beat_loses_its_steps(tmp_path: Path) -> None:
     running = Running(sandbox, step_call("daemonize"))
     assert isinstance(running.outcome(), Lost)
     assert running.caller.living() == []
-    guard.beat()
+    renewed, done = threading.Event(), threading.Event()
+
+    def renew() -> None:
+        while not done.wait(0.1):
+            guard.beat()
+            renewed.set()
+
+    heartbeat = threading.Thread(target=renew)
+    heartbeat.start()
+    assert renewed.wait(60)
     assert Running(sandbox, step_call("echo", value=1)).outcome() == Completed(1)
+    done.set()
+    heartbeat.join()
     sandbox.stop()
     guard.stop()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_guard_is_replaced_and_knows_the_running_steps(tmp_path: Path, how: signal.Signals) -> None:
-    guard = Guard(silence_seconds=1.0, beat_seconds=0.2)
+    guard = Guard(silence_seconds=3.0, beat_seconds=0.2)
     guard.start()
     environment = allowed_environment(os.environ)
     sandbox = Sandbox(scratch_dir=tmp_path / "scratch", preload=[STEPS], environment=environment, guard=guard)
     sandbox.start()
-    running = Running(sandbox, step_call("daemonize", time_limit=3))
+    running = Running(sandbox, step_call("daemonize", time_limit=10))
     child = running.caller.wait_for("pids")["pids"][-1]
     first = guard.pid
     assert first is not None
     os.kill(first, how)
-    eventually(lambda: guard.pid not in (None, first), 10, "another guard is there")
+    eventually(lambda: guard.pid not in (None, first), "another guard is there")
     assert guard.replacements == 1
     keeper = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(keeper, signal.SIGSTOP)  # so that only the new guard can end it
@@ -162,7 +174,7 @@ def test_without_any_guard_steps_end_and_none_starts(tmp_path: Path, monkeypatch
     assert running.caller.living() == []
     with pytest.raises(GuardLost):
         sandbox.run(step_call("echo", value=1), running.caller.serve, running.caller.cancelled)
-    eventually(lambda: told, 5, "the worker was told")
+    eventually(lambda: told, "the worker was told")
     sandbox.stop()
     guard.stop()
 
@@ -170,7 +182,7 @@ def test_without_any_guard_steps_end_and_none_starts(tmp_path: Path, monkeypatch
 def test_the_guard_never_signals_a_reused_pid() -> None:
     """A keeper that is gone at registration, or whose pid has another start time, is nobody."""
     bystander = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
-    identity = eventually(lambda: identify(bystander.pid), 5, "it runs")
+    identity = eventually(lambda: identify(bystander.pid), "it runs")
     from orchestrator.isolation.process_tree import end_tree
 
     ended = end_tree(ProcessId(bystander.pid, identity.started - 1))
