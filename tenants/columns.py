@@ -9,7 +9,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Integer, String
+from sqlalchemy import JSON, BigInteger, Connection, DateTime, Integer, String, Table
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
@@ -119,3 +120,8 @@ def json_index() -> TypeEngine[Any]:
 def exact_text(length: int | None = None) -> TypeEngine[Any]:
     """Text that is compared byte by byte, whatever the database's locale, so that prefixes can use an index."""
     return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+def upsert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that can be told what to do on a conflict, in words that both databases have."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

@@ -10,9 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from .columns import db_now
+from .columns import db_now, upsert
 from .database import Database
 from .errors import NotFound
 from .models import Session
@@ -78,8 +77,7 @@ class Sessions:
             values["storage_state"] = self._sealer.seal(storage_state, account=account, purpose="storage state")
         if credentials is not None:
             values["credentials"] = self._sealer.seal(credentials, account=account, purpose="credentials")
-        make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        statement = make(sessions).values(account=account, **values)
+        statement = upsert(connection, sessions).values(account=account, **values)
         connection.execute(statement.on_conflict_do_update(index_elements=["account"], set_=values))
 
     def describe(self, account: str) -> dict[str, Any]:

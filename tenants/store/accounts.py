@@ -7,10 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, case, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from ..account import AccountLimits
-from ..columns import db_now, seconds_since
+from ..columns import db_now, seconds_since, upsert
 from ..errors import NotFound
 from ..models import Account, Attempt, Lane, Step, TenantQueue, Usage
 from .listings import Page, by_name
@@ -24,8 +23,9 @@ USAGE_DAYS = 30
 
 def ensure_account(connection: Connection, account: str) -> None:
     """The account comes into being with its first job, schedule, key, session, target, asset or limits."""
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = make(accounts).values(id=account, status="active", created_at=db_now(), updated_at=db_now())
+    statement = upsert(connection, accounts).values(
+        id=account, status="active", created_at=db_now(), updated_at=db_now()
+    )
     connection.execute(statement.on_conflict_do_nothing())
 
 

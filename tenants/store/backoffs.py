@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from sqlalchemy import Connection, case, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
-from ..columns import db_now, seconds_since
+from ..columns import db_now, seconds_since, upsert
 from ..models import ProviderBackoff
 
 backoffs = ProviderBackoff.__table__
@@ -19,8 +18,7 @@ MAX_SECONDS = 26 * 3600.0
 def note(connection: Connection, scope: str, after: float | None, reason: str) -> float:
     """Let the scope rest for `after` seconds; a longer rest that is noted already stays. Gives back the rest left."""
     seconds = min(MAX_SECONDS, DEFAULT_SECONDS if after is None else max(0.0, after))
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = make(backoffs).values(scope=scope, until=db_now(seconds), reason=reason[:500])
+    statement = upsert(connection, backoffs).values(scope=scope, until=db_now(seconds), reason=reason[:500])
     longer = backoffs.c.until > statement.excluded.until
     connection.execute(
         statement.on_conflict_do_update(

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection, and_, delete, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from ..columns import db_now
+from ..columns import db_now, upsert
 from ..models import IdempotencyKey
 
 table = IdempotencyKey.__table__
@@ -34,8 +33,7 @@ class Claim:
 
 def claim(connection: Connection, scope: str, body_hash: str) -> Claim:
     """Take the key, or learn what became of it. In one transaction."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table).values(scope=scope, body_hash=body_hash, created_at=db_now())
+    statement = upsert(connection, table).values(scope=scope, body_hash=body_hash, created_at=db_now())
     over = or_(
         table.c.created_at < db_now(-KEPT_SECONDS),
         and_(table.c.status.is_(None), table.c.created_at < db_now(-ABANDONED_SECONDS)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from ..columns import upsert
 from ..models import Lane
 
 lanes = Lane.__table__
@@ -28,7 +28,6 @@ def of(connection: Connection, lane: str) -> dict[str, Any]:
 def change(connection: Connection, lane: str, **values: Any) -> dict[str, Any]:
     """Set some of a lane's settings; gives back all that held before."""
     before = of(connection, lane)
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(lanes).values(lane=lane, **{**_DEFAULTS, **values})
+    statement = upsert(connection, lanes).values(lane=lane, **{**_DEFAULTS, **values})
     connection.execute(statement.on_conflict_do_update(index_elements=["lane"], set_=values))
     return before

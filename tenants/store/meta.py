@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from ..columns import upsert
 from ..models import Meta
 
 facts = Meta.__table__
@@ -17,6 +17,5 @@ def get_many(connection: Connection, *keys: str) -> dict[str, str]:
 
 
 def put(connection: Connection, key: str, value: str) -> None:
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = make(facts).values(key=key, value=value)
+    statement = upsert(connection, facts).values(key=key, value=value)
     connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))

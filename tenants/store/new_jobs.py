@@ -11,10 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from ..account import AccountLimits
-from ..columns import db_now
+from ..columns import db_now, upsert
 from ..errors import AccountDraining, AccountSuspended, QueueFull, QuotaExhausted
 from ..models import Account, Job, Step, Usage, new_id
 from .accounts import ensure_account
@@ -148,8 +147,9 @@ def _admit(connection: Connection, account: str, count: int, now: datetime) -> N
 
 def _count_usage(connection: Connection, account: str, count: int, quota: int | None, now: datetime) -> None:
     day = now.astimezone(UTC).date().isoformat()
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = make(usage).values(account=account, day=day, jobs=count, seconds=0.0, tokens=0, posts=0, bytes=0)
+    statement = upsert(connection, usage).values(
+        account=account, day=day, jobs=count, seconds=0.0, tokens=0, posts=0, bytes=0
+    )
     counted = statement.on_conflict_do_update(
         index_elements=["account", "day"], set_={"jobs": usage.c.jobs + statement.excluded.jobs}
     ).returning(usage.c.jobs)

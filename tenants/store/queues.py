@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection, RowMapping, case, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from ..columns import db_now
+from ..columns import db_now, upsert
 from ..models import Job, Step, TenantQueue
 from .events import NewEvent, record
 
@@ -78,7 +77,6 @@ def cancel_waiting(connection: Connection, lane: str, account: str, *, limit: in
 
 def set_paused(connection: Connection, lane: str, account: str, paused: bool, *, reason: str | None = None) -> None:
     """Write a pause of the tenant queue down, or its end."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     values = {"paused": paused, "paused_until": None, "reason": reason}
-    statement = insert(tenant_queues).values(lane=lane, account=account, **values)
+    statement = upsert(connection, tenant_queues).values(lane=lane, account=account, **values)
     connection.execute(statement.on_conflict_do_update(index_elements=["lane", "account"], set_=values))
