@@ -5,9 +5,6 @@ They are made in `new_jobs` and ended in `endings`; their steps' life is in `ste
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,8 +12,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, func, or_, select
 
-from ..errors import InvalidInput, NotFound
+from ..errors import NotFound
 from ..models import Attempt, Job, Step
+from .listings import Page, newest_first
 
 jobs, steps, attempts = Job.__table__, Step.__table__, Attempt.__table__
 
@@ -102,20 +100,14 @@ class JobFilter:
     created_before: datetime | None = None
 
 
-def page(
-    connection: Connection, chosen: JobFilter, *, limit: int, cursor: str | None
-) -> tuple[Sequence[RowMapping], str | None]:
-    """Summaries, newest first, and the cursor of the next page (None at the end).
+def page(connection: Connection, chosen: JobFilter, *, limit: int, cursor: str | None) -> Page:
+    """Summaries, newest first.
 
     Raises:
         InvalidInput: the cursor is not one of ours.
     """
     statement = select(*_SUMMARY).where(*_conditions(connection, chosen))
-    if cursor is not None:
-        statement = statement.where(jobs.c.seq < decode_cursor(cursor))
-    rows = connection.execute(statement.order_by(jobs.c.seq.desc()).limit(limit + 1)).mappings().all()
-    more = len(rows) > limit
-    return rows[:limit], encode_cursor(rows[limit - 1]["seq"]) if more else None
+    return newest_first(connection, statement, jobs.c.seq, limit=limit, cursor=cursor)
 
 
 def _conditions(connection: Connection, chosen: JobFilter) -> list[ColumnElement[bool]]:
@@ -155,23 +147,3 @@ def _starts_with(connection: Connection, prefix: str) -> ColumnElement[bool]:
         jobs.c.unique_key.startswith(prefix, autoescape=True),
         exists(select(1).select_from(each).where(each.c.value.startswith(prefix, autoescape=True))),
     )
-
-
-def encode_cursor(seq: int) -> str:
-    """An opaque cursor: it stays right while rows are added, because rows are ordered by `seq`."""
-    return base64.urlsafe_b64encode(json.dumps([1, seq]).encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str) -> int:
-    """The `seq` in a cursor.
-
-    Raises:
-        InvalidInput: it is not one of ours.
-    """
-    try:
-        version, seq = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, TypeError, binascii.Error):
-        version, seq = None, None
-    if version != 1 or not isinstance(seq, int) or isinstance(seq, bool) or abs(seq) >= 2**63:
-        raise InvalidInput("cursor: it is not one that this API gave; use next_cursor as it came")
-    return seq
