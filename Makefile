@@ -42,6 +42,8 @@ bench: ## Benchmarks, both sides in one run, with ratios
 	@deploy/bootstrap dev
 	.venv/bin/python -m tests.benchmarks.broker $(BENCH_ARGS)
 	.venv/bin/python -m tests.benchmarks.whole_path
+	.venv/bin/python -m tests.benchmarks.posting
+	.venv/bin/python -m tests.benchmarks.isolation_cost
 	.venv/bin/python -m tests.benchmarks.rebuild
 
 chaos: ## Attack the whole service on both databases, and judge from outside (CHAOS_ARGS=--seed=N)
