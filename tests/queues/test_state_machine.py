@@ -8,14 +8,13 @@ old, as if the clock had gone on.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import hypothesis.strategies as st
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -27,7 +26,7 @@ from hypothesis.stateful import (
 
 from tenants.queues import Entry, QueueLimits, Rate, TenantBroker
 from tenants.queues.entry import MAX_SEQUENCE
-from tests.queues.lanes import DUE, LANE, Hand, Lease, age_lease, message, set_state, state_of
+from tests.queues.lanes import DUE, LANE, Hand, Lease, message, set_state, state_of
 
 ACCOUNTS = ["a", "b:{x}", "*", None]
 WORKERS = ["w1", "w2"]
@@ -391,54 +390,3 @@ def test_the_scripts_do_what_the_model_does(redis_url: str) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
-
-
-class Share:
-    """An account that always has work, and what it used: at least, at most, and at most with one message."""
-
-    def __init__(self, weight: int, seconds: float) -> None:
-        self.weight, self.seconds = weight, seconds
-        self.at_least = self.at_most = 0.0
-        self.longest = seconds
-
-    def use(self, at_least: float, at_most: float) -> None:
-        self.at_least += at_least
-        self.at_most += at_most
-        self.longest = max(self.longest, at_most)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    shares=st.lists(st.tuples(st.integers(1, 100), st.floats(0.05, 3.0)), min_size=2, max_size=5),
-    workers=st.integers(1, 3),
-)
-def test_no_account_is_ahead_of_another_by_more_than_its_own_messages(
-    redis_url: str, shares: list[tuple[int, float]], workers: int
-) -> None:
-    """Start-time fair queueing's bound: seconds for a weight differ by no more than the longest messages of the two."""
-    client: Any = redis.Redis.from_url(redis_url)
-    client.flushall()
-    broker = TenantBroker(url=redis_url)
-    accounts = {f"a{number}": Share(*share) for number, share in enumerate(shares)}
-
-    for account, share in accounts.items():
-        broker.queues_admin.set_limits(LANE, account, QueueLimits(weight=share.weight, concurrency=10))
-        broker.enqueue_many(Entry(message(account), str(n)) for n in range(90))
-    hand = Hand(broker)
-    running = hand.claim(workers)
-    for number in range(80):
-        lease = running.pop(number % len(running))
-        share = accounts[str(lease.account)]
-        age_lease(client, broker, lease, share.seconds)
-        # The server charges the time that really passed since the claim as well, which may be long on a busy machine.
-        since, before = lease.epoch / 1e6, time.time()
-        running += hand.settle(lease, chain=True)
-        share.use(before - since, time.time() - since)
-    for one in accounts.values():
-        for other in accounts.values():
-            ahead = one.at_least / one.weight - other.at_most / other.weight
-            assert ahead <= (workers + 1) * (one.longest / one.weight + other.longest / other.weight) + 0.5
-    broker.close()
-    client.close()
