@@ -3,8 +3,8 @@
 Both sides in one run, on one PostgreSQL, with one worker process of 8 at a time: Procrastinate with a lock per account
 (its way of running one account's jobs one at a time), onelane with no-op pipelines of one and of two steps in thread
 isolation. Jobs are made in batches of 100 while the worker runs; the clock runs from the first batch to the last end.
-Also onelane on SQLite, and with a process per step (`isolation_cost` takes that apart). Prints a table with ratios in steps a second,
-and writes `whole_path.json` beside this file (or where `--json` says).
+Also onelane on SQLite, and with a process per step (`isolation_cost` takes that apart). Prints a table with ratios in
+steps a second, and writes `whole_path.json` beside this file (or where `--json` says).
 """
 
 from __future__ import annotations
