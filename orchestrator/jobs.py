@@ -12,12 +12,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, RowMapping, update
+from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
 from actors import Pipeline
 from tenants.account import parse_account
-from tenants.columns import db_now
 from tenants.database import CommitUnknown, Database
 from tenants.errors import (
     Conflict,
@@ -30,18 +29,15 @@ from tenants.errors import (
     Unavailable,
     UnknownPipeline,
 )
-from tenants.models import Draft
-from tenants.store import dead_letters, endings, new_jobs, publications
+from tenants.store import approvals, dead_letters, endings, new_jobs, publications
 from tenants.store import jobs as store
 from tenants.store.dispatch import Dispatch
-from tenants.store.events import NewEvent, record
 from tenants.store.jobs import JobFilter
 from tenants.store.new_jobs import JobPlan, StepPlan
 
 from .dispatch import Dispatcher
 from .views import job_summary, job_view
 
-drafts = Draft.__table__
 T = TypeVar("T")
 
 #: Tries when two callers make the same `unique_key` at one moment, or a commit's answer is lost.
@@ -292,20 +288,7 @@ class Jobs:
         """
 
         def work(connection: Connection) -> Dispatch:
-            job = self._awaiting(connection, job_id, account)
-            row = (
-                connection.execute(
-                    update(store.steps)
-                    .where(store.steps.c.job_id == job_id, store.steps.c.status == "awaiting_approval")
-                    .values(status="queued", queued_at=db_now())
-                    .returning(store.steps)
-                )
-                .mappings()
-                .one()
-            )
-            connection.execute(update(store.jobs).where(store.jobs.c.id == job_id).values(status="queued"))
-            record(connection, NewEvent(job["account"], job_id, "status", {"status": "queued"}))
-            return Dispatch.of(row)
+            return approvals.approve(connection, self._awaiting(connection, job_id, account))
 
         self._dispatcher.send([self._database.write(work)])
         return self.get(job_id)
@@ -318,14 +301,7 @@ class Jobs:
         """
 
         def work(connection: Connection) -> None:
-            job = self._awaiting(connection, job_id, account)
-            error = {"code": "rejected", "message": reason or "the job was rejected", "step": job["current_step"]}
-            endings.end(connection, job, "cancelled", error=error)
-            connection.execute(
-                update(drafts)
-                .where(drafts.c.job_id == job_id, drafts.c.status == "pending_publish")
-                .values(status="discarded", version=drafts.c.version + 1, updated_at=db_now())
-            )
+            approvals.reject(connection, self._awaiting(connection, job_id, account), reason)
 
         self._database.write(work)
         return self.get(job_id)
