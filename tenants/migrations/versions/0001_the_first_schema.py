@@ -1,4 +1,4 @@
-"""The first schema."""
+"""The first schema, as databases that exist were made by it: it is never changed, and so never split."""
 
 from __future__ import annotations
 
