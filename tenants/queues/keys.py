@@ -43,7 +43,7 @@ LANE_KEYS = {
 QUEUE_KEYS = {
     "state": (
         ":state:",
-        "where it stands; virtual start, mean µs, last used, rate, hold, due, spent, heavy; other slots; slot 0's lease",
+        "where it stands; virtual start, mean µs, last used, rate, hold, due, spent, heavy; other slots; lease of 0",
     ),
     "waiting": (":waiting:", "zset entry id → rank and sequence"),
     "delayed": (":delayed:", "zset entry id → ms at which it is due"),

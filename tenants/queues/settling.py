@@ -2,9 +2,11 @@
 
 The thread that settles while no other does becomes the **leader**: it goes to the server, and what other threads
 settle meanwhile it takes along on its next way, so a busy process makes one round trip for many messages and an idle
-one waits for nobody. The others return at once; their messages stay leased, and are extended, until the answer came.
+one waits for nobody. Once half of the worker's threads have settled and no answer has come, a second thread leads as
+well: otherwise most threads would stand idle while the server works, and the server while they do. The others return
+at once; their messages stay leased, and are extended, until the answer came.
 
-Invariants: whatever was handed in is sent by somebody: by the leader, which leads until nothing is left, or after a
+Invariants: whatever was handed in is sent by somebody: by a leader, which leads until nothing is left, or after a
 failure by whoever settles or looks for work next; a batch keeps its request number and its members until it is
 answered, so that sending it again settles nothing twice; no two unanswered batches share a channel.
 """
@@ -35,6 +37,7 @@ _SETTLE = script("settle")
 _MOST = 64
 #: Round trips after which a leader lets another thread lead, so that its own message comes to an end.
 _ROUNDS = 50
+_MOST_LEADERS = 2
 
 
 @dataclass(eq=False, slots=True)
@@ -81,7 +84,7 @@ class Settler:
         self._mutex = threading.Lock()
         self._handed_in: list[tuple[TenantConsumer, Settlement]] = []
         self._unanswered: deque[Batch] = deque()
-        self._led = False
+        self._leaders: set[object] = set()
         self._channels: list[int] = []
         self._channels_made = 0
 
@@ -107,26 +110,32 @@ class Settler:
             self._lead()
 
     def _lead(self) -> None:
-        """Sends batches until nothing is left, unless another thread does."""
-        leads = False
+        """Sends batches until nothing is left, unless other threads do."""
+        me = object()
         try:
             with self._mutex:
-                if self._led:
+                if not self._needs_leader():
                     return
-                leads = self._led = True
+                self._leaders.add(me)
             for turn in range(_ROUNDS):
                 with self._mutex:
                     batch = self._next_batch()
                     if batch is None or turn == _ROUNDS - 1:
-                        self._led = leads = False
+                        self._leaders.discard(me)
                 if batch is None:
                     return
                 self._send(batch)
         finally:
             # Also after an interrupt, wherever it struck: with nobody to lead, nothing would be settled ever again.
-            if leads:
+            if me in self._leaders:
                 with self._mutex:
-                    self._led = False
+                    self._leaders.discard(me)
+
+    def _needs_leader(self) -> bool:
+        if not self._leaders:
+            return True
+        threads = self._broker.budget.capacity
+        return len(self._leaders) < _MOST_LEADERS and threads is not None and 2 * len(self._handed_in) >= threads
 
     def _next_batch(self) -> Batch | None:
         if self._unanswered:

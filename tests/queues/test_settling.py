@@ -76,6 +76,41 @@ def test_many_threads_settle_in_few_round_trips_and_none_is_forgotten(
     assert broker.queues_admin.totals(LANE).active == 0
 
 
+def test_a_second_thread_leads_once_half_of_the_threads_wait_for_the_first(
+    broker: TenantBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = claimed(broker, *(f"account {number}" for number in range(7)))
+    broker.budget.open(6)  # a worker of six threads
+    sizes: list[int] = []
+    send, gate = Settler._send, threading.Event()
+
+    def note(self: Settler, batch: Batch) -> None:
+        sizes.append(len(batch.settlements))
+        gate.wait(PATIENCE_MS / 1000)
+        send(self, batch)
+
+    monkeypatch.setattr(Settler, "_send", note)
+    threads = [threading.Thread(target=message.consumer.ack, args=(message,)) for message in messages]
+    seen: list[list[int]] = []
+    leaders = {0: 1, 3: 2}
+    for number, thread in enumerate(threads):
+        thread.start()
+        if number in leaders:
+            eventually(lambda under_way=leaders[number]: len(sizes) == under_way)  # type: ignore[misc]
+        else:
+            thread.join(PATIENCE_MS / 1000)
+            assert not thread.is_alive()
+        seen.append(list(sizes))
+    gate.set()
+    for thread in threads:
+        thread.join(PATIENCE_MS / 1000)
+
+    # The first goes at once; of the next three the third goes for all; no third leader beside these two.
+    assert seen == [[1], [1], [1], [1, 3], [1, 3], [1, 3], [1, 3]]
+    assert sum(sizes) == 7
+    assert broker.queues_admin.totals(LANE).active == 0
+
+
 def test_a_message_that_is_settled_is_not_interrupted(broker: TenantBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     (message,) = claimed(broker, "a")
     struck: list[LeasedMessage] = []
