@@ -8,6 +8,8 @@ ports that it listens on, as JSON by name, and then obeys lines on standard inpu
     {"route": name, "do": "hold"}                no byte passes, nothing ends: a silent partition, until `heal`
     {"route": name, "do": "deafen"}              what the target answers is held back; what is sent to it passes
     {"route": name, "do": "heal"}
+
+Whoever must know when an order holds adds ``"tell": true`` to it, and gets the line ``done``.
 """
 
 from __future__ import annotations
@@ -114,6 +116,8 @@ async def _main(targets: dict[str, int]) -> None:
     while line := await orders.readline():
         order = json.loads(line)
         routes[order["route"]].obey(order["do"])
+        if order.get("tell"):
+            print("done", flush=True)
 
 
 if __name__ == "__main__":  # ends when its standard input closes

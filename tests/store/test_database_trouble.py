@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -46,17 +47,22 @@ class Proxy:
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self.port = int(json.loads(self._process.stdout.readline())["sql"])
+        self._turn = threading.Lock()
 
     def do(self, what: str) -> None:
+        """Returns when it is done: what is sent from then on meets it."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"route": "sql", "do": what}).encode() + b"\n")
-        self._process.stdin.flush()
+        assert self._process.stdout is not None
+        with self._turn:
+            self._process.stdin.write(json.dumps({"route": "sql", "do": what, "tell": True}).encode() + b"\n")
+            self._process.stdin.flush()
+            assert self._process.stdout.readline() == b"done\n"
 
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +102,7 @@ def through(server: Postgres, proxy: Proxy) -> Iterator[Database]:
 def test_two_that_deadlock_both_succeed(postgres: Database) -> None:
     for key in ("one", "two"):
         postgres.write(lambda c, key=key: meta.put(c, key, "0"))  # type: ignore[misc]
-    both_hold_one = threading.Barrier(2, timeout=20)
+    both_hold_one = threading.Barrier(2, timeout=60)
     runs: list[str] = []
 
     def work(first: str, second: str) -> Callable[[Connection], None]:
@@ -183,31 +189,46 @@ def test_a_connection_lost_in_the_commit_leaves_the_outcome_open(
     """The request to commit does not arrive, or its answer does not: the caller cannot tell, and is told so."""
     through.ping()
 
+    def is_written() -> bool:
+        return bool(postgres.read(lambda c: meta.get_many(c, what)))
+
     def work(connection: Connection) -> None:
         meta.put(connection, what, "written")
-        break_commit(proxy, connection, what)
+        break_commit(proxy, connection, what, is_written)
 
     with pytest.raises(CommitUnknown):
         through.write(work)
-    proxy.do("heal")
-    assert bool(postgres.read(lambda c: meta.get_many(c, what))) == takes_effect
+    assert is_written() == takes_effect
     through.ping()
 
 
-def break_commit(proxy: Proxy, connection: Connection, what: str) -> None:
-    """Let the commit of this transaction meet a proxy that holds it, and then cuts the connection."""
+def break_commit(proxy: Proxy, connection: Connection, what: str, is_written: Callable[[], bool]) -> None:
+    """Let the commit of this transaction meet a proxy that holds it, and then cuts the connection; soon it is healed.
+
+    Where only the answer is held back, the cut comes once the commit has taken effect.
+    """
     engine = connection.engine
     driver: Any = connection.connection.driver_connection
     original = driver.commit
+    patience = threading.Event()  # never set
+
+    def cut_and_heal() -> None:
+        patience.wait(0.3)
+        ends_at = time.monotonic() + 60
+        while what == "deafen" and not is_written() and time.monotonic() < ends_at:
+            patience.wait(0.02)
+        proxy.do("cut")
+        patience.wait(0.2)
+        proxy.do("heal")
 
     def commit() -> None:
         proxy.do(what)
-        cut = threading.Timer(0.5, proxy.do, ("cut",))
-        cut.start()
+        cutter = threading.Thread(target=cut_and_heal)
+        cutter.start()
         try:
             original()
         finally:
-            cut.join()
+            cutter.join()
 
     assert isinstance(engine, Engine)
     driver.commit = commit
@@ -234,12 +255,9 @@ def test_a_job_is_made_once_whatever_became_of_the_commit(
     @event.listens_for(through.engine, "commit")
     def _(connection: Connection) -> None:
         if broken:
-            proxy.do("heal")
             return
         broken.append(what)
-        break_commit(proxy, connection, what)
-        healed = threading.Timer(0.7, proxy.do, ("heal",))
-        healed.start()
+        break_commit(proxy, connection, what, lambda: count(postgres, Job.__table__) > before)
 
     before = count(postgres, Job.__table__)
     maker = Jobs(through, {each.name: each for each in PIPELINES}, NoRedis())
@@ -286,7 +304,7 @@ def sqlite(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Databas
     opened.close()
 
 
-def test_a_locked_file_is_waited_for_and_then_refused(sqlite: Database) -> None:
+def test_a_locked_file_is_waited_for_and_then_refused(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     other = sqlite3.connect(str(sqlite.url.database), isolation_level=None, check_same_thread=False)
     with contextlib.closing(other):
         other.execute("BEGIN IMMEDIATE")
@@ -296,8 +314,11 @@ def test_a_locked_file_is_waited_for_and_then_refused(sqlite: Database) -> None:
         assert count(sqlite, Job.__table__) == 0
         release = threading.Timer(0.2, other.execute, ("ROLLBACK",))
         release.start()
-        sqlite.write(lambda c: new_jobs.create(c, "acme", [plan()]))
+        monkeypatch.setattr(database_module, "SQLITE_BUSY_SECONDS", 60.0)
+        patient = Database(f"sqlite:///{sqlite.url.database}")
+        patient.write(lambda c: new_jobs.create(c, "acme", [plan()]))
         release.join()
+        patient.close()
     assert count(sqlite, Job.__table__) == 1
 
 
@@ -332,7 +353,8 @@ def test_a_full_disk_refuses_and_leaves_nothing_half_written(sqlite: Database) -
 # --- migrations ----------------------------------------------------------------------------------------------------
 
 
-def test_many_may_migrate_at_once_and_while_jobs_are_made(database_url: str) -> None:
+def test_many_may_migrate_at_once_and_while_jobs_are_made(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "SQLITE_BUSY_SECONDS", 120.0)  # the last of them waits for all the others
     databases = [Database(database_url) for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda each: each.migrate(), databases))

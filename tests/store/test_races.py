@@ -41,7 +41,7 @@ def steering(bench: Bench) -> Jobs:
 
 
 def at_once(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
-    gate = threading.Barrier(2, timeout=30)
+    gate = threading.Barrier(2, timeout=60)
 
     def through(work: Callable[[], Any]) -> Any:
         gate.wait()
