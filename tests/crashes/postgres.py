@@ -60,7 +60,7 @@ def running_postgres() -> Iterator[Postgres]:
 
     def run(program: str, *arguments: str) -> None:
         command = [str(POSTGRES_BIN_PATH / program), "-D", str(data), *arguments]
-        subprocess.run(command, check=True, user=user, capture_output=True, timeout=60)
+        subprocess.run(command, check=True, user=user, capture_output=True, timeout=150)
 
     port = free_port()
     try:
