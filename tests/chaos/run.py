@@ -32,9 +32,9 @@ jobs = Job.__table__
 #: How long the workers may take to serve.
 START_SECONDS = 240.0
 #: Without any job ending for this long after the attacks, the rest is lost.
-STALLED_SECONDS = 60.0
+STALLED_SECONDS = 120.0
 #: How long Redis may take to hold nothing any more after the last job.
-QUIET_SECONDS = 30.0
+QUIET_SECONDS = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ def _held(straight: Runtime) -> list[str]:
 
 def _left_over(stage: Stage) -> list[str]:
     """Processes of workers that outlived them all."""
-    end = time.monotonic() + 15
+    end = time.monotonic() + 60
     helpers = {stage.valkey.process.pid} if stage.valkey is not None else set()
     while True:
         left = [each for each in stage.step_processes() if each.pid not in helpers and not _is_helper(each.cmdline())]

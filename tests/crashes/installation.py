@@ -156,7 +156,7 @@ class Installation:
         below = tuple(psutil.Process(worker.pid).children(recursive=True))
         worker.process.kill()
         killed_at = time.monotonic()
-        worker.process.wait(timeout=10)
+        worker.process.wait(timeout=60)
         self.workers.remove(worker)
         return Remains(killed_at, below)
 
@@ -186,8 +186,8 @@ class Installation:
             worker.process.terminate()
         for worker in self.workers:
             try:
-                worker.process.wait(timeout=20)
+                worker.process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 worker.process.kill()
-                worker.process.wait(timeout=10)
+                worker.process.wait(timeout=60)
         self.runtime.close()

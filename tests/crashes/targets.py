@@ -170,11 +170,11 @@ def running_demo_blog(folder: Path) -> Iterator[DemoBlog]:
             yield blog
         finally:
             server.should_exit = True
-            thread.join(timeout=10)
+            thread.join(timeout=60)
 
 
 def _wait_for(server: uvicorn.Server) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not server.started:
         assert time.monotonic() < end, "the demo blog did not start"
         time.sleep(0.01)

@@ -30,8 +30,8 @@ from .installation import ROOT, NotInTime, processes_of, until
 
 #: Until the demo has the moment; it starts a dozen processes on a machine that may be busy.
 MOMENT_SECONDS = 180.0
-#: The guards' silence of 8 s, 2 s of grace, and some for a busy machine.
-CLEAR_SECONDS = 20.0
+#: The guards' silence of 8 s, 2 s of grace, and the rest for a machine that is starved.
+CLEAR_SECONDS = 60.0
 FINISH_SECONDS = 400.0
 
 
@@ -117,14 +117,14 @@ class Demo:
             until(come, f"the demo to be at {moment!r}", MOMENT_SECONDS, self._told)
         except NotInTime:
             process.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=60)
             raise
         everything = processes_of(self.data_dir) if who == "all" else []
         process.kill()
         killed_at = time.monotonic()
         for each in everything:
             _kill(each)
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         self._say(
             f"killed {'everything' if who == 'all' else 'the demo'} at {moment!r}, {self._published()} posts so far"
         )
