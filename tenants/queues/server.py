@@ -41,7 +41,6 @@ class Wire(Protocol):
 
     def send_command(self, *arguments: Argument) -> None: ...
     def send_packed_command(self, command: Sequence[bytes], check_health: bool = ...) -> None: ...
-    def pack_commands(self, commands: Sequence[tuple[Argument, ...]]) -> Sequence[bytes]: ...
     def read_response(self) -> Any: ...
     def can_read(self, timeout: float) -> bool: ...
     def disconnect(self) -> None: ...
@@ -194,11 +193,11 @@ class Server:
         connection = self.take()
         answers: list[Any] = []
         try:
-            connection.send_packed_command(
-                connection.pack_commands(
-                    [("EVALSHA", call.script.sha, 1, call.root, *call.arguments) for call in calls]
-                )
-            )
+            packed = [
+                pack_command(("EVALSHA", call.script.sha, 1, call.root, *call.arguments))  # type: ignore[arg-type]
+                for call in calls
+            ]
+            connection.send_packed_command((b"".join(packed),), check_health=False)
             for _ in calls:
                 try:
                     answers.append(connection.read_response())
