@@ -33,7 +33,7 @@ _PROGRAMS = ("mariadbd", "mariadb-install-db", "php")
 _PREFIX = "onelane-wordpress-"
 # PHP's workers and MariaDB outlive a signal to their parent alone, so the whole group is told.
 _ENDS_WITH_INPUT = 'exec 3<&0; (cat <&3 >/dev/null; kill -TERM 0) & "$@" </dev/null 3<&-'
-_START_SECONDS = 30.0
+_START_SECONDS = 90.0
 
 _CONFIG = """<?php
 define('DB_NAME', 'wordpress'); define('DB_USER', 'root'); define('DB_PASSWORD', '');
@@ -126,7 +126,7 @@ class WordPressSite:
 
     def _tool(self, *arguments: str) -> str:
         command = ["php", str(self.folder / "tool.php"), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
         assert done.returncode == 0, f"{arguments[0]}: {done.stderr or done.stdout}"
         return done.stdout
 
@@ -186,9 +186,9 @@ def _program(name: str) -> str | None:
 def _lay_out(folder: Path, url: str, database_port: int) -> None:
     copy = ["cp", "-rL", "--reflink=auto"]
     # Debian's tree has links into packages that need not be there; what they would give is not used.
-    subprocess.run([*copy, str(_CODE), str(folder / "wordpress")], check=False, capture_output=True, timeout=60)
+    subprocess.run([*copy, str(_CODE), str(folder / "wordpress")], check=False, capture_output=True, timeout=150)
     subprocess.run(
-        [*copy, f"{_CONTENT}/.", str(folder / "wordpress/wp-content")], check=False, capture_output=True, timeout=60
+        [*copy, f"{_CONTENT}/.", str(folder / "wordpress/wp-content")], check=False, capture_output=True, timeout=150
     )
     (folder / "wordpress/wp-config.php").write_text(_CONFIG.format(url=url, database_port=database_port))
     (folder / "router.php").write_text(_ROUTER)
@@ -197,7 +197,7 @@ def _lay_out(folder: Path, url: str, database_port: int) -> None:
     install += ["--auth-root-authentication-method=normal", "--skip-name-resolve"]
     if os.geteuid() == 0:
         install.append("--user=root")
-    done = subprocess.run(install, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(install, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, f"mariadb-install-db: {done.stdout}{done.stderr}"
 
 
@@ -226,11 +226,11 @@ def _server(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.stdin.close()
         _wait_for_group(process.pid)
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def _wait_for_group(group: int) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     with contextlib.suppress(ProcessLookupError):
         while time.monotonic() < until:
             alive = [each for each in psutil.process_iter(["status"]) if _in_group(each, group)]
@@ -262,12 +262,12 @@ def _created_database(folder: Path, port: int) -> bool:
         f"mysqli_report(MYSQLI_REPORT_OFF); $c = @new mysqli('127.0.0.1', 'root', '', '', {port});"
         "exit(!$c->connect_error && $c->query('CREATE DATABASE IF NOT EXISTS wordpress') ? 0 : 1);"
     )
-    return subprocess.run(["php", "-r", code], capture_output=True, timeout=20, check=False).returncode == 0
+    return subprocess.run(["php", "-r", code], capture_output=True, timeout=60, check=False).returncode == 0
 
 
 def _answers(url: str) -> bool:
     try:
-        urllib.request.urlopen(f"{url}/wp-includes/version.php", timeout=5).close()  # noqa: S310
+        urllib.request.urlopen(f"{url}/wp-includes/version.php", timeout=30).close()  # noqa: S310
     except urllib.error.HTTPError as error:
         error.close()
     except OSError:
@@ -286,7 +286,7 @@ def _install(site: WordPressSite) -> None:
         "language": "",
     }
     data = urllib.parse.urlencode(wizard).encode()
-    with urllib.request.urlopen(f"{site.url}/wp-admin/install.php?step=2", data=data, timeout=60) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"{site.url}/wp-admin/install.php?step=2", data=data, timeout=150) as answer:  # noqa: S310
         page = answer.read().decode(errors="replace")
     assert "wp-login.php" in page, f"WordPress was not installed: {page[-2000:]}"
     site._tool("links")

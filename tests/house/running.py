@@ -19,7 +19,7 @@ from orchestrator.client import Onelane, OnelaneClientError
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 90
+START_SECONDS = 180
 
 
 @dataclass
@@ -49,7 +49,7 @@ class RunningUp:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(timeout=40)
+                self.process.wait(timeout=90)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -83,7 +83,7 @@ def start_up(data_dir: Path, log: Path, settings: Mapping[str, str] | None = Non
 
 
 def wait_for(
-    what: str, condition: Callable[[], bool], *, seconds: float = 30, running: RunningUp | None = None
+    what: str, condition: Callable[[], bool], *, seconds: float = 90, running: RunningUp | None = None
 ) -> None:
     """Wait until the condition holds; the error shows what `up` wrote."""
     until = time.monotonic() + seconds

@@ -103,7 +103,7 @@ def test_a_strangers_module_of_our_name_is_named(tmp_path: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=150,
         check=False,
     )
     assert ended.returncode == 4
@@ -120,7 +120,7 @@ def test_a_module_in_the_working_directory_hides_nothing_from_the_program(tmp_pa
     if not program.exists():
         pytest.skip("the project is not installed beside this interpreter, so there is no onelane program")
     ended = subprocess.run(
-        [program, "doctor", "--new-key"], cwd=tmp_path, env=environment(), capture_output=True, timeout=30, check=False
+        [program, "doctor", "--new-key"], cwd=tmp_path, env=environment(), capture_output=True, timeout=150, check=False
     )
     assert ended.returncode == 0, ended.stderr
 

@@ -42,7 +42,7 @@ def test_a_second_owner_is_refused_by_name_until_the_first_is_gone(folder: DataF
             raise AssertionError("it was claimed twice")
         assert folder.owner() == first.pid
         first.kill()
-        first.wait(timeout=10)
+        first.wait(timeout=60)
     # The pid of the dead owner still stands in the file; it is in nobody's way.
     with folder.claimed():
         assert folder.owner() == os.getpid()

@@ -18,7 +18,7 @@ import pytest
 from orchestrator.cli.app import run
 from tests.house.running import ROOT, START_SECONDS, RunningUp, environment, gone, start_up, wait_for
 
-pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(400)]
 
 Command = Callable[..., Any]
 
@@ -135,7 +135,7 @@ def test_a_second_up_on_the_directory_is_refused_in_one_sentence(up: RunningUp) 
         text=True,
         env=environment(),
         cwd=ROOT,
-        timeout=60,
+        timeout=150,
         check=False,
     )
     assert second.returncode == 1
@@ -169,9 +169,9 @@ def test_nothing_is_left_however_up_ends(number: signal.Signals, tmp_path: Path)
         # Valkey and its keeper, API, worker with guard and zygote, blog, model.
         assert len(family) >= 8
         running.process.send_signal(number)
-        ended = running.process.wait(timeout=20)
+        ended = running.process.wait(timeout=90)
         assert ended == (-signal.SIGKILL if number == signal.SIGKILL else 0)
-        wait_for("all processes gone", lambda: gone(family), seconds=15)
+        wait_for("all processes gone", lambda: gone(family))
     finally:
         running.stop()
         for each in family:

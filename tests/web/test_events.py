@@ -53,17 +53,17 @@ def test_a_subscriber_gets_what_is_committed_after_it_entered(runtime: Runtime, 
                 await asyncio.to_thread(happen, runtime, "j1", number)
             await asyncio.to_thread(happen, runtime, "j2", 3)
             await asyncio.to_thread(happen, runtime, "j3", 4, "other")
-            first = await job.next(20)
+            first = await job.next(60)
             took = time.monotonic() - began
-            events = [first, await job.next(20)]
-            whole = [await account.next(20) for _ in range(3)]
+            events = [first, await job.next(60)]
+            whole = [await account.next(60) for _ in range(3)]
             assert await job.next(0.05) is None
             assert await account.next(0.05) is None
             return texts(events), texts(whole), took
 
     job, account, took = asyncio.run(run())
     assert (job, account) == (["1", "2"], ["1", "2", "3"])
-    assert took < 15, "it came"
+    assert took < 50, "it came"
     assert hub.subscribers == 0
 
 
@@ -95,7 +95,7 @@ def test_without_redis_the_poll_brings_events(runtime: Runtime) -> None:
     async def run() -> JobEvent | None:
         async with hub.of_job("j1") as job:
             await asyncio.to_thread(happen, runtime, "j1", 1)
-            return await job.next(20)
+            return await job.next(60)
 
     assert asyncio.run(run()) is not None
     hub.close()
@@ -129,9 +129,9 @@ def test_an_event_that_is_committed_late_is_not_lost(runtime: Runtime, hub: Even
         async with hub.of_job("j1") as job:
             await asyncio.to_thread(put, 1000, "first")
             await asyncio.to_thread(put, 1002, "third")
-            seen = [await job.next(20), await job.next(20)]
+            seen = [await job.next(60), await job.next(60)]
             await asyncio.to_thread(put, 1001, "second")
-            seen.append(await job.next(20))
+            seen.append(await job.next(60))
             return texts(seen)
 
     assert asyncio.run(run()) == ["first", "third", "second"]
@@ -191,7 +191,7 @@ class Sse:
 async def stream(address: tuple[str, int], path: str, last: str | None = None, **headers: str) -> AsyncIterator[Sse]:
     more = {"Last-Event-ID": last} if last is not None else {}
     async with (
-        httpx2.AsyncClient(base_url=f"http://{address[0]}:{address[1]}", timeout=30, trust_env=False) as client,
+        httpx2.AsyncClient(base_url=f"http://{address[0]}:{address[1]}", timeout=120, trust_env=False) as client,
         client.stream("GET", path, headers={**AUTH, **more, **headers}) as answer,
     ):
         assert answer.status_code == 200, await answer.aread()
@@ -300,9 +300,12 @@ def test_a_quiet_stream_has_heartbeats_and_a_slow_one_is_served_from_sql(
 
             await asyncio.to_thread(burst)
             seen = [(await sse.next())[1]["message"] for _ in range(50)]
-            await asyncio.sleep(0.3)
-            await asyncio.to_thread(happen, runtime, job["id"], 50)
-            await sse.next()
+            for number in range(50, 350):  # heartbeats are read on the way to the next event
+                await asyncio.sleep(0.3)
+                await asyncio.to_thread(happen, runtime, job["id"], number)
+                await sse.next()
+                if sse.heartbeats:
+                    break
             return seen, sse.heartbeats
 
     seen, heartbeats = asyncio.run(run())

@@ -81,18 +81,18 @@ def test_of_many_at_once_one_runs(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
 
     def slow(self: Jobs, *args: Any) -> Any:
         inside.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return real(self, *args)
 
     monkeypatch.setattr(Jobs, "create", slow)
     answers: list[Any] = []
     first = threading.Thread(target=lambda: answers.append(api.post(JOBS, JOB, **once("k"))))
     first.start()
-    assert inside.wait(20)
+    assert inside.wait(60)
     twin = api.post(JOBS, JOB, **once("k"))
     other = api.post(JOBS, {**JOB, "priority": 1}, **once("k"))
     go_on.set()
-    first.join(20)
+    first.join(60)
 
     assert (twin.status_code, twin.json()["code"]) == (409, "idempotency_in_progress")
     assert twin.headers["retry-after"]

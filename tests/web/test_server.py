@@ -37,17 +37,17 @@ def address(runtime: Runtime) -> Iterator[tuple[str, int]]:
     server = _Started(uvicorn.Config(create_app(runtime), log_level="warning", lifespan="on"))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
-    assert server.listens.wait(20)
+    assert server.listens.wait(60)
     yield listener.getsockname()
     server.should_exit = True
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     listener.close()
 
 
 def talk(address: tuple[str, int], *pieces: bytes) -> bytes:
     """Send the pieces as they are; what came back until the server closed, or sent a whole answer."""
-    with socket.create_connection(address, timeout=10) as connection:
+    with socket.create_connection(address, timeout=60) as connection:
         for piece in pieces:
             connection.sendall(piece)
         received = b""
@@ -113,7 +113,7 @@ def test_many_callers_wait_without_a_thread_each(address: tuple[str, int], bench
             base_url=f"http://{address[0]}:{address[1]}",
             headers={"Authorization": f"Bearer {ADMIN_KEY}"},
             limits=limits,
-            timeout=50,
+            timeout=120,
             trust_env=False,
         ) as client:
             job = (await client.post("/v1/accounts/a/jobs", json=JOB)).json()
