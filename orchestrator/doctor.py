@@ -27,6 +27,8 @@ from .data_folder import DataFolder
 from .settings import Settings, SettingsError
 
 _SECONDS = 10.0
+#: How long a browser may take to start and show a page: a busy machine is no reason to tell people to install another.
+_START_SECONDS = 60.0
 _MARKS = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "wrong": "[bold red]wrong[/]  "}
 
 
@@ -168,7 +170,7 @@ def _browser(settings: Settings) -> list[Finding]:
         return [Finding("browser", "wrong", "no Chromium was found: nothing can be published", mend)]
     command = [str(found), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "data:text/html,<p>onelane"]
     try:
-        shown = subprocess.run(command, capture_output=True, timeout=_SECONDS * 2, check=False)
+        shown = subprocess.run(command, capture_output=True, timeout=_START_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return [Finding("browser", "wrong", f"{found} does not run: {_first_line(error)}", mend)]
     if b"<p>onelane" not in shown.stdout:
@@ -181,7 +183,7 @@ def _driver() -> list[Finding]:
     mend = "install what it lacks (apt-get install libatomic1 libstdc++6)"
     command = [sys.executable, "-m", "playwright", "--version"]
     try:
-        shown = subprocess.run(command, capture_output=True, timeout=_SECONDS * 2, check=False)
+        shown = subprocess.run(command, capture_output=True, timeout=_START_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return [Finding("driver", "wrong", f"Playwright's driver does not run: {_first_line(error)}", mend)]
     if shown.returncode:

@@ -165,9 +165,9 @@ def test_nothing_is_left_however_up_ends(number: signal.Signals, tmp_path: Path)
     family: list[psutil.Process] = []
     try:
         wait_for("up is ready", running.ready, seconds=START_SECONDS, running=running)
-        family = running.family()
         # Valkey and its keeper, API, worker with guard and zygote, blog, model.
-        assert len(family) >= 8
+        wait_for("all processes", lambda: len(running.family()) >= 8, running=running)
+        family = running.family()
         running.process.send_signal(number)
         ended = running.process.wait(timeout=90)
         assert ended == (-signal.SIGKILL if number == signal.SIGKILL else 0)
