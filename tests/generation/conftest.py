@@ -46,10 +46,10 @@ def running_model() -> Iterator[OfflineModel]:
     server = _Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="offline-model")
     thread.start()
-    assert server.listens.wait(10)
+    assert server.listens.wait(60)
     yield OfflineModel(f"http://127.0.0.1:{listener.getsockname()[1]}", faults)
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
     listener.close()
     assert not thread.is_alive()
 

@@ -139,7 +139,7 @@ def test_a_call_ends_in_time_whatever_the_server_does(
     with pytest.raises(ProviderTimeout):
         ask(model)
     # Then the call is over
-    assert time.monotonic() - begun < 10, "the hang, the drip and the delay each last half a minute or more"
+    assert time.monotonic() - begun < 25, "the hang, the drip and the delay each last half a minute or more"
 
 
 def test_no_time_left_asks_nobody(text_model: MakeModel, offline_model: OfflineModel) -> None:
@@ -169,7 +169,7 @@ def test_a_refused_connection_says_where(text_model: MakeModel) -> None:
 def rude_server() -> Iterator[str]:
     """Accepts one connection and drops it without an answer."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(10)
+        listener.settimeout(60)
 
         def drop() -> None:
             connection, _ = listener.accept()
@@ -179,7 +179,7 @@ def rude_server() -> Iterator[str]:
         thread = threading.Thread(target=drop)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread.join(10)
+        thread.join(60)
 
 
 def test_a_dropped_connection_is_a_provider_error(text_model: MakeModel, rude_server: str) -> None:

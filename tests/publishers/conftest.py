@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pytest
 import uvicorn
 
@@ -35,6 +36,23 @@ def chromium() -> str:
     return found
 
 
+def browser_processes() -> list[psutil.Process]:
+    """The processes of all browsers below this one; those that have ended since they were listed are left out."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "chrom" in process.name():
+                found.append(process)
+    return found
+
+
+def kill_browsers() -> None:
+    """Kill them all. The death of the first ends others by itself, maybe before it is their turn."""
+    for process in browser_processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 @pytest.fixture
 def browser_settings(chromium: str) -> Callable[..., dict[str, Any]]:
     """The worker's answer to `client.settings` for the browser, for given allowed hosts."""
@@ -45,7 +63,7 @@ def browser_settings(chromium: str) -> Callable[..., dict[str, Any]]:
 def browser_for(browser_settings: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
     """`with browser_for("host:port") as browser`."""
 
-    def start(*hosts: str, seconds: float = 60) -> Any:
+    def start(*hosts: str, seconds: float = 180) -> Any:
         return open_browser(browser_settings(*hosts), lambda: seconds)
 
     return start
@@ -54,7 +72,7 @@ def browser_for(browser_settings: Callable[..., dict[str, Any]]) -> Callable[...
 @pytest.fixture(scope="module")
 def module_browser(chromium: str) -> Iterator[Browser]:
     """One browser for the tests of a module: they are about sites and the ledger, and each start takes a second."""
-    with open_browser({"executable": chromium, "allowed_hosts": ["127.0.0.1"]}, lambda: 60.0) as browser:
+    with open_browser({"executable": chromium, "allowed_hosts": ["127.0.0.1"]}, lambda: 180.0) as browser:
         yield browser
 
 
@@ -104,11 +122,11 @@ def demo_blog_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoB
     server.startup = startup_and_tell  # type: ignore[method-assign]
     thread = threading.Thread(target=server.run, name="demo-blog")
     thread.start()
-    assert started.wait(20), "the demo blog did not start in 20 s"
+    assert started.wait(60), "the demo blog did not start in a minute"
     yield DemoBlog(f"http://127.0.0.1:{port}", app.state.store, faults)
     server.should_exit = True
-    thread.join(20)
-    assert not thread.is_alive(), "the demo blog did not stop in 20 s"
+    thread.join(60)
+    assert not thread.is_alive(), "the demo blog did not stop in a minute"
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from actors.errors import UnsafeUrl
 from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
 from tests.ports import MemoryPort, make_context
-from tests.publishers.conftest import PASSWORD, DemoBlog
+from tests.publishers.conftest import PASSWORD, DemoBlog, kill_browsers
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
@@ -35,7 +35,8 @@ def test_a_step_starts_a_browser_publishes_and_leaves_nothing_running(
     before = set(psutil.Process().children(recursive=True))
     publish_draft(make_context(port))
     assert len(demo_blog.store.posts(name)) == 1
-    assert set(psutil.Process().children(recursive=True)) <= before
+    _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - before, timeout=60)
+    assert alive == []
 
 
 def test_a_site_that_is_not_allowed_is_not_reached(demo_blog: DemoBlog, port: MemoryPort, name: str) -> None:
@@ -53,9 +54,7 @@ def test_a_browser_that_is_killed_at_the_click_loses_and_doubles_nothing(
 
     def kill() -> None:
         port.fail.clear()
-        for process in psutil.Process().children(recursive=True):
-            if "chrom" in process.name():
-                process.kill()
+        kill_browsers()
 
     port.fail["publication.started"] = kill
     with pytest.raises(Retry, match="looking for the post"):
