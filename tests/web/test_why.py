@@ -113,7 +113,7 @@ def test_a_pause_that_came_by_itself(api: Api, runtime: Runtime, new_job: Any, r
 def test_rate_limited(api: Api, runtime: Runtime, new_job: Any) -> None:
     api.put("/v1/accounts/acme/limits", {"lanes": {"generate": {"rate": {"limit": 1, "per": 3600}}}})
     first, second = new_job(), new_job()
-    consumer = runtime.broker.consume("generate", prefetch=1, timeout=5000)
+    consumer = runtime.broker.consume("generate", prefetch=1, timeout=60_000)
     try:
         message = next(consumer)
         assert message is not None, "the first one uses the rate up"
