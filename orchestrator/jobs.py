@@ -81,6 +81,9 @@ class Jobs:
         """
 
         def view(connection: Connection, made: new_jobs.Made) -> tuple[dict[str, Any], bool]:
+            rows = made.rows.get(made.ids[0])
+            if rows is not None:
+                return job_view(rows.job, rows.steps, ()), True
             return self.view(connection, made.ids[0], None), bool(made.created)
 
         return self._make(account, [self.plan(job)], view)
@@ -108,7 +111,10 @@ class Jobs:
 
         def read(connection: Connection, made: new_jobs.Made) -> list[dict[str, Any]]:
             known = [each for each in made.ids if each not in made.created]
-            found, steps = store.summaries(connection, made.ids), store.step_progress(connection, known)
+            unread = [each for each in made.ids if each not in made.rows]
+            found: dict[str, Mapping[Any, Any]] = {job_id: rows.job for job_id, rows in made.rows.items()}
+            found |= store.summaries(connection, unread)
+            steps = store.step_progress(connection, known)
             return [job_summary(found[each], steps.get(each, ())) for each in made.ids]
 
         return self._make(account, plans, read)

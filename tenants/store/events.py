@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, RowMapping, func, insert, select
+from sqlalchemy import Connection, RowMapping, func, select
 
-from ..columns import db_now
 from ..database import EVENTS_RECORDED
 from ..models import Event
+from .bulk import insert_rows
 
 events = Event.__table__
 
@@ -26,10 +26,8 @@ class NewEvent(NamedTuple):
 def record(connection: Connection, *new: NewEvent) -> None:
     """Add events, in this order."""
     if new:
-        connection.execute(
-            insert(events).values(created_at=db_now()),
-            [{"account": e.account, "job_id": e.job_id, "type": e.type, "data": dict(e.data)} for e in new],
-        )
+        rows = [{"account": e.account, "job_id": e.job_id, "type": e.type, "data": dict(e.data)} for e in new]
+        insert_rows(connection, events, rows)
         connection.info[EVENTS_RECORDED] = True
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, fu
 
 from ..errors import NotFound
 from ..models import Attempt, Job, Step
+from .bulk import among
 from .listings import Page, newest_first
 
 jobs, steps, attempts = Job.__table__, Step.__table__, Attempt.__table__
@@ -73,7 +74,9 @@ def has_running_step(connection: Connection, job_id: str) -> bool:
 
 def summaries(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
     """Jobs without what a list leaves out, by id."""
-    found = connection.execute(select(*_SUMMARY).where(jobs.c.id.in_(ids))).mappings()
+    if not ids:
+        return {}
+    found = connection.execute(select(*_SUMMARY).where(among(connection, jobs.c.id, ids))).mappings()
     return {row["id"]: row for row in found}
 
 

@@ -5,18 +5,21 @@ Invariant: what is counted against a quota is counted in the transaction that ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, Insert, Row, bindparam, func, literal, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from ..account import AccountLimits
-from ..columns import db_now, upsert
+from ..columns import db_now
 from ..errors import AccountDraining, AccountSuspended, QueueFull, QuotaExhausted
 from ..models import Account, Job, Step, Usage, new_id
 from .accounts import ensure_account
+from .bulk import insert_rows
 from .dispatch import Dispatch
 from .events import NewEvent, record
 from .jobs import summaries
@@ -55,12 +58,31 @@ class JobPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class JobRows:
+    """A job that was made just now and its steps, with every column, as a reader would find them."""
+
+    job: Mapping[str, Any]
+    steps: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """What `create` did: the id of each job in order, those that are new, and what to hand to Redis."""
 
     ids: tuple[str, ...]
     created: frozenset[str]
     queued: tuple[Dispatch, ...]
+    #: The new jobs by id, so that nobody has to read them back; empty when an earlier transaction made them.
+    rows: Mapping[str, JobRows] = field(default_factory=dict)
+
+
+_given = select(literal(1).label("one")).subquery()
+#: The database's time, and the account with it where there is one.
+_LOOK = select(db_now().label("now"), accounts.c.status, accounts.c.limits).select_from(
+    _given.outerjoin(accounts, accounts.c.id == bindparam("its_account"))
+)
+_NO_USAGE = {"seconds": 0.0, "tokens": 0, "posts": 0, "bytes": 0}
+_BLANK_JOB, _BLANK_STEP = dict.fromkeys(jobs.c.keys()), dict.fromkeys(steps.c.keys())
 
 
 def create(connection: Connection, account: str, plans: Sequence[JobPlan], *, again: bool = False) -> Made:
@@ -75,7 +97,7 @@ def create(connection: Connection, account: str, plans: Sequence[JobPlan], *, ag
     """
     if again and (landed := _made_before(connection, account, plans)) is not None:
         return landed
-    now = connection.execute(select(db_now())).scalar_one()
+    look = connection.execute(_LOOK, {"its_account": account}).one()
     taken = _taken_unique_keys(connection, account, plans)
     fresh: list[tuple[str, JobPlan]] = []
     ids: list[str] = []
@@ -89,9 +111,10 @@ def create(connection: Connection, account: str, plans: Sequence[JobPlan], *, ag
         ids.append(existing)
     if not fresh:
         return Made(tuple(ids), frozenset(), ())
-    _admit(connection, account, len(fresh), now)
-    queued = _insert(connection, account, fresh, now)
-    return Made(tuple(ids), frozenset(job_id for job_id, _ in fresh), tuple(queued))
+    _admit(connection, account, len(fresh), look)
+    rows = _insert(connection, account, fresh, look.now)
+    queued = [Dispatch.of(step) for made in rows.values() for step in made.steps if step["status"] == "queued"]
+    return Made(tuple(ids), frozenset(rows), tuple(queued), rows)
 
 
 def _made_before(connection: Connection, account: str, plans: Sequence[JobPlan]) -> Made | None:
@@ -118,18 +141,15 @@ def _taken_unique_keys(
     return {(row.pipeline, row.unique_key): row.id for row in rows}
 
 
-def _admit(connection: Connection, account: str, count: int, now: datetime) -> None:
+def _admit(connection: Connection, account: str, count: int, look: Row[Any]) -> None:
     """Hold the account against its status and limits, and count the jobs in today's usage."""
-    found = connection.execute(
-        select(accounts.c.status, accounts.c.limits).where(accounts.c.id == account)
-    ).one_or_none()
-    if found is None:
+    if look.status is None:
         ensure_account(connection, account)
-    elif found.status == "draining":
+    elif look.status == "draining":
         raise AccountDraining(f"account {account!r} is draining: it takes no new jobs until it is resumed")
-    elif found.status == "suspended":
+    elif look.status == "suspended":
         raise AccountSuspended(f"account {account!r} is suspended: it takes no new jobs until it is resumed")
-    limits = AccountLimits.from_json(found.limits if found else None)
+    limits = AccountLimits.from_json(look.limits)
     if limits.max_waiting is not None:
         waiting = connection.execute(
             select(func.count()).where(
@@ -142,18 +162,13 @@ def _admit(connection: Connection, account: str, count: int, now: datetime) -> N
                 f"{count} more do not fit",
                 retry_after=5.0,
             )
-    _count_usage(connection, account, count, limits.daily_quota, now)
+    _count_usage(connection, account, count, limits.daily_quota, look.now)
 
 
 def _count_usage(connection: Connection, account: str, count: int, quota: int | None, now: datetime) -> None:
     day = now.astimezone(UTC).date().isoformat()
-    statement = upsert(connection, usage).values(
-        account=account, day=day, jobs=count, seconds=0.0, tokens=0, posts=0, bytes=0
-    )
-    counted = statement.on_conflict_do_update(
-        index_elements=["account", "day"], set_={"jobs": usage.c.jobs + statement.excluded.jobs}
-    ).returning(usage.c.jobs)
-    total = connection.execute(counted).scalar_one()
+    added = {"account": account, "day": day, "jobs": count, **_NO_USAGE}
+    total = connection.execute(_count(connection.dialect.name), added).scalar_one()
     if quota is not None and total > quota:
         midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), tzinfo=UTC)
         raise QuotaExhausted(
@@ -163,27 +178,37 @@ def _count_usage(connection: Connection, account: str, count: int, quota: int | 
         )
 
 
+@cache
+def _count(dialect: str) -> Insert:
+    statement = postgresql.insert(usage) if dialect == "postgresql" else sqlite.insert(usage)
+    return statement.on_conflict_do_update(
+        index_elements=["account", "day"], set_={"jobs": usage.c.jobs + statement.excluded.jobs}
+    ).returning(usage.c.jobs)
+
+
 def _insert(
     connection: Connection, account: str, fresh: Sequence[tuple[str, JobPlan]], now: datetime
-) -> list[Dispatch]:
-    rows = [_job_row(account, job_id, plan, now) for job_id, plan in fresh]
-    returned = connection.execute(insert(jobs).returning(jobs.c.id, jobs.c.seq), rows)
-    sequence = {row.id: row.seq for row in returned}
-    step_rows = [
-        _step_row(account, job_id, plan, position, sequence[job_id], row["run_at"], now)
-        for (job_id, plan), row in zip(fresh, rows, strict=True)
-        for position in range(len(plan.steps))
-    ]
-    connection.execute(insert(steps), step_rows)
-    record(
-        connection,
-        *(NewEvent(account, row["id"], "status", {"status": row["status"]}) for row in rows),
-    )
-    return [Dispatch.of(row) for row in step_rows if row["status"] == "queued"]
+) -> dict[str, JobRows]:
+    job_rows = [_job_row(account, job_id, plan, now) for job_id, plan in fresh]
+    sequence = {row.id: row.seq for row in insert_rows(connection, jobs, job_rows, returning=("id", "seq"))}
+    made: dict[str, JobRows] = {}
+    step_rows: list[dict[str, Any]] = []
+    for (job_id, plan), row in zip(fresh, job_rows, strict=True):
+        own = [
+            _step_row(account, job_id, plan, position, sequence[job_id], row["run_at"], now)
+            for position in range(len(plan.steps))
+        ]
+        step_rows += own
+        made[job_id] = JobRows(
+            {**_BLANK_JOB, **row, "seq": sequence[job_id]}, [{**_BLANK_STEP, **step} for step in own]
+        )
+    insert_rows(connection, steps, step_rows)
+    record(connection, *(NewEvent(account, row["id"], "status", {"status": row["status"]}) for row in job_rows))
+    return made
 
 
 def _job_row(account: str, job_id: str, plan: JobPlan, now: datetime) -> dict[str, Any]:
-    run_at = max(now, plan.run_at or now) + timedelta(seconds=plan.delay)
+    run_at = (max(now, plan.run_at or now) + timedelta(seconds=plan.delay)).astimezone(UTC)
     waits = run_at > now
     status = "scheduled" if waits else "queued"
     if not waits and _awaits_approval(plan, 0):
