@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.loops.gauges import GaugeLoop
+from orchestrator.runtime import Runtime
 from tenants.store import publications
 from tests.web.conftest import ON_BOTH, Api, Bench
 
@@ -28,6 +30,19 @@ def unknown(api: Api, bench: Bench, new_job: Any) -> dict[str, Any]:
     draft: dict[str, Any] = api.get("/v1/drafts?status=needs_review").json()["items"][0]
     assert draft["publication"]["status"] == "unknown"
     return draft
+
+
+@ON_BOTH
+def test_an_unknown_outcome_is_counted_and_logged_until_it_is_settled(
+    caplog: pytest.LogCaptureFixture, api: Api, runtime: Runtime, unknown: dict[str, Any]
+) -> None:
+    told = [record.getMessage() for record in caplog.get_records("setup") if record.levelname == "WARNING"]
+    assert [text for text in told if unknown["job_id"] in text and "a person must look" in text]
+    GaugeLoop(runtime).run_once()
+    assert "onelane_drafts_needing_review 1.0" in api.get("/metrics").text
+    api.post(f"/v1/admin/publications/{unknown['publication']['id']}:confirm", {"url": URL})
+    GaugeLoop(runtime).run_once()
+    assert "onelane_drafts_needing_review 0.0" in api.get("/metrics").text
 
 
 @ON_BOTH
