@@ -30,6 +30,8 @@ from .errors import EmbeddedServerFailed
 
 #: A socket's path must fit 104 bytes (macOS) or 108 (Linux); longer: a loopback port instead.
 _LONGEST_SOCKET_PATH = 100
+#: A server that has started and not ended has this long to answer, at least; on a busy machine it needs seconds.
+_SERVE_SECONDS = 60.0
 
 
 class EmbeddedValkey:
@@ -106,7 +108,7 @@ class EmbeddedValkey:
         try:
             assert self._keeper.stdout is not None
             self._pid = int(self._keeper.stdout.readline() or b"0") or None
-            self._wait_until_it_serves(url, max(deadline, time.monotonic() + 5))
+            self._wait_until_it_serves(url, max(deadline, time.monotonic() + _SERVE_SECONDS))
         except BaseException:
             self.stop()
             raise
