@@ -59,17 +59,22 @@ def seen(ctx: StepContext[Orders]) -> int:
     return (Path(ctx.input.folder or "/nonexistent") / f"{ctx.job.id}.log").read_text().count("start")
 
 
-@step(lane="quick", time_limit=30, max_attempts=3, backoff=(0.05, 0.1), isolation="thread")
+@step(lane="quick", time_limit=120, max_attempts=3, backoff=(0.05, 0.1), isolation="thread")
 def quick(ctx: StepContext[Orders]) -> dict[str, Any]:
     return obey(ctx)
 
 
-@step(lane="apart", time_limit=2, max_attempts=2, backoff=(0.05, 0.1), isolation="process", effect="idempotent")
+@step(lane="apart", time_limit=60, max_attempts=2, backoff=(0.05, 0.1), isolation="process", effect="idempotent")
 def apart(ctx: StepContext[Orders]) -> dict[str, Any]:
     return obey(ctx)
 
 
-@step(lane="apart", time_limit=60, max_attempts=2, backoff=(0.05, 0.1), isolation="process", effect="idempotent")
+@step(lane="apart", time_limit=2, max_attempts=2, backoff=(0.05, 0.1), isolation="process", effect="idempotent")
+def hurried(ctx: StepContext[Orders]) -> dict[str, Any]:
+    return obey(ctx)
+
+
+@step(lane="apart", time_limit=120, max_attempts=2, backoff=(0.05, 0.1), isolation="process", effect="idempotent")
 def patient(ctx: StepContext[Orders]) -> dict[str, Any]:
     return obey(ctx)
 
@@ -93,6 +98,7 @@ def hanging(ctx: StepContext[Orders]) -> dict[str, Any]:
 PIPELINES = [
     Pipeline("quick", input=Orders, steps=[quick]),
     Pipeline("apart", input=Orders, steps=[apart]),
+    Pipeline("hurried", input=Orders, steps=[hurried]),
     Pipeline("patient", input=Orders, steps=[patient, last]),
     Pipeline("chain", input=Orders, steps=[quick, last, extra]),
     Pipeline("lingering", input=Orders, steps=[patient, hanging]),

@@ -13,7 +13,7 @@ from tests.servers import ValkeyProcess, free_port, start_valkey
 
 from .conftest import Service, make_service
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
 
 class Own:
@@ -63,7 +63,7 @@ def test_jobs_are_accepted_while_redis_is_gone_and_run_when_an_empty_one_is_back
     service.until(lambda: service.job(running)["steps"][0]["status"] == "completed", "the running step to commit")
     own.start()
     for job_id in [running, *before, *during]:
-        assert service.wait(job_id, seconds=90)["status"] == "completed"
+        assert service.wait(job_id)["status"] == "completed"
         assert outcomes(service, job_id) == ["completed"]
 
 
@@ -73,7 +73,7 @@ def test_a_hung_redis_does_not_hold_up_an_accepted_job_for_long(own: Own) -> Non
     began = time.monotonic()
     job_ids = [service.make("quick", account=f"account {number}") for number in range(10)]
     # One caller waits for the time-out of 5 s, the others do not: not a measure of speed, but of "one, not ten".
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 40
     assert all(service.job(job_id)["status"] == "queued" for job_id in job_ids)
     own.valkey.process.send_signal(signal.SIGCONT)
     service.work()
@@ -91,7 +91,7 @@ def test_an_old_snapshot_brings_nothing_back_to_life(own: Own) -> None:
         service.wait(job_id)
     own.valkey.stop()
     own.start("--dbfilename", "dump.rdb")
-    assert service.wait(service.make("quick", account="acme"), seconds=90)["status"] == "completed"
+    assert service.wait(service.make("quick", account="acme"))["status"] == "completed"
     service.until(
         lambda: service.runtime.broker.queues_admin.totals("quick").waiting == 0, "old messages to be settled"
     )

@@ -115,7 +115,7 @@ def test_each_fire_happens_once_with_four_control_planes(
     def run(loop: ScheduleLoop) -> None:
         loop.batch = 7
         try:
-            together.wait(timeout=30)
+            together.wait(timeout=60)
             while loop.run_once():
                 pass
         except BaseException as error:
@@ -125,7 +125,7 @@ def test_each_fire_happens_once_with_four_control_planes(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=50)
+        thread.join(timeout=150)
     bench.fire()
     for runtime in others:
         runtime.close()
