@@ -29,7 +29,7 @@ from tenants.errors import (
     Unavailable,
     UnknownPipeline,
 )
-from tenants.store import approvals, dead_letters, endings, new_jobs, publications
+from tenants.store import approvals, dead_letters, endings, new_jobs, one_job, publications
 from tenants.store import jobs as store
 from tenants.store.dispatch import Dispatch
 from tenants.store.jobs import JobFilter
@@ -86,7 +86,18 @@ class Jobs:
                 return job_view(rows.job, rows.steps, ()), True
             return self.view(connection, made.ids[0], None), bool(made.created)
 
-        return self._make(account, [self.plan(job)], view)
+        plan, account = self.plan(job), parse_account(account)
+        try:
+            made = one_job.make(self._database, account, plan)
+        except CommitUnknown as error:
+            return self._make(account, [plan], view, unsure=error)
+        except IntegrityError:
+            made = None  # its account was deleted just now: the long way makes it anew
+        if made is None:
+            return self._make(account, [plan], view)
+        self._dispatcher.send(made.queued)
+        rows = made.rows[plan.id]
+        return job_view(rows.job, rows.steps, ()), True
 
     def create_many(self, account: str, jobs: Sequence[NewJob]) -> list[dict[str, Any]]:
         """Accept jobs, all or nothing; gives back summaries in order, an existing job standing for a unique hit.
@@ -129,10 +140,18 @@ class Jobs:
         """
         return new_jobs.create(connection, account, [plan]).queued
 
-    def _make(self, account: str, plans: Sequence[JobPlan], read: Callable[[Connection, new_jobs.Made], T]) -> T:
-        """Make jobs, and read the answer in the same transaction: what was accepted is never answered by an error."""
+    def _make(
+        self,
+        account: str,
+        plans: Sequence[JobPlan],
+        read: Callable[[Connection, new_jobs.Made], T],
+        unsure: CommitUnknown | None = None,
+    ) -> T:
+        """Make jobs, and read the answer in the same transaction: what was accepted is never answered by an error.
+
+        `unsure`: an earlier try to make them, of which nobody knows what became.
+        """
         account = parse_account(account)
-        unsure: CommitUnknown | None = None
         for tries in range(_TRIES):
             try:
                 made, answer = self._database.write(

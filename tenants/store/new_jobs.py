@@ -81,8 +81,9 @@ _given = select(literal(1).label("one")).subquery()
 _LOOK = select(db_now().label("now"), accounts.c.status, accounts.c.limits).select_from(
     _given.outerjoin(accounts, accounts.c.id == bindparam("its_account"))
 )
+#: Every column of a new job or step that nobody named.
+BLANK_JOB, BLANK_STEP = dict.fromkeys(jobs.c.keys()), dict.fromkeys(steps.c.keys())
 _NO_USAGE = {"seconds": 0.0, "tokens": 0, "posts": 0, "bytes": 0}
-_BLANK_JOB, _BLANK_STEP = dict.fromkeys(jobs.c.keys()), dict.fromkeys(steps.c.keys())
 
 
 def create(connection: Connection, account: str, plans: Sequence[JobPlan], *, again: bool = False) -> Made:
@@ -189,25 +190,24 @@ def _count(dialect: str) -> Insert:
 def _insert(
     connection: Connection, account: str, fresh: Sequence[tuple[str, JobPlan]], now: datetime
 ) -> dict[str, JobRows]:
-    job_rows = [_job_row(account, job_id, plan, now) for job_id, plan in fresh]
+    job_rows = [job_row(account, job_id, plan, now) for job_id, plan in fresh]
     sequence = {row.id: row.seq for row in insert_rows(connection, jobs, job_rows, returning=("id", "seq"))}
     made: dict[str, JobRows] = {}
     step_rows: list[dict[str, Any]] = []
     for (job_id, plan), row in zip(fresh, job_rows, strict=True):
         own = [
-            _step_row(account, job_id, plan, position, sequence[job_id], row["run_at"], now)
+            step_row(account, job_id, plan, position, sequence[job_id], row["run_at"], now)
             for position in range(len(plan.steps))
         ]
         step_rows += own
-        made[job_id] = JobRows(
-            {**_BLANK_JOB, **row, "seq": sequence[job_id]}, [{**_BLANK_STEP, **step} for step in own]
-        )
+        made[job_id] = JobRows({**BLANK_JOB, **row, "seq": sequence[job_id]}, [{**BLANK_STEP, **step} for step in own])
     insert_rows(connection, steps, step_rows)
     record(connection, *(NewEvent(account, row["id"], "status", {"status": row["status"]}) for row in job_rows))
     return made
 
 
-def _job_row(account: str, job_id: str, plan: JobPlan, now: datetime) -> dict[str, Any]:
+def job_row(account: str, job_id: str, plan: JobPlan, now: datetime) -> dict[str, Any]:
+    """The row of a new job, as it is made at that time."""
     run_at = (max(now, plan.run_at or now) + timedelta(seconds=plan.delay)).astimezone(UTC)
     waits = run_at > now
     status = "scheduled" if waits else "queued"
@@ -235,9 +235,10 @@ def _awaits_approval(plan: JobPlan, position: int) -> bool:
     return plan.approval and position == len(plan.steps) - 1
 
 
-def _step_row(
+def step_row(
     account: str, job_id: str, plan: JobPlan, position: int, sequence: int, run_at: datetime, now: datetime
 ) -> dict[str, Any]:
+    """The row of one of its steps; the first is queued, or awaits approval."""
     step, first = plan.steps[position], position == 0
     status = "pending"
     if first:

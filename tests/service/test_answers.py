@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection, select, update
 
 from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
-from tenants.store import bulk
+from tenants.database import CommitUnknown
+from tenants.errors import AccountDraining, AccountSuspended, QueueFull, QuotaExhausted
+from tenants.models import Account, Event, Job, Step, Usage
+from tenants.store import bulk, one_job
 from tenants.store.jobs import JobFilter
 
 from .conftest import make_service
@@ -32,6 +37,7 @@ def test_a_new_job_is_answered_as_it_is_read(runtime: Runtime) -> None:
         NewJob(
             "patient", INPUT, approval=True, tags=("a", "文"), expires_in=5, deadline=7.25, unique_key="k", priority=0
         ),
+        NewJob("patient", INPUT, approval=True, tags=("a", "文"), expires_in=5.3333333, deadline=7.25, priority=0),
         NewJob("quick", INPUT, approval=True, callback_url="https://example.com/x"),
         NewJob("quick", INPUT, run_at=elsewhere),
         NewJob("quick", INPUT, run_at=datetime(2020, 1, 1, tzinfo=UTC)),
@@ -41,6 +47,75 @@ def test_a_new_job_is_answered_as_it_is_read(runtime: Runtime) -> None:
         assert is_new
         assert made == runtime.jobs.get(made["id"])
         assert made["run_at"].tzinfo is UTC
+
+
+def test_both_ways_of_making_a_job_leave_the_same(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events, usage and rows: the quick way does what the long one does."""
+    job = NewJob("chain", INPUT, tags=("a",), expires_in=60, deadline=5, approval=True)
+    runtime.jobs.create("first", job)
+    runtime.jobs.create("quick", job)
+    with monkeypatch.context() as only_the_long_way:
+        only_the_long_way.setattr(one_job, "make", lambda *_: None)
+        runtime.jobs.create("long", job)
+        runtime.jobs.create("long", job)
+    runtime.jobs.create("quick", job)
+
+    def left(connection: Connection, account: str) -> list[Any]:
+        found: list[Any] = []
+        for table, hidden in (
+            (Job.__table__, {"seq", "id"}),
+            (Step.__table__, {"id", "job_id", "sequence", "dispatched_at"}),
+            (Event.__table__, {"seq", "job_id"}),
+            (Usage.__table__, set()),
+        ):
+            rows = connection.execute(select(table).where(table.c.account == account)).mappings().all()
+            found += [
+                {name: str(type(value)) if isinstance(value, datetime) else value for name, value in row.items()}
+                for row in rows
+            ]
+            for row in found[-len(rows) :]:
+                row.update(dict.fromkeys(hidden | {"account"}))
+        return found
+
+    quick = runtime.database.read(lambda connection: left(connection, "quick"))
+    long = runtime.database.read(lambda connection: left(connection, "long"))
+    assert quick == long
+    assert len(quick) == 2 + 6 + 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("row", "refusal"),
+    [
+        ({"status": "draining"}, AccountDraining),
+        ({"status": "suspended"}, AccountSuspended),
+        ({"limits": {"max_waiting": 1}}, QueueFull),
+        ({"limits": {"daily_quota": 1}}, QuotaExhausted),
+    ],
+)
+def test_the_quick_way_refuses_nothing_and_takes_nothing_that_is_to_be_refused(
+    runtime: Runtime, row: dict[str, Any], refusal: type[Exception]
+) -> None:
+    runtime.jobs.create("acme", NewJob("quick", INPUT))
+    runtime.database.write(lambda connection: connection.execute(update(Account.__table__).values(**row)))
+    with pytest.raises(refusal):
+        runtime.jobs.create("acme", NewJob("quick", INPUT))
+    assert len(runtime.jobs.list(JobFilter())[0]) == 1
+
+
+def test_an_answer_that_was_lost_makes_no_second_job(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick way's commit took effect, and its connection was lost before that was told."""
+    runtime.jobs.create("acme", NewJob("quick", INPUT))
+    real = one_job.make
+
+    def lose_the_answer(*arguments: Any) -> None:
+        real(*arguments)
+        raise CommitUnknown("the connection was lost")
+
+    monkeypatch.setattr(one_job, "make", lose_the_answer)
+    made, is_new = runtime.jobs.create("acme", NewJob("quick", INPUT))
+    assert is_new
+    assert made == runtime.jobs.get(made["id"])
+    assert len(runtime.jobs.list(JobFilter())[0]) == 2
 
 
 @pytest.mark.parametrize("number", [2, 3 * bulk.MANY])
