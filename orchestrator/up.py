@@ -34,8 +34,9 @@ from .schema import bring_up_to_date
 from .settings import PREFIX, Settings
 from .supervisor import ChildSpec, Supervisor
 
-#: How long everything together may take until it answers; a cold machine reads a lot of Python.
-START_SECONDS = 90.0
+#: How long everything together may take until it answers: a cold and busy machine has taken two minutes to read all the
+#: Python. What dies instead is noticed by its deaths.
+START_SECONDS = 300.0
 #: A part that dies this often before it answers once will not get better by itself.
 HOPELESS_DEATHS = 3
 #: `up` is for one machine and a person who waits: steps get this long to finish, unless the settings say otherwise.

@@ -29,7 +29,7 @@ from tests.servers import free_port
 from .installation import ROOT, NotInTime, processes_of, until
 
 #: Until the demo has the moment; it starts a dozen processes on a machine that may be busy.
-MOMENT_SECONDS = 180.0
+MOMENT_SECONDS = 360.0
 #: The guards' silence of 8 s, 2 s of grace, and the rest for a machine that is starved.
 CLEAR_SECONDS = 60.0
 FINISH_SECONDS = 400.0

@@ -19,7 +19,7 @@ from orchestrator.client import Onelane, OnelaneClientError
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 180
+START_SECONDS = 300
 
 
 @dataclass

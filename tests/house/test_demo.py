@@ -16,7 +16,7 @@ from orchestrator.settings import installed_chromium
 from tests.house.running import ROOT, environment, gone, wait_for
 from tests.servers import free_port
 
-pytestmark = [pytest.mark.processes, pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.processes, pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1000)]
 
 TEXT = """# A lane of its own
 
@@ -53,7 +53,7 @@ def test_killed_in_the_middle_and_run_again_it_publishes_everything_once(
     try:
         said = tmp_path / "first.txt"
         wait_for(
-            "a post is being published", lambda: " publish " in said.read_text() or bool(first.poll()), seconds=240
+            "a post is being published", lambda: " publish " in said.read_text() or bool(first.poll()), seconds=360
         )
         family = psutil.Process(first.pid).children(recursive=True)
     finally:

@@ -18,7 +18,7 @@ import pytest
 from orchestrator.cli.app import run
 from tests.house.running import ROOT, START_SECONDS, RunningUp, environment, gone, start_up, wait_for
 
-pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(700)]
 
 Command = Callable[..., Any]
 
