@@ -15,7 +15,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -28,9 +28,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from .columns import sqlite_now, sqlite_seconds_since
+from .combining import Combined, Interrupted
 from .errors import Unavailable
 
 T = TypeVar("T")
+_Work = Callable[[sqlite3.Connection], Any]
 
 #: Noted in a connection's `info` by the transaction that recorded events.
 EVENTS_RECORDED = "onelane_events_recorded"
@@ -41,6 +43,8 @@ MAX_TRIES = 6
 STATEMENT_TIMEOUT_SECONDS = 30
 #: Seconds that SQLite waits for a writer of another process.
 SQLITE_BUSY_SECONDS = 15
+#: Short transactions that share a commit on SQLite, at most.
+_MOST_TOGETHER = 32
 
 #: PostgreSQL: serialization_failure, deadlock_detected, lock_not_available.
 _RETRY_STATES = frozenset({"40001", "40P01", "55P03"})
@@ -72,6 +76,8 @@ class Database:
         self.on_events: Callable[[], None] | None = None
         #: Writers of this process, one at a time on SQLite, which has one writer anyway.
         self._writing: AbstractContextManager[Any] = threading.Lock() if self.dialect == "sqlite" else nullcontext()
+        #: On SQLite, short transactions that share a commit.
+        self._together = Combined(self._run_all_on_sqlite, turn=self._writing, most=_MOST_TOGETHER)
         self._writer = self.engine.execution_options(onelane_begin="BEGIN IMMEDIATE")
         self._reader = (
             self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -169,30 +175,37 @@ class Database:
     def run_on_sqlite(self, work: Callable[[sqlite3.Connection], T | None]) -> T | None:
         """Run one transaction on SQLite's own connection, below SQLAlchemy; None from `work` rolls it back.
 
+        Those of several threads share a commit, because the flush to disk takes longer than all that they write.
+
         Raises:
             IntegrityError: a constraint refused it.
             Unavailable: the database is locked for too long, or its disk is full.
+            CommitUnknown: the thread that ran it together with its own was interrupted.
         """
-        with self._writing:
-            pooled = self.engine.raw_connection()
+        try:
+            return cast("T | None", self._together.run(work))
+        except Interrupted as error:
+            raise CommitUnknown(str(error)) from error
+
+    def _run_all_on_sqlite(self, works: Sequence[_Work]) -> list[Any]:
+        """Transactions with one commit, of which each takes effect or is rolled back by itself."""
+        pooled = self.engine.raw_connection()
+        try:
+            driver = cast("sqlite3.Connection", pooled.driver_connection)
             try:
-                driver = cast("sqlite3.Connection", pooled.driver_connection)
-                try:
-                    driver.execute("BEGIN IMMEDIATE")
-                    result = work(driver)
-                    driver.execute("COMMIT" if result is not None else "ROLLBACK")
-                finally:
-                    if driver.in_transaction:
-                        driver.rollback()
-            except sqlite3.IntegrityError as error:
-                raise IntegrityError("on SQLite", None, error) from error
-            except sqlite3.Error as error:
-                raise Unavailable(f"the database failed: {type(error).__name__}: {error}") from error
+                driver.execute("BEGIN IMMEDIATE")
+                answers = [_within(driver, work) for work in works]
+                driver.execute("COMMIT")
             finally:
-                pooled.close()
-        if result is not None and self.on_events is not None:
+                if driver.in_transaction:
+                    driver.rollback()
+        except sqlite3.Error as error:
+            return [_translated_from_sqlite(error)] * len(works)
+        finally:
+            pooled.close()
+        if self.on_events is not None:
             self.on_events()
-        return result
+        return answers
 
     def _write_once(self, work: Callable[[Connection], T]) -> T:
         with self._writing, self._writer.connect() as connection:
@@ -234,6 +247,33 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _within(driver: sqlite3.Connection, work: _Work) -> Any:
+    """What a transaction gives; what it has written is gone when that is None or an error."""
+    driver.execute("SAVEPOINT one")
+    try:
+        result = work(driver)
+    except Exception as error:
+        if not driver.in_transaction:
+            raise  # SQLite has rolled all of it back: the disk is full, say
+        driver.execute("ROLLBACK TO one")
+        result = _translated_from_sqlite(error)
+    else:
+        if result is None:
+            driver.execute("ROLLBACK TO one")
+    driver.execute("RELEASE one")
+    return result
+
+
+def _translated_from_sqlite(error: Exception) -> Exception:
+    if isinstance(error, sqlite3.IntegrityError):
+        return IntegrityError("on SQLite", None, error)
+    if isinstance(error, sqlite3.Error):
+        failure = Unavailable(f"the database failed: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        return failure
+    return error
 
 
 def _driver_url(url: str) -> URL:

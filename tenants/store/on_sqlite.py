@@ -3,7 +3,8 @@
 SQLAlchemy's part of a step's dozen statements took ten times as long as SQLite's, while the only writer's turn was
 held. As in `one_statement`, whatever is out of the ordinary matches no row and takes the long way.
 
-Invariants: as in `steps` and `outcomes`; SQLite has one writer at a time, so nothing changes between two statements.
+Invariants: as in `steps` and `outcomes`; SQLite has one writer at a time, so nothing changes between two statements,
+and the clock is read once, when that writer is us.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+from ..columns import sqlite_now
 from ..database import Database
 from ..models import new_id
 from .dispatch import Dispatch
@@ -32,20 +34,20 @@ _FIND = """
            CASE WHEN s.position = 0 THEN NULL
                 ELSE (SELECT json_group_object(b.name, json(b.output)) FROM steps b
                       WHERE b.job_id = s.job_id AND b.position < s.position AND b.status = 'completed')
-           END AS outputs, onelane_now(0) AS now
+           END AS outputs
     FROM steps s
     JOIN jobs j ON j.id = s.job_id
     JOIN accounts a ON a.id = s.account
     LEFT JOIN steps n ON n.job_id = s.job_id AND n.position = s.position + 1
     WHERE s.id = :step_id AND s.status IN ('queued', 'retrying')
-      AND (s.due_at IS NULL OR s.due_at <= onelane_now(0))
+      AND (s.due_at IS NULL OR s.due_at <= :now)
       AND j.finished_at IS NULL AND j.cancel_requested_at IS NULL
-      AND (j.started_at IS NOT NULL OR j.expires_at IS NULL OR j.expires_at > onelane_now(0))
-      AND (j.deadline_at IS NULL OR j.deadline_at > onelane_now(0))
+      AND (j.started_at IS NOT NULL OR j.expires_at IS NULL OR j.expires_at > :now)
+      AND (j.deadline_at IS NULL OR j.deadline_at > :now)
       AND a.status NOT IN ('paused', 'suspended') AND json_extract(a.limits, '$.account_concurrency') IS NULL
       AND NOT EXISTS (SELECT 1 FROM lanes l WHERE l.lane = s.lane AND l.paused)
       AND NOT EXISTS (SELECT 1 FROM tenant_queues q WHERE q.lane = s.lane AND q.account = s.account AND q.paused
-                      AND (q.paused_until IS NULL OR q.paused_until > onelane_now(0)))
+                      AND (q.paused_until IS NULL OR q.paused_until > :now))
       AND :slot < coalesce(json_extract(a.limits, '$.lanes."' || s.lane || '".concurrency'), 1)
       AND (SELECT count(*) FROM steps t WHERE t.lane = s.lane AND t.account = s.account AND t.status = 'running')
           < coalesce(json_extract(a.limits, '$.lanes."' || s.lane || '".concurrency'), 1)
@@ -65,24 +67,25 @@ _BEGIN = """
                               THEN onelane_now(deadline_seconds) ELSE deadline_at END
     WHERE id = :job_id
 """
-_TELL = "INSERT INTO events (account, job_id, type, data, created_at) VALUES (?, ?, ?, ?, onelane_now(0))"
+_TELL = "INSERT INTO events (account, job_id, type, data, created_at) VALUES (?, ?, ?, ?, ?)"
+_TELL_BOTH = _TELL + ", (?, ?, ?, ?, ?)"
 
 _END_STEP = """
-    UPDATE steps SET status = 'completed', output = ?, progress = 100, finished_at = onelane_now(0), slot = NULL,
+    UPDATE steps SET status = 'completed', output = ?, progress = 100, finished_at = ?, slot = NULL,
            worker_id = NULL, error = NULL
     WHERE id = ? AND status = 'running' AND run_token = ?
 """
 _CLOSE = """
-    UPDATE attempts SET outcome = 'completed', error = NULL, finished_at = onelane_now(0)
+    UPDATE attempts SET outcome = 'completed', error = NULL, finished_at = ?
     WHERE step_id = ? AND run_token = ?
 """
 _END_JOB = """
-    UPDATE jobs SET status = 'completed', finished_at = onelane_now(0), current_step = NULL, error = NULL, result = ?
+    UPDATE jobs SET status = 'completed', finished_at = ?, current_step = NULL, error = NULL, result = ?
     WHERE id = ? AND finished_at IS NULL
 """
 _MOVE_JOB = "UPDATE jobs SET status = ?, current_step = ? WHERE id = ? AND finished_at IS NULL"
 _QUEUE = """
-    UPDATE steps SET status = ?1, queued_at = CASE WHEN ?1 = 'queued' THEN onelane_now(0) ELSE queued_at END
+    UPDATE steps SET status = ?1, queued_at = CASE WHEN ?1 = 'queued' THEN ?3 ELSE queued_at END
     WHERE id = ?2 AND status = 'pending'
 """
 
@@ -91,19 +94,22 @@ def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> Own
     """As `one_statement.start`."""
 
     def work(connection: sqlite3.Connection) -> Owned | None:
-        found = connection.execute(_FIND, {"step_id": step_id, "slot": slot})
+        now = sqlite_now(0)
+        found = connection.execute(_FIND, {"step_id": step_id, "slot": slot, "now": now})
         values = found.fetchone()
         if values is None:
             return None
         row = _decoded(found, values)
-        known = {"step_id": step_id, "slot": slot, "worker_id": worker_id, "now": row.now}
+        known = {"step_id": step_id, "slot": slot, "worker_id": worker_id, "now": now}
         connection.execute(_TAKE, known)
-        note = (row.id, row.job_id, row.account, row.lane, row.attempt, row.run_token, slot, worker_id, row.now)
+        note = (row.id, row.job_id, row.account, row.lane, row.attempt, row.run_token, slot, worker_id, now)
         connection.execute(_NOTE, (new_id(), *note))
-        connection.execute(_BEGIN, {"name": row.name, "now": row.now, "job_id": row.job_id})
-        if row.job_status != "running":
-            connection.execute(_TELL, (row.account, row.job_id, "status", '{"status": "running"}'))
-        connection.execute(_TELL, (row.account, row.job_id, "step", _step_data(row.name, "running", row.attempt)))
+        connection.execute(_BEGIN, {"name": row.name, "now": now, "job_id": row.job_id})
+        step = (row.account, row.job_id, "step", _step_data(row.name, "running", row.attempt), now)
+        if row.job_status == "running":
+            connection.execute(_TELL, step)
+        else:
+            connection.execute(_TELL_BOTH, (row.account, row.job_id, "status", '{"status": "running"}', now, *step))
         return owned_of(row)
 
     return database.run_on_sqlite(work)
@@ -140,17 +146,18 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispat
         status = "awaiting_approval" if owned.following_awaits_approval else "queued"
 
     def work(connection: sqlite3.Connection) -> bool | None:
-        if not connection.execute(_END_STEP, (text, owned.step_id, owned.run_token)).rowcount:
+        now = sqlite_now(0)
+        if not connection.execute(_END_STEP, (text, now, owned.step_id, owned.run_token)).rowcount:
             return None
-        connection.execute(_CLOSE, (owned.step_id, owned.run_token))
+        connection.execute(_CLOSE, (now, owned.step_id, owned.run_token))
         if following is None:
-            connection.execute(_END_JOB, (text, owned.job_id))
+            connection.execute(_END_JOB, (now, text, owned.job_id))
         else:
             connection.execute(_MOVE_JOB, (status, following.name, owned.job_id))
-            connection.execute(_QUEUE, (status, following.id))
+            connection.execute(_QUEUE, (status, following.id, now))
+        who = (owned.account, owned.job_id)
         step = _step_data(owned.name, "completed", owned.attempt)
-        connection.execute(_TELL, (owned.account, owned.job_id, "step", step))
-        connection.execute(_TELL, (owned.account, owned.job_id, "status", json.dumps({"status": status})))
+        connection.execute(_TELL_BOTH, (*who, "step", step, now, *who, "status", json.dumps({"status": status}), now))
         return True
 
     if following is None and not owned.required:

@@ -1,0 +1,185 @@
+"""Calls that go together: who runs them, who is answered what, and that a fault stays with its call."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from tenants.combining import Combined, Interrupted
+from tenants.database import Database
+from tenants.errors import Unavailable
+
+PATIENCE_SECONDS = 30.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+class Ways:
+    """A `run_all` that notes what went together, and stands still until the gate opens."""
+
+    def __init__(self, most: int = 10) -> None:
+        self.ways: list[list[int]] = []
+        self.gate = threading.Event()
+        self.faults: dict[int, Exception] = {}
+        #: Number of the way → what strikes its leader there.
+        self.strikes: dict[int, BaseException] = {}
+        self.combined: Combined[int, int] = Combined(self._run, turn=contextlib.nullcontext(), most=most)
+
+    def _run(self, items: Sequence[int]) -> list[int | Exception]:
+        self.ways.append(list(items))
+        assert self.gate.wait(PATIENCE_SECONDS)
+        if (strike := self.strikes.pop(len(self.ways) - 1, None)) is not None:
+            raise strike
+        return [self.faults.get(item, -item) for item in items]
+
+    def start(self, threads: ThreadPoolExecutor, *items: int) -> list[Future[int]]:
+        """A call for each item, each after the one before has its place."""
+        found = []
+        for item in items:
+            before = len(self.ways), len(self.combined._waiting)
+            found.append(threads.submit(self.combined.run, item))
+            until(lambda before=before: (len(self.ways), len(self.combined._waiting)) != before)  # type: ignore[misc]
+        return found
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as made:
+        yield made
+
+
+def test_what_comes_while_one_is_on_the_way_goes_together_next(threads: ThreadPoolExecutor) -> None:
+    ways = Ways(most=3)
+    calls = ways.start(threads, 1, 2, 3, 4, 5)
+    assert ways.ways == [[1]]
+    ways.gate.set()
+    assert [call.result(PATIENCE_SECONDS) for call in calls] == [-1, -2, -3, -4, -5]
+    assert ways.ways == [[1], [2, 3, 4], [5]]
+    assert ways.combined.run(6) == -6
+    assert ways.ways[-1] == [6]
+
+
+def test_a_fault_stays_with_its_call(threads: ThreadPoolExecutor) -> None:
+    ways = Ways()
+    ways.faults = {2: ValueError("two")}
+    calls = ways.start(threads, 1, 2, 3)
+    ways.gate.set()
+    assert (calls[0].result(PATIENCE_SECONDS), calls[2].result(PATIENCE_SECONDS)) == (-1, -3)
+    with pytest.raises(ValueError, match="two"):
+        calls[1].result(PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize(("struck", "answered", "left_open"), [(0, {2, 3}, set()), (1, {1}, {3})])
+def test_an_interrupted_leader_leaves_nobody_waiting(
+    threads: ThreadPoolExecutor, struck: int, answered: set[int], left_open: set[int]
+) -> None:
+    ways = Ways()
+    calls = dict(zip((1, 2, 3), ways.start(threads, 1, 2, 3), strict=True))
+    ways.strikes = {struck: KeyboardInterrupt()}
+    ways.gate.set()
+    for number in answered:
+        assert calls[number].result(PATIENCE_SECONDS) == -number
+    for number in left_open:
+        with pytest.raises(Interrupted):
+            calls[number].result(PATIENCE_SECONDS)
+    (leader,) = {1, 2, 3} - answered - left_open
+    with pytest.raises(KeyboardInterrupt):
+        calls[leader].result(PATIENCE_SECONDS)
+    assert ways.combined.run(7) == -7
+
+
+@pytest.fixture
+def sqlite(sqlite_url: str) -> Iterator[Database]:
+    opened = Database(sqlite_url)
+    opened.write(lambda connection: connection.execute(text("CREATE TABLE noted (number INTEGER PRIMARY KEY)")))
+    yield opened
+    opened.close()
+
+
+def note(number: int, answer: Any = True) -> Callable[[sqlite3.Connection], Any]:
+    def work(connection: sqlite3.Connection) -> Any:
+        connection.execute("INSERT INTO noted VALUES (?)", (number,))
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    return work
+
+
+def start_together(
+    sqlite: Database, threads: ThreadPoolExecutor, *works: Callable[[sqlite3.Connection], Any]
+) -> list[Future[Any]]:
+    """Transactions that share a commit: they come while another writer has its turn."""
+    with sqlite._writing:
+        calls = [threads.submit(sqlite.run_on_sqlite, work) for work in works]
+        until(lambda: len(sqlite._together._waiting) == len(works) - 1)
+    return calls
+
+
+def noted(sqlite: Database) -> set[int]:
+    rows = sqlite.read(lambda connection: connection.execute(text("SELECT number FROM noted")).all())
+    return {row.number for row in rows}
+
+
+def test_on_sqlite_each_transaction_takes_effect_or_is_rolled_back_by_itself(
+    sqlite: Database, threads: ThreadPoolExecutor
+) -> None:
+    told: list[int] = []
+    sqlite.on_events = lambda: told.append(1)
+    doubled, nothing, broken, refused = note(1), note(2, None), note(3, KeyError("three")), note(1)
+    sqlite.run_on_sqlite(doubled)
+    calls = start_together(sqlite, threads, note(10), nothing, broken, refused, note(11))
+    assert calls[0].result(PATIENCE_SECONDS)
+    assert calls[1].result(PATIENCE_SECONDS) is None
+    with pytest.raises(KeyError, match="three"):
+        calls[2].result(PATIENCE_SECONDS)
+    with pytest.raises(IntegrityError):
+        calls[3].result(PATIENCE_SECONDS)
+    assert calls[4].result(PATIENCE_SECONDS)
+    assert noted(sqlite) == {1, 10, 11}
+    assert len(told) == 2, "one commit for the first, one for all others"
+
+
+def test_on_sqlite_a_transaction_that_finds_the_disk_full_fails_alone(
+    sqlite: Database, threads: ThreadPoolExecutor
+) -> None:
+    def fill(connection: sqlite3.Connection) -> bool:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        try:
+            connection.execute("CREATE TABLE large AS SELECT zeroblob(1000000)")
+        finally:
+            connection.execute("PRAGMA max_page_count = 1000000")
+        return True
+
+    first, full, last = start_together(sqlite, threads, note(1), fill, note(2))
+    with pytest.raises(Unavailable, match="full"):
+        full.result(PATIENCE_SECONDS)
+    assert first.result(PATIENCE_SECONDS)
+    assert last.result(PATIENCE_SECONDS)
+    assert noted(sqlite) == {1, 2}
+
+
+def test_on_sqlite_an_interrupted_leader_leaves_the_others_outcome_open(
+    sqlite: Database, threads: ThreadPoolExecutor
+) -> None:
+    calls = start_together(sqlite, threads, note(1), note(2), note(3, KeyboardInterrupt()))
+    outcomes = {type(call.exception(PATIENCE_SECONDS)).__name__: call for call in calls}
+    assert set(outcomes) == {"KeyboardInterrupt", "CommitUnknown"}
+    assert noted(sqlite) == set()
+    assert sqlite.run_on_sqlite(note(4))
+    assert noted(sqlite) == {4}
