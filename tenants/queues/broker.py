@@ -20,31 +20,28 @@ from typing import Any
 import redis
 from dramatiq import Broker, Message, Worker
 from dramatiq.broker import Consumer, MessageProxy
-from dramatiq.common import current_millis, iter_queue
+from dramatiq.common import iter_queue
 from dramatiq.errors import QueueJoinTimeout
 from dramatiq.middleware import Middleware, MiddlewareError
 from dramatiq.worker import ConsumerThread
 
 from . import forks
+from .additions import Addition, add, plain_message, without_eta
 from .budget import ThreadBudget
 from .cluster import ClusterServer, is_cluster_url
 from .consumer import LaneShard, TenantConsumer
-from .entry import DEFAULT_PRIORITY, Entry, milliseconds, rank_of_actor
-from .errors import InvalidEntry, QueueFull
-from .keys import Keys, account_of, shard_of, token
+from .entry import Entry
+from .errors import InvalidEntry
+from .keys import Keys
 from .leases import LeaseKeeper, interrupt, lease_holder
-from .lua import script
-from .message import LeasedMessage, current_message, set_current_message
-from .server import Argument, Call, Server, ServerInfo, with_time_limits
+from .message import LeasedMessage, current_message
+from .server import Server, ServerInfo, with_time_limits
 from .sharded import ShardedConsumer
 from .tenant_queue import TenantQueues
 from .work_queue import WorkQueue
+from .worker_hooks import WorkerHooks
 
-_ENQUEUE = script("enqueue")
-#: Entries that one script adds, and scripts that one round trip carries.
-_CHUNK = 200
 MAX_SHARDS = 64
-_PIPELINED = 10
 
 
 class TenantBroker(Broker):
@@ -99,7 +96,7 @@ class TenantBroker(Broker):
         self._keeper: LeaseKeeper | None = None
         self._keeper_fork = 0
         self._keeper_mutex = threading.Lock()
-        self._lanes = _Lanes()
+        self._hooks_on_worker = WorkerHooks()
         self._heard_by: list[Middleware] = []
         self._hooks_of: dict[str, list[tuple[Any, Callable[..., None]]]] = {}
 
@@ -137,7 +134,7 @@ class TenantBroker(Broker):
             empty = getattr(Middleware, name, None)
             hooks = [
                 (each, hook)
-                for each in (self._lanes, *self.middleware)
+                for each in (self._hooks_on_worker, *self.middleware)
                 if (hook := getattr(each, name, None)) is not None and getattr(hook, "__func__", None) is not empty
             ]
             if name.startswith("after_"):
@@ -187,15 +184,15 @@ class TenantBroker(Broker):
         """
         if isinstance(message, LeasedMessage) and message.consumer.broker is self and not message.settling:
             return self._reschedule(message, delay)
-        plain = _plain(message)
-        plain, delay_ms = _strip_eta(self._with_account(plain), delay)
+        plain = plain_message(message)
+        plain, delay_ms = without_eta(self._with_account(plain), delay)
         self.emit_before("enqueue", plain, delay)
-        self._add([_Addition.of_message(self, plain, delay_ms)])
+        add(self.server, self.keys, [Addition.of_message(self.actors, plain, delay_ms)])
         self.emit_after("enqueue", plain, delay)
         return plain
 
     def _reschedule(self, message: LeasedMessage, delay: int | None) -> Message[Any]:
-        plain, delay_ms = _strip_eta(_plain(message), delay)
+        plain, delay_ms = without_eta(plain_message(message), delay)
         self.emit_before("enqueue", plain, delay)
         message.reschedule(delay_ms / 1000, plain)
         self.emit_after("enqueue", plain, delay)
@@ -257,8 +254,8 @@ class TenantBroker(Broker):
         for entry in entries:
             message = self._with_account(entry.message)
             self.emit_before("enqueue", message, None)
-            prepared.append(_Addition.of_entry(message, entry))
-        added = self._add(prepared)
+            prepared.append(Addition.of_entry(message, entry))
+        added = add(self.server, self.keys, prepared)
         for each in prepared:
             self.emit_after("enqueue", each.message, None)
         return added
@@ -388,133 +385,8 @@ class TenantBroker(Broker):
             return message
         return message.copy(options={"account": current.account})
 
-    def _add(self, additions: list[_Addition]) -> int:
-        calls, by_root = [], _by_root(self.keys, additions)
-        for root, members in by_root.items():
-            for start in range(0, len(members), _CHUNK):
-                fields: list[Argument] = []
-                for each in members[start : start + _CHUNK]:
-                    fields.extend(each.fields())
-                calls.append((members[start].message.queue_name, Call(_ENQUEUE, root, fields)))
-        added = 0
-        failure: Exception | None = None
-        for start in range(0, len(calls), _PIPELINED):
-            batch = calls[start : start + _PIPELINED]
-            for (lane, _), answer in zip(batch, self.server.run_many([call for _, call in batch]), strict=True):
-                if isinstance(answer, Exception):
-                    failure = failure or answer
-                elif answer[0] == b"full":
-                    failure = failure or QueueFull(lane, account_of(answer[1]), answer[2])
-                else:
-                    added += sum(answer[1])
-                    if answer[0]:
-                        self.server.command("SADD", self.keys.lanes, lane)
-        if failure is not None:
-            raise failure
-        return added
-
-
-class _Addition:
-    """One entry on its way to the enqueue script."""
-
-    __slots__ = ("delay_ms", "entry_id", "message", "once", "rank", "sequence", "token")
-
-    def __init__(
-        self, message: Message[Any], entry_id: str, once: bool, rank: int, sequence: int | None, delay_ms: int
-    ) -> None:
-        self.message = message
-        self.token = token(message.options.get("account"))
-        self.entry_id = entry_id
-        self.once = once
-        self.rank = rank
-        self.sequence = sequence
-        self.delay_ms = delay_ms
-
-    @classmethod
-    def of_message(cls, broker: TenantBroker, message: Message[Any], delay_ms: int) -> _Addition:
-        actor = broker.actors.get(message.actor_name)
-        rank = rank_of_actor(actor.priority) if actor is not None else DEFAULT_PRIORITY
-        return cls(message, uuid.uuid4().hex, False, rank, None, delay_ms)
-
-    @classmethod
-    def of_entry(cls, message: Message[Any], entry: Entry) -> _Addition:
-        return cls(message, entry.id, True, entry.priority, entry.sequence, milliseconds(entry.delay_seconds))
-
-    def fields(self) -> tuple[Argument, ...]:
-        sequence = "" if self.sequence is None else self.sequence
-        return (
-            self.token,
-            self.entry_id,
-            int(self.once),
-            self.rank,
-            sequence,
-            self.delay_ms,
-            self.message.encode(),
-        )
-
 
 def _connect(url: str | None, client: redis.Redis | None, parameters: dict[str, Any]) -> Server:
     if client is None and url is not None and is_cluster_url(url):
         return ClusterServer(url, with_time_limits(parameters))
     return Server.connect(url, client, parameters)
-
-
-def _by_root(keys: Keys, additions: list[_Addition]) -> dict[str, list[_Addition]]:
-    grouped: dict[str, list[_Addition]] = {}
-    for each in additions:
-        root = keys.root(each.message.queue_name, shard_of(each.token, keys.shards))
-        grouped.setdefault(root, []).append(each)
-    return grouped
-
-
-def _plain(message: Message[Any] | MessageProxy) -> Message[Any]:
-    return message._message if isinstance(message, MessageProxy) else message
-
-
-def _strip_eta(message: Message[Any], delay: int | None) -> tuple[Message[Any], int]:
-    """The message without Dramatiq's `eta`, and its delay in ms; an explicit delay wins."""
-    if "eta" not in message.options:
-        return message, max(0, delay or 0)
-    options = dict(message.options)
-    eta = options.pop("eta")
-    if delay is None and isinstance(eta, int | float):
-        delay = max(0, int(eta - current_millis()))
-    fields = message.asdict()
-    fields["options"] = options
-    return Message(**fields), max(0, delay or 0)
-
-
-class _Lanes:
-    """What the broker must hear of Dramatiq's worker: hooks named as a middleware's, and only those it needs."""
-
-    __slots__ = ()
-
-    def before_worker_boot(self, broker: TenantBroker, worker: Worker) -> None:
-        broker.begin_work(worker)
-
-    def after_consumer_thread_boot(self, broker: TenantBroker, thread: ConsumerThread) -> None:
-        broker.add_thread(thread)
-
-    def before_worker_shutdown(self, broker: TenantBroker, worker: Worker) -> None:
-        broker.begin_stop()
-
-    def after_worker_shutdown(self, broker: TenantBroker, worker: Worker) -> None:
-        broker.end_work()
-
-    def before_process_message(self, broker: TenantBroker, message: MessageProxy) -> None:
-        if isinstance(message, LeasedMessage):
-            message.thread_id = threading.get_ident()
-            set_current_message(message)
-
-    def after_process_message(
-        self,
-        broker: TenantBroker,
-        message: MessageProxy,
-        *,
-        result: Any = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        set_current_message(None)
-
-    def after_skip_message(self, broker: TenantBroker, message: MessageProxy) -> None:
-        set_current_message(None)

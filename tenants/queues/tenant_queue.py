@@ -1,7 +1,7 @@
 """Administration of tenant queues: look, count, pause, limit, remove, reap.
 
 Invariants: nothing here runs on the path of a message; each call is one bounded script a lane (or a page of one);
-times leave as UTC datetimes made from the server's clock.
+times leave as UTC datetimes made from the server's clock. One class, because it is the one object that callers hold.
 """
 
 from __future__ import annotations

@@ -1,0 +1,121 @@
+"""Messages and entries on their way to the enqueue script.
+
+Invariants: of the entries that one script adds all or none are added; a lane that is new becomes known.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dramatiq import Actor, Message
+from dramatiq.broker import MessageProxy
+from dramatiq.common import current_millis
+
+from .entry import DEFAULT_PRIORITY, Entry, milliseconds, rank_of_actor
+from .errors import QueueFull
+from .keys import Keys, account_of, shard_of, token
+from .lua import script
+from .server import Argument, Call, Server
+
+_ENQUEUE = script("enqueue")
+#: Entries that one script adds, and scripts that one round trip carries.
+_CHUNK = 200
+_PIPELINED = 10
+
+
+class Addition:
+    """One entry on its way to the enqueue script."""
+
+    __slots__ = ("delay_ms", "entry_id", "message", "once", "rank", "sequence", "token")
+
+    def __init__(
+        self, message: Message[Any], entry_id: str, once: bool, rank: int, sequence: int | None, delay_ms: int
+    ) -> None:
+        self.message = message
+        self.token = token(message.options.get("account"))
+        self.entry_id = entry_id
+        self.once = once
+        self.rank = rank
+        self.sequence = sequence
+        self.delay_ms = delay_ms
+
+    @classmethod
+    def of_message(cls, actors: Mapping[str, Actor[Any, Any]], message: Message[Any], delay_ms: int) -> Addition:
+        actor = actors.get(message.actor_name)
+        rank = rank_of_actor(actor.priority) if actor is not None else DEFAULT_PRIORITY
+        return cls(message, uuid.uuid4().hex, False, rank, None, delay_ms)
+
+    @classmethod
+    def of_entry(cls, message: Message[Any], entry: Entry) -> Addition:
+        return cls(message, entry.id, True, entry.priority, entry.sequence, milliseconds(entry.delay_seconds))
+
+    def fields(self) -> tuple[Argument, ...]:
+        sequence = "" if self.sequence is None else self.sequence
+        return (
+            self.token,
+            self.entry_id,
+            int(self.once),
+            self.rank,
+            sequence,
+            self.delay_ms,
+            self.message.encode(),
+        )
+
+
+def add(server: Server, keys: Keys, additions: Sequence[Addition]) -> int:
+    """Adds entries, in a few round trips. Returns how many were really added.
+
+    Raises:
+        QueueFull, dramatiq.errors.ConnectionClosed: as `TenantBroker.enqueue_many`; what could be added is.
+    """
+    calls, by_root = [], _by_root(keys, additions)
+    for root, members in by_root.items():
+        for start in range(0, len(members), _CHUNK):
+            fields: list[Argument] = []
+            for each in members[start : start + _CHUNK]:
+                fields.extend(each.fields())
+            calls.append((members[start].message.queue_name, Call(_ENQUEUE, root, fields)))
+    added = 0
+    failure: Exception | None = None
+    for start in range(0, len(calls), _PIPELINED):
+        batch = calls[start : start + _PIPELINED]
+        for (lane, _), answer in zip(batch, server.run_many([call for _, call in batch]), strict=True):
+            if isinstance(answer, Exception):
+                failure = failure or answer
+            elif answer[0] == b"full":
+                failure = failure or QueueFull(lane, account_of(answer[1]), answer[2])
+            else:
+                added += sum(answer[1])
+                if answer[0]:
+                    server.command("SADD", keys.lanes, lane)
+    if failure is not None:
+        raise failure
+    return added
+
+
+def _by_root(keys: Keys, additions: Sequence[Addition]) -> dict[str, list[Addition]]:
+    grouped: dict[str, list[Addition]] = {}
+    for each in additions:
+        root = keys.root(each.message.queue_name, shard_of(each.token, keys.shards))
+        grouped.setdefault(root, []).append(each)
+    return grouped
+
+
+def plain_message(message: Message[Any] | MessageProxy) -> Message[Any]:
+    """The message itself, where a consumer's proxy of it is given."""
+    return message._message if isinstance(message, MessageProxy) else message
+
+
+def without_eta(message: Message[Any], delay: int | None) -> tuple[Message[Any], int]:
+    """The message without Dramatiq's `eta`, and its delay in ms; an explicit delay wins."""
+    if "eta" not in message.options:
+        return message, max(0, delay or 0)
+    options = dict(message.options)
+    eta = options.pop("eta")
+    if delay is None and isinstance(eta, int | float):
+        delay = max(0, int(eta - current_millis()))
+    fields = message.asdict()
+    fields["options"] = options
+    return Message(**fields), max(0, delay or 0)
