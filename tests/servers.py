@@ -36,6 +36,8 @@ _numbers = itertools.count(1)
 
 #: Below the ports that systems give to outgoing connections by themselves (Linux: from 32768, others: from 49152).
 _OWN_PORTS = range(16_000, 32_000)
+#: Given out already: some are bound only later, and some are to be free again.
+_given: set[int] = set()
 #: How long a server may take to come up or to be gone, s: a bound for a machine that is starved, not a measure.
 _PATIENCE = 60.0
 
@@ -50,8 +52,11 @@ def free_port() -> int:
     """
     while True:
         port = random.SystemRandom().choice(_OWN_PORTS)
+        if port in _given:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _given.add(port)
             return port
 
 
