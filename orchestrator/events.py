@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import threading
 import time
 from collections import deque
@@ -27,6 +28,7 @@ import redis.exceptions
 
 from tenants.database import Database
 from tenants.errors import Unavailable
+from tenants.queues import node_urls
 from tenants.store import events as store
 
 if TYPE_CHECKING:
@@ -66,6 +68,12 @@ class JobEvent:
         return cls(row["seq"], row["account"], row["job_id"], row["type"], row["data"])
 
 
+def _some_node(redis_url: str, *, socket_timeout: float) -> redis.Redis:
+    """A client; of a cluster any node will do, because what one is told to publish all publish."""
+    url = random.choice(node_urls(redis_url))
+    return redis.Redis.from_url(url, socket_timeout=socket_timeout, socket_connect_timeout=1.0)
+
+
 class EventBell:
     """Rings the hubs of all processes after a commit. A ring that is lost costs a hub's second, nothing more.
 
@@ -74,7 +82,8 @@ class EventBell:
     """
 
     def __init__(self, redis_url: str) -> None:
-        self._client = redis.Redis.from_url(redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
+        self._redis_url = redis_url
+        self._client = _some_node(redis_url, socket_timeout=1.0)
         self._rung = threading.Event()
         self._closing = threading.Event()
         self._starting = threading.Lock()
@@ -100,6 +109,8 @@ class EventBell:
                 self._client.publish(CHANNEL, b"")
             except (redis.exceptions.RedisError, OSError) as error:
                 log.debug("no ring for events: %s", error)
+                self._client.close()
+                self._client = _some_node(self._redis_url, socket_timeout=1.0)
                 pause = RECONNECT_SECONDS
             self._closing.wait(pause)
 
@@ -349,7 +360,7 @@ class _Ear:
     def _connected(self) -> PubSub | None:
         if self._pubsub is None and self._redis_url is not None and time.monotonic() >= self._retry_at:
             try:
-                self._client = redis.Redis.from_url(self._redis_url, socket_timeout=2.0, socket_connect_timeout=1.0)
+                self._client = _some_node(self._redis_url, socket_timeout=2.0)
                 self._pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]
                 self._pubsub.subscribe(CHANNEL)
             except (redis.exceptions.RedisError, OSError) as error:

@@ -189,8 +189,16 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("it must start with redis://, rediss:// or unix://")
+        from tenants.queues import CLUSTER_SCHEMES, InvalidEntry, node_urls  # commands that need no broker start sooner
+
+        schemes = ("redis", "rediss", "unix", *CLUSTER_SCHEMES)
+        if value is not None and value.partition("://")[0] not in schemes:
+            raise ValueError(f"it must start with one of {', '.join(f'{each}://' for each in schemes)}")
+        if value is not None:
+            try:
+                node_urls(value)
+            except InvalidEntry as error:
+                raise ValueError(str(error)) from error
         return value
 
     @field_validator("gemini_base_url", "offline_model_url", "url")

@@ -9,6 +9,8 @@ Needs Redis 6.2 or newer (or Valkey) and Dramatiq; nothing else of onelane.
 """
 
 from .broker import TenantBroker
+from .cluster import SCHEMES as CLUSTER_SCHEMES
+from .cluster import node_urls
 from .descriptions import BuriedMessage, HeldEntries, HeldLease, LaneTotals, QueueDescription, Reason, Violation
 from .embedded import EmbeddedValkey
 from .entry import Entry
@@ -30,6 +32,7 @@ from .server import ServerInfo
 from .tenant_queue import CheckPosition, TenantQueues
 
 __all__ = [
+    "CLUSTER_SCHEMES",
     "FOR_GOOD",
     "BuriedMessage",
     "CheckPosition",
@@ -59,5 +62,6 @@ __all__ = [
     "Violation",
     "current_message",
     "lease_holder",
+    "node_urls",
     "until_ms",
 ]

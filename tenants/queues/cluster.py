@@ -39,18 +39,34 @@ def is_cluster_url(url: str) -> bool:
     return url.partition("://")[0] in SCHEMES
 
 
+def node_urls(url: str) -> list[str]:
+    """The URL of each server that the URL names: several for a cluster, else itself.
+
+    Raises:
+        InvalidEntry: a cluster's URL that names no host, or a database other than 0.
+    """
+    if not is_cluster_url(url):
+        return [url]
+    scheme, _, rest = url.partition("://")
+    seeds, slash, path = rest.partition("/")
+    credentials, at, hosts = seeds.rpartition("@")
+    if slash and path not in ("", "0"):
+        raise InvalidEntry(f"url: database {path!r}; a cluster has only database 0")
+    if not all(hosts.split(",")):
+        raise InvalidEntry("url: it names no host, or has a comma too many")
+    return [f"{SCHEMES[scheme]}://{credentials}{at}{host}" for host in hosts.split(",")]
+
+
 class ClusterServer(Server):
     """The nodes of a cluster as one `Server`; `take`, `keep` and `drop` belong to its nodes (see `at`)."""
 
     def __init__(self, url: str, parameters: dict[str, Any]) -> None:
-        scheme, _, rest = url.partition("://")
-        seeds, slash, path = rest.partition("/")
-        credentials, at, hosts = seeds.rpartition("@")
-        if slash and path not in ("", "0"):
-            raise InvalidEntry(f"url: database {path!r}; a cluster has only database 0")
-        self._template = f"{SCHEMES[scheme]}://{credentials}{at}%s"
+        urls = node_urls(url)
+        scheme, _, rest = urls[0].partition("://")
+        credentials, at, _ = rest.rpartition("@")
+        self._template = f"{scheme}://{credentials}{at}%s"
         self._parameters = parameters
-        self._seeds = [_address(f"redis://{host}") for host in hosts.split(",")]
+        self._seeds = [_address(each) for each in urls]
         self._nodes: dict[Address, Server] = {}
         self._holders: list[Address | None] = []
         self._mutex = threading.Lock()
@@ -200,7 +216,7 @@ def _holders(ranges: list[list[Any]], asked: str) -> list[Address | None]:
 def _address(url: str) -> Address:
     parts = urlsplit(url)
     if parts.hostname is None:
-        raise InvalidEntry(f"url: {url!r} names no host")
+        raise InvalidEntry("url: it names no host")
     return parts.hostname, parts.port or 6379
 
 

@@ -122,3 +122,22 @@ def test_the_readme_names_every_setting() -> None:
     usual = {"gemini_api_key": "GEMINI_API_KEY", "gemini_base_url": "GOOGLE_GEMINI_BASE_URL"}
     absent = [name for name in Settings.model_fields if f"`{usual.get(name, 'ONELANE_' + name.upper())}`" not in text]
     assert absent == []
+
+
+@pytest.mark.parametrize("url", ["unix:///run/redis.sock", "redis+cluster://u:p@a:1,b:2", "rediss+cluster://a"])
+def test_a_redis_url_may_name_a_socket_or_a_cluster(url: str) -> None:
+    assert Settings.load(redis_url=url).redis_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://hunter2@a", r"must start with one of redis://, .*redis\+cluster://"),
+        ("redis+cluster://u:hunter2@a:1,,b:2", "names no host, or has a comma too many"),
+        ("redis+cluster://u:hunter2@a:1/3", "a cluster has only database 0"),
+    ],
+)
+def test_a_wrong_redis_url_is_told_without_its_password(url: str, told: str) -> None:
+    with pytest.raises(SettingsError, match=told) as caught:
+        Settings.load(redis_url=url)
+    assert "hunter2" not in str(caught.value)

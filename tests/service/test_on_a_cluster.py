@@ -1,0 +1,71 @@
+"""The service on a cluster of Redis servers: jobs run, events are rung, and a node's death loses nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from orchestrator.events import CHANNEL
+from tests.queues.clusters import Cluster
+
+from .conftest import Service, make_service
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def service(cluster: Cluster, tmp_path: Path, sqlite_url: str) -> Iterator[Service]:
+    folder = tmp_path / "data"
+    (folder / "notes").mkdir(parents=True)
+    made = make_service(sqlite_url, cluster.url, folder)
+    made.runtime.database.migrate()
+    made.loops.start()
+    yield made
+    made.close()
+
+
+def test_jobs_run_on_a_cluster_also_after_the_death_of_a_node(cluster: Cluster, service: Service) -> None:
+    service.work()
+    assert service.run("chain")["status"] == "completed"
+    lanes = service.runtime.lanes
+    victim = cluster.primary_of(service.runtime.broker.keys.root(lanes[0]))
+    waiting = [service.make("chain", account=f"account {number}") for number in range(8)]
+    cluster.nodes[victim].stop()
+    later = [service.make("chain", account=f"account {number}") for number in range(8)]
+    assert [service.wait(job_id)["status"] for job_id in (*waiting, *later)] == ["completed"] * 16
+
+
+def test_a_ring_reaches_every_node(cluster: Cluster, service: Service) -> None:
+    heard = [threading.Event() for _ in cluster.nodes]
+
+    def listen(number: int) -> None:
+        with redis.Redis(port=cluster.nodes[number].port, socket_timeout=120).pubsub() as ear:  # type: ignore[no-untyped-call]
+            ear.subscribe(CHANNEL)
+            for message in ear.listen():
+                if message["type"] == "message":
+                    heard[number].set()
+                    return
+
+    threads = [threading.Thread(target=listen, args=(number,)) for number in range(len(cluster.nodes))]
+    for thread in threads:
+        thread.start()
+
+    def ring() -> bool:
+        service.runtime.bell.ring()  # again, because an ear may not have been there yet
+        return all(each.is_set() for each in heard)
+
+    service.until(ring, "every node to tell the ring")
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
