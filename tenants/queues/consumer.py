@@ -81,6 +81,8 @@ class TenantConsumer(Consumer):
         self._timeout_seconds = timeout_ms / 1000
         self._claimed: deque[LeasedMessage] = deque()
         self._bell = Bell(broker.server, shard.root + ":bell")
+        #: A message that was claimed has been yielded since the last look at the lane.
+        self._handed_on = False
         self._closed = False
         shard.more = True
 
@@ -97,6 +99,10 @@ class TenantConsumer(Consumer):
         deadline = time.monotonic() + self._timeout_seconds
         while True:
             left = deadline - time.monotonic()
+            if self._handed_on:
+                # The thread that shall run it needs the interpreter, which this one would keep until its next wait.
+                self._handed_on = False
+                time.sleep(0)
             self.shard.settler.flush()
             if self.broker.stopping:
                 # What was handed to the worker between its last look at the queue and now goes back as well.
@@ -116,6 +122,7 @@ class TenantConsumer(Consumer):
                 return None
             self._claim(permits)
             if self._claimed:
+                self._handed_on = True
                 return self._claimed.popleft()
 
     def wake(self) -> None:
