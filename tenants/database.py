@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -179,7 +179,7 @@ class Database:
 
         Raises:
             IntegrityError: a constraint refused it.
-            Unavailable: the database is locked for too long, or its disk is full.
+            Unavailable: the database is locked for too long, cannot be opened, or its disk is full.
             CommitUnknown: the thread that ran it together with its own was interrupted.
         """
         try:
@@ -189,20 +189,19 @@ class Database:
 
     def _run_all_on_sqlite(self, works: Sequence[_Work]) -> list[Any]:
         """Transactions with one commit, of which each takes effect or is rolled back by itself."""
-        pooled = self.engine.raw_connection()
         try:
-            driver = cast("sqlite3.Connection", pooled.driver_connection)
-            try:
-                driver.execute("BEGIN IMMEDIATE")
-                answers = [_within(driver, work) for work in works]
-                driver.execute("COMMIT")
-            finally:
-                if driver.in_transaction:
-                    driver.rollback()
-        except sqlite3.Error as error:
-            return [_translated_from_sqlite(error)] * len(works)
-        finally:
-            pooled.close()
+            with closing(self.engine.raw_connection()) as pooled:
+                driver = cast("sqlite3.Connection", pooled.driver_connection)
+                try:
+                    driver.execute("BEGIN IMMEDIATE")
+                    answers = [_within(driver, work) for work in works]
+                    driver.execute("COMMIT")
+                finally:
+                    if driver.in_transaction:
+                        driver.rollback()
+        except (sqlite3.Error, PoolTimeout) as error:
+            # Each thread raises an error of its own: one that several raise would mix their tracebacks.
+            return [_translated_from_sqlite(error) for _ in works]
         if self.on_events is not None:
             self.on_events()
         return answers
@@ -271,9 +270,12 @@ def _translated_from_sqlite(error: Exception) -> Exception:
         return IntegrityError("on SQLite", None, error)
     if isinstance(error, sqlite3.Error):
         failure = Unavailable(f"the database failed: {type(error).__name__}: {error}")
-        failure.__cause__ = error
-        return failure
-    return error
+    elif isinstance(error, PoolTimeout):
+        failure = Unavailable(f"no database connection became free: {error}")
+    else:
+        return error
+    failure.__cause__ = error
+    return failure
 
 
 def _driver_url(url: str) -> URL:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,6 +173,30 @@ def test_on_sqlite_a_transaction_that_finds_the_disk_full_fails_alone(
     assert first.result(PATIENCE_SECONDS)
     assert last.result(PATIENCE_SECONDS)
     assert noted(sqlite) == {1, 2}
+
+
+def test_on_sqlite_a_database_that_cannot_be_opened_is_unavailable_to_each(
+    tmp_path: Path, threads: ThreadPoolExecutor
+) -> None:
+    nowhere = Database(f"sqlite:///{tmp_path}/missing/x.db")
+    failures = [call.exception(PATIENCE_SECONDS) for call in start_together(nowhere, threads, *map(note, range(3)))]
+    # Nothing was begun, so nobody is told that the outcome is unknown; and no two threads raise the same error.
+    assert [type(each) for each in failures] == [Unavailable] * 3
+    assert len(set(map(id, failures))) == 3
+
+
+def test_on_sqlite_a_commit_that_fails_fails_for_each_by_itself(sqlite: Database, threads: ThreadPoolExecutor) -> None:
+    def end_it_all(connection: sqlite3.Connection) -> bool:
+        connection.execute("ROLLBACK")  # as SQLite does by itself when the disk fails
+        return True
+
+    calls = start_together(sqlite, threads, note(1), end_it_all, note(2))
+    failures = [call.exception(PATIENCE_SECONDS) for call in calls]
+    assert [type(each) for each in failures] == [Unavailable] * 3
+    assert len(set(map(id, failures))) == 3
+    assert noted(sqlite) == set()
+    assert sqlite.run_on_sqlite(note(3))
+    assert noted(sqlite) == {3}
 
 
 def test_on_sqlite_an_interrupted_leader_leaves_the_others_outcome_open(
