@@ -10,6 +10,7 @@ that cannot be used is rung again; claim and settle are sent again only under th
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -38,9 +39,13 @@ IDLE_SECONDS = 1.0
 
 
 class LaneShard:
-    """What this process knows of a lane (or of one shard of it), shared by its consumer and its settling threads."""
+    """What this process knows of a lane (or of one shard of it), shared by its consumer and its settling threads.
 
-    __slots__ = ("key", "lane", "look_at", "looked_at", "more", "root", "settler", "shard")
+    Answers of calls that were under way together come in any order. So what is known is the answer of the call that was
+    sent last; one that was sent earlier only adds to it, as it would else hide what is to be started soon.
+    """
+
+    __slots__ = ("_known_since", "_mutex", "key", "lane", "look_at", "looked_at", "more", "root", "settler", "shard")
 
     def __init__(self, broker: TenantBroker, lane: str, shard: int, root: str) -> None:
         self.lane = lane
@@ -54,13 +59,27 @@ class LaneShard:
         self.looked_at = 0.0
         #: Monotonic time at which it should be looked at again, from the server's timers.
         self.look_at: float | None = None
+        #: When the call was sent, or the bell heard, that told it.
+        self._known_since = 0.0
+        self._mutex = threading.Lock()
 
-    def note(self, left: int, next_ms: int) -> None:
-        """What the last claim or settle told."""
+    def note(self, left: int, next_ms: int, sent_at: float) -> None:
+        """What a claim or settle told that was sent at that monotonic time."""
         now = time.monotonic()
-        self.more = left > 0
-        self.looked_at = now
-        self.look_at = now + next_ms / 1000 if next_ms >= 0 else None
+        look_at = now + next_ms / 1000 if next_ms >= 0 else None
+        with self._mutex:
+            self.looked_at = now
+            if sent_at >= self._known_since:
+                self._known_since, self.more, self.look_at = sent_at, left > 0, look_at
+                return
+            self.more = self.more or left > 0
+            if look_at is not None and (self.look_at is None or look_at < self.look_at):
+                self.look_at = look_at
+
+    def note_bell(self) -> None:
+        """The bell has rung: whatever was asked before, something may be started."""
+        with self._mutex:
+            self._known_since, self.more = time.monotonic(), True
 
     def wait_seconds(self) -> float:
         """How long to wait for the bell at most."""
@@ -131,7 +150,7 @@ class TenantConsumer(Consumer):
 
     def _listen(self, seconds: float) -> None:
         if self._bell.wait(seconds) == "bell":
-            self.shard.more = True
+            self.shard.note_bell()
 
     def _permits(self, seconds: float) -> int:
         budget, lane = self.broker.budget, self.shard.key
@@ -168,7 +187,7 @@ class TenantConsumer(Consumer):
                     _CLAIM, self.shard.root, keeper.worker, number, again, permits, keeper.lease_ms
                 )
             )
-            self.shard.note(answer[0], answer[1])
+            self.shard.note(answer[0], answer[1], sent_at)
             messages = self.receive(answer[2], answer[3], sent_at)
             taken = len(messages)
             self._claimed.extend(messages)

@@ -165,7 +165,7 @@ class Settler:
                 keeper.open_request(batch.request)
             answer = self._ask(batch, count)
             if count:
-                shard.note(answer[0], answer[1])
+                shard.note(answer[0], answer[1], sent_at)
             chained = batch.consumer.receive(answer[2], answer[3], sent_at) if answer[2] else []
             batch.answered = True
         except BrokerConnectionError:

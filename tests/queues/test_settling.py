@@ -111,6 +111,38 @@ def test_a_second_thread_leads_once_half_of_the_threads_wait_for_the_first(
     assert broker.queues_admin.totals(LANE).active == 0
 
 
+def test_an_answer_that_comes_late_takes_nothing_back_of_what_a_later_one_told(
+    broker: TenantBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a message due soon is looked at only when the lane is looked at anyway."""
+    first, second = claimed(broker, "a", "b")
+    shard = first.shard
+    broker.budget.open(2)
+    monkeypatch.setattr(broker, "may_chain", lambda _: True)
+    for message in (first, second):
+        message.thread_id = threading.get_ident()
+    ask, asked, gate = Settler._ask, threading.Event(), threading.Event()
+
+    def hold_the_first(self: Settler, batch: Batch, count: int) -> object:
+        answer = ask(self, batch, count)
+        if batch.settlements[0].message is first:
+            asked.set()
+            assert gate.wait(PATIENCE_MS / 1000)
+        return answer
+
+    monkeypatch.setattr(Settler, "_ask", hold_the_first)
+    thread = threading.Thread(target=first.consumer.ack, args=(first,))
+    thread.start()
+    assert asked.wait(PATIENCE_MS / 1000)
+    second.reschedule(5)
+    second.consumer.ack(second)
+    told = shard.look_at
+    assert told is not None
+    gate.set()
+    thread.join(PATIENCE_MS / 1000)
+    assert shard.look_at == told
+
+
 def test_a_message_that_is_settled_is_not_interrupted(broker: TenantBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     (message,) = claimed(broker, "a")
     struck: list[LeasedMessage] = []
