@@ -36,6 +36,8 @@ _RING = script("ring")
 
 #: Without a bell the lane is looked at this often: it rescues, and mends a bell that died with its taker.
 IDLE_SECONDS = 1.0
+#: By less than this nobody is woken for what is due: the server's answers count whole ms.
+SOONER_SECONDS = 0.005
 
 
 class LaneShard:
@@ -45,7 +47,19 @@ class LaneShard:
     sent last; one that was sent earlier only adds to it, as it would else hide what is to be started soon.
     """
 
-    __slots__ = ("_known_since", "_mutex", "key", "lane", "look_at", "looked_at", "more", "root", "settler", "shard")
+    __slots__ = (
+        "_known_since",
+        "_mutex",
+        "_waits_until",
+        "key",
+        "lane",
+        "look_at",
+        "looked_at",
+        "more",
+        "root",
+        "settler",
+        "shard",
+    )
 
     def __init__(self, broker: TenantBroker, lane: str, shard: int, root: str) -> None:
         self.lane = lane
@@ -61,20 +75,29 @@ class LaneShard:
         self.look_at: float | None = None
         #: When the call was sent, or the bell heard, that told it.
         self._known_since = 0.0
+        #: Until when the consumer waits for the bell, as far as it knew when it began to.
+        self._waits_until = 0.0
         self._mutex = threading.Lock()
 
-    def note(self, left: int, next_ms: int, sent_at: float) -> None:
-        """What a claim or settle told that was sent at that monotonic time."""
+    def note(self, left: int, next_ms: int, sent_at: float) -> bool:
+        """What a claim or settle told that was sent at that monotonic time.
+
+        Gives back whether the consumer must be woken, because it waits for longer than it should now.
+        """
         now = time.monotonic()
         look_at = now + next_ms / 1000 if next_ms >= 0 else None
         with self._mutex:
             self.looked_at = now
             if sent_at >= self._known_since:
                 self._known_since, self.more, self.look_at = sent_at, left > 0, look_at
-                return
-            self.more = self.more or left > 0
-            if look_at is not None and (self.look_at is None or look_at < self.look_at):
-                self.look_at = look_at
+            else:
+                self.more = self.more or left > 0
+                if look_at is not None and (self.look_at is None or look_at < self.look_at):
+                    self.look_at = look_at
+            if look_at is None or look_at > self._waits_until - SOONER_SECONDS:
+                return False
+            self._waits_until = 0.0
+            return True
 
     def note_bell(self) -> None:
         """The bell has rung: whatever was asked before, something may be started."""
@@ -82,11 +105,13 @@ class LaneShard:
             self._known_since, self.more = time.monotonic(), True
 
     def wait_seconds(self) -> float:
-        """How long to wait for the bell at most."""
-        at = self.looked_at + IDLE_SECONDS
-        if self.look_at is not None and self.look_at < at:
-            at = self.look_at
-        return max(0.0, at - time.monotonic())
+        """How long to wait for the bell at most; the caller does so."""
+        with self._mutex:
+            at = self.looked_at + IDLE_SECONDS
+            if self.look_at is not None and self.look_at < at:
+                at = self.look_at
+            self._waits_until = at
+            return max(0.0, at - time.monotonic())
 
 
 class TenantConsumer(Consumer):

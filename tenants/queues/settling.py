@@ -164,8 +164,8 @@ class Settler:
             if batch.tried:
                 keeper.open_request(batch.request)
             answer = self._ask(batch, count)
-            if count:
-                shard.note(answer[0], answer[1], sent_at)
+            if count and shard.note(answer[0], answer[1], sent_at):
+                batch.consumer.wake()
             chained = batch.consumer.receive(answer[2], answer[3], sent_at) if answer[2] else []
             batch.answered = True
         except BrokerConnectionError:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tenants.queues import LeasedMessage, LeaseLost, TenantBroker
 from tenants.queues.settling import Batch, Settler
 from tests.queues.conftest import PATIENCE_MS, eventually
-from tests.queues.lanes import LANE, entry
+from tests.queues.lanes import LANE, Client, entry
 
 
 def claimed(broker: TenantBroker, *accounts: str) -> list[LeasedMessage]:
@@ -141,6 +143,42 @@ def test_an_answer_that_comes_late_takes_nothing_back_of_what_a_later_one_told(
     gate.set()
     thread.join(PATIENCE_MS / 1000)
     assert shard.look_at == told
+
+
+def test_a_settle_that_chains_wakes_the_consumer_for_what_is_due_soon(
+    broker: TenantBroker, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry's time is told to the settle alone, because it takes another account's message along: no bell rings."""
+    (message,) = claimed(broker, "a")
+    broker.budget.open(2)
+    broker.budget._grant(LANE, 1)
+    chained: list[LeasedMessage] = []
+    monkeypatch.setattr(broker, "may_chain", lambda _: True)
+    monkeypatch.setattr(broker, "hand_on", lambda _, messages: chained.extend(messages))
+    monkeypatch.setattr("tenants.queues.consumer.IDLE_SECONDS", PATIENCE_MS / 1000)
+    message.thread_id = threading.get_ident()
+    consumer, shard, woken = message.consumer, message.shard, threading.Event()
+
+    def wake() -> None:
+        woken.set()
+        consumer._bell.wake()
+
+    monkeypatch.setattr(consumer, "wake", wake)
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, consumer)
+        eventually(lambda: not shard.more and shard._waits_until > time.monotonic())
+        # As if the bell had gone to another process, which had no free thread.
+        broker.queues_admin.pause(LANE, "b")
+        broker.enqueue_once(entry("of b", "b"))
+        client.hdel(broker.keys.limits(LANE), "@b")
+        client.zadd(f"{broker.keys.root(LANE)}:ready", {"@b": 1})
+        message.reschedule(0.05)
+        message.consumer.ack(message)
+        assert [each.account for each in chained] == ["b"]
+        assert woken.is_set()
+        retried = following.result(PATIENCE_MS / 1000)
+        assert retried is not None
+        assert retried.account == "a"
 
 
 def test_a_message_that_is_settled_is_not_interrupted(broker: TenantBroker, monkeypatch: pytest.MonkeyPatch) -> None:
