@@ -94,8 +94,8 @@ def document_of(payload: bytes) -> dict[str, Any]:
     """The message as a document that both databases take; what is none is kept as text under `payload`."""
     try:
         document = json.loads(payload, parse_constant=_refuse)
-        # PostgreSQL refuses U+0000 in documents, and lone surrogates.
-        storable = "\\u0000" not in json.dumps(document, ensure_ascii=False).encode().decode()
+        # PostgreSQL refuses U+0000 in documents, lone surrogates, and the infinity that 1e999 is read as.
+        storable = "\\u0000" not in json.dumps(document, ensure_ascii=False, allow_nan=False).encode().decode()
     except (ValueError, RecursionError):
         document, storable = None, False
     if isinstance(document, dict) and storable:

@@ -205,6 +205,7 @@ def test_a_step_that_kills_its_workers_ends_as_a_dead_letter(runtime: Runtime) -
         (b'{"args": ["\\u0000"]}', {"payload": '{"args": ["\\u0000"]}'}),
         (b'{"args": ["\\ud800"]}', {"payload": '{"args": ["\\ud800"]}'}),
         (b'{"args": [NaN]}', {"payload": '{"args": [NaN]}'}),
+        (b'{"args": [1e999]}', {"payload": '{"args": [1e999]}'}),
         (b"[1]", {"payload": "[1]"}),
         (b"\xff\x00", {"payload": "\\xff"}),
         (b"[" * 100_000, {"payload": "[" * burials.MAX_PAYLOAD_CHARACTERS}),
