@@ -21,7 +21,7 @@ from actors import Pipeline
 from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
-from tenants.store import backoffs, outcomes, ownership, steps
+from tenants.store import backoffs, dispatch, outcomes, ownership, steps
 from tenants.store.steps import Owned
 
 from . import metrics
@@ -64,7 +64,7 @@ class OutcomeWriter:
                     metrics.REFUSED_WRITES.inc()
                     log.warning("%s", error)
                 # The step may wait for this very message, after a retry that was written without our hearing of it.
-                message.reschedule(steps.REFUSAL_SECONDS)
+                self._let_come_back(owned, message, steps.REFUSAL_SECONDS)
                 return
             except CommitUnknown as error:
                 perhaps_written = True
@@ -184,7 +184,15 @@ class OutcomeWriter:
             )
         )
         self._record(owned, outcome)
-        message.reschedule(delay)
+        self._let_come_back(owned, message, delay)
+
+    def _let_come_back(self, owned: Owned, message: LeasedMessage, delay: float) -> None:
+        """Let the step's message come back; when Redis has lost it, have another one sent.
+
+        A rebuild of Redis sends what waits, and this step was running then.
+        """
+        if not message.reschedule(delay):
+            self._database.write(lambda connection: dispatch.unmark_dispatched(connection, owned.step_id))
 
     def _record(self, owned: Owned, outcome: str) -> None:
         metrics.ATTEMPTS.labels(owned.lane, owned.pipeline, owned.name, outcome).inc()

@@ -46,6 +46,8 @@ class Runtime:
         self.database = Database(settings.database_url, pool_size=settings.threads + 8)
         # Retries, time limits and expiry are decided by SQL, once: Dramatiq's own middleware for them stays out.
         self.broker = TenantBroker(url=settings.redis_url, namespace=NAMESPACE, middleware=[], worker_id=worker_id)
+        # SQL decides who owns a step: what runs goes on and commits, also when Redis has forgotten that it does.
+        self.broker.on_lease_lost = lambda _: None
         for lane in self.lanes:
             self.broker.declare_queue(lane)
         self.bell = EventBell(settings.redis_url)

@@ -295,11 +295,14 @@ class TenantConsumer(Consumer):
             self.broker.keeper.remove_all(messages)
             self.broker.budget.release(self.shard.key, len(messages))
 
-    def record_reschedule(self, message: LeasedMessage, delay_seconds: float, new: Message[Any] | None) -> None:
-        """Tells the server of a reschedule, for the case that this process does not live to settle."""
+    def record_reschedule(self, message: LeasedMessage, delay_seconds: float, new: Message[Any] | None) -> bool:
+        """Tells the server of a reschedule, for the case that this process does not live to settle.
+
+        Gives back False when the server says that the lease is lost.
+        """
         payload = new.encode() if new is not None else b""
         try:
-            self._twice(
+            recorded = self._twice(
                 lambda _: self.broker.server.run(
                     _RESCHEDULE,
                     self.shard.root,
@@ -312,6 +315,8 @@ class TenantConsumer(Consumer):
             )
         except BrokerConnectionError as error:
             self.logger.warning("Reschedule of entry %r goes with its settle: %s", message.entry_id, error)
+            return True
+        return bool(recorded)
 
     def _own(self, message: MessageProxy) -> LeasedMessage | None:
         if isinstance(message, LeasedMessage):

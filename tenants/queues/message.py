@@ -86,10 +86,11 @@ class LeasedMessage(MessageProxy):
         """(delay in seconds, new message or None), once `reschedule` was called."""
         return self._reschedule
 
-    def reschedule(self, delay_seconds: float, message: Message[Any] | None = None) -> None:
+    def reschedule(self, delay_seconds: float, message: Message[Any] | None = None) -> bool:
         """Run this entry again after `delay_seconds`, as `message` where one is given. It keeps id and sequence.
 
-        It takes effect when the message is settled (unless it failed: then it is buried) or its lease expires.
+        It takes effect when the message is settled (unless it failed: then it is buried) or its lease expires. False:
+        the lease is lost already, and nothing comes of it.
 
         Raises:
             InvalidEntry: the delay is negative.
@@ -97,7 +98,7 @@ class LeasedMessage(MessageProxy):
         if delay_seconds < 0:
             raise InvalidEntry(f"delay: {delay_seconds} s; it cannot be negative")
         self._reschedule = (delay_seconds, message)
-        self.consumer.record_reschedule(self, delay_seconds, message)
+        return self.consumer.record_reschedule(self, delay_seconds, message)
 
 
 def current_message() -> LeasedMessage | None:

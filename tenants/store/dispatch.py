@@ -78,6 +78,11 @@ def mark_dispatched(connection: Connection, ids: Sequence[str]) -> None:
     connection.execute(update(steps).where(steps.c.id.in_(ids), _WAITING).values(dispatched_at=db_now()))
 
 
+def unmark_dispatched(connection: Connection, step_id: str) -> None:
+    """Note that Redis does not hold a waiting step any more, so that the dispatcher loop sends it."""
+    connection.execute(update(steps).where(steps.c.id == step_id, _WAITING).values(dispatched_at=None))
+
+
 def waiting_after(connection: Connection, step_id: str, *, horizon_seconds: float, limit: int) -> list[Dispatch]:
     """All waiting steps that Redis should hold, by id, for a rebuild that goes through them once."""
     rows = connection.execute(

@@ -15,7 +15,9 @@ from actors import Pipeline, ProviderBusy, Reject, Retry, StepContext, step
 class Orders(BaseModel):
     """What the steps are to do."""
 
-    do: Literal["return", "fail", "fail_once", "reject", "retry_once", "busy_once", "hang", "exit", "wait"] = "return"
+    do: Literal[
+        "return", "fail", "fail_once", "reject", "retry_once", "busy_once", "hang", "exit", "wait", "wait_and_fail_once"
+    ] = "return"
     #: A folder in which a step notes that it ran, and looks for `go` when it waits.
     folder: str | None = None
 
@@ -37,9 +39,11 @@ def obey(ctx: StepContext[Orders]) -> dict[str, Any]:
         case "hang":
             while True:
                 time.sleep(0.05)
-        case "wait":
+        case "wait" | "wait_and_fail_once":
             while not (Path(orders.folder or "/nonexistent") / "go").exists():
                 time.sleep(0.01)
+            if orders.do == "wait_and_fail_once" and ctx.attempt == 1:
+                raise RuntimeError("once")
         case "exit":
             os._exit(7)
     ctx.progress(50, "half")

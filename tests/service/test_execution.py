@@ -31,10 +31,13 @@ class Leased:
 
     lane: str = "quick"
     slot: int = 0
+    #: Whether Redis knows of the lease.
+    is_known: bool = True
     rescheduled: list[float] = field(default_factory=list)
 
-    def reschedule(self, delay_seconds: float) -> None:
+    def reschedule(self, delay_seconds: float) -> bool:
         self.rescheduled.append(delay_seconds)
+        return self.is_known
 
     def asdict(self) -> dict[str, Any]:
         return {}
@@ -79,8 +82,8 @@ class Stand:
         job, _ = self.runtime.jobs.create("acme", NewJob(pipeline, {"do": do}))
         return str(job["id"]), str(job["steps"][0]["id"])
 
-    def run(self, step_id: str) -> Leased:
-        message = Leased()
+    def run(self, step_id: str, message: Leased | None = None) -> Leased:
+        message = message or Leased()
         self.execution.run(step_id, message)  # type: ignore[arg-type]
         return message
 
@@ -148,6 +151,16 @@ def test_a_retry_whose_answer_was_lost_keeps_its_message(stand: Stand) -> None:
     message = stand.run(step_id)
     assert stand.job(job_id)["steps"][0]["status"] == "retrying"
     assert message.rescheduled, "settled, it would be gone, and the step would wait for ever"
+
+
+@pytest.mark.parametrize("lost", [set(), {2}])
+def test_a_retry_whose_message_redis_has_lost_is_sent_anew(stand: Stand, lost: set[int]) -> None:
+    """Redis was emptied while the step ran, and rebuilt with what waited then."""
+    job_id, step_id = stand.make("fail_once")
+    stand.database.lost = lost
+    stand.run(step_id, Leased(is_known=False))
+    (step,) = stand.runtime.database.read(lambda connection: fetch_steps(connection, job_id))
+    assert (step["status"], step["dispatched_at"]) == ("retrying", None)
 
 
 def test_a_late_result_is_refused_logged_and_counted(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:

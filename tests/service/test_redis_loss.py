@@ -67,6 +67,26 @@ def test_jobs_are_accepted_while_redis_is_gone_and_run_when_an_empty_one_is_back
         assert outcomes(service, job_id) == ["completed"]
 
 
+def test_what_runs_goes_on_when_redis_has_forgotten_it(own: Own) -> None:
+    service = own.service
+    service.work()
+    apart = service.make("patient", account="apart", do="wait")
+    here = service.make("quick", account="here", do="wait")
+    fails = service.make("quick", account="fails", do="wait_and_fail_once")
+    for job_id in (apart, here, fails):
+        service.until(lambda job_id=job_id: service.began(job_id), "the step to begin")  # type: ignore[misc]
+    service.runtime.broker.client.flushall()
+    admin = service.runtime.broker.queues_admin
+    service.until(lambda: (admin.generation() or 0) > 0, "Redis to be rebuilt")
+    service.until(lambda: service.log().count("Lost the lease") == 3, "the worker to hear of it")
+    service.go()
+    for job_id in (apart, here, fails):
+        assert service.wait(job_id)["status"] == "completed"
+    # None was interrupted; and the message of the one that waits for its next try, which Redis lost, is sent again.
+    assert [outcomes(service, job_id) for job_id in (apart, here)] == [["completed"]] * 2
+    assert outcomes(service, fails) == ["failed", "completed"]
+
+
 def test_a_hung_redis_does_not_hold_up_an_accepted_job_for_long(own: Own) -> None:
     service = own.service
     own.valkey.process.send_signal(signal.SIGSTOP)
