@@ -71,6 +71,8 @@ class Batch:
     #: It was sent before, and no answer came.
     tried: bool = False
     answered: bool = False
+    #: The leader that has it; None while it waits for one, and once it was answered.
+    leader: object = None
     arguments: list[Argument] = field(default_factory=list)
 
 
@@ -112,6 +114,7 @@ class Settler:
     def _lead(self) -> None:
         """Sends batches until nothing is left, unless other threads do."""
         me = object()
+        batch: Batch | None = None
         try:
             with self._mutex:
                 if not self._needs_leader():
@@ -120,16 +123,21 @@ class Settler:
             for turn in range(_ROUNDS):
                 with self._mutex:
                     batch = self._next_batch()
+                    if batch is not None:
+                        batch.leader = me
                     if batch is None or turn == _ROUNDS - 1:
                         self._leaders.discard(me)
                 if batch is None:
                     return
                 self._send(batch)
         finally:
-            # Also after an interrupt, wherever it struck: with nobody to lead, nothing would be settled ever again.
-            if me in self._leaders:
+            # Also after an interrupt, wherever it struck: with nobody to lead, nothing would be settled ever again, and
+            # a batch that nobody has would be extended for ever.
+            if me in self._leaders or (batch is not None and batch.leader is me):
                 with self._mutex:
                     self._leaders.discard(me)
+                    if batch is not None and batch.leader is me:
+                        self._let_go(batch)
 
     def _needs_leader(self) -> bool:
         if not self._leaders:
@@ -180,15 +188,20 @@ class Settler:
             keeper.close_request(batch.request)
             batch.tried = True
             with self._mutex:
-                if batch.answered:
-                    self._channels.append(batch.channel)
-                else:
-                    self._unanswered.append(batch)
+                self._let_go(batch)
         self._end(batch, answer[5])
         if permits > len(chained):
             broker.budget.release(shard.key, permits - len(chained))
         if chained:
             broker.hand_on(batch.consumer, chained)
+
+    def _let_go(self, batch: Batch) -> None:
+        """Its leader is done with it; called with the mutex."""
+        batch.leader = None
+        if batch.answered:
+            self._channels.append(batch.channel)
+        else:
+            self._unanswered.append(batch)
 
     def _ask(self, batch: Batch, count: int) -> Any:
         try:

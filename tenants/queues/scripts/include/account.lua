@@ -1,7 +1,7 @@
 -- One tenant queue. Needs lane.lua. Gives: open(token), close(a), place(a), put(a) and wake, promote(a),
 -- start_at(a), put_waiting, put_delayed, encode_entry, decode_entry, running(a), tear_down(a).
 -- Invariant: after place() the queue stands in exactly one of: r ready, t timers, f full (a settle looks again),
--- p parked (paused for good), b busy (nothing waits, something runs), i idle. `s` in its hash says which.
+-- p parked (paused for good), b busy (nothing waits, something runs), i idle. Its state says which.
 local DEFAULT_LIMITS = { weight = 1, concurrency = 1, rate_limit = 0, rate_per = 0, strict = false, max_waiting = 0,
   max_deliveries = 0, queue_paused = 0, account_paused = 0 }
 local UNLIMITED = 1e9
