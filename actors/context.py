@@ -192,6 +192,34 @@ class PublicationAccess:
         self._port.call("publication.unknown", {"reason": reason})
 
 
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """A webhook that is to be called: signed by the worker, with the private hosts that may be reached."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: str
+    allowed_hosts: tuple[str, ...]
+
+
+class CallbackAccess:
+    """The call of the built-in pipeline `webhook`; the worker refuses it to every other."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+
+    def load(self) -> Callback | None:
+        """What is to be sent, signed for now; None when there is nothing to tell any more."""
+        data = self._port.call("callback.load", {})
+        if data is None:
+            return None
+        return Callback(data["url"], data["headers"], data["body"], tuple(data["allowed_hosts"]))
+
+    def answered(self, status_code: int) -> None:
+        """Keep with the attempt what the receiver answered."""
+        self._port.call("callback.answered", {"status_code": status_code})
+
+
 class StepLog:
     """Log lines of a step: kept as events of the job, and written to the worker's log."""
 
@@ -242,6 +270,7 @@ class StepContext(Generic[InputT]):
         self.session = SessionAccess(port)
         self.drafts = DraftAccess(port)
         self.publication = PublicationAccess(port)
+        self.callback = CallbackAccess(port)
         self.log = StepLog(port)
         self._port = port
         self._clients: Clients | None = None

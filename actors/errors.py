@@ -10,6 +10,7 @@
     ├── PublishFailed          publish_failed      nothing was published, and that is known
     ├── ReadbackMismatch       readback_mismatch   permanent: a post is there, but not the draft's content
     ├── OutcomeUnknown         outcome_unknown     permanent: nobody can tell whether the post is there
+    ├── CallbackFailed         callback_failed     a webhook's receiver did not take it
     ├── UnsafeUrl              unsafe_url          permanent: the URL leads where it must not
     └── OwnershipLost          lost                another attempt owns the step now
 
@@ -82,6 +83,12 @@ class OutcomeUnknown(StepError):
 
     code = "outcome_unknown"
     permanent = True
+
+
+class CallbackFailed(StepError):
+    """A webhook's receiver did not answer, or not with success."""
+
+    code = "callback_failed"
 
 
 class UnsafeUrl(StepError):

@@ -18,6 +18,8 @@ from pydantic import BaseModel
 from .step import Step
 
 ENTRY_POINT_GROUP = "onelane.pipelines"
+#: Loaded whatever is installed: onelane itself makes its jobs.
+_BUILT_IN = ("actors.webhook",)
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 
 
@@ -81,12 +83,13 @@ class Pipeline:
 
 
 def load_pipelines(modules: Iterable[str] = ()) -> Mapping[str, Pipeline]:
-    """All pipelines of the installed entry points and of `modules`, by name, read-only.
+    """All pipelines of the installed entry points and of `modules`, and the webhook's, by name, read-only.
 
     Raises:
         PipelineError: a module cannot be imported, has no ``PIPELINES``, or two pipelines share a name.
     """
     named = [(f"entry point {point.name!r}", point.value) for point in entry_points(group=ENTRY_POINT_GROUP)]
+    named += [("built in", module) for module in _BUILT_IN]
     named += [("ONELANE_PIPELINES", module) for module in modules]
     found: dict[str, Pipeline] = {}
     origins: dict[str, str] = {}

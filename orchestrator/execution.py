@@ -32,6 +32,7 @@ from tenants.store import outcomes, ownership, steps, workers
 from tenants.store.steps import Gone, Owned, Refused
 
 from . import metrics
+from .callbacks import Callbacks
 from .dispatch import Dispatcher
 from .guard import GuardLost
 from .outcome_writer import EndedFor, OutcomeWriter
@@ -69,6 +70,7 @@ class Execution:
         sessions: Sessions,
         settings: Settings,
         queue_settings: QueueSettings,
+        callbacks: Callbacks,
         sandbox: Sandbox | None,
     ) -> None:
         self._worker_id = worker_id
@@ -78,6 +80,7 @@ class Execution:
         self._sessions = sessions
         self._settings = settings
         self._queue_settings = queue_settings
+        self._callbacks = callbacks
         self._sandbox = sandbox
         self._running: dict[str, Running] = {}
         #: Steps that a thread is about to start; and rows that say "running here" although nothing does.
@@ -206,7 +209,7 @@ class Execution:
         limit = step.time_limit
         if owned.deadline_seconds is not None:
             limit = max(0.05, min(limit, owned.deadline_seconds))
-        port = StepPort(owned, self._database, self._sessions, self._settings, self._queue_settings)
+        port = StepPort(owned, self._database, self._sessions, self._settings, self._queue_settings, self._callbacks)
         context = _wire_context(owned, limit)
         if step.isolation == "thread":
             return _perform_here(step, pipeline, context, port)

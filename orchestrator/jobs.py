@@ -16,6 +16,7 @@ from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
 from actors import Pipeline
+from tenants import webhooks
 from tenants.account import parse_account
 from tenants.database import CommitUnknown, Database
 from tenants.errors import (
@@ -180,9 +181,9 @@ class Jobs:
         Raises:
             UnknownPipeline, InvalidPipelineInput, InvalidInput: it cannot be made.
         """
-        pipeline = self._pipelines.get(job.pipeline)
+        pipeline = self._pipelines.get(job.pipeline) if job.pipeline != webhooks.PIPELINE else None
         if pipeline is None:
-            known = ", ".join(sorted(self._pipelines)) or "none"
+            known = ", ".join(sorted(self._pipelines.keys() - {webhooks.PIPELINE})) or "none"
             message = f"there is no pipeline {job.pipeline!r}; loaded are: {known}"
             raise UnknownPipeline(message, (Fault((*loc, "pipeline"), message),))
         if job.run_at is not None and job.delay is not None:

@@ -10,7 +10,9 @@ from tenants.database import Database
 from tenants.queues import TenantBroker
 from tenants.sealing import Sealer
 from tenants.sessions import Sessions
+from tenants.webhook_secrets import WebhookSecrets
 
+from .callbacks import Callbacks
 from .dispatch import Dispatcher
 from .events import EventBell
 from .jobs import Jobs
@@ -58,7 +60,10 @@ class Runtime:
         self.schedules = Schedules(self.database, self.jobs, self.dispatcher)
         self.waiting = Waiting(self.database, self.broker, self.dispatcher.is_away)
         keys = [key.strip() for key in settings.secret_key.get_secret_value().split(",") if key.strip()]
-        self.sessions = Sessions(self.database, Sealer(keys))
+        sealer = Sealer(keys)
+        self.sessions = Sessions(self.database, sealer)
+        self.webhook_secrets = WebhookSecrets(self.database, sealer)
+        self.callbacks = Callbacks(self.database, self.jobs, self.webhook_secrets)
 
     @property
     def lanes(self) -> list[str]:

@@ -17,15 +17,17 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
+from tenants import webhooks
 from tenants.columns import db_now, seconds_since
 from tenants.database import Database
 from tenants.errors import InvalidInput
 from tenants.models import Account, Artifact, Job, ProviderBackoff, Usage, new_id
 from tenants.sessions import Sessions
-from tenants.store import publications, queues, steps
+from tenants.store import deliveries, publications, queues, steps
 from tenants.store.events import NewEvent, record
 from tenants.store.steps import Owned
 
+from .callbacks import Callbacks
 from .queue_settings import QueueSettings
 from .settings import Settings
 
@@ -49,12 +51,14 @@ class StepPort:
         sessions: Sessions,
         settings: Settings,
         queue_settings: QueueSettings,
+        callbacks: Callbacks,
     ) -> None:
         self._owned = owned
         self._queue_settings = queue_settings
         self._database = database
         self._sessions = sessions
         self._settings = settings
+        self._callbacks = callbacks
         self._verbs: dict[str, Callable[[dict[str, Any]], Any]] = {
             "progress": self._progress,
             "log": self._log,
@@ -73,6 +77,8 @@ class StepPort:
             "publication.absent": self._publication_absent,
             "publication.confirmed": self._publication_confirmed,
             "publication.unknown": self._publication_unknown,
+            "callback.load": self._load_callback,
+            "callback.answered": self._callback_answered,
         }
 
     def call(self, name: str, payload: dict[str, Any]) -> Any:
@@ -286,6 +292,25 @@ class StepPort:
     def _publication_unknown(self, payload: dict[str, Any]) -> None:
         reason = _clean(str(payload["reason"]))[:500]
         self._database.write(lambda connection: publications.unknown(connection, self._owned, reason))
+
+    # --- webhooks ------------------------------------------------------------------------------------------------
+
+    def _load_callback(self, payload: dict[str, Any]) -> dict[str, Any] | None:
+        self._must_deliver()
+        call = self._callbacks.signed_call(self._owned.job_id, self._owned.account)
+        return None if call is None else {**call, "allowed_hosts": list(self._settings.allowed_hosts)}
+
+    def _callback_answered(self, payload: dict[str, Any]) -> None:
+        self._must_deliver()
+        status, owned = int(payload["status_code"]), self._owned
+        self._database.write(
+            lambda connection: deliveries.note_answer(connection, owned.step_id, owned.run_token, status)
+        )
+
+    def _must_deliver(self) -> None:
+        """Another pipeline's step must not have a body of its choice signed as a webhook."""
+        if self._owned.pipeline != webhooks.PIPELINE:
+            raise InvalidInput(f"only the pipeline {webhooks.PIPELINE!r} calls webhooks")
 
 
 def _draft_view(row: Any) -> dict[str, Any]:

@@ -120,6 +120,7 @@ class WorkerProcess:
                 sessions=runtime.sessions,
                 settings=self.settings,
                 queue_settings=runtime.queue_settings,
+                callbacks=runtime.callbacks,
                 sandbox=sandbox,
             )
             lanes = self._lanes(runtime)

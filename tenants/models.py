@@ -126,6 +126,7 @@ class Job(Model, table=True):
             "expires_at",
             where="expires_at IS NOT NULL AND started_at IS NULL AND finished_at IS NULL",
         ),
+        _partial_index("ix_jobs_ended_job_id", "ended_job_id", where="ended_job_id IS NOT NULL"),
         {"sqlite_autoincrement": True},
     )
     seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
@@ -152,6 +153,8 @@ class Job(Model, table=True):
     unique_key: str | None = Field(default=None, sa_column=Column(exact_text()))
     tags: list[str] = Field(sa_column=Column(json_index(), nullable=False))
     callback_url: str | None = None
+    #: Of a webhook's delivery: the job whose end it tells.
+    ended_job_id: str | None = None
 
 
 class Step(Model, table=True):
@@ -225,6 +228,8 @@ class Attempt(Model, table=True):
     finished_at: datetime | None = Field(sa_column=_time())
     outcome: str | None = None
     error: dict[str, Any] | None = Field(sa_column=Column(json_document()))
+    #: Of a webhook's delivery: what the receiver answered; null when it did not.
+    status_code: int | None = None
 
 
 class Draft(Model, table=True):
@@ -308,6 +313,17 @@ class Session(Model, table=True):
     reason: str | None = None
     updated_at: datetime = Field(sa_column=_time(nullable=False))
     expires_at: datetime | None = Field(sa_column=_time())
+
+
+class WebhookSecret(Model, table=True):
+    """The sealed secret with which an account's webhooks are signed; the one before it signs too, for a while."""
+
+    __tablename__ = "webhook_secrets"
+    account: str = Field(sa_column=Column(exact_text(), primary_key=True))
+    secret: bytes = Field(sa_column=Column(LargeBinary(), nullable=False))
+    previous: bytes | None = Field(sa_column=Column(LargeBinary()))
+    previous_until: datetime | None = Field(sa_column=_time())
+    created_at: datetime = Field(sa_column=_time(nullable=False))
 
 
 class Artifact(Model, table=True):

@@ -12,7 +12,7 @@ from rich.table import Table
 from ..client import Resource
 from . import FAILED, OK
 from .context import Account, Caller, Limit, expand_options, read_json
-from .output import console, print_job, print_json, status_text
+from .output import console, print_job, print_json, print_table, status_text
 
 group = typer.Typer(help="Make, list, look at, explain, watch and steer jobs.", no_args_is_help=True)
 
@@ -27,6 +27,7 @@ def create_job(
     delay: Annotated[float | None, typer.Option(min=0, help="Start in so many seconds at the earliest.")] = None,
     priority: Annotated[int | None, typer.Option(min=0, max=9, help="0 first; 5 when not given.")] = None,
     unique_key: Annotated[str | None, typer.Option(help="At most one unfinished job of this key.")] = None,
+    callback_url: Annotated[str | None, typer.Option(help="Called, signed, when the job has ended.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given several times.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same job for 24 h.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay and show progress until the job has ended.")] = False,
@@ -42,6 +43,7 @@ def create_job(
             delay=delay,
             priority=priority,
             unique_key=unique_key,
+            callback_url=callback_url,
             tags=tag or None,
             idempotency_key=idempotency_key,
         )
@@ -107,6 +109,14 @@ def why(job_id: str, caller: Caller) -> None:
         caller.show_rows(onelane.jobs.why(job_id), columns, empty="nothing holds it up: it runs, or has ended")
 
 
+@group.command("deliveries")
+@expand_options
+def deliveries(job_id: str, caller: Caller) -> None:
+    """Tell what became of a job's webhook: every try to call its callback URL."""
+    with caller.connect() as onelane:
+        caller.show({"items": onelane.jobs.deliveries(job_id)}, _print_deliveries)
+
+
 @group.command("retry")
 @expand_options
 def retry_job(job_id: str, caller: Caller) -> None:
@@ -134,6 +144,18 @@ def reject_job(
     """Refuse a job that awaits approval; its draft is discarded."""
     with caller.connect() as onelane:
         caller.show(onelane.jobs.reject(job_id, reason), print_job)
+
+
+def _print_deliveries(answer: Resource) -> None:
+    """A line for each try, and one for a delivery that has none yet."""
+    blank = dict.fromkeys(("number", "started_at", "status_code", "seconds", "error"))
+    tries = [
+        {**blank, **attempt, **{name: each[name] for name in ("id", "status", "next_attempt_at")}}
+        for each in answer["items"]
+        for attempt in each["attempts"] or [{}]
+    ]
+    columns = ("id", "status", "number", "started_at", "status_code", "seconds", "error", "next_attempt_at")
+    print_table(tries, columns, empty="no deliveries: it has not ended, or has no callback URL")
 
 
 def _watch(states: Iterable[Resource], *, json: bool) -> int:

@@ -144,6 +144,15 @@ def reconcile(caller: Caller) -> None:
     )
 
 
+@accounts.command("webhook-secret")
+@expand_options
+def rotate_webhook_secret(account: str, caller: Caller) -> None:
+    """Make the secret with which ACCOUNT's webhooks are signed; it is shown once, and the old one signs a day more."""
+    with caller.connect() as onelane:
+        made = onelane.accounts.rotate_webhook_secret(account)
+    caller.show(made, lambda answer: console.print(answer["secret"], markup=False, soft_wrap=True))
+
+
 @keys.command("create")
 @expand_options
 def create_key(

@@ -87,6 +87,10 @@ class JobsApi(_Api):
         """Every reason why the job does not run now: `code`, `message`, and where they are known `until`, `count`."""
         return [dict(each) for each in self._connection.call("GET", f"/v1/jobs/{_segment(job_id)}/why")["items"]]
 
+    def deliveries(self, job_id: str) -> Sequence[Resource]:
+        """The calls of the job's `callback_url`, the oldest first, each with its `attempts`."""
+        return [dict(each) for each in self._connection.call("GET", f"/v1/jobs/{_segment(job_id)}/deliveries")["items"]]
+
     def watch(self, job_id: str) -> Iterator[Resource]:
         """The job each time that it has changed, until it has ended; the last one is the ended job.
 
@@ -126,6 +130,10 @@ class AccountsApi(_Api):
             credentials={"username": credentials[0], "password": credentials[1]} if credentials else None,
         )
         return dict(self._connection.call("PUT", f"/v1/accounts/{_segment(account)}/session", json=body))
+
+    def rotate_webhook_secret(self, account: str) -> Resource:
+        """Make the secret with which the account's webhooks are signed; the answer shows it, once."""
+        return dict(self._connection.call("POST", f"/v1/accounts/{_segment(account)}/webhook-secret"))
 
     def create_key(self, account: str, name: str = "") -> Resource:
         """Make a key with scope `account`; the answer shows it, once."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from tenants import webhooks
 from tenants.account import AccountLimits, parse_account
 from tenants.errors import Fault, InvalidAccount, InvalidInput
 from tenants.store import accounts as store
@@ -53,7 +54,8 @@ def account_view(call: Call[Any, Any], account: str) -> dict[str, Any]:
         return row, store.queues(connection, account), store.usage_of(connection, account)
 
     row, queues, days = call.service.database.read(read)
-    names = sorted(set(call.service.lanes()) | set(queues))
+    # The webhooks' lane is shown once the account has used it; most never do.
+    names = sorted((set(call.service.lanes()) - {webhooks.LANE}) | set(queues))
     return {
         "account": row["id"],
         "status": row["status"],

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from tenants import webhooks
 from tenants.store import workers
 
 from .auth import Access
@@ -56,7 +57,8 @@ def list_pipelines(call: Call[Paging, Any]) -> Reply:
             ],
             "input_schema": pipeline.input_schema(),
         }
-        for _, pipeline in sorted(call.service.pipelines.items())
+        for name, pipeline in sorted(call.service.pipelines.items())
+        if name != webhooks.PIPELINE  # nobody can make its jobs
     ]
     return Reply({"items": items, "next_cursor": None})
 

@@ -39,6 +39,7 @@ from . import (
     reconcile,
     schedules,
     targets,
+    webhooks,
 )
 from .calls import Api
 from .json_text import to_json
@@ -56,6 +57,7 @@ log = logging.getLogger(__name__)
 ROUTES: Sequence[Route] = (
     *jobs.ROUTES,
     *events.ROUTES,
+    *webhooks.ROUTES,
     *drafts.ROUTES,
     *schedules.ROUTES,
     *accounts.ROUTES,

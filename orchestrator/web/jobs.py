@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
+from tenants import webhooks
 from tenants.store.jobs import JobFilter
 
 from ..events import Subscription
@@ -77,6 +78,7 @@ def list_jobs(call: Call[JobsQuery, Any]) -> Reply:
         q=query.q,
         created_after=query.created_after,
         created_before=query.created_before,
+        deliveries=query.pipeline == webhooks.PIPELINE,
     )
     items, following = call.service.jobs.list(chosen, limit=query.limit, cursor=query.cursor)
     return Reply({"items": items, "next_cursor": following})

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, RowMapping, and_, update
 
 from ..columns import db_now
 from ..models import Job, Step
+from . import deliveries
 from .dispatch import Dispatch
 from .events import NewEvent, record
 
@@ -32,19 +33,24 @@ def end(
     Steps that will not run any more become `cancelled` when the job is cancelled or expired; after a failure they stay
     `pending`, because a retry goes on with them.
     """
-    changed = connection.execute(
-        update(jobs)
-        .where(jobs.c.id == job["id"], jobs.c.finished_at.is_(None))
-        .values(
-            status=status,
-            finished_at=db_now(),
-            error=error,
-            failed_step=failed_step,
-            result=result,
-            current_step=None,
+    changed = (
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job["id"], jobs.c.finished_at.is_(None))
+            .values(
+                status=status,
+                finished_at=db_now(),
+                error=error,
+                failed_step=failed_step,
+                result=result,
+                current_step=None,
+            )
+            .returning(jobs.c.id, jobs.c.account, jobs.c.status, jobs.c.callback_url)
         )
-    ).rowcount
-    if not changed:
+        .mappings()
+        .one_or_none()
+    )
+    if changed is None:
         return False
     if status in ("cancelled", "expired", "timed_out"):
         connection.execute(
@@ -56,6 +62,8 @@ def end(
             .values(status="cancelled", finished_at=db_now(), due_at=None)
         )
     record(connection, NewEvent(job["account"], job["id"], "status", {"status": status}))
+    # Nothing is sent here: the caller may still write, and the dispatcher loop finds the delivery within a second.
+    deliveries.tell(connection, [changed])
     return True
 
 

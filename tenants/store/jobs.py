@@ -101,6 +101,8 @@ class JobFilter:
     q: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    #: Also deliveries of webhooks, which nobody made.
+    deliveries: bool = False
 
 
 def page(connection: Connection, chosen: JobFilter, *, limit: int, cursor: str | None) -> Page:
@@ -115,6 +117,8 @@ def page(connection: Connection, chosen: JobFilter, *, limit: int, cursor: str |
 
 def _conditions(connection: Connection, chosen: JobFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
+    if not chosen.deliveries:
+        conditions.append(jobs.c.ended_job_id.is_(None))
     for column in (jobs.c.account, jobs.c.status, jobs.c.pipeline):
         value = getattr(chosen, column.name)
         if value is not None:

@@ -53,6 +53,8 @@ class JobPlan:
     unique_key: str | None = None
     callback_url: str | None = None
     tags: tuple[str, ...] = ()
+    #: Of a webhook's delivery: the job whose end it tells.
+    ended_job_id: str | None = None
     #: Chosen before the transaction, so that a caller who does not know what became of it can ask, or repeat it.
     id: str = field(default_factory=new_id)
 
@@ -113,7 +115,7 @@ def create(connection: Connection, account: str, plans: Sequence[JobPlan], *, ag
     if not fresh:
         return Made(tuple(ids), frozenset(), ())
     _admit(connection, account, len(fresh), look)
-    rows = _insert(connection, account, fresh, look.now)
+    rows = insert(connection, account, fresh, look.now)
     queued = [Dispatch.of(step) for made in rows.values() for step in made.steps if step["status"] == "queued"]
     return Made(tuple(ids), frozenset(rows), tuple(queued), rows)
 
@@ -154,7 +156,10 @@ def _admit(connection: Connection, account: str, count: int, look: Row[Any]) -> 
     if limits.max_waiting is not None:
         waiting = connection.execute(
             select(func.count()).where(
-                jobs.c.account == account, jobs.c.finished_at.is_(None), jobs.c.started_at.is_(None)
+                jobs.c.account == account,
+                jobs.c.finished_at.is_(None),
+                jobs.c.started_at.is_(None),
+                jobs.c.ended_job_id.is_(None),
             )
         ).scalar_one()
         if waiting + count > limits.max_waiting:
@@ -187,9 +192,10 @@ def _count(dialect: str) -> Insert:
     ).returning(usage.c.jobs)
 
 
-def _insert(
+def insert(
     connection: Connection, account: str, fresh: Sequence[tuple[str, JobPlan]], now: datetime
 ) -> dict[str, JobRows]:
+    """Insert jobs of an account that exists, with their steps, by id; nothing is refused or counted here."""
     job_rows = [job_row(account, job_id, plan, now) for job_id, plan in fresh]
     sequence = {row.id: row.seq for row in insert_rows(connection, jobs, job_rows, returning=("id", "seq"))}
     made: dict[str, JobRows] = {}
@@ -228,6 +234,7 @@ def job_row(account: str, job_id: str, plan: JobPlan, now: datetime) -> dict[str
         "unique_key": plan.unique_key,
         "tags": list(plan.tags),
         "callback_url": plan.callback_url,
+        "ended_job_id": plan.ended_job_id,
     }
 
 

@@ -26,7 +26,8 @@ from .steps import Owned, lost_ownership
 _FIND = """
     SELECT s.id, s.job_id, s.account, s.pipeline, s.name, s.lane, s.position, s.run_token, s.attempt,
            s.max_attempts, s.lost, s.required, s.priority, s.sequence,
-           j.status AS job_status, j.input, j.tags, j.approval, j.created_at, j.started_at AS job_started_at,
+           j.status AS job_status, j.input, j.tags, j.approval, j.callback_url, j.created_at,
+           j.started_at AS job_started_at,
            CASE WHEN j.started_at IS NULL THEN j.deadline_seconds ELSE -onelane_seconds_since(j.deadline_at) END
                AS deadline_left,
            n.id AS next_id, n.name AS next_name, n.lane AS next_lane,

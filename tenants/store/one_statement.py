@@ -23,7 +23,8 @@ _START = """
 WITH found AS MATERIALIZED (
     SELECT s.id, s.job_id, s.account, s.pipeline, s.name, s.lane, s.position, s.run_token AS seen_token,
            s.max_attempts, s.lost, s.required, s.priority, s.sequence,
-           j.status AS job_status, j.input, j.tags, j.approval, j.created_at, j.started_at AS job_started_at,
+           j.status AS job_status, j.input, j.tags, j.approval, j.callback_url, j.created_at,
+           j.started_at AS job_started_at,
            CASE WHEN j.started_at IS NULL THEN j.deadline_seconds
                 ELSE EXTRACT(EPOCH FROM (j.deadline_at - clock_timestamp()))::double precision END AS deadline_left,
            n.id AS next_id, n.name AS next_name, n.lane AS next_lane,
@@ -148,6 +149,7 @@ def owned_of(row: Any) -> Owned:
         "input": row.input,
         "tags": row.tags,
         "approval": row.approval,
+        "callback_url": row.callback_url,
         "created_at": row.created_at,
         "started_at": row.job_started_at,
         "cancel_requested_at": None,

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from ..columns import db_now
 from ..errors import OwnershipLost
 from ..models import Attempt, DeadLetter, Job, Step, new_id
-from . import endings, publications
+from . import deliveries, endings, publications
 from .dispatch import Dispatch
 from .events import NewEvent, record
 from .steps import Owned, guarded, load, lost_ownership, owned_of, step_event
@@ -54,13 +54,14 @@ _LET_NEXT_AWAIT = (
 def complete(connection: Connection, owned: Owned, output: dict[str, Any]) -> Dispatch | None:
     """Keep the output, and queue the next step in the same transaction.
 
-    Returns the next step to hand to Redis, or None when none is queued (the job ended, or awaits approval).
+    Returns the next step to hand to Redis, or None when none is queued (the job awaits approval, or ended and has no
+    webhook to call).
 
     Raises:
         OwnershipLost: another attempt owns the step; nothing was written.
     """
     events = [NewEvent(owned.account, owned.job_id, "step", step_event(owned, "completed"))]
-    status = _move_on(connection, owned, output)
+    status, delivery = _move_on(connection, owned, output)
     guarded(
         connection,
         owned,
@@ -73,7 +74,7 @@ def complete(connection: Connection, owned: Owned, output: dict[str, Any]) -> Di
         error=None,
     )
     _close_attempt(connection, owned, "completed", None)
-    following = _queue_next(connection, owned)
+    following = _queue_next(connection, owned) or delivery
     record(connection, *events, NewEvent(owned.account, owned.job_id, "status", {"status": status}))
     return following
 
@@ -230,7 +231,7 @@ def _end_or_move_on(connection: Connection, owned: Owned, status: str, error: di
         job_error = {"code": error["code"], "message": error["message"], "step": owned.name}
         endings.end(connection, owned.job, status, error=job_error, failed_step=owned.name)
     else:
-        job_status = _move_on(connection, owned, None)
+        job_status, _ = _move_on(connection, owned, None)  # the dispatcher loop finds a delivery within a second
         record(connection, NewEvent(owned.account, owned.job_id, "status", {"status": job_status}))
     return error
 
@@ -264,17 +265,19 @@ def _with_unknown_outcome(connection: Connection, owned: Owned, error: dict[str,
     }
 
 
-def _move_on(connection: Connection, owned: Owned, output: dict[str, Any] | None) -> str:
-    """Move the job to its next step, or complete it; gives back its status. `output` is None after a failure."""
+def _move_on(connection: Connection, owned: Owned, output: dict[str, Any] | None) -> tuple[str, Dispatch | None]:
+    """Move the job to its next step, or complete it; gives back its status, and the webhook's delivery if it ended.
+
+    `output` is None after a failure.
+    """
     if owned.following is None:
-        _complete_job(connection, owned, output)
-        return "completed"
+        return "completed", _complete_job(connection, owned, output)
     status = "awaiting_approval" if owned.following_awaits_approval else "queued"
     _set_job(connection, owned, status, owned.following.name)
-    return status
+    return status, None
 
 
-def _complete_job(connection: Connection, owned: Owned, output: dict[str, Any] | None) -> None:
+def _complete_job(connection: Connection, owned: Owned, output: dict[str, Any] | None) -> Dispatch | None:
     values: dict[str, Any] = {"status": "completed", "finished_at": db_now(), "current_step": None, "error": None}
     if owned.required and output is not None:
         values["result"] = output
@@ -286,7 +289,14 @@ def _complete_job(connection: Connection, owned: Owned, output: dict[str, Any] |
             .limit(1)
             .scalar_subquery()
         )
-    connection.execute(update(jobs).where(jobs.c.id == owned.job_id, jobs.c.finished_at.is_(None)).values(**values))
+    ended = connection.execute(
+        update(jobs)
+        .where(jobs.c.id == owned.job_id, jobs.c.finished_at.is_(None))
+        .values(**values)
+        .returning(jobs.c.id, jobs.c.account, jobs.c.status, jobs.c.callback_url)
+    )
+    told = deliveries.tell(connection, ended.mappings().all())
+    return told[0] if told else None
 
 
 def _set_job(connection: Connection, owned: Owned, status: str, step: str) -> None:

@@ -36,7 +36,8 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispat
         OwnershipLost: another attempt owns the step; nothing was written.
         Unavailable, CommitUnknown: as `start`.
     """
-    if owned.required or owned.following is not None:
+    ends_with_a_call = owned.following is None and owned.job["callback_url"] is not None
+    if (owned.required or owned.following is not None) and not ends_with_a_call:
         complete_quickly = one_statement.complete if database.dialect == "postgresql" else on_sqlite.complete
         return complete_quickly(database, owned, output)
     return database.write(lambda connection: outcomes.complete(connection, owned, output))

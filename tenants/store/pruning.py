@@ -24,6 +24,7 @@ from ..models import (
     Step,
     Worker,
 )
+from . import deliveries
 
 jobs, steps, attempts, events = Job.__table__, Step.__table__, Attempt.__table__, Event.__table__
 drafts, publications, dead_letters = Draft.__table__, Publication.__table__, DeadLetter.__table__
@@ -54,12 +55,16 @@ class Pruned:
 
 
 def prune_jobs(connection: Connection, retention: Retention, *, limit: int) -> Pruned:
-    """Remove up to `limit` ended jobs beyond what is kept, with everything that hangs on them."""
+    """Remove up to `limit` ended jobs beyond what is kept, with everything that hangs on them.
+
+    The deliveries of their webhooks go with them, and count.
+    """
     ids = _beyond_the_numbers(connection, retention, limit)
     if retention.max_age is not None and len(ids) < limit:
         ids = list({*ids, *_too_old(connection, retention.max_age, limit - len(ids))})
     if not ids:
         return Pruned(0, ())
+    ids += deliveries.ids_of(connection, ids)
     paths = tuple(connection.execute(select(artifacts.c.path).where(artifacts.c.job_id.in_(ids))).scalars())
     for table in (artifacts, events, publications, drafts, dead_letters, attempts, steps):
         connection.execute(delete(table).where(table.c.job_id.in_(ids)))
@@ -71,7 +76,12 @@ def _needed() -> ColumnElement[bool]:
     """What a person still has to decide about."""
     letter = select(1).where(dead_letters.c.job_id == jobs.c.id, dead_letters.c.resolution.is_(None))
     unsure = select(1).where(publications.c.job_id == jobs.c.id, publications.c.status.in_(("started", "unknown")))
-    return or_(letter.exists(), unsure.exists())
+    return or_(letter.exists(), unsure.exists(), deliveries.is_open())
+
+
+def _own() -> ColumnElement[bool]:
+    """Jobs that somebody made; a webhook's delivery goes with the job whose end it tells."""
+    return jobs.c.ended_job_id.is_(None)
 
 
 def _beyond_the_numbers(connection: Connection, retention: Retention, limit: int) -> list[str]:
@@ -81,13 +91,13 @@ def _beyond_the_numbers(connection: Connection, retention: Retention, limit: int
     for of_kind, kept in kinds:
         accounts = connection.execute(
             select(jobs.c.account)
-            .where(jobs.c.finished_at.is_not(None), of_kind)
+            .where(jobs.c.finished_at.is_not(None), of_kind, _own())
             .group_by(jobs.c.account)
             .having(func.count() > kept)
             .limit(limit)
         ).scalars()
         for account in accounts.all():
-            mine = and_(jobs.c.account == account, jobs.c.finished_at.is_not(None), of_kind)
+            mine = and_(jobs.c.account == account, jobs.c.finished_at.is_not(None), of_kind, _own())
             oldest_kept = (
                 select(jobs.c.seq).where(mine).order_by(jobs.c.seq.desc()).offset(kept).limit(1).scalar_subquery()
             )
@@ -107,7 +117,7 @@ def _too_old(connection: Connection, max_age: float, limit: int) -> Sequence[str
     return (
         connection.execute(
             select(jobs.c.id)
-            .where(jobs.c.finished_at < db_now(-max_age), ~_needed())
+            .where(jobs.c.finished_at < db_now(-max_age), _own(), ~_needed())
             .order_by(jobs.c.finished_at)
             .limit(limit)
         )

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, RowMapping, case, func, select, update
 
 from ..columns import db_now, upsert
 from ..models import Job, Step, TenantQueue
+from . import deliveries
 from .events import NewEvent, record
 
 steps, jobs, tenant_queues = Step.__table__, Job.__table__, TenantQueue.__table__
@@ -66,11 +67,13 @@ def cancel_waiting(connection: Connection, lane: str, account: str, *, limit: in
         .where(steps.c.job_id.in_(ended), steps.c.status.in_(("pending", "awaiting_approval")))
         .values(status="cancelled", finished_at=db_now())
     )
-    connection.execute(
+    cancelled = connection.execute(
         update(jobs)
         .where(jobs.c.id.in_(ended), jobs.c.finished_at.is_(None))
         .values(status="cancelled", finished_at=db_now(), cancel_requested_at=db_now(), current_step=None)
+        .returning(jobs.c.id, jobs.c.account, jobs.c.status, jobs.c.callback_url)
     )
+    deliveries.tell(connection, cancelled.mappings().all())
     record(connection, *(NewEvent(account, job_id, "status", {"status": "cancelled"}) for job_id in ended))
     return ended
 

@@ -106,6 +106,7 @@ def stand(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Stand]:
         sessions=runtime.sessions,
         settings=runtime.settings,
         queue_settings=runtime.queue_settings,
+        callbacks=runtime.callbacks,
         sandbox=None,
     )
     yield Stand(runtime, database, execution)

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.cli.app import run
 from orchestrator.client import ApiError, NotReachable, Onelane
-from tenants.store import publications
+from tenants.store import deliveries, publications
 from tests.web.conftest import ADMIN_KEY, Api, Bench
 from tests.web.test_server import address as address
 
@@ -159,3 +159,21 @@ def test_an_account_is_shown(command: Command) -> None:
     assert "none; jobs that publish need one" in shown
     assert "generate_a/b" in shown
     assert json.loads(command("accounts", "get", "a/b", "--json"))["account"] == "a/b"
+
+
+def test_a_webhook_s_tries_are_shown_and_its_secret_is_made(
+    address: tuple[str, int], command: Command, bench: Bench
+) -> None:
+    job = made(command, "--callback-url", "http://127.0.0.1:9999/hook")
+    assert json.loads(command("jobs", "deliveries", job["id"], "--json")) == {"items": []}
+    command("jobs", "cancel", job["id"])
+    (delivery,) = json.loads(command("jobs", "deliveries", job["id"], "--json"))["items"]
+    assert (delivery["job_status"], delivery["status"]) == ("cancelled", "queued")
+    assert delivery["id"] in command("jobs", "deliveries", job["id"]), "also before the first try"
+    with Onelane("http://{}:{}".format(*address), ADMIN_KEY) as onelane:
+        owned = bench.start(onelane.jobs.get(delivery["id"]))
+    bench.write(lambda c: deliveries.note_answer(c, owned.step_id, owned.run_token, 503))
+    bench.fail(owned, "callback_failed")
+    shown = command("jobs", "deliveries", job["id"])
+    assert "503" in shown
+    assert command("accounts", "webhook-secret", "a/b").startswith("whsec_")

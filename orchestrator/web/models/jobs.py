@@ -80,7 +80,8 @@ class JobRequest(Body):
     unique_key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """At most one unfinished job per account, pipeline and key."""
     callback_url: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
-    """Called when the job ends."""
+    """Called when the job ends, by Standard Webhooks: `{type: "job.ended", timestamp, data: job}`, signed with the
+    account's webhook secret, tried again for about a day. `GET /v1/jobs/{id}/deliveries` tells what became of it."""
     tags: list[Label] = Field(default_factory=list, max_length=50)
 
 

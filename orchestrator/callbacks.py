@@ -1,0 +1,98 @@
+"""Webhooks as they are sent, and as their log is shown.
+
+`tenants.store.deliveries` makes the deliveries; `actors.webhook` calls the receiver.
+
+Invariant: the body is made of rows that do not change while the job stays ended, so each try sends the same; the
+`webhook-id` is the delivery's id, and stays it over tries and replays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from tenants.database import Database
+from tenants.store import deliveries
+from tenants.store import jobs as job_store
+from tenants.webhook_secrets import WebhookSecrets
+
+from .jobs import Jobs
+from .web.json_text import to_json
+
+#: The one event that is told so far.
+EVENT_TYPE = "job.ended"
+
+
+class Callbacks:
+    """Makes signed calls for deliveries, and shows what became of them."""
+
+    def __init__(self, database: Database, jobs: Jobs, secrets: WebhookSecrets) -> None:
+        self._database = database
+        self._jobs = jobs
+        self._secrets = secrets
+
+    def signed_call(self, delivery_id: str, account: str) -> dict[str, Any] | None:
+        """`{url, headers, body}`, signed for now by Standard Webhooks; None when there is nothing to tell any more.
+
+        Raises:
+            SecretsError: the account's secret cannot be opened.
+        """
+
+        def read(connection: Connection) -> dict[str, Any] | None:
+            ended = deliveries.ended_job(connection, delivery_id)
+            return None if ended is None else self._jobs.view(connection, ended["id"], account)
+
+        job = self._database.read(read)
+        if job is None:
+            return None
+        body = to_json({"type": EVENT_TYPE, "timestamp": job["finished_at"], "data": job}).decode()
+        now = datetime.now(UTC)
+        headers = {
+            "webhook-id": delivery_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": self._secrets.signatures(account, delivery_id, now, body),
+        }
+        return {"url": job["callback_url"], "headers": headers, "body": body}
+
+    def log(self, job_id: str, account: str | None) -> list[dict[str, Any]]:
+        """The deliveries of a job's webhook with each try, the oldest first. `account` None stands for an admin.
+
+        Raises:
+            NotFound: no such job, or not this account's.
+        """
+
+        def read(connection: Connection) -> list[dict[str, Any]]:
+            url = job_store.fetch(connection, job_id, account)["callback_url"]
+            rows = deliveries.of_job(connection, job_id)
+            tries = deliveries.attempts_of(connection, [row["id"] for row in rows])
+            return [_view(row, url, [each for each in tries if each["job_id"] == row["id"]]) for row in rows]
+
+        return self._database.read(read)
+
+
+def _view(row: Mapping[Any, Any], url: str, tries: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
+    under_way = row["finished_at"] is None
+    return {
+        "id": row["id"],
+        "type": EVENT_TYPE,
+        "job_status": row["input"]["status"],
+        "url": url,
+        "status": row["status"],
+        "superseded": bool((row["step_output"] or {}).get("superseded")),
+        "created_at": row["created_at"],
+        "finished_at": row["finished_at"],
+        "next_attempt_at": row["step_due_at"] if under_way else None,
+        "error": row["error"],
+        "dead_letter_id": row["dead_letter_id"],
+        "attempts": [_try(each) for each in tries],
+    }
+
+
+def _try(row: Mapping[Any, Any]) -> dict[str, Any]:
+    names = ("number", "started_at", "finished_at", "outcome", "status_code", "error")
+    ended = row["finished_at"]
+    seconds = None if ended is None else round((ended - row["started_at"]).total_seconds(), 3)
+    return {**{name: row[name] for name in names}, "seconds": seconds}

@@ -1,0 +1,61 @@
+"""Webhooks: what became of a job's calls, and the secret with which an account's are signed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .auth import Access
+from .models.base import Items, Nothing, Query
+from .models.webhooks import DeliveryView, NewWebhookSecretView, WebhookSecretView
+from .routing import Call, Reply, Route
+
+
+def list_deliveries(call: Call[Query, Any]) -> Reply:
+    return Reply({"items": call.service.runtime.callbacks.log(call.params["id"], call.owner)})
+
+
+def get_secret(call: Call[Query, Any]) -> Reply:
+    return Reply(call.service.runtime.webhook_secrets.describe(call.account))
+
+
+def rotate_secret(call: Call[Query, Nothing]) -> Reply:
+    return Reply(call.service.runtime.webhook_secrets.rotate(call.account), 201)
+
+
+_SECRET = "/v1/accounts/{account}/webhook-secret"  # noqa: S105 - a path
+
+ROUTES = [
+    Route(
+        "GET",
+        "/v1/jobs/{id}/deliveries",
+        list_deliveries,
+        Access.OWN,
+        "What became of a job's webhook",
+        {200: Items[DeliveryView]},
+        "Webhooks",
+        description="Each end of the job makes one delivery; the newest comes last. A delivery that failed for good is "
+        "a dead letter, and goes on with `POST /v1/jobs/{delivery id}:retry` or the dead letter's `:replay`.",
+    ),
+    Route(
+        "POST",
+        _SECRET,
+        rotate_secret,
+        Access.OWN,
+        "Make a new secret for the account's webhooks",
+        {201: NewWebhookSecretView},
+        "Webhooks",
+        creates=True,
+        secret=True,
+        description="The secret is shown this once. The one before it signs too for 24 hours: a call has both "
+        "signatures then.",
+    ),
+    Route(
+        "GET",
+        _SECRET,
+        get_secret,
+        Access.OWN,
+        "When the webhooks' secret was made",
+        {200: WebhookSecretView},
+        "Webhooks",
+    ),
+]

@@ -1,0 +1,110 @@
+"""The secrets with which accounts' webhooks are signed, by Standard Webhooks: sealed in the database, shown once.
+
+An account that has none when its first webhook is due gets one that nobody has seen, so that nothing leaves unsigned;
+who wants to verify makes a new one. The secret before it goes on signing for a day, so receivers can change over.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, case, select
+from standardwebhooks import Webhook
+
+from .columns import db_now, upsert
+from .database import Database
+from .errors import NotFound
+from .models import WebhookSecret
+from .sealing import Sealer
+from .store.accounts import ensure_account
+
+webhook_secrets = WebhookSecret.__table__
+
+#: How long the secret before the present one signs too.
+OVERLAP_SECONDS = 24 * 3600.0
+_BYTES = 32
+_PURPOSE = "webhook secret"
+
+
+class WebhookSecrets:
+    """Makes and rotates secrets, and signs with them."""
+
+    def __init__(self, database: Database, sealer: Sealer) -> None:
+        self._database = database
+        self._sealer = sealer
+
+    def rotate(self, account: str) -> dict[str, Any]:
+        """Make a new secret: `{secret, created_at, previous_until}`. The one before it signs for a day more."""
+        secret = _new_secret()
+
+        def work(connection: Connection) -> dict[str, Any]:
+            ensure_account(connection, account)
+            self._put(connection, account, secret)
+            return {"secret": secret, **_describe(connection, account)}
+
+        return self._database.write(work)
+
+    def describe(self, account: str) -> dict[str, Any]:
+        """`{created_at, previous_until}`.
+
+        Raises:
+            NotFound: the account has no secret yet.
+        """
+        return self._database.read(lambda connection: _describe(connection, account))
+
+    def signatures(self, account: str, message_id: str, at: datetime, body: str) -> str:
+        """What the header `webhook-signature` says: the present secret's signature, and its predecessor's for a while.
+
+        Raises:
+            SecretsError: a secret cannot be opened with the keys at hand.
+        """
+        sealed = self._database.read(lambda connection: _valid(connection, account))
+        if not sealed:
+            sealed = self._database.write(lambda connection: self._first(connection, account))
+        opened = [self._sealer.open(each, account=account, purpose=_PURPOSE) for each in sealed]
+        return " ".join(Webhook(secret).sign(message_id, at, body) for secret in opened)
+
+    def _first(self, connection: Connection, account: str) -> list[bytes]:
+        """Make a secret unless somebody else just did."""
+        sealed = self._sealer.seal(_new_secret(), account=account, purpose=_PURPOSE)
+        statement = upsert(connection, webhook_secrets).values(account=account, secret=sealed, created_at=db_now())
+        connection.execute(statement.on_conflict_do_nothing())
+        return _valid(connection, account)
+
+    def _put(self, connection: Connection, account: str, secret: str) -> None:
+        sealed = self._sealer.seal(secret, account=account, purpose=_PURPOSE)
+        statement = upsert(connection, webhook_secrets).values(account=account, secret=sealed, created_at=db_now())
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["account"],
+                set_={
+                    "secret": sealed,
+                    "previous": webhook_secrets.c.secret,
+                    "previous_until": db_now(OVERLAP_SECONDS),
+                    "created_at": db_now(),
+                },
+            )
+        )
+
+
+def _new_secret() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(_BYTES)).decode("ascii")
+
+
+def _valid(connection: Connection, account: str) -> list[bytes]:
+    """The sealed secrets that sign now, the present one first."""
+    previous = case((webhook_secrets.c.previous_until > db_now(), webhook_secrets.c.previous))
+    statement = select(webhook_secrets.c.secret, previous).where(webhook_secrets.c.account == account)
+    row = connection.execute(statement).one_or_none()
+    return [] if row is None else [bytes(each) for each in row if each is not None]
+
+
+def _describe(connection: Connection, account: str) -> dict[str, Any]:
+    statement = select(webhook_secrets.c.created_at, webhook_secrets.c.previous_until)
+    row = connection.execute(statement.where(webhook_secrets.c.account == account)).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"account {account!r} has no webhook secret yet")
+    return dict(row)

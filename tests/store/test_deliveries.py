@@ -1,0 +1,230 @@
+"""A job's end and its webhook's delivery are one transaction, on every way in which a job ends, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, select, update
+
+from tenants.columns import db_now
+from tenants.errors import OwnershipLost
+from tenants.models import DeadLetter, Job, Step
+from tenants.store import approvals, clock, deliveries, endings, jobs, new_jobs, outcomes, queues, steps
+from tenants.store.jobs import JobFilter
+from tenants.store.new_jobs import JobPlan, StepPlan
+from tenants.store.pruning import Retention, prune_jobs
+
+from .conftest import Bench
+
+URL = "https://receiver.example/hook"
+ONE_STEP = (StepPlan("publish", "publish", True, 3),)
+BEST_EFFORT = (StepPlan("publish", "publish", True, 3), StepPlan("note", "publish", False, 1))
+ERROR = {"code": "publish_failed", "message": "no"}
+
+End = Callable[[Bench, str, str], None]
+
+
+def completed(bench: Bench, job_id: str, step_id: str) -> None:
+    sent = bench.complete(bench.own(step_id), {"url": "x"})
+    assert sent is not None, "it is sent at once"
+    assert (sent.lane, sent.name) == ("webhook", "deliver")
+
+
+def completed_the_long_way(bench: Bench, job_id: str, step_id: str) -> None:
+    owned = bench.own(step_id)
+    assert bench.write(lambda c: outcomes.complete(c, owned, {"url": "x"})).lane == "webhook"
+
+
+def failed(bench: Bench, job_id: str, step_id: str) -> None:
+    owned = bench.own(step_id)
+    bench.write(lambda c: outcomes.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}))
+
+
+def timed_out(bench: Bench, job_id: str, step_id: str) -> None:
+    owned = bench.own(step_id)
+    bench.write(lambda c: outcomes.fail(c, owned, outcome="timed_out", error=ERROR, traceback=None, message={}))
+
+
+def past_its_deadline_running(bench: Bench, job_id: str, step_id: str) -> None:
+    owned = bench.own(step_id)
+    bench.write(lambda c: outcomes.time_out_job(c, owned))
+
+
+def past_its_deadline_waiting(bench: Bench, job_id: str, step_id: str) -> None:
+    bench.write(lambda c: c.execute(update(Job.__table__).values(deadline_at=db_now(-1.0))))
+    bench.write(lambda c: clock.end_at_deadline(c, limit=10))
+
+
+def cancelled_running(bench: Bench, job_id: str, step_id: str) -> None:
+    owned = bench.own(step_id)
+    bench.write(lambda c: outcomes.cancel(c, owned))
+
+
+def cancelled_waiting(bench: Bench, job_id: str, step_id: str) -> None:
+    bench.write(lambda c: endings.end(c, jobs.lock(c, job_id, None), "cancelled"))
+
+
+def cancelled_with_its_queue(bench: Bench, job_id: str, step_id: str) -> None:
+    bench.write(lambda c: queues.cancel_waiting(c, "publish", "acme", limit=10))
+
+
+def cancelled_while_its_worker_died(bench: Bench, job_id: str, step_id: str) -> None:
+    owned = bench.own(step_id)
+    bench.write(lambda c: endings.request_cancel(c, job_id))
+    bench.write(lambda c: outcomes.lose(c, step_id, owned.run_token))
+
+
+def expired(bench: Bench, job_id: str, step_id: str) -> None:
+    bench.write(lambda c: c.execute(update(Job.__table__).values(expires_at=db_now(-1.0))))
+    bench.write(lambda c: clock.expire_jobs(c, limit=10))
+
+
+def buried(bench: Bench, job_id: str, step_id: str) -> None:
+    def bury(connection: Connection) -> None:
+        found = steps.load(connection, step_id)
+        assert found is not None
+        waiting = steps.owned_of(found, found["run_token"], found["attempt"], {})
+        outcomes.fail_waiting(connection, waiting, error=ERROR, message={}, letter_id="letter")
+
+    bench.write(bury)
+
+
+ENDS: list[tuple[End, str]] = [
+    (completed, "completed"),
+    (completed_the_long_way, "completed"),
+    (failed, "failed"),
+    (timed_out, "timed_out"),
+    (past_its_deadline_running, "timed_out"),
+    (past_its_deadline_waiting, "timed_out"),
+    (cancelled_running, "cancelled"),
+    (cancelled_waiting, "cancelled"),
+    (cancelled_with_its_queue, "cancelled"),
+    (cancelled_while_its_worker_died, "cancelled"),
+    (expired, "expired"),
+    (buried, "failed"),
+]
+
+
+def told(bench: Bench, job_id: str) -> list[Any]:
+    return list(bench.database.read(lambda c: deliveries.of_job(c, job_id)))
+
+
+@pytest.mark.parametrize(("end", "status"), ENDS, ids=[end.__name__ for end, _ in ENDS])
+def test_every_end_is_told_once(bench: Bench, end: End, status: str) -> None:
+    job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
+    assert told(bench, job_id) == []
+    end(bench, job_id, step.id)
+    assert bench.job(job_id)["status"] == status
+    (delivery,) = told(bench, job_id)
+    assert (delivery["account"], delivery["pipeline"], delivery["status"]) == ("acme", "webhook", "queued")
+    assert delivery["input"] == {"job": job_id, "status": status}
+    assert delivery["callback_url"] is None, "a delivery's own end is not told"
+
+
+@pytest.mark.parametrize("end", [completed_the_long_way, failed, cancelled_waiting], ids=lambda end: end.__name__)
+def test_a_job_without_a_callback_leaves_none(bench: Bench, end: End) -> None:
+    job_id, step = bench.make(steps=ONE_STEP)
+    if end is completed_the_long_way:
+        assert bench.complete(bench.own(step.id), {}) is None
+    else:
+        end(bench, job_id, step.id)
+    assert told(bench, job_id) == []
+
+
+def test_a_rejected_job_is_told(bench: Bench) -> None:
+    made = bench.write(
+        lambda c: new_jobs.create(
+            c, "acme", [JobPlan(pipeline="blog", input={}, steps=ONE_STEP, approval=True, callback_url=URL)]
+        )
+    )
+    bench.write(lambda c: approvals.reject(c, jobs.lock(c, made.ids[0], None), "no"))
+    assert [row["input"]["status"] for row in told(bench, made.ids[0])] == ["cancelled"]
+
+
+def test_a_last_step_of_best_effort_that_fails_is_told(bench: Bench) -> None:
+    job_id, step = bench.make(steps=BEST_EFFORT, callback_url=URL)
+    second = bench.complete(bench.own(step.id), {"url": "x"})
+    assert second is not None
+    assert second.name == "note"
+    failed(bench, job_id, second.id)
+    assert [row["input"]["status"] for row in told(bench, job_id)] == ["completed"]
+
+
+def test_an_end_that_is_rolled_back_is_not_told(bench: Bench) -> None:
+    job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
+    owned = bench.own(step.id)
+    bench.write(lambda c: c.execute(update(Step.__table__).values(run_token=owned.run_token + 1)))
+    with pytest.raises(OwnershipLost):
+        bench.complete(owned, {})
+    assert (bench.job(job_id)["status"], told(bench, job_id)) == ("running", [])
+
+
+def test_a_second_end_tells_nothing_more(bench: Bench) -> None:
+    job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
+    cancelled_waiting(bench, job_id, step.id)
+    assert not bench.write(lambda c: endings.end(c, jobs.lock(c, job_id, None), "expired"))
+    assert len(told(bench, job_id)) == 1
+
+
+def test_the_newest_end_alone_is_told_of(bench: Bench) -> None:
+    job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
+
+    def speaks(delivery: Any) -> bool:
+        return bench.database.read(lambda c: deliveries.ended_job(c, delivery["id"])) is not None
+
+    failed(bench, job_id, step.id)
+    (first,) = told(bench, job_id)
+    assert speaks(first)
+    bench.write(lambda c: endings.reopen(c, jobs.lock(c, job_id, None), jobs.fetch_steps(c, job_id)[0]))
+    assert not speaks(first), "the job has not ended"
+    completed(bench, job_id, step.id)
+    first, second = told(bench, job_id)
+    assert (speaks(first), speaks(second)) == (False, True)
+
+
+def test_deliveries_are_neither_listed_nor_counted_as_jobs(bench: Bench) -> None:
+    job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
+    completed(bench, job_id, step.id)
+
+    def listed(chosen: JobFilter) -> list[str]:
+        rows, _ = bench.database.read(lambda c: jobs.page(c, chosen, limit=10, cursor=None))
+        return [row["id"] for row in rows]
+
+    (delivery,) = told(bench, job_id)
+    assert listed(JobFilter(account="acme")) == [job_id]
+    assert listed(JobFilter(pipeline="webhook", deliveries=True)) == [delivery["id"]]
+
+
+def test_deliveries_are_pruned_with_their_job_and_keep_it_while_they_are_open(bench: Bench) -> None:
+    job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
+    completed(bench, job_id, step.id)
+    (delivery,) = told(bench, job_id)
+    none_kept = Retention(completed=0, failed=0, grace=-1.0, max_age=-1.0)
+
+    def prune() -> int:
+        return int(bench.write(lambda c: prune_jobs(c, none_kept, limit=100)).jobs)
+
+    assert prune() == 0, "it has not been told yet"
+    owned = bench.own(delivery["step_id"])
+    bench.write(lambda c: outcomes.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}))
+    assert prune() == 0, "somebody may replay it"
+    bench.write(lambda c: c.execute(update(DeadLetter.__table__).values(resolution="discarded")))
+    assert prune() == 2
+    assert bench.database.read(lambda c: c.execute(select(Job.__table__.c.id)).all()) == []
+
+
+def test_what_the_receiver_answered_is_kept_with_the_try(bench: Bench) -> None:
+    job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
+    completed(bench, job_id, step.id)
+    (delivery,) = told(bench, job_id)
+    owned = bench.own(delivery["step_id"])
+    bench.write(lambda c: deliveries.note_answer(c, owned.step_id, owned.run_token, 503))
+    bench.write(lambda c: outcomes.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=60.0))
+    bench.write(lambda c: deliveries.note_answer(c, owned.step_id, owned.run_token, 200))
+    (attempt,) = bench.database.read(lambda c: deliveries.attempts_of(c, [delivery["id"]]))
+    assert (attempt["status_code"], attempt["outcome"]) == (503, "failed"), "a try that ended is not changed"
+    (waiting,) = told(bench, job_id)
+    assert waiting["step_due_at"] - attempt["finished_at"] > timedelta(seconds=50)
