@@ -72,7 +72,7 @@ class Cluster:
     def wait_until_whole(self) -> None:
         """Until every live node says that all slots are served."""
         living = [client for client, node in zip(self.clients, self.nodes, strict=True) if node.process.poll() is None]
-        until(lambda: all(self._field(client, "cluster_state") == "ok" for client in living))
+        until(lambda: all(self._field(client, "cluster_slots_ok") == str(SLOTS) for client in living))
 
     def primary_of(self, key: str) -> int:
         """The number of the node that holds the key's slot now."""
