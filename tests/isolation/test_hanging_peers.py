@@ -19,7 +19,16 @@ import pytest
 from orchestrator.isolation.process_tree import ProcessId, descendants, is_running, snapshot
 from orchestrator.sandbox import Sandbox, StepCall, TimedOut
 from orchestrator.settings import CHROMIUM_NAMES
-from tests.isolation.conftest import STEPS, Caller, Running, eventually, left_in, step_call, zombies_below
+from tests.isolation.conftest import (
+    BOUND_SECONDS,
+    STEPS,
+    Caller,
+    Running,
+    eventually,
+    left_in,
+    step_call,
+    zombies_below,
+)
 from tests.ports import MemoryPort
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
@@ -27,8 +36,6 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 MODULE = "tests.isolation.peer_steps"
 CHROMIUM = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-#: P4's two seconds, and room for a machine that is starved. What hangs here would go on for ever.
-BOUND_SECONDS = 2.0 + 18.0
 #: What the limit is multiplied with until the step gets to where it hangs: a busy machine may need longer for that.
 PATIENCE = (1, 4, 16)
 

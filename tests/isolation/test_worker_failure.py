@@ -72,7 +72,7 @@ def test_a_killed_worker_takes_everything_along(start_worker: Callable[..., Work
     worker = start_worker()
     assert len(worker.of_steps) >= 7
     worker.process.kill()
-    eventually(lambda: worker.living() == [], "all trees, the guard and the zygote have gone")
+    eventually(lambda: worker.living() == [], "all trees, the guard and the zygote have gone", 2)
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
@@ -80,7 +80,7 @@ def test_worker_and_zygote_killed_together(start_worker: Callable[..., Worker], 
     worker = start_worker()
     os.kill(worker.own[1].pid, signal.SIGKILL)
     worker.process.kill()
-    eventually(lambda: worker.living() == [], "all have gone")
+    eventually(lambda: worker.living() == [], "all have gone", 2)
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
@@ -89,7 +89,7 @@ def test_worker_and_guard_killed_together(start_worker: Callable[..., Worker], t
     worker = start_worker()
     os.kill(worker.own[0].pid, signal.SIGKILL)
     worker.process.kill()
-    eventually(lambda: worker.living() == [], "all have gone")
+    eventually(lambda: worker.living() == [], "all have gone", 3)
     remove_abandoned(tmp_path / "scratch")
     assert list((tmp_path / "scratch").iterdir()) == []
 
@@ -98,8 +98,8 @@ def test_a_stopped_worker_loses_its_steps_after_the_silence(start_worker: Callab
     worker = start_worker(silence=3.0)
     started = time.monotonic()
     worker.process.send_signal(signal.SIGSTOP)
-    eventually(lambda: not [i for i in worker.of_steps if is_running(i)], "the steps have gone")
-    assert time.monotonic() - started > 1.0, "the guard did not wait for the silence"
+    eventually(lambda: not [i for i in worker.of_steps if is_running(i)], "the steps have gone", 6)
+    assert time.monotonic() - started > 2.7, "the guard did not wait for the silence"
     worker.process.send_signal(signal.SIGCONT)
     for _ in STEPS_OF_ALL_KINDS:
         outcome = worker.read("outcome")
@@ -148,7 +148,7 @@ def test_a_lost_guard_is_replaced_and_knows_the_running_steps(tmp_path: Path, ho
     first = guard.pid
     assert first is not None
     os.kill(first, how)
-    eventually(lambda: guard.pid not in (None, first), "another guard is there")
+    eventually(lambda: guard.pid not in (None, first), "another guard is there", 10)
     assert guard.replacements == 1
     keeper = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(keeper, signal.SIGSTOP)  # so that only the new guard can end it
@@ -174,7 +174,7 @@ def test_without_any_guard_steps_end_and_none_starts(tmp_path: Path, monkeypatch
     assert running.caller.living() == []
     with pytest.raises(GuardLost):
         sandbox.run(step_call("echo", value=1), running.caller.serve, running.caller.cancelled)
-    eventually(lambda: told, "the worker was told")
+    eventually(lambda: told, "the worker was told", 5)
     sandbox.stop()
     guard.stop()
 

@@ -20,7 +20,7 @@ import redis
 from tenants.queues import Entry, TenantBroker
 from tests.queues.conftest import PATIENCE_MS, eventually
 from tests.queues.lanes import LANE, Client, Hand, entry
-from tests.queues.observed import attempts, events, overlaps, recovery, report, runs
+from tests.queues.observed import SLACK, attempts, events, overlaps, recovery, report, runs
 from tests.queues.proxies import LossyProxy
 from tests.servers import ValkeyProcess, start_valkey
 
@@ -133,7 +133,7 @@ def test_a_frozen_worker_cannot_settle_what_another_has(
     frozen_at = time.time()
     start_process(redis_url)
     eventually(lambda: len(events(client, "start")) == 2)
-    report("SIGSTOP of a worker", recovery(attempts(client), frozen_at), LEASE_SECONDS + 1)
+    report("SIGSTOP of a worker", recovery(attempts(client), frozen_at), LEASE_SECONDS + SLACK)
     thawed_at = time.time()
     frozen.send_signal(signal.SIGCONT)
     # It learns of its loss by itself: the actor is interrupted and settles nothing.
@@ -145,7 +145,7 @@ def test_a_frozen_worker_cannot_settle_what_another_has(
     assert second.epoch > first.epoch
     # While it was frozen nothing of it ran; from its thaw to its interruption the two overlap, and no longer.
     assert overlaps([first, second]) == [(first, second)]
-    report("SIGCONT, until the late worker is interrupted", first.end - thawed_at, 1)
+    report("SIGCONT, until the late worker is interrupted", first.end - thawed_at, 1 + SLACK)
     assert broker.queues_admin.contains(LANE, "acme", ["1"]) == set()
 
 
@@ -220,7 +220,7 @@ def test_a_cut_of_every_connection_is_survived(
     assert runs(found) == dict.fromkeys(range(300), 1)
     assert overlaps(found) == []
     # Dramatiq's worker waits three seconds before it consumes again.
-    report("cut of all connections", recovery(found, mended_at), 4)
+    report("cut of all connections", recovery(found, mended_at), 4 + SLACK)
 
 
 @pytest.mark.parametrize("keep_data", [True, False], ids=["with its data", "without its data"])
@@ -257,7 +257,7 @@ def test_a_restarted_server_is_found_again(
         assert runs(found) == dict.fromkeys(range(total), 1)
     later = found[len(before) :]
     assert min(each.epoch for each in later) > max(each.epoch for each in before)
-    report(f"restart of the server, data kept: {keep_data}", recovery(found, restarted_at), 4)
+    report(f"restart of the server, data kept: {keep_data}", recovery(found, restarted_at), 4 + SLACK)
 
 
 def test_many_rescuers_at_one_instant_rescue_once(
