@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 from . import (
     accounts,
     admin,
+    artifacts,
     audit,
     check,
     dead_letters,
@@ -57,6 +58,7 @@ log = logging.getLogger(__name__)
 ROUTES: Sequence[Route] = (
     *jobs.ROUTES,
     *events.ROUTES,
+    *artifacts.ROUTES,
     *webhooks.ROUTES,
     *drafts.ROUTES,
     *schedules.ROUTES,

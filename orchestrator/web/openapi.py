@@ -140,7 +140,12 @@ def _query_parameters(route: Route) -> list[dict[str, Any]]:
         description = field.pop("description", "")
         field.pop("title", None)
         found.append(
-            {"name": name, "in": "query", "required": False, "schema": _without_null(field, definitions)}
+            {
+                "name": name,
+                "in": "query",
+                "required": name in schema.get("required", ()),
+                "schema": _without_null(field, definitions),
+            }
             | ({"description": description} if description else {})
         )
     return found

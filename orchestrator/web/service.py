@@ -18,6 +18,7 @@ from ..events import EventHub
 from ..jobs import Jobs
 from ..settings import Settings
 from .auth import Authenticator
+from .signed_urls import AddressSigner
 
 if TYPE_CHECKING:
     from tenants.queues import TenantBroker
@@ -72,6 +73,13 @@ class Service:
         """For secrets in answers that are kept for an idempotency key."""
         secret = self.settings.secret_key
         return Sealer([key.strip() for key in secret.get_secret_value().split(",")] if secret is not None else [])
+
+    @cached_property
+    def signer(self) -> AddressSigner:
+        """For addresses that open a file without a key."""
+        secret = self.settings.secret_key
+        assert secret is not None, "a runtime is not made without one"
+        return AddressSigner([key.strip() for key in secret.get_secret_value().split(",") if key.strip()])
 
     def close(self) -> None:
         self.events.close()

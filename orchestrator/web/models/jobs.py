@@ -231,3 +231,22 @@ class WhyItem(Answer):
     message: str
     until: Time | None = None
     count: int | None = None
+
+
+class ArtifactView(Answer):
+    """A file that an attempt left behind."""
+
+    name: str
+    content_type: str
+    size: int = Field(description="Bytes.")
+    url: str = Field(description="The path of the file on this service, signed; it ends after a while.")
+    step: str
+    created_at: Time
+
+
+class ArtifactQuery(Query):
+    """What the list put into the address."""
+
+    expires: int = Field(ge=0, le=10**12)
+    """When the address ends, in seconds since the epoch."""
+    signature: str = Field(min_length=1, max_length=100)

@@ -1,0 +1,97 @@
+"""A job's artifacts: what there is, and the files themselves by addresses that end.
+
+Invariants
+- A file is given to whoever holds an address that we signed and that has not ended; nothing else is asked.
+- No file is rendered as a page: a step may have written it from what a stranger's site sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from tenants.errors import NotFound
+from tenants.store import artifacts as store
+
+from .auth import Access
+from .models.base import Items, Query
+from .models.jobs import ArtifactQuery, ArtifactView
+from .problems import Problem
+from .routing import Call, Reply, Route
+
+#: How long an address of a file can be used.
+URL_SECONDS = 900.0
+#: What a browser may show in place; anything else is saved.
+_SHOWN = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "text/plain"})
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.+-]{0,60}", re.ASCII)
+
+
+def list_artifacts(call: Call[Query, Any]) -> Reply:
+    service, job_id = call.service, call.params["id"]
+    service.jobs.status(job_id, call.owner)
+    rows = service.database.read(lambda connection: store.of_job(connection, job_id))
+    shown = ("name", "content_type", "size", "step", "created_at")
+    items = [
+        {**{name: row[name] for name in shown}, "url": service.signer.sign(_path(row["id"]), seconds=URL_SECONDS)}
+        for row in rows
+    ]
+    return Reply({"items": items})
+
+
+def get_artifact(call: Call[ArtifactQuery, Any]) -> Response:
+    service, artifact_id, query = call.service, call.params["id"], call.query
+    if not service.signer.is_valid(_path(artifact_id), query.expires, query.signature):
+        raise Problem("forbidden", "the address is not signed by us, or has ended; list the job's artifacts again")
+    row = service.database.read(lambda connection: store.fetch(connection, artifact_id))
+    try:
+        content = (service.settings.data_dir / row["path"]).read_bytes()
+    except FileNotFoundError:
+        message = f"artifact {artifact_id!r} is not here: its file lies with the host whose worker made it"
+        raise NotFound(message) from None
+    return Response(content, headers=_headers(row))
+
+
+def _headers(row: Mapping[Any, Any]) -> dict[str, str]:
+    given = str(row["content_type"]).partition(";")[0].strip().lower()
+    media_type = given if _MEDIA_TYPE.fullmatch(given) else "application/octet-stream"
+    disposition = "inline" if media_type in _SHOWN else "attachment"
+    return {
+        "Content-Type": f"{media_type}; charset=utf-8" if media_type == "text/plain" else media_type,
+        "Content-Disposition": f"{disposition}; filename*=UTF-8''{quote(row['name'], safe='')}",
+        "Content-Security-Policy": "sandbox; default-src 'none'; frame-ancestors 'none'",
+    }
+
+
+def _path(artifact_id: str) -> str:
+    return f"/v1/artifacts/{quote(artifact_id, safe='')}"
+
+
+ROUTES = [
+    Route(
+        "GET",
+        "/v1/jobs/{id}/artifacts",
+        list_artifacts,
+        Access.OWN,
+        "What the job's attempts left behind",
+        {200: Items[ArtifactView]},
+        "Jobs",
+        description="Evidence such as screenshots, oldest first. Each `url` opens its file without a key for "
+        f"{URL_SECONDS / 60:.0f} minutes.",
+    ),
+    Route(
+        "GET",
+        "/v1/artifacts/{id}",
+        get_artifact,
+        Access.PUBLIC,
+        "An artifact's file, by the address that the list gave",
+        {200: None},
+        "Jobs",
+        query=ArtifactQuery,
+        codes=("forbidden", "not_found", "invalid_request", "unavailable"),
+        media_type="application/octet-stream",
+    ),
+]
