@@ -481,6 +481,75 @@ class Fire(Model, table=True):
     created_at: datetime = Field(sa_column=_time(nullable=False, index=True))
 
 
+class Circuit(Model, table=True):
+    """Steps of a tenant queue that ended for good in a row; open: nothing starts until `until`, and then one canary.
+
+    There is no row where the last step went well.
+    """
+
+    __tablename__ = "circuits"
+    __table_args__ = (_partial_index("ix_circuits_open", "lane", "account", where="opened_at IS NOT NULL"),)
+    account: str = Field(sa_column=Column(exact_text(), primary_key=True))
+    lane: str = Field(sa_column=Column(exact_text(64), primary_key=True))
+    failures: int = 0
+    opened_at: datetime | None = Field(sa_column=_time())
+    #: Of an open one: nothing starts before it. A canary that starts puts it off by `cooldown_seconds`.
+    until: datetime | None = Field(sa_column=_time())
+    cooldown_seconds: float | None = None
+    #: The attempt that was let through last.
+    canary_step_id: str | None = None
+    canary_run_token: int | None = None
+    updated_at: datetime = Field(sa_column=_time(nullable=False, index=True))
+
+
+class Alert(Model, table=True):
+    """Something that a person should hear of. All that is alike has one row, which counts.
+
+    `kind`: dead_letter login_required needs_review circuit_open circuit_closed.
+    """
+
+    __tablename__ = "alerts"
+    __table_args__ = (
+        _partial_index("ix_alerts_due_at", "due_at", where="due_at IS NOT NULL"),
+        {"sqlite_autoincrement": True},
+    )
+    seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
+    id: str = Field(default_factory=new_id, unique=True)
+    #: Kind, account and subject: what makes two alerts alike.
+    key: str = Field(sa_column=Column(exact_text(), nullable=False, unique=True))
+    kind: str
+    account: str | None = Field(default=None, sa_column=Column(exact_text(), index=True))
+    #: Ids and names of the latest; never an error's message, a URL or anything else that may hold a secret.
+    details: dict[str, Any] = Field(sa_column=Column(json_document(), nullable=False))
+    job_id: str | None = None
+    occurrences: int = 1
+    #: Occurrences that were told, and that the message under way tells.
+    told: int = 0
+    telling: int = 0
+    tries: int = 0
+    #: Whose message is under way; null when none is.
+    claim: str | None = None
+    #: Positions of the channels that have not taken it yet, as `0,2`; empty: all.
+    undelivered: str = ""
+    first_at: datetime = Field(sa_column=_time(nullable=False))
+    last_at: datetime = Field(sa_column=_time(nullable=False, index=True))
+    #: When there is something to tell, or to try again; null: there is nothing.
+    due_at: datetime | None = Field(sa_column=_time())
+    #: No sooner is the like of it told again.
+    rest_until: datetime | None = Field(sa_column=_time())
+    sent_at: datetime | None = Field(sa_column=_time())
+    given_up_at: datetime | None = Field(sa_column=_time())
+
+
+class AlertHour(Model, table=True):
+    """Messages that left in an hour of the clock, for the cap over all."""
+
+    __tablename__ = "alert_hours"
+    #: As `2026-11-21T22`, in UTC.
+    hour: str = Field(primary_key=True)
+    sent: int = 0
+
+
 class Meta(Model, table=True):
     """Facts about the installation: Redis' generation and run id, the secret key's check value."""
 
