@@ -15,15 +15,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select
 
 from tenants import webhooks
 from tenants.columns import db_now, seconds_since
 from tenants.database import Database
-from tenants.errors import InvalidInput
-from tenants.models import Account, Artifact, Job, ProviderBackoff, Usage, new_id
+from tenants.errors import InvalidInput, OwnershipLost
+from tenants.models import Account, Artifact, Job, ProviderBackoff, new_id
 from tenants.sessions import Sessions
-from tenants.store import deliveries, publications, queues, steps
+from tenants.store import deliveries, publications, queues, steps, usage
 from tenants.store.events import NewEvent, record
 from tenants.store.steps import Owned
 
@@ -33,7 +33,7 @@ from .settings import Settings
 
 log = logging.getLogger(__name__)
 accounts, artifacts, jobs = Account.__table__, Artifact.__table__, Job.__table__
-backoffs, usage = ProviderBackoff.__table__, Usage.__table__
+backoffs = ProviderBackoff.__table__
 
 MAX_ARTIFACT_BYTES = 5 * 1024 * 1024
 MAX_TITLE_CHARACTERS = 500
@@ -116,7 +116,12 @@ class StepPort:
             message,
         )
         data = {"step": owned.name, "level": level, "message": message}
-        self._database.write(lambda connection: record(connection, NewEvent(owned.account, owned.job_id, "log", data)))
+
+        def work(connection: Connection) -> None:
+            steps.still_there(connection, owned)
+            record(connection, NewEvent(owned.account, owned.job_id, "log", data))
+
+        self._database.write(work)
 
     def _cancelled(self, payload: dict[str, Any]) -> bool:
         statement = select(jobs.c.cancel_requested_at.is_not(None)).where(jobs.c.id == self._owned.job_id)
@@ -144,22 +149,27 @@ class StepPort:
             "size": len(content),
             "path": str(Path("artifacts") / artifact_id[:8] / artifact_id),
         }
-        self._database.write(
-            lambda connection: connection.execute(insert(artifacts).values(created_at=db_now(), **row))
-        )
+
+        def work(connection: Connection) -> None:
+            steps.still_there(connection, owned)
+            connection.execute(insert(artifacts).values(created_at=db_now(), **row))
+            usage.add(connection, owned.account, bytes=len(content))
+
+        try:
+            self._database.write(work)
+        except OwnershipLost:
+            path.unlink(missing_ok=True)
+            raise
 
     def _add_usage(self, payload: dict[str, Any]) -> None:
         tokens = int(payload.get("tokens_in", 0)) + int(payload.get("tokens_out", 0))
 
         def work(connection: Connection) -> None:
-            day = connection.execute(select(db_now())).scalar_one().date().isoformat()
-            connection.execute(
-                update(usage)
-                .where(usage.c.account == self._owned.account, usage.c.day == day)
-                .values(tokens=usage.c.tokens + max(0, tokens))
-            )
+            steps.still_there(connection, self._owned)
+            usage.add(connection, self._owned.account, tokens=tokens)
 
-        self._database.write(work)
+        if tokens > 0:
+            self._database.write(work)
 
     # --- clients -------------------------------------------------------------------------------------------------
 

@@ -102,6 +102,48 @@ def sqlite_seconds_since(text: str | None) -> float | None:
     return (datetime.now(UTC) - then).total_seconds()
 
 
+class seconds_between(FunctionElement[float]):
+    """Seconds from one time column to a later one, to the microsecond."""
+
+    from sqlalchemy import Float as _Float
+
+    type = _Float()
+    name = "seconds_between"
+    inherit_cache = True
+
+
+@compiles(seconds_between, "postgresql")
+def _between_on_postgresql(element: seconds_between, compiler: Any, **kw: Any) -> str:
+    start, end = (compiler.process(each, **kw) for each in element.clauses)
+    return f"EXTRACT(EPOCH FROM ({end} - {start}))::double precision"
+
+
+@compiles(seconds_between, "sqlite")
+def _between_on_sqlite(element: seconds_between, compiler: Any, **kw: Any) -> str:
+    # SQLite's own functions know milliseconds; the microseconds are the last six characters of the text.
+    start, end = (compiler.process(each, **kw) for each in element.clauses)
+    whole = f"strftime('%s', {end}) - strftime('%s', {start})"
+    return f"({whole} + (substr({end}, 21) - substr({start}, 21)) / 1000000.0)"
+
+
+class utc_day(FunctionElement[str]):
+    """The UTC day of a time column, such as ``2026-11-21``."""
+
+    type = String()
+    name = "utc_day"
+    inherit_cache = True
+
+
+@compiles(utc_day, "postgresql")
+def _day_on_postgresql(element: utc_day, compiler: Any, **kw: Any) -> str:
+    return f"to_char({compiler.process(element.clauses, **kw)} AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
+
+
+@compiles(utc_day, "sqlite")
+def _day_on_sqlite(element: utc_day, compiler: Any, **kw: Any) -> str:
+    return f"substr({compiler.process(element.clauses, **kw)}, 1, 10)"
+
+
 def big_serial() -> TypeEngine[Any]:
     """A growing 64-bit key. SQLite numbers only a column of exactly type INTEGER by itself."""
     return BigInteger().with_variant(Integer, "sqlite")

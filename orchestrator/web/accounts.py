@@ -12,6 +12,7 @@ from tenants import webhooks
 from tenants.account import AccountLimits, parse_account
 from tenants.errors import Fault, InvalidAccount, InvalidInput
 from tenants.store import accounts as store
+from tenants.store import usage
 
 from .auth import Access
 from .models.accounts import AccountsQuery, AccountSummary, AccountView, LimitsRequest, LimitsView, usage_view
@@ -51,7 +52,7 @@ def account_view(call: Call[Any, Any], account: str) -> dict[str, Any]:
 
     def read(connection: Connection) -> tuple[Any, dict[str, dict[str, Any]], list[dict[str, Any]]]:
         row = store.fetch(connection, account)
-        return row, store.queues(connection, account), store.usage_of(connection, account)
+        return row, store.queues(connection, account), usage.of_account(connection, account, limit=usage.SHOWN_DAYS)
 
     row, queues, days = call.service.database.read(read)
     # The webhooks' lane is shown once the account has used it; most never do.

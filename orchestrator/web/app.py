@@ -40,6 +40,7 @@ from . import (
     reconcile,
     schedules,
     targets,
+    usage,
     webhooks,
 )
 from .calls import Api
@@ -63,6 +64,7 @@ ROUTES: Sequence[Route] = (
     *drafts.ROUTES,
     *schedules.ROUTES,
     *accounts.ROUTES,
+    *usage.ROUTES,
     *targets.ROUTES,
     *keys.ROUTES,
     *queues.ROUTES,

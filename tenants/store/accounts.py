@@ -6,19 +6,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, case, func, or_, select, update
+from sqlalchemy import CTE, Connection, RowMapping, and_, case, func, or_, select, update
 
 from ..account import AccountLimits
 from ..columns import db_now, seconds_since, upsert
 from ..errors import NotFound
-from ..models import Account, Attempt, Lane, Step, TenantQueue, Usage
+from ..models import Account, Attempt, Lane, Step, TenantQueue
 from .listings import Page, by_name
 
 accounts, steps, attempts = Account.__table__, Step.__table__, Attempt.__table__
-lanes, tenant_queues, usage = Lane.__table__, TenantQueue.__table__, Usage.__table__
-
-#: Days of usage that an account's page shows.
-USAGE_DAYS = 30
+lanes, tenant_queues = Lane.__table__, TenantQueue.__table__
 
 
 def ensure_account(connection: Connection, account: str) -> None:
@@ -89,12 +86,16 @@ def set_status(connection: Connection, account: str, status: str) -> str:
     return before
 
 
-def put_target(connection: Connection, account: str, target: Mapping[str, Any]) -> None:
-    """Where the account publishes; it comes into being with it."""
+def put_target(connection: Connection, account: str, target: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Where the account publishes, which comes into being with it; gives back the target before."""
     ensure_account(connection, account)
+    before: dict[str, Any] | None = connection.execute(
+        select(accounts.c.target).where(accounts.c.id == account)
+    ).scalar_one()
     connection.execute(
         update(accounts).where(accounts.c.id == account).values(target=dict(target), updated_at=db_now())
     )
+    return before
 
 
 def target(connection: Connection, account: str) -> dict[str, Any]:
@@ -111,14 +112,15 @@ def target(connection: Connection, account: str) -> dict[str, Any]:
     return found
 
 
-def delete_target(connection: Connection, account: str) -> None:
-    """Forget where the account publishes.
+def delete_target(connection: Connection, account: str) -> dict[str, Any]:
+    """Forget where the account publishes; gives back where that was.
 
     Raises:
         NotFound: it has no target.
     """
-    target(connection, account)
+    before = target(connection, account)
     connection.execute(update(accounts).where(accounts.c.id == account).values(target=None, updated_at=db_now()))
+    return before
 
 
 # --- what goes on --------------------------------------------------------------------------------------------------
@@ -175,20 +177,25 @@ def _counts(connection: Connection, account: str) -> Sequence[RowMapping]:
 
 def _last_starts(connection: Connection, account: str) -> list[tuple[str, datetime]]:
     """The last use of each lane; one index look-up a lane."""
-    statement = select(attempts.c.lane, func.max(attempts.c.started_at).label("last")).where(
-        attempts.c.account == account
+    used = lanes_with_attempts()
+    last = (
+        select(func.max(attempts.c.started_at))
+        .where(attempts.c.lane == used.c.lane, attempts.c.account == account)
+        .scalar_subquery()
     )
-    return [(row.lane, row.last) for row in connection.execute(statement.group_by(attempts.c.lane))]
+    rows = connection.execute(select(used.c.lane, last.label("last")).where(used.c.lane.is_not(None)))
+    return [(row.lane, row.last) for row in rows if row.last is not None]
+
+
+def lanes_with_attempts() -> CTE:
+    """Every lane that has attempts, and a null: each is found behind the one before, at one look into the index."""
+    first = select(func.min(attempts.c.lane).label("lane"))
+    found = first.cte("lanes_with_attempts", recursive=True)
+    following = select(func.min(attempts.c.lane)).where(attempts.c.lane > found.c.lane).scalar_subquery()
+    return found.union_all(select(following).where(found.c.lane.is_not(None)))
 
 
 def _paused_lanes(connection: Connection, account: str) -> list[str]:
     own = select(tenant_queues.c.lane).where(tenant_queues.c.account == account, tenant_queues.c.paused.is_(True))
     everybody = select(lanes.c.lane).where(lanes.c.paused.is_(True))
     return list(connection.execute(own.union(everybody)).scalars())
-
-
-def usage_of(connection: Connection, account: str) -> list[dict[str, Any]]:
-    """What the account used, by UTC day, newest first."""
-    shown = (usage.c.day, usage.c.jobs, usage.c.seconds, usage.c.tokens, usage.c.posts, usage.c.bytes)
-    statement = select(*shown).where(usage.c.account == account).order_by(usage.c.day.desc()).limit(USAGE_DAYS)
-    return [dict(row) for row in connection.execute(statement).mappings()]

@@ -14,7 +14,6 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_
 from ..columns import db_now
 from ..models import (
     Artifact,
-    Attempt,
     DeadLetter,
     Draft,
     Event,
@@ -24,9 +23,9 @@ from ..models import (
     Step,
     Worker,
 )
-from . import deliveries
+from . import deliveries, usage
 
-jobs, steps, attempts, events = Job.__table__, Step.__table__, Attempt.__table__, Event.__table__
+jobs, steps, events = Job.__table__, Step.__table__, Event.__table__
 drafts, publications, dead_letters = Draft.__table__, Publication.__table__, DeadLetter.__table__
 artifacts, workers, idempotency_keys = Artifact.__table__, Worker.__table__, IdempotencyKey.__table__
 
@@ -66,7 +65,8 @@ def prune_jobs(connection: Connection, retention: Retention, *, limit: int) -> P
         return Pruned(0, ())
     ids += deliveries.ids_of(connection, ids)
     paths = tuple(connection.execute(select(artifacts.c.path).where(artifacts.c.job_id.in_(ids))).scalars())
-    for table in (artifacts, events, publications, drafts, dead_letters, attempts, steps):
+    usage.remove_attempts(connection, ids)
+    for table in (artifacts, events, publications, drafts, dead_letters, steps):
         connection.execute(delete(table).where(table.c.job_id.in_(ids)))
     removed = connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
     return Pruned(removed, paths)

@@ -15,12 +15,13 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from ..columns import db_now, seconds_since
 from ..errors import DraftChanged, NotFound, PublicationNotUnknown
-from ..models import Attempt, Draft, Publication, Usage, new_id
+from ..models import Attempt, Draft, Publication, new_id
+from . import usage
 from .steps import Owned, still_owned
 
 log = logging.getLogger(__name__)
 
-drafts, publications, attempts, usage = Draft.__table__, Publication.__table__, Attempt.__table__, Usage.__table__
+drafts, publications, attempts = Draft.__table__, Publication.__table__, Attempt.__table__
 
 
 def create_draft(connection: Connection, owned: Owned, *, title: str, body: str, tags: Sequence[str]) -> RowMapping:
@@ -201,10 +202,7 @@ def confirmed(connection: Connection, owned: Owned, *, url: str, external_id: st
         published_at=db_now(),
     )
     _mark_draft(connection, owned, "published")
-    today = connection.execute(select(db_now())).scalar_one().date().isoformat()
-    connection.execute(
-        update(usage).where(usage.c.account == owned.account, usage.c.day == today).values(posts=usage.c.posts + 1)
-    )
+    usage.add(connection, owned.account, posts=1)
 
 
 def unknown(connection: Connection, owned: Owned, reason: str) -> None:
@@ -279,6 +277,8 @@ def settle_by_hand(
             updated_at=db_now(),
         )
     )
+    if url is not None:
+        usage.add(connection, entry["account"], posts=1)
     return connection.execute(select(publications).where(publications.c.id == publication_id)).mappings().one()
 
 

@@ -34,13 +34,13 @@ from sqlalchemy import (
 from ..account import AccountLimits
 from ..columns import UtcTime, db_now, seconds_since
 from ..errors import OwnershipLost
-from ..models import Account, Attempt, Job, Lane, Step, TenantQueue, new_id
-from . import endings
+from ..models import Account, Attempt, Circuit, Job, Lane, Step, TenantQueue, new_id
+from . import circuits, endings
 from .dispatch import Dispatch
 from .events import NewEvent, record
 
 accounts, jobs, steps, attempts = Account.__table__, Job.__table__, Step.__table__, Attempt.__table__
-lanes, tenant_queues = Lane.__table__, TenantQueue.__table__
+lanes, tenant_queues, circuit = Lane.__table__, TenantQueue.__table__, Circuit.__table__
 
 #: Seconds after which a message whose step may not start yet is looked at again.
 REFUSAL_SECONDS = 1.0
@@ -70,6 +70,10 @@ class Owned:
     #: The step after this one, and whether it has to be approved first; None when this is the last.
     following: Dispatch | None
     following_awaits_approval: bool
+    #: Its tenant queue may have failures in a row to forget when it completes.
+    after_failures: bool = False
+    #: It is the one that the tenant queue's open circuit let start.
+    canary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,8 @@ class Refused:
 
     reason: str
     seconds: float
+    #: A pause that Redis should have known of: it was not told, or has forgotten.
+    unheard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,9 @@ _LOAD = (
         (-seconds_since(jobs.c.expires_at)).label("expires_in"),
         (-seconds_since(jobs.c.deadline_at)).label("deadline_in"),
         _is_paused().label("is_paused"),
+        circuit.c.failures.label("circuit_failures"),
+        circuit.c.opened_at.is_not(None).label("circuit_is_open"),
+        (-seconds_since(circuit.c.until)).label("circuit_left"),
         *(_next.c[name].label(f"next__{name}") for name in ("id", "name", "lane")),
         select(1)
         .where(_after_next.c.job_id == steps.c.job_id, _after_next.c.position > _next.c.position)
@@ -119,6 +128,7 @@ _LOAD = (
     .join(jobs, jobs.c.id == steps.c.job_id)
     .join(accounts, accounts.c.id == steps.c.account)
     .join(_next, and_(_next.c.job_id == steps.c.job_id, _next.c.position == steps.c.position + 1), isouter=True)
+    .join(circuit, and_(circuit.c.account == steps.c.account, circuit.c.lane == steps.c.lane), isouter=True)
     .where(steps.c.id == bindparam("step_id"))
     .with_for_update(of=jobs)
 )
@@ -171,6 +181,7 @@ _STILL_OWNED = (
     .where(steps.c.id == bindparam("step_id"), steps.c.status == "running", steps.c.run_token == bindparam("its_token"))
     .with_for_update()
 )
+_STILL_THERE = select(steps.c.id).where(steps.c.id == bindparam("step_id")).with_for_update(read=True)
 
 
 def start(connection: Connection, step_id: str, *, worker_id: str, slot: int) -> Owned | Refused | Gone:
@@ -194,6 +205,10 @@ def start(connection: Connection, step_id: str, *, worker_id: str, slot: int) ->
         connection, found["account"], limits.account_concurrency
     ):
         return Refused("the account runs as many steps as it may", REFUSAL_SECONDS)
+    if found["circuit_is_open"] and not circuits.let_canary_start(
+        connection, found["lane"], found["account"], step_id, found["run_token"] + 1
+    ):
+        return Refused("the circuit is open, and its canary runs", 5 * REFUSAL_SECONDS, unheard=True)
     return _take(connection, found, worker_id=worker_id, slot=slot, concurrency=concurrency)
 
 
@@ -231,6 +246,8 @@ def _may_start(connection: Connection, found: RowMapping) -> Refused | Gone | No
         return Refused(f"the account is {found['account_status']}", 5 * REFUSAL_SECONDS)
     if found["is_paused"]:
         return Refused("the queue or its lane is paused", 5 * REFUSAL_SECONDS)
+    if found["circuit_is_open"] and found["circuit_left"] > 0:
+        return Refused("the circuit is open", min(found["circuit_left"], 5 * REFUSAL_SECONDS), unheard=True)
     return None
 
 
@@ -259,12 +276,21 @@ def _take(connection: Connection, found: RowMapping, *, worker_id: str, slot: in
     if taken is None:
         return Refused("the tenant queue runs as many steps as it may", REFUSAL_SECONDS)
     outputs = _outputs_before(connection, found["job_id"], found["position"])
-    owned = owned_of(found, taken.run_token, taken.attempt, outputs)
+    canary = bool(found["circuit_is_open"])
+    owned = owned_of(found, taken.run_token, taken.attempt, outputs, concurrency=concurrency, canary=canary)
     _note_start(connection, owned, taken.started_at, worker_id, slot)
     return owned
 
 
-def owned_of(found: RowMapping, run_token: int, attempt: int, outputs: Mapping[str, Any]) -> Owned:
+def owned_of(
+    found: RowMapping,
+    run_token: int,
+    attempt: int,
+    outputs: Mapping[str, Any],
+    *,
+    concurrency: int = 1,
+    canary: bool = False,
+) -> Owned:
     """What an attempt carries, from a row of `load`."""
     job = job_of(found)
     following = None
@@ -297,7 +323,17 @@ def owned_of(found: RowMapping, run_token: int, attempt: int, outputs: Mapping[s
         deadline_seconds=job["deadline_seconds"] if job["started_at"] is None else found["deadline_in"],
         following=following,
         following_awaits_approval=bool(job["approval"]) and following is not None and not found["more_follow"],
+        after_failures=may_have_failures(found["circuit_failures"], concurrency),
+        canary=canary,
     )
+
+
+def may_have_failures(failures: int | None, concurrency: int) -> bool:
+    """Whether a tenant queue may have failures to forget when the step that starts now completes.
+
+    With a concurrency of 1 nothing else of it can end meanwhile, so that what is known at the start holds at the end.
+    """
+    return failures is not None or concurrency > 1
 
 
 def _note_start(connection: Connection, owned: Owned, started_at: datetime, worker_id: str, slot: int) -> None:
@@ -352,6 +388,19 @@ def still_owned(connection: Connection, owned: Owned) -> None:
     """
     row = connection.execute(_STILL_OWNED, {"step_id": owned.step_id, "its_token": owned.run_token}).one_or_none()
     if row is None:
+        raise lost_ownership(owned)
+
+
+def still_there(connection: Connection, owned: Owned) -> None:
+    """Make sure that the step was not removed, and is not while this transaction lasts.
+
+    For what an attempt leaves behind whoever owns the step now, such as evidence and what it has used; of a step that
+    was erased with its account nothing may come into being again.
+
+    Raises:
+        OwnershipLost: it was removed.
+    """
+    if connection.execute(_STILL_THERE, {"step_id": owned.step_id}).one_or_none() is None:
         raise lost_ownership(owned)
 
 

@@ -1,0 +1,64 @@
+"""An account's use, by day."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from .accounts import UsageDay
+from .base import Answer, Query
+
+
+def _day(value: object) -> object:
+    """Only ``2026-11-21``: what else a date can be read from (seconds, say) is nobody's intention in a query."""
+    if isinstance(value, str) and (len(value) != 10 or not value.isascii()):
+        raise ValueError("it is not a day such as 2026-11-21")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_day), Field(ge=date(2000, 1, 1), le=date(2199, 12, 31))]
+
+
+class UsageQuery(Query):
+    """Which days, both bounds included."""
+
+    first: Day | None = Field(default=None, alias="from")
+    """The first UTC day; 29 days before `to` when it is left out."""
+    to: Day | None = None
+    """The last UTC day; today when it is left out."""
+
+
+class UsageTotal(Answer):
+    """Sums over the days."""
+
+    jobs: int = Field(description="Jobs accepted.")
+    seconds: float = Field(description="Seconds that attempts of steps took.")
+    tokens: int = Field(description="Tokens in and out, as the models' answers told them.")
+    posts: int = Field(description="Posts that were confirmed.")
+    bytes: int = Field(description="Bytes of files that were kept.")
+
+
+class UsageHistory(Answer):
+    """What the account used."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "from": "2026-11-20",
+                    "to": "2026-11-21",
+                    "items": [
+                        {"day": "2026-11-21", "jobs": 3, "seconds": 41.5, "tokens": 5210, "posts": 3, "bytes": 81234}
+                    ],
+                    "total": {"jobs": 3, "seconds": 41.5, "tokens": 5210, "posts": 3, "bytes": 81234},
+                }
+            ]
+        }
+    )
+
+    first: Day = Field(alias="from")
+    to: Day
+    items: list[UsageDay] = Field(description="Days with any use, newest first.")
+    total: UsageTotal

@@ -1,0 +1,49 @@
+"""What an account used, by day."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from tenants.errors import Fault, InvalidInput
+from tenants.store import accounts, usage
+
+from .auth import Access
+from .models.usage import UsageHistory, UsageQuery
+from .routing import Call, Reply, Route
+
+#: Days that one answer covers at most.
+MOST_DAYS = 366
+
+
+def get_usage(call: Call[UsageQuery, Any]) -> Reply:
+    def read(connection: Connection) -> dict[str, Any]:
+        accounts.fetch(connection, call.account)
+        today = date.fromisoformat(usage.today(connection))
+        last = call.query.to or today
+        first = call.query.first or last - timedelta(days=usage.SHOWN_DAYS - 1)
+        if not first <= last < first + timedelta(days=MOST_DAYS):
+            message = f"it must not be after `to`, and at most {MOST_DAYS} days before"
+            raise InvalidInput(f"from: {message}", (Fault(("from",), message),))
+        days = usage.of_account(connection, call.account, first=first.isoformat(), last=last.isoformat())
+        total = {name: sum(day[name] for day in days) for name in usage.NOTHING}
+        return {"from": first.isoformat(), "to": last.isoformat(), "items": days, "total": total}
+
+    return Reply(call.service.database.read(read))
+
+
+ROUTES = [
+    Route(
+        "GET",
+        "/v1/accounts/{account}/usage",
+        get_usage,
+        Access.OWN,
+        "What the account used, by UTC day",
+        {200: UsageHistory},
+        "Accounts",
+        query=UsageQuery,
+        description="Days without any use are left out. Seconds belong to the day on which the attempt ended.",
+    )
+]
