@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -10,6 +9,8 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from .auth import Access
+from .examples import JOB_ID, answer_example, problem_examples
+from .links import links_of
 from .models.base import ACCOUNT_SCHEMA, ProblemDocument, Query
 from .problems import PROBLEM_JSON, PROBLEMS
 from .routing import Route
@@ -27,10 +28,11 @@ Every account its own lane: each account's jobs one at a time, in order, apart f
 """
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
-    "account": {"description": "The account's id, percent-encoded.", "schema": ACCOUNT_SCHEMA},
-    "id": {"description": "The id, as the API gave it.", "schema": {"type": "string"}},
-    "lane": {"description": "The lane's name.", "schema": {"type": "string"}},
+    "account": {"description": "The account's id, percent-encoded.", "schema": ACCOUNT_SCHEMA, "example": "acme"},
+    "id": {"description": "The id, as the API gave it.", "schema": {"type": "string"}, "example": JOB_ID},
+    "lane": {"description": "The lane's name.", "schema": {"type": "string"}, "example": "publish"},
 }
+_KEY_PATTERN = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"
 _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "Location": {"description": "Where the new thing is.", "schema": {"type": "string"}},
     "ETag": {"description": "The version, for `If-Match`.", "schema": {"type": "string"}},
@@ -43,7 +45,7 @@ def build(routes: Iterable[Route], version: str) -> dict[str, Any]:
     schemas, definitions = _schemas(shown)
     paths: dict[str, dict[str, Any]] = {}
     for route in shown:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, shown, schemas)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -58,6 +60,7 @@ def build(routes: Iterable[Route], version: str) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": definitions,
+            "examples": problem_examples(),
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "An admin key or an account's key."}
             },
@@ -94,12 +97,12 @@ def _tidy(schema: Any) -> None:
             _tidy(each)
 
 
-def _operation(route: Route, schemas: dict[tuple[Any, Mode], Any]) -> dict[str, Any]:
+def _operation(route: Route, routes: list[Route], schemas: dict[tuple[Any, Mode], Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "operationId": operation_id(route),
+        "operationId": route.operation_id,
         "tags": [route.tag],
         "summary": route.summary,
-        "responses": _responses(route, schemas),
+        "responses": _responses(route, routes, schemas),
     }
     if route.description:
         operation["description"] = route.description
@@ -117,12 +120,6 @@ def _operation(route: Route, schemas: dict[tuple[Any, Mode], Any]) -> dict[str, 
     if route.access is not Access.PUBLIC:
         operation["x-access"] = "admin" if route.access is Access.ADMIN else "own"
     return operation
-
-
-def operation_id(route: Route) -> str:
-    """``get_v1_jobs_id`` and the like: stable, because it follows from method and path alone."""
-    words = re.findall(r"[a-z0-9]+", route.path)
-    return "_".join([route.method.lower(), *words]) or route.method.lower()
 
 
 def _path_parameters(route: Route) -> list[dict[str, Any]]:
@@ -172,7 +169,8 @@ def _header_parameters(route: Route) -> list[dict[str, Any]]:
                 "in": "header",
                 "required": False,
                 "description": "Makes a repeat harmless: it gives the first answer, for 24 hours.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"},
+                "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": _KEY_PATTERN},
+                "example": "order-1184",
             }
         )
     if "precondition_required" in route.codes:
@@ -181,25 +179,29 @@ def _header_parameters(route: Route) -> list[dict[str, Any]]:
                 "name": "If-Match",
                 "in": "header",
                 "required": True,
-                "description": "The version that was read, in quotes.",
-                "schema": {"type": "string", "pattern": r'^"\d{1,18}"$'},
+                "description": "The version that was read, in quotes; `*` for whichever it is.",
+                "schema": {"type": "string", "pattern": r'^(\*|"?\d{1,18}"?)$'},
                 "example": '"1"',
             }
         )
     return found
 
 
-def _responses(route: Route, schemas: dict[tuple[Any, Mode], Any]) -> dict[str, Any]:
+def _responses(route: Route, routes: list[Route], schemas: dict[tuple[Any, Mode], Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, model in sorted(route.answers.items()):
         answer: dict[str, Any] = {"description": _STATUS_WORDS[status]}
         if model is not None:
-            answer["content"] = {"application/json": {"schema": schemas[model, "serialization"]}}
+            shown = {"schema": schemas[model, "serialization"], "example": answer_example(route, status)}
+            answer["content"] = {"application/json": shown}
         elif status not in (204, 302):
-            answer["content"] = {route.media_type: {"schema": {}}}
+            answer["content"] = {route.media_type: _plain(route, status)}
         headers = {name: _RESPONSE_HEADERS[name] for name in route.headers}
         if headers:
             answer["headers"] = headers
+        links = links_of(route, status, routes)
+        if links:
+            answer["links"] = links
         responses[str(status)] = answer
     by_status: dict[int, list[str]] = {}
     for code in route.error_codes():
@@ -208,9 +210,22 @@ def _responses(route: Route, schemas: dict[tuple[Any, Mode], Any]) -> dict[str, 
     for status, codes in sorted(by_status.items()):
         responses[str(status)] = {
             "description": " · ".join(f"`{code}`: {PROBLEMS[code].title}" for code in codes),
-            "content": {PROBLEM_JSON: problem},
+            "content": {
+                PROBLEM_JSON: {
+                    **problem,
+                    "examples": {code: {"$ref": f"#/components/examples/{code}"} for code in codes},
+                }
+            },
         }
     return responses
+
+
+def _plain(route: Route, status: int) -> dict[str, Any]:
+    """A body that is no JSON of a model of ours."""
+    if route.media_type == "application/octet-stream":
+        return {}  # as OpenAPI 3.1 has it for bytes
+    example = answer_example(route, status)
+    return {"schema": {}} if example is None else {"schema": {"type": "string"}, "example": example}
 
 
 _STATUS_WORDS = {

@@ -7,6 +7,7 @@ body's size, 415 its type, 400 whether it is JSON, 422 everything that is wrong 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -106,6 +107,11 @@ class Route:
     @property
     def template(self) -> Template:
         return Template.parse(self.path)
+
+    @property
+    def operation_id(self) -> str:
+        """``get_v1_jobs_id`` and the like: stable, because it follows from method and path alone."""
+        return "_".join([self.method.lower(), *re.findall(r"[a-z0-9]+", self.path)])
 
     @property
     def is_async(self) -> bool:

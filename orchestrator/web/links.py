@@ -1,0 +1,70 @@
+"""Links of the API's description: where the ids of an answer lead.
+
+They tell a reader which call goes on from which answer, and lead a stateful tester from a job that it made to every
+call on that job. They follow from the paths: an id that a call below ``/v1/jobs`` or a list gave fits ``{id}`` of every
+path below ``/v1/jobs/{id}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from .models.base import Listing
+from .models.drafts import PublicationView
+from .models.jobs import JobView
+from .routing import Route
+
+
+def links_of(route: Route, status: int, routes: Sequence[Route]) -> dict[str, Any]:
+    """The links of one good answer, by name."""
+    source = _id_expression(route.answers[status])
+    if source is None:
+        return {}
+    found = {}
+    for target in _targets(_collection(route), routes):
+        parameters = {"id": source}
+        if "account" in target.template.parameters:
+            parameters["account"] = "$request.path.account"
+        found[f"{target.method.lower()}{_tail(target)}"] = {
+            "operationId": target.operation_id,
+            "parameters": parameters,
+            "description": target.summary,
+        }
+    return found
+
+
+def _id_expression(model: Any) -> str | None:
+    """Where the answer has an id that paths take."""
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return None
+    generic = model.__pydantic_generic_metadata__
+    if generic["origin"] is Listing:
+        item = generic["args"][0]
+        has_id = isinstance(item, type) and issubclass(item, BaseModel) and "id" in item.model_fields
+        return "$response.body#/items/0/id" if has_id else None
+    return "$response.body#/id" if "id" in model.model_fields else None
+
+
+def _collection(route: Route) -> str:
+    """The path under which the things lie that a call gives: ``/v1/jobs`` for a job, however it came."""
+    model = route.answers[min(route.answers)]
+    if isinstance(model, type) and issubclass(model, JobView):
+        return "/v1/jobs"
+    if isinstance(model, type) and issubclass(model, PublicationView):
+        return "/v1/admin/publications"
+    path = route.path.partition(":")[0].removesuffix("/{id}")
+    # Schedules are made below their account and lie beside it; an account's keys lie below it.
+    return path.replace("/accounts/{account}", "") if path.endswith("/schedules") else path
+
+
+def _targets(collection: str, routes: Iterable[Route]) -> Iterable[Route]:
+    below = f"{collection}/{{id}}"
+    return (each for each in routes if each.path == below or each.path.startswith((f"{below}:", f"{below}/")))
+
+
+def _tail(route: Route) -> str:
+    words = route.path.partition("{id}")[2].strip(":/")
+    return "_" + words.replace("/", "_").replace("-", "_") if words else ""
