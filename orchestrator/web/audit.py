@@ -6,6 +6,7 @@ between, the log has it.
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 from urllib.parse import unquote
@@ -16,6 +17,7 @@ from tenants.errors import Unavailable
 from tenants.store import audit as store
 
 from .auth import Access
+from .json_text import to_json
 from .models.admin import AuditQuery, AuditView
 from .models.base import Listing
 from .routing import Call, Reply, Route
@@ -29,7 +31,8 @@ def note(route: Route, call: Call[Any, Any], reply: Reply | Response) -> None:
     actor = f"{caller.scope}:{caller.key_id}" if caller.account is None else f"account:{caller.account}:{caller.key_id}"
     action = f"{route.method} {route.path}"
     target = unquote(call.request.scope["raw_path"].decode("latin-1"), errors="replace")
-    details = reply.audit if isinstance(reply, Reply) else None
+    # As JSON has it: a time is text there.
+    details = json.loads(to_json(reply.audit)) if isinstance(reply, Reply) and reply.audit is not None else None
     address = client.host if client is not None else ""
     try:
         call.service.database.write(

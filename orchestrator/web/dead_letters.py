@@ -74,12 +74,20 @@ def replay_letter(call: Call[Query, Nothing]) -> Reply:
         raise JobNotRetryable(f"dead letter {letter['id']} was {letter['resolution']} already")
     if letter["job_id"] is None:
         raise JobNotRetryable(f"dead letter {letter['id']} belongs to no job; send its message anew or discard it")
-    return Reply(call.service.jobs.retry(letter["job_id"]), 202)
+    job = call.service.jobs.retry(letter["job_id"])
+    return Reply(job, 202, audit=_told(letter, "replayed"))
 
 
 def discard_letter(call: Call[Query, Any]) -> Reply:
-    call.service.database.write(lambda connection: dead_letters.resolve(connection, call.params["id"], "discarded"))
-    return Reply(status=204)
+    letter = call.service.database.write(
+        lambda connection: dead_letters.resolve(connection, call.params["id"], "discarded")
+    )
+    return Reply(status=204, audit=_told(letter, "discarded"))
+
+
+def _told(letter: RowMapping, resolution: str) -> dict[str, Any]:
+    named = {name: letter[name] for name in ("account", "lane", "job_id", "error_code")}
+    return {**named, "before": {"resolution": None}, "after": {"resolution": resolution}}
 
 
 def replay_all(call: Call[Query, ReplayRequest]) -> Reply:
@@ -119,9 +127,11 @@ def _resolve_all(call: Call[Query, Any], resolve: Callable[[RowMapping, int], bo
     matched = database.read(lambda connection: dead_letters.count(connection, chosen))
     found = database.read(lambda connection: dead_letters.heads(connection, chosen, limit=RESOLVED_AT_ONCE))
     done: list[str] = []
+    told = {"filter": wanted.model_dump(exclude_none=True), "before": {"open": matched}}
     if call.body.dry_run:
         ids = [letter["id"] for letter in found]
-        return Reply({"matched": matched, "resolved": 0, "skipped": 0, "left": matched, "ids": ids[:SHOWN_LETTERS]})
+        answer = {"matched": matched, "resolved": 0, "skipped": 0, "left": matched, "ids": ids[:SHOWN_LETTERS]}
+        return Reply(answer, audit={**told, "after": told["before"], "dry_run": True})
     for letter in found:
         if resolve(letter, len(done)):
             done.append(letter["id"])
@@ -132,7 +142,7 @@ def _resolve_all(call: Call[Query, Any], resolve: Callable[[RowMapping, int], bo
         "left": max(0, matched - len(found)),
         "ids": done[:SHOWN_LETTERS],
     }
-    return Reply(answer, audit={"filter": wanted.model_dump(exclude_none=True), **answer})
+    return Reply(answer, audit={**told, "after": {"open": matched - len(done)}, **answer})
 
 
 def letter_exists(call: Call[Any, Any]) -> None:

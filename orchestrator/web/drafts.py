@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from tenants.store import drafts as store
 
@@ -23,8 +24,8 @@ def _view(row: RowMapping) -> dict[str, Any]:
     return {**{name: row[name] for name in _FIELDS}, "publication": store.publication_of(row)}
 
 
-def _reply(row: RowMapping) -> Reply:
-    return Reply(_view(row), headers={"ETag": f'"{row["version"]}"'})
+def _etag(row: RowMapping) -> dict[str, str]:
+    return {"ETag": f'"{row["version"]}"'}
 
 
 def list_drafts(call: Call[DraftsQuery, Any]) -> Reply:
@@ -44,16 +45,27 @@ def list_drafts(call: Call[DraftsQuery, Any]) -> Reply:
 
 
 def get_draft(call: Call[Query, Any]) -> Reply:
-    return _reply(call.service.database.read(lambda connection: store.fetch(connection, call.params["id"], call.owner)))
+    row = call.service.database.read(lambda connection: store.fetch(connection, call.params["id"], call.owner))
+    return Reply(_view(row), headers=_etag(row))
 
 
 def change_draft(call: Call[Query, DraftChange]) -> Reply:
     version = _wanted_version(call.request.headers.get("if-match"))
     changes = call.body.model_dump(exclude_unset=True)
-    row = call.service.database.write(
-        lambda connection: store.change(connection, call.params["id"], call.owner, version=version, changes=changes)
-    )
-    return _reply(row)
+
+    def change(connection: Connection) -> tuple[RowMapping, RowMapping]:
+        before = store.fetch(connection, call.params["id"], call.owner)
+        return before, store.change(connection, before["id"], call.owner, version=version, changes=changes)
+
+    before, row = call.service.database.write(change)
+    told = {"account": row["account"], "before": _told(before), "after": _told(row), "changed": sorted(changes)}
+    return Reply(_view(row), headers=_etag(row), audit=told)
+
+
+def _told(row: RowMapping) -> dict[str, Any]:
+    """A draft as the audit keeps it: a text is known by its digest, and is not kept a second time."""
+    body = hashlib.sha256(row["body"].encode()).hexdigest()
+    return {"version": row["version"], "title": row["title"], "tags": row["tags"], "body_sha256": body}
 
 
 def exists(call: Call[Any, Any]) -> None:

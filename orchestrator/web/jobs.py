@@ -123,20 +123,34 @@ async def _ended(events: Subscription, until: float) -> bool:
 
 
 def cancel(call: Call[Query, Nothing]) -> Reply:
+    before = _status(call)
     job, ended = call.service.jobs.cancel(call.params["id"], call.owner)
-    return Reply(job, 200 if ended else 202)
+    return Reply(job, 200 if ended else 202, audit=_from_to(before, job))
 
 
 def retry(call: Call[Query, Nothing]) -> Reply:
-    return Reply(call.service.jobs.retry(call.params["id"], call.owner))
+    before = _status(call)
+    job = call.service.jobs.retry(call.params["id"], call.owner)
+    return Reply(job, audit=_from_to(before, job))
 
 
 def approve(call: Call[Query, Nothing]) -> Reply:
-    return Reply(call.service.jobs.approve(call.params["id"], call.owner))
+    job = call.service.jobs.approve(call.params["id"], call.owner)
+    return Reply(job, audit=_from_to("awaiting_approval", job))
 
 
 def reject(call: Call[Query, Rejection]) -> Reply:
-    return Reply(call.service.jobs.reject(call.params["id"], call.owner, reason=call.body.reason))
+    job = call.service.jobs.reject(call.params["id"], call.owner, reason=call.body.reason)
+    return Reply(job, audit={**_from_to("awaiting_approval", job), "reason": call.body.reason})
+
+
+def _status(call: Call[Any, Any]) -> str:
+    return call.service.jobs.status(call.params["id"], call.owner)
+
+
+def _from_to(before: str, job: dict[str, Any]) -> dict[str, Any]:
+    after = {"status": job["status"], "cancel_requested_at": job["cancel_requested_at"]}
+    return {"account": job["account"], "before": {"status": before}, "after": after}
 
 
 def exists(call: Call[Any, Any]) -> None:

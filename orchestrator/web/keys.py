@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -30,7 +31,9 @@ def create_key(call: Call[Query, KeyRequest]) -> Reply:
         return dict(made)
 
     made = call.service.database.write(write)
-    return Reply({**made, "key": key}, 201, {"Location": f"{call.request.scope['raw_path'].decode()}/{made['id']}"})
+    location = f"{call.request.scope['raw_path'].decode()}/{made['id']}"
+    told = {name: made[name] for name in ("id", "name", "hint", "expires_at")}
+    return Reply({**made, "key": key}, 201, {"Location": location}, audit={"before": None, "after": told})
 
 
 def list_keys(call: Call[Paging, Any]) -> Reply:
@@ -43,20 +46,26 @@ def list_keys(call: Call[Paging, Any]) -> Reply:
 
 def delete_key(call: Call[Query, Any]) -> Reply:
     call.service.database.write(lambda connection: keys.revoke(connection, call.account, call.params["id"]))
-    return Reply(status=204)
+    return Reply(status=204, audit=_ended([call.params["id"]]))
 
 
 def delete_keys(call: Call[KeysQuery, Any]) -> Reply:
     only = call.query.id
 
-    def write(connection: Connection) -> None:
+    def write(connection: Connection) -> Sequence[str]:
         if only is not None:
             keys.revoke(connection, call.account, only)
-        elif not keys.revoke_all(connection, call.account):
+            return [only]
+        ended = keys.revoke_all(connection, call.account)
+        if not ended:
             raise NotFound(f"account {call.account!r} has no keys")
+        return ended
 
-    call.service.database.write(write)
-    return Reply(status=204)
+    return Reply(status=204, audit=_ended(call.service.database.write(write)))
+
+
+def _ended(ids: Sequence[str]) -> dict[str, Any]:
+    return {"before": {"keys": sorted(ids)}, "after": None}
 
 
 _ACCOUNT = "/v1/accounts/{account}"

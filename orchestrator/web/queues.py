@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sqlalchemy import Connection
+
 from tenants.errors import AccountBusy, NotFound, QueueNotEmpty
 from tenants.queues import QueueDescription
 from tenants.store import accounts, queues
@@ -67,13 +69,16 @@ def set_paused(paused: bool) -> Callable[[Call[Query, Nothing]], Reply]:
 
     def endpoint(call: Call[Query, Nothing]) -> Reply:
         lane, account = call.params["lane"], call.account
-        call.service.database.write(
-            lambda connection: queues.set_paused(
-                connection, lane, account, paused, reason="operator" if paused else None
-            )
-        )
+        reason = "operator" if paused else None
+
+        def write(connection: Connection) -> dict[str, Any]:
+            before = queues.pause_of(connection, lane, account)
+            queues.set_paused(connection, lane, account, paused, reason=reason)
+            return before
+
+        before = call.service.database.write(write)
         call.service.runtime.queue_settings.carry_account(account)
-        return Reply(_from_sql(call), audit={"after": {"paused": paused}})
+        return Reply(_from_sql(call), audit={"before": before, "after": {"paused": paused, "reason": reason}})
 
     return endpoint
 
@@ -115,7 +120,8 @@ def delete_queue(call: Call[ForceQuery, Any]) -> Reply:
     broker.purge(lane, account)
     if not broker.delete(lane, account):
         raise AccountBusy(f"something came to tenant queue {name} meanwhile; {cancelled} job(s) were cancelled")
-    return Reply({"cancelled": cancelled})
+    audit = {"before": {"waiting": found.waiting}, "after": None, "cancelled": cancelled}
+    return Reply({"cancelled": cancelled}, audit=audit)
 
 
 def reap(call: Call[Query, ReapRequest]) -> Reply:
@@ -124,7 +130,8 @@ def reap(call: Call[Query, ReapRequest]) -> Reply:
         idle = call.service.settings.reap_idle_seconds
     found = Reaper(call.service.runtime).reap(idle, dry_run=call.body.dry_run)
     shown = [{"lane": lane, "account": account, "queue": f"{lane}_{account}"} for lane, account in found]
-    return Reply({"reaped": len(found), "queues": shown[:SHOWN_QUEUES]})
+    told = {"dry_run": call.body.dry_run, "idle_longer_than": idle, "after": {"reaped": len(found)}}
+    return Reply({"reaped": len(found), "queues": shown[:SHOWN_QUEUES]}, audit=told)
 
 
 _QUEUE = "/v1/admin/queues/{lane}/{account}"

@@ -36,7 +36,14 @@ def _view(row: Mapping[Any, Any], fields: tuple[str, ...] = _WHOLE) -> dict[str,
 
 def create(call: Call[Query, ScheduleRequest]) -> Reply:
     row = call.service.runtime.schedules.create(call.account, call.body.model_dump())
-    return Reply(_view(row), 201, {"Location": f"/v1/schedules/{quote(row['id'], safe='')}"})
+    location = f"/v1/schedules/{quote(row['id'], safe='')}"
+    return Reply(_view(row), 201, {"Location": location}, audit={"before": None, "after": _told(row)})
+
+
+def _told(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A schedule as the audit keeps it."""
+    told = ("id", "account", "name", "pipeline", "enabled", "cron", "every", "at", "spread", "timezone")
+    return {name: row[name] for name in told if row[name] is not None}
 
 
 def list_schedules(call: Call[SchedulesQuery, Any]) -> Reply:
@@ -60,19 +67,20 @@ def change(call: Call[Query, ScheduleChange]) -> Reply:
     if spread is not None:  # its own defaults count as given
         changes["spread"] = spread.model_dump()
     row = call.service.runtime.schedules.change(call.params["id"], call.owner, changes)
-    told = {"pipeline", "enabled", "cron", "every", "timezone"} & changes.keys()
-    audit = {"before": {name: before[name] for name in told}, "after": {name: row[name] for name in told}}
-    return Reply(_view(row), audit={**audit, "changed": sorted(changes)})
+    audit = {"before": _told(before), "after": _told(row), "changed": sorted(changes)}
+    return Reply(_view(row), audit=audit)
 
 
 def delete(call: Call[Query, Any]) -> Reply:
-    call.service.runtime.schedules.remove(call.params["id"], call.owner)
-    return Reply(status=204)
+    before = call.service.runtime.schedules.fetch(call.params["id"], call.owner)
+    call.service.runtime.schedules.remove(before["id"], call.owner)
+    return Reply(status=204, audit={"before": _told(before), "after": None})
 
 
 def run(call: Call[Query, Nothing]) -> Reply:
     job = call.service.runtime.schedules.run(call.params["id"], call.owner)
-    return Reply(job, 202, {"Location": job_path(job["id"])})
+    audit = {"account": job["account"], "after": {"job": job["id"]}}
+    return Reply(job, 202, {"Location": job_path(job["id"])}, audit=audit)
 
 
 def preview(call: Call[Query, SchedulePreview]) -> Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from actors.clients.publishers import PUBLISHER_NAMES
@@ -23,8 +24,15 @@ def put_target(call: Call[Query, TargetRequest]) -> Reply:
         raise InvalidInput(f"publisher: {message}", (Fault(("publisher",), message),))
     check_reachable(wanted.base_url, call.service.settings.allowed_hosts, ("base_url",))
     target = {"publisher": wanted.publisher, "base_url": wanted.base_url, "options": wanted.options}
-    call.service.database.write(lambda connection: store.put_target(connection, call.account, target))
-    return Reply(target)
+    before = call.service.database.write(lambda connection: store.put_target(connection, call.account, target))
+    return Reply(target, audit={"before": _told(before), "after": _told(target)})
+
+
+def _told(target: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A target as the audit keeps it: a publisher's options may say more than everybody should read."""
+    if target is None:
+        return None
+    return {"publisher": target["publisher"], "base_url": target["base_url"], "options": sorted(target["options"])}
 
 
 def check_reachable(url: str, allowed_hosts: tuple[str, ...], loc: tuple[str | int, ...]) -> None:
@@ -49,13 +57,14 @@ def get_target(call: Call[Query, Any]) -> Reply:
 
 
 def delete_target(call: Call[Query, Any]) -> Reply:
-    call.service.database.write(lambda connection: store.delete_target(connection, call.account))
-    return Reply(status=204)
+    before = call.service.database.write(lambda connection: store.delete_target(connection, call.account))
+    return Reply(status=204, audit={"before": _told(before), "after": None})
 
 
 def put_session(call: Call[Query, SessionRequest]) -> Reply:
     wanted = call.body
     credentials = wanted.credentials.model_dump() if wanted.credentials is not None else None
+    before = call.service.sessions.describe(call.account)
     described = call.service.sessions.put(
         call.account,
         storage_state=wanted.storage_state,
@@ -64,7 +73,8 @@ def put_session(call: Call[Query, SessionRequest]) -> Reply:
     )
     # A new session ends the pause that the lack of one had made; Redis has to hear of it.
     call.service.runtime.queue_settings.carry_account(call.account)
-    return Reply(described)
+    given = sorted(call.body.model_fields_set & {"storage_state", "credentials"})
+    return Reply(described, audit={"before": before, "after": described, "given": given})
 
 
 def get_session(call: Call[Query, Any]) -> Reply:
@@ -72,8 +82,9 @@ def get_session(call: Call[Query, Any]) -> Reply:
 
 
 def delete_session(call: Call[Query, Any]) -> Reply:
+    before = call.service.sessions.describe(call.account)
     call.service.sessions.delete(call.account)
-    return Reply(status=204)
+    return Reply(status=204, audit={"before": before, "after": None})
 
 
 _ACCOUNT = "/v1/accounts/{account}"

@@ -19,7 +19,8 @@ def get_secret(call: Call[Query, Any]) -> Reply:
 
 
 def rotate_secret(call: Call[Query, Nothing]) -> Reply:
-    return Reply(call.service.runtime.webhook_secrets.rotate(call.account), 201)
+    made = call.service.runtime.webhook_secrets.rotate(call.account)
+    return Reply(made, 201, audit={"after": {name: made[name] for name in ("created_at", "previous_until")}})
 
 
 _SECRET = "/v1/accounts/{account}/webhook-secret"  # noqa: S105 - a path

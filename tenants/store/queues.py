@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, RowMapping, case, func, select, update
 
@@ -76,6 +76,15 @@ def cancel_waiting(connection: Connection, lane: str, account: str, *, limit: in
     deliveries.tell(connection, cancelled.mappings().all())
     record(connection, *(NewEvent(account, job_id, "status", {"status": "cancelled"}) for job_id in ended))
     return ended
+
+
+def pause_of(connection: Connection, lane: str, account: str) -> dict[str, Any]:
+    """`{paused, reason}` of the tenant queue."""
+    statement = select(tenant_queues.c.paused, tenant_queues.c.reason).where(
+        tenant_queues.c.lane == lane, tenant_queues.c.account == account
+    )
+    found = connection.execute(statement).mappings().one_or_none()
+    return {"paused": False, "reason": None} if found is None else dict(found)
 
 
 def set_paused(connection: Connection, lane: str, account: str, paused: bool, *, reason: str | None = None) -> None:
