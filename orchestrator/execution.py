@@ -33,6 +33,7 @@ from tenants.store.steps import Gone, Owned, Refused
 
 from . import metrics
 from .callbacks import Callbacks
+from .circuits import circuit_policy
 from .dispatch import Dispatcher
 from .guard import GuardLost
 from .outcome_writer import EndedFor, OutcomeWriter
@@ -76,7 +77,7 @@ class Execution:
         self._worker_id = worker_id
         self._database = database
         self._pipelines = pipelines
-        self._outcomes = OutcomeWriter(database, pipelines, dispatcher)
+        self._outcomes = OutcomeWriter(database, pipelines, dispatcher, queue_settings, circuit_policy(settings))
         self._sessions = sessions
         self._settings = settings
         self._queue_settings = queue_settings
@@ -160,6 +161,8 @@ class Execution:
             case Refused():
                 metrics.REFUSED_STARTS.labels(message.lane).inc()
                 message.reschedule(started.seconds)
+                if started.unheard and message.account is not None:
+                    self._queue_settings.carry_account(message.account)
             case Running():
                 self._run_owned(started.owned, started, message)
 
@@ -190,6 +193,9 @@ class Execution:
     def _run_owned(self, owned: Owned, running: Running, message: LeasedMessage) -> None:
         if self._stopping.is_set():
             self._end(owned.step_id, "handback")
+        if owned.canary:
+            # The rest of the queue waits for what comes of it; Redis has let the queue go, because its time had come.
+            self._queue_settings.carry_account(owned.account)
         began = time.monotonic()
         try:
             outcome = self._perform(owned, running)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from pydantic import SecretStr
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 _MASK = "[secret]"
+#: Names and addresses of hosts, which many other lines tell too.
+_HOST = re.compile(r"localhost|\d+(\.\d+){3}|([a-zA-Z0-9-]+\.)+[a-zA-Z]{2,}")
 #: What every `LogRecord` has; anything else came in by `extra=` and belongs into the JSON line.
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 #: Libraries that tell each request, statement or phase of their own life at INFO.
@@ -44,6 +48,8 @@ class _Redaction:
             value = getattr(settings, name)
             if isinstance(value, SecretStr):
                 found.update(part.strip() for part in value.get_secret_value().split(","))
+        for url in settings.alert_urls:
+            found.update(_parts_of(url.get_secret_value()))
         # The longest first: a secret may hold another one.
         self._secrets = sorted((each for each in found if len(each) >= 8), key=len, reverse=True)
 
@@ -51,6 +57,13 @@ class _Redaction:
         for secret in self._secrets:
             text = text.replace(secret, _MASK)
         return text
+
+
+def _parts_of(url: str) -> set[str]:
+    """An alert URL, and whatever stands in it that may be a token: most services have theirs in the path."""
+    rest = url.partition("://")[2]
+    parts = [part for part in re.split(r"[/?&=@:#,]+", rest) if not _HOST.fullmatch(part)]
+    return {url, rest, *parts, *map(unquote, parts)}
 
 
 class _TextFormatter(logging.Formatter):

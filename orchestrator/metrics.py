@@ -66,6 +66,23 @@ SCHEDULE_FIRES = Counter(
     ("outcome",),
     registry=REGISTRY,
 )
+ALERT_MESSAGES = Counter(
+    "onelane_alert_messages",
+    "Messages to the alert channels, by outcome: delivered, failed (tried again), given_up.",
+    ("outcome",),
+    registry=REGISTRY,
+)
+ALERTS_OVERDUE = Gauge(
+    "onelane_alerts_overdue_seconds",
+    "How long the alert that waits longest for its message has waited, where there are channels; 0 when none does.",
+    registry=REGISTRY,
+)
+OPEN_CIRCUITS = Gauge(
+    "onelane_open_circuits",
+    "Tenant queues that rest because too many of their steps failed in a row, by lane.",
+    ("lane",),
+    registry=REGISTRY,
+)
 LOOP_FAILURES = Counter(
     "onelane_loop_failures",
     "Runs of a background loop that failed, by loop.",

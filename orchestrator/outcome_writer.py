@@ -21,11 +21,13 @@ from actors import Pipeline
 from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
-from tenants.store import backoffs, dispatch, outcomes, ownership, steps
+from tenants.store import backoffs, circuits, dispatch, outcomes, ownership, steps
+from tenants.store.circuits import CircuitPolicy
 from tenants.store.steps import Owned
 
 from . import metrics
 from .dispatch import Dispatcher
+from .queue_settings import QueueSettings
 from .sandbox import Cancelled, Completed, Crashed, Failed, Lost, Outcome, OutOfMemory, Signalled, TimedOut
 
 log = logging.getLogger(__name__)
@@ -40,10 +42,19 @@ EndedFor = Literal["cancel", "handback"]
 class OutcomeWriter:
     """Writes the outcomes of one worker process; any of its threads may."""
 
-    def __init__(self, database: Database, pipelines: Mapping[str, Pipeline], dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        database: Database,
+        pipelines: Mapping[str, Pipeline],
+        dispatcher: Dispatcher,
+        queue_settings: QueueSettings,
+        circuit: CircuitPolicy | None,
+    ) -> None:
         self._database = database
         self._pipelines = pipelines
         self._dispatcher = dispatcher
+        self._queue_settings = queue_settings
+        self._circuit = circuit
 
     def write(self, owned: Owned, outcome: Outcome, why_ended: EndedFor | None, message: LeasedMessage) -> None:
         """Write the outcome, again and again while the database is away: work that is done must not be lost.
@@ -115,6 +126,8 @@ class OutcomeWriter:
             return
         following = ownership.complete(self._database, owned, output)
         self._record(owned, "completed")
+        if owned.canary:
+            self._queue_settings.carry_account(owned.account)  # its circuit is closed
         if following is not None:
             self._dispatcher.send([following])
 
@@ -162,9 +175,11 @@ class OutcomeWriter:
                 error=error,
                 traceback=traceback or None,
                 message=message.asdict(),
+                circuit=self._circuit,
             )
         )
         self._record(owned, outcome)
+        self._tell_redis_of_circuit(owned)
         if following is not None:
             self._dispatcher.send([following])
 
@@ -180,11 +195,32 @@ class OutcomeWriter:
     ) -> None:
         self._database.write(
             lambda connection: outcomes.retry(
-                connection, owned, outcome=outcome, error=error, delay_seconds=delay, handed_back=handed_back
+                connection,
+                owned,
+                outcome=outcome,
+                error=error,
+                delay_seconds=delay,
+                handed_back=handed_back,
+                circuit=self._circuit,
             )
         )
         self._record(owned, outcome)
+        if owned.canary:
+            self._tell_redis_of_circuit(owned)
         self._let_come_back(owned, message, delay)
+
+    def _tell_redis_of_circuit(self, owned: Owned) -> None:
+        """Pause the tenant queue in Redis too, if this failure has opened its circuit."""
+        if self._circuit is None:
+            return
+        try:
+            found = self._database.read(lambda connection: circuits.of_lane(connection, owned.lane, owned.account))
+        except Unavailable as error:
+            # The outcome is written, and that is what counts: Redis hears of the pause at the first refused start.
+            log.warning("whether a circuit of account %r has opened is not known: %s", owned.account, error)
+            return
+        if found is not None:
+            self._queue_settings.carry_account(owned.account)
 
     def _let_come_back(self, owned: Owned, message: LeasedMessage, delay: float) -> None:
         """Let the step's message come back; when Redis has lost it, have another one sent.

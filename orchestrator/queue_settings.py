@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dramatiq.errors import BrokerConnectionError
 
 from tenants.database import Database
+from tenants.errors import Unavailable
 from tenants.queues import FOR_GOOD, QueueError, QueueLimits, Rate, StoredSettings, TenantBroker, until_ms
 from tenants.store import made_settings as store
 
@@ -29,11 +30,10 @@ class QueueSettings:
         self._lanes = tuple(lanes)
 
     def carry_account(self, account: str) -> bool:
-        """Carry one account's limits and pauses; False when Redis is away (the next rebuild does it)."""
-        settings = self._settings_of([account])
+        """Carry one account's limits and pauses; False when Redis or SQL is away (the next rebuild does it)."""
         try:
-            self._carry(settings)
-        except (BrokerConnectionError, QueueError) as error:
+            self._carry(self._settings_of([account]))
+        except (BrokerConnectionError, QueueError, Unavailable) as error:
             log.warning("Redis has not heard of the settings of account %r yet: %s", account, error)
             return False
         return True
@@ -100,6 +100,11 @@ def _stored(settings: store.AccountSettings, lane: str) -> StoredSettings:
             rate=Rate(limits.rate.limit, limits.rate.per) if limits.rate else None,
             ordering=limits.ordering,
         ),
-        queue_paused=pauses[0] if pauses else 0,
+        queue_paused=_longest(pauses),
         account_paused=FOR_GOOD if settings.held else 0,
     )
+
+
+def _longest(pauses: Sequence[int]) -> int:
+    """Of several pauses of one tenant queue, the one that ends last."""
+    return FOR_GOOD if FOR_GOOD in pauses else max(pauses, default=0)

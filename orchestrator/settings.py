@@ -13,6 +13,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -34,6 +35,8 @@ NOT_SETTINGS = frozenset({"ONELANE_CONFIG"})
 #: Browsers that Playwright can drive, the lightest first.
 CHROMIUM_NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MINIMUM_KEY_CHARACTERS = 24
+
+_CHECKING_ALERT_URLS = ContextVar("checking_alert_urls", default=True)
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -112,6 +115,16 @@ class Settings(BaseSettings):
     metrics_key: SecretStr | None = None
     #: Where a worker serves its own metrics, on `host`; None: nowhere. `up` gives its n-th worker this port + n - 1.
     worker_metrics_port: Port | None = None
+    #: Where alerts go: URLs as apprise takes them. They may hold tokens and passwords, so they are sealed here.
+    alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    #: Seconds in which alerts of one kind, account and subject are one.
+    alert_every: float = Field(default=900, ge=1, le=30 * 86400)
+    #: Messages to the alert URLs in an hour, at most.
+    alerts_per_hour: int = Field(default=60, ge=1, le=100_000)
+    #: Steps of an account that fail in a row on one lane, after which that lane of it rests; 0: it never does.
+    circuit_failures: int = Field(default=5, ge=0, le=1_000_000)
+    #: Seconds until one job is let through to try again; doubled while that fails, up to an hour.
+    circuit_cooldown: float = Field(default=300, ge=1, le=30 * 86400)
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     max_batch_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -124,12 +137,23 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = None
 
     @classmethod
-    def load(cls, **overrides: Any) -> Self:
+    def load(cls, *, check_alert_urls: bool = True, **overrides: Any) -> Self:
         """The settings from overrides, environment, `.env` and TOML file; an override of None is left out.
+
+        Without `check_alert_urls` apprise is not asked about them: for commands that send nothing, and for children of
+        a process that has asked.
 
         Raises:
             SettingsError: with a sentence for each fault, and a guess for each unknown name.
         """
+        checking = _CHECKING_ALERT_URLS.set(check_alert_urls)
+        try:
+            return cls._load(overrides)
+        finally:
+            _CHECKING_ALERT_URLS.reset(checking)
+
+    @classmethod
+    def _load(cls, overrides: Mapping[str, Any]) -> Self:
         faults = _config_file_faults() + _unknown_variables(os.environ)
         try:
             settings = cls(**{name: value for name, value in overrides.items() if value is not None})
@@ -168,6 +192,26 @@ class Settings(BaseSettings):
         if value.lstrip().startswith("["):
             return json.loads(value)
         return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("alert_urls", mode="before")
+    @classmethod
+    def _split_urls(cls, value: Any) -> Any:
+        """As `_split`; a comma inside of a URL does not part it."""
+        if isinstance(value, str) and not value.lstrip().startswith("["):
+            return tuple(part for part in re.split(r"[\s,]+(?=[a-zA-Z][a-zA-Z0-9+.-]*://)", value.strip()) if part)
+        return json.loads(value) if isinstance(value, str) else value
+
+    @field_validator("alert_urls")
+    @classmethod
+    def _urls_in_shape(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        """A wrong URL shows at the start, not at the first alert; by its place, because it may hold a secret."""
+        if value and _CHECKING_ALERT_URLS.get():
+            from .alerts.channels import faults_of  # apprise takes seconds to load
+
+            faults = faults_of([url.get_secret_value() for url in value])
+            if faults:
+                raise ValueError("; ".join(faults))
+        return value
 
     @field_validator("data_dir")
     @classmethod

@@ -23,7 +23,7 @@ from tenants.database import Database
 from tenants.errors import InvalidInput, OwnershipLost
 from tenants.models import Account, Artifact, Job, ProviderBackoff, new_id
 from tenants.sessions import Sessions
-from tenants.store import deliveries, publications, queues, steps, usage
+from tenants.store import alerts, deliveries, publications, queues, steps, usage
 from tenants.store.events import NewEvent, record
 from tenants.store.steps import Owned
 
@@ -244,7 +244,11 @@ class StepPort:
         def work(connection: Connection) -> None:
             steps.still_owned(connection, owned)
             self._sessions.require_login(connection, owned.account, reason)
-            queues.set_paused(connection, owned.lane, owned.account, True, reason="login_required")
+            queues.pause_for_login(connection, owned.lane, owned.account)
+            details = {"lane": owned.lane, "pipeline": owned.pipeline, "step": owned.name, "job_id": owned.job_id}
+            alerts.note(
+                connection, "login_required", account=owned.account, subject=(), details=details, once_per_job=True
+            )
 
         self._database.write(work)
         self._queue_settings.carry_account(owned.account)

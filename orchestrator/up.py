@@ -305,6 +305,7 @@ def as_environment(settings: Settings) -> dict[str, str]:
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
         elif isinstance(value, tuple):
-            value = json.dumps(value)
+            plain = [each.get_secret_value() if isinstance(each, SecretStr) else each for each in value]
+            value = json.dumps(plain)
         found[PREFIX + name.upper()] = str(value)
     return found

@@ -24,7 +24,9 @@ T = TypeVar("T")
 
 #: The broker's words, and ours where they differ.
 _CODES = {"behind_other_messages": "behind_other_jobs", "lane_at_concurrency": "at_concurrency", "delayed": "scheduled"}
-_PAUSES = {"login_required": "login_required", "circuit_open": "circuit_open"}
+_PAUSES = {"login_required": "login_required"}
+#: What pauses one tenant queue, beside `queue_paused` itself.
+_QUEUE_PAUSES = frozenset({"login_required", "circuit_open"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,9 @@ class Waiting:
         elif status == "queued" and step is not None:
             told = [*_decided(found), *_by_capacity(found)]
             yield from told
-            yield from self._by_redis(found, {each.code for each in told})
+            codes = {each.code for each in told}
+            # Redis knows of a pause, and not for what.
+            yield from self._by_redis(found, codes | ({"queue_paused"} if codes & _QUEUE_PAUSES else set()))
 
     def _by_redis(self, found: Situation, told: set[str]) -> Iterator[Why]:
         step = found.step
@@ -139,10 +143,13 @@ def _decided(found: Situation) -> Iterator[Why]:
         code = _PAUSES.get(reason or "", "queue_paused")
         messages = {
             "login_required": "the account has to sign in: set its session",
-            "circuit_open": "the account failed too often in a row",
             "queue_paused": f"tenant queue {lane}_{found.job['account']} is paused",
         }
         yield Why(code, messages[code], until=until)
+    if found.circuit is not None:
+        status, until = found.circuit
+        what = "nothing of the lane starts" if status == "open" else "one job is let through to try"
+        yield Why("circuit_open", f"too many of the account's steps failed in a row: {what}", until=until)
     if found.lane_paused:
         yield Why("lane_paused", f"lane {lane} is paused for everybody")
 

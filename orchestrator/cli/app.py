@@ -54,7 +54,8 @@ def serve(host: Host = None, port: Port = None, data_dir: DataDir = None, superv
     """Run the control plane: HTTP API and loops. Any number may run."""
     from . import service
 
-    raise typer.Exit(service.run_serve(context.load(data_dir, host=host, port=port), supervised=supervised))
+    settings = context.load(data_dir, check_alert_urls=not supervised, host=host, port=port)
+    raise typer.Exit(service.run_serve(settings, supervised=supervised))
 
 
 @app.command()
@@ -67,7 +68,8 @@ def work(
     """Run a worker. Any number may run, on any number of hosts."""
     from . import service
 
-    raise typer.Exit(service.run_work(context.load(data_dir, lanes=lanes, threads=threads), supervised=supervised))
+    settings = context.load(data_dir, check_alert_urls=not supervised, lanes=lanes, threads=threads)
+    raise typer.Exit(service.run_work(settings, supervised=supervised))
 
 
 @app.command()
@@ -113,7 +115,7 @@ def demo_blog(data_dir: DataDir = None, supervised: Supervised = False) -> None:
     """Serve the demo blog alone; `up` does so."""
     from . import service
 
-    service.run_demo_blog(context.load(data_dir), supervised=supervised)
+    service.run_demo_blog(context.load(data_dir, check_alert_urls=False), supervised=supervised)
 
 
 @app.command("offline-model", hidden=True)
@@ -121,7 +123,7 @@ def offline_model(data_dir: DataDir = None, supervised: Supervised = False) -> N
     """Serve the offline model alone; `up` does so when there is no Gemini key."""
     from . import service
 
-    service.run_offline_model(context.load(data_dir), supervised=supervised)
+    service.run_offline_model(context.load(data_dir, check_alert_urls=False), supervised=supervised)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -89,7 +89,7 @@ class Caller:
         Raises:
             NoKey: none was given, set, or made by an `up` in the data directory.
         """
-        settings = load(self.data_dir, url=self.url, api_key=self.key)
+        settings = load(self.data_dir, check_alert_urls=False, url=self.url, api_key=self.key)
         folder = DataFolder(settings.data_dir)
         port = settings.port if "port" in settings.model_fields_set else folder.ports().get("api", settings.port)
         address = settings.url or f"http://{reachable_host(settings.host)}:{port}"

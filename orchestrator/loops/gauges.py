@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dramatiq.errors import BrokerConnectionError
 
 from tenants.queues import CheckPosition, QueueError
-from tenants.store import publications
+from tenants.store import alerts, circuits, publications
 from tenants.store import workers as store
 
 from .. import metrics
@@ -44,6 +44,11 @@ class GaugeLoop:
     def run_once(self) -> bool:
         metrics.WORKERS.set(len(self._runtime.database.read(store.live)))
         metrics.NEEDS_REVIEW.set(self._runtime.database.read(publications.awaiting_review))
+        if self._runtime.settings.alert_urls:
+            metrics.ALERTS_OVERDUE.set(self._runtime.database.read(alerts.overdue))
+        found = self._runtime.database.read(circuits.open_by_lane)
+        for lane in self._runtime.lanes:
+            metrics.OPEN_CIRCUITS.labels(lane).set(found.get(lane, 0))
         try:
             for lane in self._runtime.lanes:
                 self._lane(lane)

@@ -7,12 +7,17 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
-from tenants.store import backoffs, schedules
+from tenants.store import alerts, backoffs, circuits, schedules
 from tenants.store import pruning as store
 
+from ..circuits import close_if_turned_off
 from ..runtime import Runtime
 
 log = logging.getLogger(__name__)
+
+#: Alerts that did not come up again for so long are removed; so are failures in a row that opened no circuit.
+ALERT_SECONDS = 30 * 86400.0
+FAILURES_SECONDS = 7 * 86400.0
 
 
 class Pruner:
@@ -48,6 +53,9 @@ class Pruner:
             lambda connection: schedules.forget_fires(connection, retention.events, limit=10 * self.batch)
         )
         database.write(backoffs.forget_past)
+        database.write(lambda connection: alerts.forget(connection, older_than=ALERT_SECONDS))
+        database.write(lambda connection: circuits.forget(connection, older_than=FAILURES_SECONDS))
+        close_if_turned_off(self._runtime)
         if pruned.jobs:
             log.info("%d ended job(s) were removed", pruned.jobs)
         return pruned.jobs >= self.batch or others >= 10 * self.batch

@@ -14,6 +14,7 @@ from tenants.store import outcomes
 from tenants.store import workers as store
 
 from .. import metrics
+from ..circuits import circuit_policy
 from ..runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,12 @@ class Rescuer:
         database = self._runtime.database
         for worker_id in database.write(store.declare_dead):
             log.warning("worker %s is dead: it was not heard for %.0f s", worker_id, store.DEAD_SECONDS)
+        circuit = circuit_policy(self._runtime.settings)
         taken = []
         for step in database.read(store.abandoned_steps):
 
             def take(connection: Connection, step_id: str = step["id"], run_token: int = step["run_token"]) -> None:
-                outcomes.lose(connection, step_id, run_token)
+                outcomes.lose(connection, step_id, run_token, circuit=circuit)
 
             try:
                 database.write(take)
@@ -50,4 +52,6 @@ class Rescuer:
             metrics.LOST_ATTEMPTS.inc()
             log.warning("step %s was taken from worker %s", step["id"], step["worker_id"])
             taken.append(step["id"])
+            if circuit is not None and step["lost"] >= outcomes.LOST_BUDGET:
+                self._runtime.queue_settings.carry_account(step["account"])  # it may have opened a circuit
         return taken

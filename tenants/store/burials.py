@@ -19,7 +19,7 @@ from sqlalchemy import Connection, insert, select
 
 from ..columns import db_now
 from ..models import DeadLetter, Step
-from . import outcomes
+from . import alerts, outcomes
 from .dispatch import Dispatch
 from .jobs import FINISHED
 from .steps import load, owned_of
@@ -110,18 +110,17 @@ def _refuse(constant: str) -> None:
 def _keep_jobless(
     connection: Connection, burial: Burial, letter_id: str, error: dict[str, Any], message: dict[str, Any]
 ) -> None:
-    connection.execute(
-        insert(letters).values(
-            id=letter_id,
-            account=None if burial.account is None else _clean(burial.account),
-            lane=burial.lane,
-            actor=str(message.get("actor_name") or "unknown"),
-            message=message,
-            error_code=error["code"],
-            error=error,
-            created_at=db_now(),
-        )
-    )
+    letter = {
+        "id": letter_id,
+        "account": None if burial.account is None else _clean(burial.account),
+        "lane": burial.lane,
+        "actor": str(message.get("actor_name") or "unknown"),
+        "message": message,
+        "error_code": error["code"],
+        "error": error,
+    }
+    connection.execute(insert(letters).values(**letter, created_at=db_now()))
+    alerts.dead_letter(connection, letter, step=None)
 
 
 def _clean(text: str) -> str:

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, RowMapping, func, or_, select
 from ..account import AccountLimits
 from ..columns import db_now
 from ..models import Account, Attempt, Lane, Step, TenantQueue
+from . import circuits, workers
 from . import jobs as job_store
-from . import workers
 
 accounts, steps, attempts = Account.__table__, Step.__table__, Attempt.__table__
 lanes, tenant_queues = Lane.__table__, TenantQueue.__table__
@@ -36,6 +36,8 @@ class Situation:
     account_status: str
     #: The pause of the tenant queue: until when (None: for good) and why; None when it is not paused.
     queue_pause: tuple[datetime | None, str | None] | None
+    #: The tenant queue's open circuit: its status (`open`, `half_open`) and until when; None while it is closed.
+    circuit: tuple[str, datetime] | None
     lane_paused: bool
     #: Steps that run on the tenant queue, and in the whole account, with the most that may.
     running: int
@@ -67,6 +69,7 @@ def situation(connection: Connection, job_id: str, account: str | None) -> Situa
         last_outcome=_last_outcome(connection, step),
         account_status=row.status,
         queue_pause=_queue_pause(connection, lane, owner),
+        circuit=_circuit(connection, lane, owner),
         lane_paused=connection.execute(select(lanes.c.paused).where(lanes.c.lane == lane)).scalar() or False,
         running=_running(connection, owner, lane),
         concurrency=limits.lane(lane).concurrency,
@@ -102,6 +105,11 @@ def _queue_pause(connection: Connection, lane: str, account: str) -> tuple[datet
     )
     found: Sequence[Any] | None = connection.execute(statement).one_or_none()
     return (found[0], found[1]) if found is not None else None
+
+
+def _circuit(connection: Connection, lane: str, account: str) -> tuple[str, datetime] | None:
+    found = circuits.of_lane(connection, lane, account)
+    return None if found is None else (found["status"], found["until"])
 
 
 def _running(connection: Connection, account: str, lane: str | None = None) -> int:

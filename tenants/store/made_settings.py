@@ -11,14 +11,15 @@ from sqlalchemy import Connection, RowMapping, or_, select, update
 
 from ..account import AccountLimits
 from ..columns import db_now
-from ..models import Account, Lane, TenantQueue
+from ..models import Account, Circuit, Lane, TenantQueue
 
 accounts, lanes, tenant_queues = Account.__table__, Lane.__table__, TenantQueue.__table__
+circuits = Circuit.__table__
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePause:
-    """A pause of one tenant queue; `until` None: for good."""
+    """A pause of one tenant queue; `until` None: for good. An open circuit is one of the kind, beside any other."""
 
     lane: str
     until: datetime | None
@@ -54,6 +55,8 @@ def of_accounts(connection: Connection, names: Sequence[str]) -> list[AccountSet
         )
     ):
         pauses.setdefault(row.account, []).append(QueuePause(row.lane, row.paused_until, row.reason))
+    for row in connection.execute(select(circuits).where(circuits.c.account.in_(names), circuits.c.until > db_now())):
+        pauses.setdefault(row.account, []).append(QueuePause(row.lane, row.until, "circuit_open"))
     return [_settings(name, rows.get(name), pauses.get(name, ())) for name in names]
 
 
@@ -70,7 +73,8 @@ def accounts_with_settings(connection: Connection, *, after: str, limit: int) ->
     """Names of accounts that have settings other than the defaults, in order, for a rebuild that goes through once."""
     configured = select(accounts.c.id).where(or_(accounts.c.limits.is_not(None), accounts.c.status != "active"))
     paused = select(tenant_queues.c.account).where(tenant_queues.c.paused)
-    names = configured.union(paused).subquery()
+    broken = select(circuits.c.account).where(circuits.c.opened_at.is_not(None))
+    names = configured.union(paused, broken).subquery()
     column = names.c[0]
     return connection.execute(select(column).where(column > after).order_by(column).limit(limit)).scalars().all()
 

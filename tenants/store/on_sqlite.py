@@ -30,7 +30,8 @@ _FIND = """
            j.started_at AS job_started_at,
            CASE WHEN j.started_at IS NULL THEN j.deadline_seconds ELSE -onelane_seconds_since(j.deadline_at) END
                AS deadline_left,
-           n.id AS next_id, n.name AS next_name, n.lane AS next_lane,
+           n.id AS next_id, n.name AS next_name, n.lane AS next_lane, c.failures AS circuit_failures,
+           coalesce(json_extract(a.limits, '$.lanes."' || s.lane || '".concurrency'), 1) AS concurrency,
            EXISTS (SELECT 1 FROM steps f WHERE f.job_id = s.job_id AND f.position > n.position) AS more_follow,
            CASE WHEN s.position = 0 THEN NULL
                 ELSE (SELECT json_group_object(b.name, json(b.output)) FROM steps b
@@ -40,6 +41,7 @@ _FIND = """
     JOIN jobs j ON j.id = s.job_id
     JOIN accounts a ON a.id = s.account
     LEFT JOIN steps n ON n.job_id = s.job_id AND n.position = s.position + 1
+    LEFT JOIN circuits c ON c.account = s.account AND c.lane = s.lane
     WHERE s.id = :step_id AND s.status IN ('queued', 'retrying')
       AND (s.due_at IS NULL OR s.due_at <= :now)
       AND j.finished_at IS NULL AND j.cancel_requested_at IS NULL
@@ -49,6 +51,7 @@ _FIND = """
       AND NOT EXISTS (SELECT 1 FROM lanes l WHERE l.lane = s.lane AND l.paused)
       AND NOT EXISTS (SELECT 1 FROM tenant_queues q WHERE q.lane = s.lane AND q.account = s.account AND q.paused
                       AND (q.paused_until IS NULL OR q.paused_until > :now))
+      AND c.opened_at IS NULL
       AND :slot < coalesce(json_extract(a.limits, '$.lanes."' || s.lane || '".concurrency'), 1)
       AND (SELECT count(*) FROM steps t WHERE t.lane = s.lane AND t.account = s.account AND t.status = 'running')
           < coalesce(json_extract(a.limits, '$.lanes."' || s.lane || '".concurrency'), 1)
@@ -89,6 +92,8 @@ _QUEUE = """
     UPDATE steps SET status = ?1, queued_at = CASE WHEN ?1 = 'queued' THEN ?3 ELSE queued_at END
     WHERE id = ?2 AND status = 'pending'
 """
+
+_FORGET_FAILURES = "DELETE FROM circuits WHERE account = ? AND lane = ? AND opened_at IS NULL"
 
 
 def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> Owned | None:
@@ -156,6 +161,8 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispat
         else:
             connection.execute(_MOVE_JOB, (status, following.name, owned.job_id))
             connection.execute(_QUEUE, (status, following.id, now))
+        if owned.after_failures:
+            connection.execute(_FORGET_FAILURES, (owned.account, owned.lane))
         who = (owned.account, owned.job_id)
         step = _step_data(owned.name, "completed", owned.attempt)
         connection.execute(_TELL_BOTH, (*who, "step", step, now, *who, "status", json.dumps({"status": status}), now))

@@ -17,7 +17,7 @@ from typing import Any
 from ..database import Database
 from ..models import new_id
 from .dispatch import Dispatch
-from .steps import Owned, lost_ownership
+from .steps import Owned, lost_ownership, may_have_failures
 
 _START = """
 WITH found AS MATERIALIZED (
@@ -30,6 +30,7 @@ WITH found AS MATERIALIZED (
            n.id AS next_id, n.name AS next_name, n.lane AS next_lane,
            EXISTS (SELECT 1 FROM steps f WHERE f.job_id = s.job_id AND f.position > n.position) AS more_follow,
            coalesce((a.limits -> 'lanes' -> s.lane ->> 'concurrency')::int, 1) AS concurrency,
+           c.failures AS circuit_failures,
            CASE WHEN s.position = 0 THEN NULL
                 ELSE (SELECT json_object_agg(b.name, b.output) FROM steps b
                       WHERE b.job_id = s.job_id AND b.position < s.position AND b.status = 'completed')
@@ -38,6 +39,7 @@ WITH found AS MATERIALIZED (
     JOIN jobs j ON j.id = s.job_id
     JOIN accounts a ON a.id = s.account
     LEFT JOIN steps n ON n.job_id = s.job_id AND n.position = s.position + 1
+    LEFT JOIN circuits c ON c.account = s.account AND c.lane = s.lane
     WHERE s.id = %(step_id)s::varchar
       AND s.status IN ('queued', 'retrying')
       AND (s.due_at IS NULL OR s.due_at <= clock_timestamp())
@@ -48,6 +50,7 @@ WITH found AS MATERIALIZED (
       AND NOT EXISTS (SELECT 1 FROM lanes l WHERE l.lane = s.lane AND l.paused)
       AND NOT EXISTS (SELECT 1 FROM tenant_queues q WHERE q.lane = s.lane AND q.account = s.account AND q.paused
                       AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp()))
+      AND c.opened_at IS NULL
     FOR UPDATE OF j
 ), taken AS (
     UPDATE steps SET status = 'running', run_token = steps.run_token + 1, attempt = steps.attempt + 1,
@@ -106,7 +109,7 @@ WITH held AS MATERIALIZED (
     FROM done WHERE attempts.step_id = done.id AND attempts.run_token = %(run_token)s::int
 ), moved AS (
     UPDATE jobs /* moved */ FROM done WHERE jobs.id = %(job_id)s::varchar AND jobs.finished_at IS NULL
-/* queued */
+/* queued *//* forgotten */
 ), told AS (
     INSERT INTO events (account, job_id, type, data, created_at)
     SELECT %(account)s::varchar, %(job_id)s::varchar, 'step', %(step_data)s::json, clock_timestamp() FROM done
@@ -117,8 +120,24 @@ WITH held AS MATERIALIZED (
 )
 SELECT count(*) AS written FROM done
 """
-_COMPLETE_LAST = _COMPLETE_TEXT.replace("/* moved */", _ENDED).replace("/* queued */", "")
-_COMPLETE = _COMPLETE_TEXT.replace("/* moved */", _MOVED_ON).replace("/* queued */", _QUEUED)
+_FORGOTTEN = """), forgotten AS (
+    DELETE FROM circuits USING done WHERE circuits.account = %(account)s::varchar
+      AND circuits.lane = %(lane)s::varchar AND circuits.opened_at IS NULL"""
+
+
+def _completion(moved: str, queued: str, forgotten: str) -> str:
+    text = _COMPLETE_TEXT.replace("/* moved */", moved).replace("/* queued */", queued)
+    return text.replace("/* forgotten */", forgotten)
+
+
+#: By whether another step follows, and whether there may be failures in a row, which are over now: without those
+#: nothing looks at circuits.
+_COMPLETIONS = {
+    (False, False): _completion(_ENDED, "", ""),
+    (False, True): _completion(_ENDED, "", _FORGOTTEN),
+    (True, False): _completion(_MOVED_ON, _QUEUED, ""),
+    (True, True): _completion(_MOVED_ON, _QUEUED, _FORGOTTEN),
+}
 
 
 def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> Owned | None:
@@ -172,6 +191,7 @@ def owned_of(row: Any) -> Owned:
         deadline_seconds=row.deadline_left,
         following=following,
         following_awaits_approval=bool(row.approval) and following is not None and not row.more_follow,
+        after_failures=may_have_failures(row.circuit_failures, row.concurrency),
     )
 
 
@@ -195,13 +215,14 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispat
     if following is None:
         if not owned.required:
             raise ValueError(f"step {owned.step_id} is best effort and its job's last; use outcomes.complete")
-        rows = database.run_one(_COMPLETE_LAST, known)
     else:
         known["next_id"], known["next_name"] = following.id, following.name
         known["next_status"] = known["job_status"] = (
             "awaiting_approval" if owned.following_awaits_approval else "queued"
         )
-        rows = database.run_one(_COMPLETE, known)
+    if owned.after_failures:
+        known["lane"] = owned.lane
+    rows = database.run_one(_COMPLETIONS[following is not None, owned.after_failures], known)
     if not rows[0].written:
         raise lost_ownership(owned)
     return None if owned.following_awaits_approval else following

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from ..columns import db_now
 from ..errors import OwnershipLost
 from ..models import Attempt, DeadLetter, Job, Step, new_id
-from . import deliveries, endings, publications
+from . import alerts, circuits, deliveries, endings, publications
+from .circuits import CircuitPolicy
 from .dispatch import Dispatch
 from .events import NewEvent, record
 from .steps import Owned, guarded, load, lost_ownership, owned_of, step_event
@@ -75,6 +76,8 @@ def complete(connection: Connection, owned: Owned, output: dict[str, Any]) -> Di
     )
     _close_attempt(connection, owned, "completed", None)
     following = _queue_next(connection, owned) or delivery
+    if owned.canary or owned.after_failures:
+        circuits.completed(connection, owned)
     record(connection, *events, NewEvent(owned.account, owned.job_id, "status", {"status": status}))
     return following
 
@@ -87,11 +90,13 @@ def retry(
     error: dict[str, Any] | None,
     delay_seconds: float,
     handed_back: bool = False,
+    circuit: CircuitPolicy | None = None,
 ) -> None:
     """Let the step wait and be tried again. A failure spends an attempt; a snooze, a busy provider and a loss do not.
 
     A loss counts against a budget of its own, except when the worker handed the step back in an orderly stop. The
-    attempt's own message comes back by itself after the delay, so the step counts as dispatched.
+    attempt's own message comes back by itself after the delay, so the step counts as dispatched. A canary that fails
+    opens its circuit again, whether it has attempts left or not.
 
     Raises:
         OwnershipLost: another attempt owns the step.
@@ -114,6 +119,8 @@ def retry(
     _set_job(connection, owned, "queued", owned.name)
     guarded(connection, owned, **values)
     _close_attempt(connection, owned, outcome, error)
+    if owned.canary and spends and circuit is not None:
+        circuits.reopen(connection, owned, circuit)
     record(
         connection,
         NewEvent(owned.account, owned.job_id, "step", step_event(owned, values["status"])),
@@ -129,9 +136,11 @@ def fail(
     error: dict[str, Any],
     traceback: str | None,
     message: dict[str, Any],
+    circuit: CircuitPolicy | None = None,
 ) -> Dispatch | None:
     """End the step for good. A required step ends its job and leaves a dead letter; a best-effort one lets it go on.
 
+    It counts as a failure of its tenant queue, by `circuit`; without one nothing is counted.
     Returns the next step to hand to Redis, if the job goes on.
 
     Raises:
@@ -141,7 +150,11 @@ def fail(
     error = _end_or_move_on(connection, owned, status, error)
     guarded(connection, owned, status=status, error=error, finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, outcome, error)
-    return _leave_letter(connection, owned, status, error, traceback=traceback, message=message, letter_id=new_id())
+    following = _leave_letter(
+        connection, owned, status, error, traceback=traceback, message=message, letter_id=new_id()
+    )
+    circuits.failed(connection, owned, circuit, error["code"])
+    return following
 
 
 def fail_waiting(
@@ -193,7 +206,14 @@ def time_out_job(connection: Connection, owned: Owned) -> None:
     record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, "timed_out")))
 
 
-def lose(connection: Connection, step_id: str, run_token: int, *, handed_back: bool = False) -> None:
+def lose(
+    connection: Connection,
+    step_id: str,
+    run_token: int,
+    *,
+    handed_back: bool = False,
+    circuit: CircuitPolicy | None = None,
+) -> None:
     """Take a running step from a worker that is dead. Its attempt is `lost`, which has a budget of its own.
 
     With `handed_back` the worker lives and does not run it; then the budget is not touched.
@@ -216,7 +236,8 @@ def lose(connection: Connection, step_id: str, run_token: int, *, handed_back: b
         retry(connection, owned, outcome="lost", error=error, delay_seconds=0.0, handed_back=True)
     elif owned.lost + 1 > LOST_BUDGET:
         error["message"] = f"{LOST_BUDGET + 1} attempts in all were lost with their workers; " + error["message"]
-        fail(connection, owned, outcome="lost", error=error, traceback=None, message={"args": [owned.step_id]})
+        message = {"args": [owned.step_id]}
+        fail(connection, owned, outcome="lost", error=error, traceback=None, message=message, circuit=circuit)
     else:
         retry(connection, owned, outcome="lost", error=error, delay_seconds=0.0)
 
@@ -252,6 +273,7 @@ def _leave_letter(
         return _queue_next(connection, owned)
     letter = _dead_letter(owned, error, traceback, message, letter_id)
     connection.execute(insert(dead_letters).values(**letter, created_at=db_now()))
+    alerts.dead_letter(connection, letter, step=owned.name)
     return None
 
 

@@ -37,7 +37,7 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispat
         Unavailable, CommitUnknown: as `start`.
     """
     ends_with_a_call = owned.following is None and owned.job["callback_url"] is not None
-    if (owned.required or owned.following is not None) and not ends_with_a_call:
+    if (owned.required or owned.following is not None) and not ends_with_a_call and not owned.canary:
         complete_quickly = one_statement.complete if database.dialect == "postgresql" else on_sqlite.complete
         return complete_quickly(database, owned, output)
     return database.write(lambda connection: outcomes.complete(connection, owned, output))

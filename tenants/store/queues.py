@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, RowMapping, case, func, select, update
+from sqlalchemy import Connection, RowMapping, case, func, or_, select, update
 
 from ..columns import db_now, upsert
 from ..models import Job, Step, TenantQueue
@@ -92,3 +92,16 @@ def set_paused(connection: Connection, lane: str, account: str, paused: bool, *,
     values = {"paused": paused, "paused_until": None, "reason": reason}
     statement = upsert(connection, tenant_queues).values(lane=lane, account=account, **values)
     connection.execute(statement.on_conflict_do_update(index_elements=["lane", "account"], set_=values))
+
+
+def pause_for_login(connection: Connection, lane: str, account: str) -> None:
+    """Pause the tenant queue until the account has a new session; a pause that somebody made stays, and outlives it."""
+    values = {"paused": True, "paused_until": None, "reason": "login_required"}
+    statement = upsert(connection, tenant_queues).values(lane=lane, account=account, **values)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["lane", "account"],
+            set_=values,
+            where=or_(tenant_queues.c.paused.is_(False), tenant_queues.c.paused_until <= db_now()),
+        )
+    )

@@ -1,0 +1,99 @@
+"""The channels that alerts go to: apprise's, one for each URL of the settings.
+
+Invariants
+- A URL never leaves here, whole or in part: channels are named by their place and their kind. apprise and the HTTP
+  client below it put URLs into what they log, so both are silenced; what failed is said here.
+- Sending is bounded in time, also where a receiver trickles its answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import apprise
+
+log = logging.getLogger(__name__)
+
+#: Seconds that one channel has for one message.
+SEND_SECONDS = 15.0
+
+_TALKATIVE = ("apprise", "urllib3", "requests", "requests_oauthlib", "oauthlib")
+for _name in _TALKATIVE:
+    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One URL of the settings, by its place, from 1 on."""
+
+    position: int
+    kind: str
+    url: str
+
+    def __repr__(self) -> str:
+        return f"channel {self.position} ({self.kind})"
+
+    __str__ = __repr__
+
+
+def channels_of(urls: Sequence[str]) -> list[Channel]:
+    """The channels of these URLs, which must be in shape."""
+    return [Channel(number, _kind_of(url), url) for number, url in enumerate(urls, 1)]
+
+
+def faults_of(urls: Sequence[str]) -> list[str]:
+    """A sentence for each URL that apprise does not understand; none of the URL but its kind."""
+    return [
+        f"URL {number} ({_kind_of(url)}) is not one that apprise understands; see its documentation for the form"
+        for number, url in enumerate(urls, 1)
+        if _service_of(url) is None
+    ]
+
+
+def send(
+    channels: Sequence[Channel], title: str, body: str, *, problem: bool = True, seconds: float = SEND_SECONDS
+) -> list[Channel]:
+    """Send a message to these channels, to all at a time; gives back those that did not take it."""
+    if not channels:
+        return []
+    with ThreadPoolExecutor(max_workers=min(16, len(channels)), thread_name_prefix="alert") as pool:
+        taken = list(pool.map(lambda channel: _send(channel, title, body, problem, seconds), channels))
+    return [channel for channel, ok in zip(channels, taken, strict=True) if not ok]
+
+
+def chosen(channels: Sequence[Channel], positions: Collection[int] | None) -> list[Channel]:
+    """Those at these positions; None: all. Positions that the settings have no more are left out."""
+    return [channel for channel in channels if positions is None or channel.position in positions]
+
+
+def _send(channel: Channel, title: str, body: str, problem: bool, seconds: float) -> bool:
+    try:
+        sender = apprise.Apprise()
+        sender.add(channel.url)
+        kind = apprise.NotifyType.WARNING if problem else apprise.NotifyType.SUCCESS
+        result = sender.notify(
+            body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT, timeout=seconds
+        )
+    except Exception as error:
+        # A plugin's error may quote its URL: only its kind is told.
+        log.warning("%s failed: %s", channel, type(error).__name__)
+        return False
+    if not result:
+        log.warning("%s did not take an alert", channel)
+    return bool(result)
+
+
+def _service_of(url: str) -> apprise.NotifyBase | None:
+    try:
+        return apprise.Apprise.instantiate(url)
+    except Exception:
+        return None
+
+
+def _kind_of(url: str) -> str:
+    found = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]{0,31})://", url.strip())
+    return found[1].lower() if found else "no scheme"

@@ -1,0 +1,121 @@
+"""What an alert says: a title, and lines with names, codes, ids and the commands that help.
+
+Invariant: nothing comes in that a step, a page or a provider has worded. An error's message can hold a token, a cookie
+or a signed URL, and no pattern finds them all; so it stays with its dead letter, behind the API's key, and the alert
+tells its id.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+_TITLES = {
+    "dead_letter": "a step will not be tried again",
+    "login_required": "an account has to sign in",
+    "needs_review": "nobody can tell whether a post was published",
+    "circuit_open": "an account's lane rests: too many of its steps failed in a row",
+    "circuit_closed": "an account's lane runs again",
+}
+_PLURALS = {
+    "dead_letter": "dead letters",
+    "login_required": "accounts that have to sign in",
+    "needs_review": "posts of which nobody can tell whether they were published",
+    "circuit_open": "lanes of accounts that rest",
+    "circuit_closed": "lanes of accounts that run again",
+}
+#: In this order, where they are known.
+_FACTS = ("lane", "pipeline", "step", "error_code", "failures", "until", "job_id", "dead_letter_id", "publication_id")
+
+
+class Text(NamedTuple):
+    """A message."""
+
+    title: str
+    body: str
+    #: Whether it tells of a problem, or of the end of one.
+    problem: bool
+
+
+def text_of(rows: Sequence[Mapping[Any, Any]], *, left: int, per_hour: int) -> Text:
+    """The message about these alerts: about one, or about several that must be told together.
+
+    Args:
+        rows: alerts as they were claimed.
+        left: messages that may still leave in this hour.
+        per_hour: how many may in all.
+    """
+    text = _one(rows[0]) if len(rows) == 1 else _together(rows)
+    if left:
+        return text
+    note = f"This was the last of {per_hour} messages in this hour (ONELANE_ALERTS_PER_HOUR); the rest is told later."
+    return text._replace(body=f"{text.body}\n\n{note}")
+
+
+def test_text() -> Text:
+    """What `onelane alerts test` sends."""
+    return Text("onelane: a test", "Alerts of this onelane reach you here. Nothing is wrong.", False)
+
+
+def commands(kind: str, account: str | None, details: Mapping[str, Any]) -> list[str]:
+    """What helps, as commands for a shell."""
+    name, letter = shlex.quote(account or ""), details.get("dead_letter_id")
+    narrowed = f" --account {name}" if account else ""
+    replay = [f"onelane dead-letters replay {letter}"] if letter else []
+    match kind:
+        case "dead_letter":
+            return [f"onelane dead-letters list{narrowed}", *replay]
+        case "login_required":
+            return [f"onelane accounts get {name}", f"onelane dead-letters list{narrowed}", *replay]
+        case "needs_review":
+            publication = details.get("publication_id") or "PUBLICATION"
+            return [
+                f"onelane drafts list --status needs_review{narrowed}",
+                f"onelane publications confirm {publication} URL",
+                f"onelane publications retry {publication}",
+            ]
+        case "circuit_open":
+            lane = shlex.quote(str(details.get("lane")))
+            return [f"onelane dead-letters list{narrowed}", f"onelane queues resume {lane} {name}"]
+    return []
+
+
+def _one(row: Mapping[Any, Any]) -> Text:
+    kind, account, details = row["kind"], row["account"], row["details"]
+    lines = [f"account: {account}"] if account is not None else []
+    lines += [f"{name.replace('_', ' ')}: {details[name]}" for name in _FACTS if details.get(name) is not None]
+    lines.append(f"at: {_minute(row['last_at'])}")
+    more = row["telling"] - row["told"] - 1
+    if more > 0:
+        since = row["sent_at"] or row["first_at"]
+        lines.append(f"and {more} more like it since {_minute(since)}")
+    if kind == "login_required":
+        lines.append("Put a new session (PUT /v1/accounts/…/session): the lane goes on then; replay what died.")
+    if kind == "needs_review":
+        lines.append("Look at the target yourself, then confirm it with its URL, or have it published anew:")
+    helping = commands(kind, account, details)
+    if helping:
+        lines += ["", *helping]
+    whose = f" ({account})" if account is not None else ""
+    return Text(f"onelane: {_TITLES[kind]}{whose}", "\n".join(lines), kind != "circuit_closed")
+
+
+def _together(rows: Sequence[Mapping[Any, Any]]) -> Text:
+    happened: Counter[str] = Counter()
+    accounts: dict[str, set[str]] = {}
+    for row in rows:
+        happened[row["kind"]] += row["telling"] - row["told"]
+        accounts.setdefault(row["kind"], set()).add(row["account"] or "")
+    lines = [
+        f"{number} {_PLURALS[kind]}, of {len(accounts[kind])} account{'s' if len(accounts[kind]) > 1 else ''}"
+        for kind, number in happened.most_common()
+    ]
+    lines += [f"since {_minute(min(row['first_at'] for row in rows))}", "", "onelane alerts list"]
+    return Text(f"onelane: {sum(happened.values())} alerts together", "\n".join(lines), True)
+
+
+def _minute(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"
