@@ -30,6 +30,7 @@ class Loops:
     """All loops of a control plane."""
 
     def __init__(self, runtime: Runtime) -> None:
+        from .alerts import AlertLoop
         from .dispatcher import DispatchLoop
         from .gauges import GaugeLoop
         from .pruner import Pruner
@@ -48,6 +49,7 @@ class Loops:
             Pruner(runtime),
             Reconciler(runtime),
             GaugeLoop(runtime),
+            AlertLoop(runtime),
         ]
         self._stopping = threading.Event()
         self._threads = [
