@@ -167,7 +167,7 @@ def create_key(
         raise typer.BadParameter("give an account, or --admin; not both")
     if account is not None:
         with caller.connect() as onelane:
-            made = onelane.accounts.create_key(account, name)
+            made: Resource = onelane.accounts.create_key(account, name)
     else:
         made = _create_admin_key(caller.data_dir, name)
     caller.show(made, lambda _: console.print(made["key"], markup=False, soft_wrap=True))

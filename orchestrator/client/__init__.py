@@ -5,64 +5,99 @@
         for job in onelane.jobs.watch(job["id"]):
             print(job["status"])
 
-Resources come as `/openapi.json` describes them: plain dicts with times as RFC 3339 text. Everything that goes wrong
-is an `OnelaneClientError`:
-
-    OnelaneClientError
-    ├── ApiError         the service refused: status, stable code, detail, the faults by field
-    └── NotReachable     no service answered at that address, or it broke off
-
-Invariants: an account is percent-encoded whole, so `a/b` and `a:b` stay one segment; no request is repeated by
-itself, only a stream of events that breaks off is taken up again.
+Resources come as the service answers them: typed dicts of `orchestrator.client.types`, times as RFC 3339 text. What
+goes wrong is drawn in `orchestrator.client.errors`.
 """
 
 from __future__ import annotations
 
-from .connection import ApiError, Connection, NotReachable, OnelaneClientError, Resource, given
-from .resources import (
-    FINISHED,
-    RECONCILE_SECONDS,
-    AccountsApi,
-    DeadLettersApi,
-    DraftsApi,
-    JobsApi,
-    PublicationsApi,
-    QueuesApi,
-    SchedulesApi,
-)
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
-__all__ = ["FINISHED", "ApiError", "NotReachable", "Onelane", "OnelaneClientError", "Resource"]
+from .accounts import AccountsApi
+from .admin import LONG_SECONDS, DeadLettersApi, LanesApi, QueuesApi
+from .connection import Connection, Event, given
+from .drafts import DraftsApi, PublicationsApi
+from .errors import (
+    ApiError,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    NotReachable,
+    OnelaneClientError,
+    ServiceFailed,
+    TooMany,
+    Unauthenticated,
+)
+from .jobs import FINISHED, JobRequest, JobsApi
+from .schedules import SchedulesApi
+from .types import Audit, Pipeline, Ready, Reaped, Reconciled, Worker
+
+__all__ = [
+    "FINISHED",
+    "ApiError",
+    "Conflict",
+    "Event",
+    "Forbidden",
+    "InvalidRequest",
+    "JobRequest",
+    "NotFound",
+    "NotReachable",
+    "Onelane",
+    "OnelaneClientError",
+    "Resource",
+    "ServiceFailed",
+    "TooMany",
+    "Unauthenticated",
+]
+
+#: Any resource, where it does not matter which.
+Resource = Mapping[str, Any]
 
 
 class Onelane(Connection):
     """A service with one key: its resources, and what is asked of the whole of it. Close it, or use it in a `with`."""
 
-    def __init__(self, base_url: str, key: str, *, timeout_seconds: float = 30.0) -> None:
-        super().__init__(base_url, key, timeout_seconds=timeout_seconds)
+    def __init__(self, base_url: str, key: str, *, timeout_seconds: float = 30.0, retries: int = 2) -> None:
+        super().__init__(base_url, key, timeout_seconds=timeout_seconds, retries=retries)
         self.jobs = JobsApi(self)
         self.accounts = AccountsApi(self)
         self.drafts = DraftsApi(self)
         self.schedules = SchedulesApi(self)
         self.publications = PublicationsApi(self)
         self.queues = QueuesApi(self)
+        self.lanes = LanesApi(self)
         self.dead_letters = DeadLettersApi(self)
 
-    def pipelines(self) -> list[Resource]:
+    def pipelines(self) -> list[Pipeline]:
         """Name, steps, lanes, limits and input schema of each pipeline."""
-        return list(self.call("GET", "/v1/pipelines")["items"])
+        return cast("list[Pipeline]", self.call("GET", "/v1/pipelines")["items"])
 
-    def workers(self) -> list[Resource]:
-        """The live workers."""
-        return list(self.call("GET", "/v1/admin/workers")["items"])
+    def workers(self) -> Sequence[Worker]:
+        """The live workers, and what each runs."""
+        return cast("list[Worker]", self.call("GET", "/v1/admin/workers")["items"])
 
-    def ready(self) -> Resource:
-        """`/readyz`: `{"status": "ok" | "degraded", "parts": {…}}`; an `ApiError` with status 503 when down."""
-        return dict(self.call("GET", "/readyz"))
+    def audit(
+        self,
+        *,
+        limit: int | None = 50,
+        actor: str | None = None,
+        action: str | None = None,
+        target: str | None = None,
+    ) -> Iterator[Audit]:
+        """Who changed what, newest first; each filter is the whole of its field."""
+        return self.pages("/v1/admin/audit", {"actor": actor, "action": action, "target": target}, limit)
 
-    def reap(self, idle_longer_than: float | None = None, *, dry_run: bool = False) -> Resource:
+    def ready(self) -> Ready:
+        """Whether jobs are accepted; a `ServiceFailed` when they are not."""
+        return cast("Ready", self.call("GET", "/readyz"))
+
+    def reap(self, idle_longer_than: float | None = None, *, dry_run: bool = False) -> Reaped:
         """Remove idle tenant queues; `idle_longer_than` in seconds."""
-        return dict(self.call("POST", "/v1/admin/reap", json=given(idle_longer_than=idle_longer_than, dry_run=dry_run)))
+        body = given(idle_longer_than=idle_longer_than, dry_run=dry_run)
+        return cast("Reaped", self.call("POST", "/v1/admin/reap", json=body, wait_seconds=LONG_SECONDS))
 
-    def reconcile(self) -> Resource:
-        """Make Redis hold what SQL says: `{requeued, released, orphaned}`."""
-        return dict(self.call("POST", "/v1/admin/reconcile", wait_seconds=RECONCILE_SECONDS))
+    def reconcile(self) -> Reconciled:
+        """Make Redis hold what SQL says."""
+        return cast("Reconciled", self.call("POST", "/v1/admin/reconcile", wait_seconds=LONG_SECONDS))

@@ -1,20 +1,25 @@
-"""One connection pool to one service: a request, the pages of a list, a stream of events, and what goes wrong.
+"""One connection pool to one service: a request, the pages of a list, a stream of events.
 
-Invariant: no request is repeated by itself, only a stream of events that breaks off is taken up again.
+Invariants
+- A request is repeated only where that changes nothing: a GET, or a POST with an idempotency key, which the client
+  makes for every call that creates something. A stream of events that breaks off is taken up where it was.
+- An account is percent-encoded whole, so `a/b` and `a:b` stay one segment.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple, Self, cast
+from urllib.parse import quote, urlsplit
 
 import httpx2
 
-Resource = dict[str, Any]
+from .errors import ApiError, NotReachable, api_error
 
 _logger = logging.getLogger(__name__)
 
@@ -22,34 +27,36 @@ _PAGE = 200
 #: A stream that says nothing for so long is dead: a comment comes every 15 seconds.
 _SILENCE_SECONDS = 45.0
 _RECONNECT_SECONDS = 0.5
+#: How long a stream that was there once may be away before its reader is told: a control plane is restarted in less.
+_AWAY_SECONDS = 60.0
+#: The pause before the first repeat; it doubles. A `Retry-After` beyond the longest is left to the caller.
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 10.0
+#: Refusals that say nothing about the call itself.
+_PASSING = frozenset({"unavailable", "idempotency_in_progress", "rate_limited", "unknown"})
 
 
-class OnelaneClientError(Exception):
-    """Base of what this client raises."""
+class Event(NamedTuple):
+    """One event of a stream: its number, its name and its datum."""
 
-
-class NotReachable(OnelaneClientError):
-    """No service answered; the message says where it was looked for."""
-
-
-class ApiError(OnelaneClientError):
-    """The service refused. `code` is the problem document's stable word; `errors` are pairs of place and message."""
-
-    def __init__(self, status: int, code: str, detail: str, errors: list[tuple[str, str]], request_id: str) -> None:
-        lines = [f"{detail or code} ({status} {code})", *(f"  {place}: {message}" for place, message in errors)]
-        super().__init__("\n".join(lines))
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.errors = errors
-        self.request_id = request_id
+    id: str
+    type: str
+    data: dict[str, Any]
 
 
 class Connection:
     """A pool of connections with one key; close it, or use it in a `with`."""
 
-    def __init__(self, base_url: str, key: str, *, timeout_seconds: float = 30.0) -> None:
+    def __init__(self, base_url: str, key: str, *, timeout_seconds: float = 30.0, retries: int = 2) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            base_url: where the service is, such as `http://127.0.0.1:8700`.
+            key: an admin key or an account's key.
+            timeout_seconds: how long one try of a request may take.
+            retries: how often a request that may be repeated is, when nobody answers or a part is down.
+        """
         self.base_url = base_url.rstrip("/")
+        self._retries = retries
         self._timeout_seconds = timeout_seconds
         self._stream_timeout = httpx2.Timeout(timeout_seconds, read=_SILENCE_SECONDS)
         self._http = httpx2.Client(
@@ -69,6 +76,7 @@ class Connection:
         self.close()
 
     def close(self) -> None:
+        """Let go of the connections."""
         self._http.close()
 
     def call(
@@ -78,28 +86,40 @@ class Connection:
         *,
         json: Any = None,
         params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        creates: bool = False,
         idempotency_key: str | None = None,
         wait_seconds: float = 0.0,
     ) -> Any:
-        """One request; gives back the answer's JSON, None for an empty answer.
+        """One call; gives back the answer's JSON, None for an empty answer.
+
+        Args:
+            method: the HTTP method.
+            path: the path, percent-encoded.
+            json: the body.
+            params: the query; those that are None are left out.
+            headers: more headers.
+            creates: the call takes an idempotency key; one is made where none is given, so that it can be repeated.
+            idempotency_key: the caller's own key.
+            wait_seconds: how much longer than the time-out the service may take.
 
         Raises:
-            NotReachable: nobody answered within the time-out, which `wait_seconds` lengthens.
+            NotReachable: nobody answered within the time-out.
             ApiError: any status of 400 or more.
         """
-        try:
-            answer = self._http.request(
-                method,
-                path,
-                json=json,
-                params=None if params is None else given(**params),
-                headers={"Idempotency-Key": idempotency_key} if idempotency_key else None,
-                timeout=self._timeout_seconds + wait_seconds,
-            )
-        except httpx2.TransportError as error:
-            raise self._not_reachable(error) from error
-        if answer.status_code >= 400:
-            raise _api_error(answer)
+        given_headers = dict(headers or {})
+        if creates or idempotency_key is not None:
+            given_headers["Idempotency-Key"] = idempotency_key or str(uuid.uuid4())
+        repeatable = method == "GET" or "Idempotency-Key" in given_headers
+        answer = self._send(
+            method,
+            path,
+            retries=self._retries if repeatable else 0,
+            json=json,
+            params=None if params is None else given(**params),
+            headers=given_headers or None,
+            timeout=self._timeout_seconds + wait_seconds,
+        )
         if not answer.content:
             return None
         try:
@@ -107,32 +127,67 @@ class Connection:
         except ValueError as error:
             raise NotReachable(f"what answers at {self.base_url} is not onelane: {path} is no JSON") from error
 
-    def events(self, path: str) -> Iterator[str]:
-        """The name of each event of a stream, from a `snapshot` on; it connects again whenever the stream ends.
+    def download(self, path: str) -> bytes:
+        """The content at a path that the service gave, such as an artifact's `url`.
+
+        Raises:
+            NotReachable, ApiError: as `call`.
+        """
+        return self._send("GET", path, retries=self._retries).content
+
+    def _send(self, method: str, path: str, *, retries: int, **more: Any) -> httpx2.Response:
+        for number in range(retries + 1):
+            wait: float | None = None
+            try:
+                answer = self._http.request(method, path, **more)
+            except httpx2.TransportError as error:
+                failure: NotReachable | ApiError = self._not_reachable(error)
+            else:
+                if answer.status_code < 400:
+                    return answer
+                failure = api_error(answer)
+                wait = failure.retry_after
+                if failure.code not in _PASSING or (failure.code == "unknown" and failure.status < 502):
+                    raise failure
+            pause = _PAUSE_SECONDS * 2**number * random.uniform(0.5, 1.0)
+            if number == retries or (wait is not None and wait > _LONGEST_PAUSE_SECONDS):
+                raise failure
+            time.sleep(min(_LONGEST_PAUSE_SECONDS, max(pause, wait or 0.0)))
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def events(self, path: str) -> Iterator[Event]:
+        """The events of a stream, from a `snapshot` on; it connects again whenever the stream ends.
 
         Raises:
             NotReachable: nobody answers any more. ApiError: the service refused.
         """
+        last, connected, away_since = "", False, 0.0
         while True:
+            headers = {"Last-Event-ID": last} if last else None
             try:
-                with self._http.stream("GET", path, timeout=self._stream_timeout) as answer:
+                with self._http.stream("GET", path, headers=headers, timeout=self._stream_timeout) as answer:
                     if answer.status_code >= 400:
                         answer.read()
-                        raise _api_error(answer)
+                        raise api_error(answer)
+                    connected, away_since = True, 0.0
                     # A snapshot is as large as its job, which the service bounds.
                     for event in httpx2.EventSource(answer, max_event_size=None):
-                        yield event.event
-            except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.SSEError) as error:
+                        last = event.id or last
+                        yield Event(last, event.event, cast("dict[str, Any]", event.json()))
+            except httpx2.SSEError as error:
                 raise self._not_reachable(error) from error
             except httpx2.TransportError as error:
+                away_since = away_since or time.monotonic()
+                if not connected or time.monotonic() - away_since > _AWAY_SECONDS:
+                    raise self._not_reachable(error) from error
                 _logger.debug("The stream %s broke off, taking it up again: %s", path, error)
             time.sleep(_RECONNECT_SECONDS)  # a server that closes each stream at once must not be hammered
 
     def _not_reachable(self, error: Exception) -> NotReachable:
         return NotReachable(f"no onelane service answers at {self.base_url}: {str(error) or type(error).__name__}")
 
-    def pages(self, path: str, params: Mapping[str, Any], limit: int | None) -> Iterator[Resource]:
-        """The items of a list over all its pages, newest first; at most `limit`."""
+    def pages(self, path: str, params: Mapping[str, Any], limit: int | None) -> Iterator[Any]:
+        """The items of a list over all its pages, newest first; at most `limit`, None for all."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
@@ -146,32 +201,23 @@ class Connection:
             left = None if left is None else left - len(page["items"])
 
 
+class Api:
+    """Base of the resources: what they ask through."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+
 def given(**values: Any) -> dict[str, Any]:
     """Those of the values that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
+def segment(value: str) -> str:
+    """A value as one segment of a path."""
+    return quote(value, safe="")
+
+
 def _is_loopback(base_url: str) -> bool:
     host = urlsplit(base_url).hostname or ""
     return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _api_error(answer: httpx2.Response) -> ApiError:
-    try:
-        problem = answer.json()
-    except ValueError:
-        problem = None
-    if not isinstance(problem, dict):
-        problem = {}
-    errors = [
-        (".".join(str(part) for part in each.get("loc", ())) or "request", str(each.get("message", "")))
-        for each in problem.get("errors") or ()
-        if isinstance(each, dict)
-    ]
-    return ApiError(
-        answer.status_code,
-        str(problem.get("code") or "unknown"),
-        str(problem.get("detail") or problem.get("title") or answer.reason_phrase),
-        errors,
-        answer.headers.get("x-request-id", ""),
-    )

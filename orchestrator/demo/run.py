@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from ..cli.output import console, errors, fail, print_json, say
-from ..client import FINISHED, ApiError, NotReachable, Onelane
+from ..client import FINISHED, ApiError, NotReachable, Onelane, Resource
 from ..data_folder import DataFolder, FolderBusy
 from ..demo_blog import BlogStore
 from ..ports import reachable_host
@@ -29,7 +29,7 @@ from .texts import ACCOUNTS, NoTexts, Skipped, Text, read_texts
 if TYPE_CHECKING:
     from ..cli.service import Stopping
 
-Job = dict[str, Any]
+Job = Resource
 
 TAG = "demo"
 #: How often the jobs are asked for.
@@ -310,7 +310,7 @@ def _post(account: str, text: Text, job: Job) -> dict[str, Any]:
 def _published_urls(client: Onelane, account: str) -> list[str]:
     """What the publication ledger says was published for the account, by this run or any before."""
     drafts = client.drafts.list(account=account, status="published", limit=None)
-    return [draft["publication"]["url"] for draft in drafts if draft["publication"]]
+    return [str(draft["publication"]["url"]) for draft in drafts if draft["publication"]]
 
 
 def _leave_running(service: Service, stopping: Stopping) -> None:

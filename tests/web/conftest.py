@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ class Bench:
     def register_worker(self, worker: str = "w1") -> None:
         self.write(lambda c: workers.register(c, id=worker, host="here", pid=7, lanes=["generate"], threads=4))
 
-    def start(self, job: dict[str, Any], worker: str = "w1") -> Owned:
+    def start(self, job: Mapping[str, Any], worker: str = "w1") -> Owned:
         """Start the job's step that is queued."""
         step = next(each for each in job["steps"] if each["status"] in ("queued", "retrying"))
         if not any(row["id"] == worker for row in self.runtime.database.read(workers.live)):

@@ -1,0 +1,148 @@
+"""What only an admin's key opens: tenant queues, lanes, dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from .connection import Api, given, segment
+from .types import (
+    Checked,
+    DeadLetter,
+    DeadLetterSummary,
+    Job,
+    Lane,
+    LaneWideLimits,
+    Queue,
+    QueueDeleted,
+    Resolved,
+)
+
+#: A reconciliation, or a check, goes through every waiting step and message before it answers.
+LONG_SECONDS = 600.0
+
+
+class QueuesApi(Api):
+    """Live tenant queues: `/v1/admin/queues`."""
+
+    def list(
+        self,
+        *,
+        limit: int | None = 50,
+        lane: str | None = None,
+        account: str | None = None,
+        idle_longer_than: float | None = None,
+    ) -> Iterator[Queue]:
+        """Tenant queues; `idle_longer_than` in seconds."""
+        filters = {"lane": lane, "account": account, "idle_longer_than": idle_longer_than}
+        return self._connection.pages("/v1/admin/queues", filters, limit)
+
+    def get(self, lane: str, account: str) -> Queue:
+        """One tenant queue, while it lives."""
+        return cast("Queue", self._connection.call("GET", _queue(lane, account)))
+
+    def pause(self, lane: str, account: str) -> Queue:
+        """Let nothing of the tenant queue start; it need not be live."""
+        return cast("Queue", self._connection.call("POST", f"{_queue(lane, account)}:pause"))
+
+    def resume(self, lane: str, account: str) -> Queue:
+        """End the tenant queue's pause."""
+        return cast("Queue", self._connection.call("POST", f"{_queue(lane, account)}:resume"))
+
+    def delete(self, lane: str, account: str, *, force: bool = False) -> QueueDeleted:
+        """Tear a tenant queue down; `force` cancels what waits in it."""
+        params = {"force": "true" if force else None}
+        return cast("QueueDeleted", self._connection.call("DELETE", _queue(lane, account), params=params))
+
+    def check(self) -> Checked:
+        """Check and mend the broker's invariants."""
+        return cast("Checked", self._connection.call("POST", "/v1/admin/queues:check", wait_seconds=LONG_SECONDS))
+
+
+class LanesApi(Api):
+    """`/v1/admin/lanes`."""
+
+    def list(self) -> Sequence[Lane]:
+        """Every lane, with its counts over all accounts."""
+        return cast("list[Lane]", self._connection.call("GET", "/v1/admin/lanes")["items"])
+
+    def pause(self, lane: str) -> Lane:
+        """Let nothing of the lane start, for anybody."""
+        return cast("Lane", self._connection.call("POST", f"/v1/admin/lanes/{segment(lane)}:pause"))
+
+    def resume(self, lane: str) -> Lane:
+        """End the lane's pause."""
+        return cast("Lane", self._connection.call("POST", f"/v1/admin/lanes/{segment(lane)}:resume"))
+
+    def put_limits(self, lane: str, *, global_concurrency: int | None = None) -> LaneWideLimits:
+        """Replace the lane's limits; None is no limit."""
+        path, body = f"/v1/admin/lanes/{segment(lane)}/limits", {"global_concurrency": global_concurrency}
+        return cast("LaneWideLimits", self._connection.call("PUT", path, json=body))
+
+
+class DeadLettersApi(Api):
+    """`/v1/admin/dead-letters`."""
+
+    def list(
+        self,
+        *,
+        limit: int | None = 50,
+        account: str | None = None,
+        lane: str | None = None,
+        pipeline: str | None = None,
+        error_code: str | None = None,
+    ) -> Iterator[DeadLetterSummary]:
+        """Open dead letters, newest first."""
+        return self._connection.pages(_LETTERS, _chosen(account, lane, pipeline, error_code), limit)
+
+    def get(self, dead_letter_id: str) -> DeadLetter:
+        """One dead letter with its message, traceback and attempts."""
+        return cast("DeadLetter", self._connection.call("GET", f"{_LETTERS}/{segment(dead_letter_id)}"))
+
+    def replay(self, dead_letter_id: str) -> Job:
+        """Let its job go on from the step that died; the answer is the job."""
+        return cast("Job", self._connection.call("POST", f"{_LETTERS}/{segment(dead_letter_id)}:replay"))
+
+    def discard(self, dead_letter_id: str) -> None:
+        """Put a dead letter away; its job stays as it ended."""
+        self._connection.call("DELETE", f"{_LETTERS}/{segment(dead_letter_id)}")
+
+    def replay_all(
+        self,
+        *,
+        account: str | None = None,
+        lane: str | None = None,
+        pipeline: str | None = None,
+        error_code: str | None = None,
+        per_second: float | None = None,
+        dry_run: bool = False,
+    ) -> Resolved:
+        """Replay the oldest 1,000 that fit, at most `per_second` of them; `left` says how many are left."""
+        chosen = given(**_chosen(account, lane, pipeline, error_code))
+        body = given(filter=chosen, dry_run=dry_run, per_second=per_second)
+        return cast("Resolved", self._connection.call("POST", f"{_LETTERS}:replay", json=body, wait_seconds=60))
+
+    def discard_all(
+        self,
+        *,
+        account: str | None = None,
+        lane: str | None = None,
+        pipeline: str | None = None,
+        error_code: str | None = None,
+        dry_run: bool = False,
+    ) -> Resolved:
+        """Discard the oldest 1,000 that fit; their jobs stay as they ended."""
+        chosen = given(**_chosen(account, lane, pipeline, error_code))
+        body = {"filter": chosen, "dry_run": dry_run}
+        return cast("Resolved", self._connection.call("POST", f"{_LETTERS}:discard", json=body, wait_seconds=60))
+
+
+_LETTERS = "/v1/admin/dead-letters"
+
+
+def _queue(lane: str, account: str) -> str:
+    return f"/v1/admin/queues/{segment(lane)}/{segment(account)}"
+
+
+def _chosen(account: str | None, lane: str | None, pipeline: str | None, error_code: str | None) -> dict[str, Any]:
+    return {"account": account, "lane": lane, "pipeline": pipeline, "error_code": error_code}

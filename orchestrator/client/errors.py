@@ -1,0 +1,113 @@
+"""What the client raises.
+
+OnelaneClientError
+├── NotReachable            no service answered at that address, or it broke off
+└── ApiError                the service refused: status, stable code, detail, the faults by field
+├── InvalidRequest      400, 413, 415, 422: the call is wrong; `errors` name each field
+├── Unauthenticated     401: no key, or one that is not known or has ended
+├── Forbidden           403: it needs a key with scope admin
+├── NotFound            404: there is no such thing, or it is another account's
+├── Conflict            409, 412, 428: the state does not allow it; `code` says why
+├── TooMany             429: a rate, `queue_full` or `quota_exhausted`; `retry_after` says when
+└── ServiceFailed       5xx: nothing was accepted, or something went wrong there
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import httpx2
+
+
+class OnelaneClientError(Exception):
+    """Base of what this client raises."""
+
+
+class NotReachable(OnelaneClientError):
+    """No service answered; the message says where it was looked for."""
+
+
+class ApiError(OnelaneClientError):
+    """The service refused. `code` is the problem document's stable word; `errors` are pairs of place and message."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        errors: list[tuple[str, str]],
+        request_id: str,
+        retry_after: float | None = None,
+    ) -> None:
+        lines = [f"{detail or code} ({status} {code})", *(f"  {place}: {message}" for place, message in errors)]
+        super().__init__("\n".join(lines))
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = errors
+        self.request_id = request_id
+        #: Seconds after which the service says that another try makes sense.
+        self.retry_after = retry_after
+
+
+class InvalidRequest(ApiError):
+    """The call itself is wrong."""
+
+
+class Unauthenticated(ApiError):
+    """The key is missing, unknown or has ended."""
+
+
+class Forbidden(ApiError):
+    """The key may not do this."""
+
+
+class NotFound(ApiError):
+    """There is no such thing, or it belongs to another account."""
+
+
+class Conflict(ApiError):
+    """The state of the thing does not allow the call."""
+
+
+class TooMany(ApiError):
+    """A limit was reached."""
+
+
+class ServiceFailed(ApiError):
+    """The service, or a part that it stands on, is down."""
+
+
+_KINDS: Mapping[int, type[ApiError]] = {
+    **dict.fromkeys((400, 405, 413, 415, 422), InvalidRequest),
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    **dict.fromkeys((409, 412, 428), Conflict),
+    429: TooMany,
+}
+
+
+def api_error(answer: httpx2.Response) -> ApiError:
+    """The error that an answer of 400 or more stands for."""
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {}
+    errors = [
+        (".".join(str(part) for part in each.get("loc", ())) or "request", str(each.get("message", "")))
+        for each in problem.get("errors") or ()
+        if isinstance(each, dict)
+    ]
+    kind = ServiceFailed if answer.status_code >= 500 else _KINDS.get(answer.status_code, ApiError)
+    after = answer.headers.get("retry-after", "")
+    return kind(
+        answer.status_code,
+        str(problem.get("code") or "unknown"),
+        str(problem.get("detail") or problem.get("title") or answer.reason_phrase),
+        errors,
+        answer.headers.get("x-request-id", ""),
+        float(after) if after.isascii() and after.isdigit() else None,
+    )
