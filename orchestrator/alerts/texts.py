@@ -55,7 +55,7 @@ def text_of(rows: Sequence[Mapping[Any, Any]], *, left: int, per_hour: int) -> T
     return text._replace(body=f"{text.body}\n\n{note}")
 
 
-def test_text() -> Text:
+def sample_text() -> Text:
     """What `onelane alerts test` sends."""
     return Text("onelane: a test", "Alerts of this onelane reach you here. Nothing is wrong.", False)
 

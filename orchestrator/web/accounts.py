@@ -12,7 +12,7 @@ from tenants import webhooks
 from tenants.account import AccountLimits, parse_account
 from tenants.errors import Fault, InvalidAccount, InvalidInput
 from tenants.store import accounts as store
-from tenants.store import usage
+from tenants.store import circuits, usage
 
 from .auth import Access
 from .models.accounts import AccountsQuery, AccountSummary, AccountView, LimitsRequest, LimitsView, usage_view
@@ -88,9 +88,17 @@ def steer(status: str) -> Callable[[Call[Query, Nothing]], Reply]:
     """An endpoint that gives the account this status. SQL holds it first; a start is held against SQL."""
 
     def endpoint(call: Call[Query, Nothing]) -> Reply:
-        before = call.service.database.write(lambda connection: store.set_status(connection, call.account, status))
+        closed: list[str] = []
+
+        def write(connection: Connection) -> str:
+            before = store.set_status(connection, call.account, status)
+            closed[:] = circuits.close(connection, call.account) if status == "active" else []
+            return before
+
+        before = call.service.database.write(write)
         call.service.runtime.queue_settings.carry_account(call.account)
-        return Reply(account_view(call, call.account), audit={"before": before, "after": status})
+        audit = {"before": before, "after": status, **({"circuits_closed": closed} if closed else {})}
+        return Reply(account_view(call, call.account), audit=audit)
 
     return endpoint
 
@@ -143,7 +151,7 @@ ROUTES = [
         )
         for verb, status, summary in (
             ("pause", "paused", "Let nothing new of the account start"),
-            ("resume", "active", "End a pause, a drain or a suspension"),
+            ("resume", "active", "End a pause, a drain or a suspension, and close the account's circuits"),
             ("drain", "draining", "Take no new jobs; the rest finishes"),
             ("suspend", "suspended", "Take no new jobs and let nothing start"),
         )

@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 from . import (
     accounts,
     admin,
+    alerts,
     artifacts,
     audit,
     check,
@@ -76,6 +77,7 @@ ROUTES: Sequence[Route] = (
     *admin.ROUTES,
     *audit.ROUTES,
     *operations.ROUTES,
+    *alerts.ROUTES,
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from .check import Checked
-from .models import accounts, admin, base, drafts, jobs, schedules, webhooks
+from .models import accounts, admin, alerts, base, drafts, jobs, schedules, webhooks
 from .operations import Alive, Ready
 from .problems import PROBLEMS
 from .reconcile import Reconciled
@@ -152,7 +152,9 @@ _QUEUE = {
     "delayed": 0,
     "last_used_at": _ENDED,
     "paused": False,
+    "circuit": None,
 }
+_CIRCUIT = {"status": "open", "failures": 5, "opened_at": _ENDED, "until": "2026-11-21T09:05:48.500000Z"}
 _LETTER = {
     "id": LETTER_ID,
     "account": "acme",
@@ -314,6 +316,35 @@ ANSWERS: Mapping[Any, Any] = {
         "steps": [_PIPELINE_STEP],
         "input_schema": {"type": "object", "properties": {"topic": {"type": "string"}}, "required": ["topic"]},
     },
+    alerts.AlertView: {
+        "id": DELIVERY_ID,
+        "kind": "dead_letter",
+        "account": "acme",
+        "state": "resting",
+        "occurrences": 42,
+        "told": 1,
+        "details": {
+            "lane": "publish",
+            "pipeline": "blog",
+            "step": "publish",
+            "error_code": "publish_failed",
+            "job_id": JOB_ID,
+            "dead_letter_id": LETTER_ID,
+        },
+        "commands": ["onelane dead-letters list --account acme", f"onelane dead-letters replay {LETTER_ID}"],
+        "first_at": _BEGAN,
+        "last_at": _ENDED,
+        "sent_at": _BEGAN,
+        "due_at": "2026-11-21T09:15:00.250000Z",
+    },
+    alerts.OpenCircuitView: {
+        **_CIRCUIT,
+        "lane": "publish",
+        "account": "acme",
+        "queue": "publish_acme",
+        "cooldown": 300.0,
+    },
+    alerts.AlertsTested: {"items": [{"position": 1, "kind": "slack", "delivered": True}]},
     admin.AuditView: {
         "id": 17,
         "at": _MADE,

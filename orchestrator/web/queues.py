@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from tenants.errors import AccountBusy, NotFound, QueueNotEmpty
 from tenants.queues import QueueDescription
-from tenants.store import accounts, queues
+from tenants.store import accounts, circuits, queues
 
 from ..loops.reaper import Reaper
 from .accounts import exists as account_exists
@@ -24,7 +24,7 @@ CANCELLED_AT_ONCE = 500
 SHOWN_QUEUES = 100
 
 
-def _queue_view(found: QueueDescription) -> dict[str, Any]:
+def _queue_view(found: QueueDescription, circuit: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "lane": found.lane,
         "account": found.account,
@@ -33,7 +33,8 @@ def _queue_view(found: QueueDescription) -> dict[str, Any]:
         "active": found.active,
         "delayed": found.delayed,
         "last_used_at": found.last_used_at,
-        "paused": found.paused,
+        "paused": found.paused or circuit is not None,
+        "circuit": circuit,
     }
 
 
@@ -48,7 +49,14 @@ def list_queues(call: Call[QueuesQuery, Any]) -> Reply:
         limit=query.limit,
         idle_longer_than=query.idle_longer_than,
     )
-    items = [_queue_view(each) for each in found if each.standing != "absent"]
+    names = [each.account for each in found if each.account is not None]
+    broken = {
+        (row["lane"], row["account"]): circuits.view(row)
+        for row in call.service.database.read(lambda connection: circuits.of_accounts(connection, names))
+    }
+    items = [
+        _queue_view(each, broken.get((each.lane, each.account or ""))) for each in found if each.standing != "absent"
+    ]
     return Reply({"items": items, "next_cursor": following})
 
 
@@ -61,7 +69,9 @@ def _live_queue(call: Call[Any, Any]) -> QueueDescription:
 
 
 def get_queue(call: Call[Query, Any]) -> Reply:
-    return Reply(_queue_view(_live_queue(call)))
+    found, lane, account = _live_queue(call), call.params["lane"], call.account
+    circuit = call.service.database.read(lambda connection: circuits.of_lane(connection, lane, account))
+    return Reply(_queue_view(found, circuits.view(circuit)))
 
 
 def set_paused(paused: bool) -> Callable[[Call[Query, Nothing]], Reply]:
@@ -74,6 +84,8 @@ def set_paused(paused: bool) -> Callable[[Call[Query, Nothing]], Reply]:
         def write(connection: Connection) -> dict[str, Any]:
             before = queues.pause_of(connection, lane, account)
             queues.set_paused(connection, lane, account, paused, reason=reason)
+            if not paused and circuits.close(connection, account, lane):
+                before = {**before, "circuit": "open"}
             return before
 
         before = call.service.database.write(write)
@@ -88,7 +100,7 @@ def _from_sql(call: Call[Any, Any]) -> dict[str, Any]:
     lane, account = call.params["lane"], call.account
     found = call.service.database.read(lambda connection: accounts.queues(connection, account))
     counts = found.get(lane, accounts.empty_queue())
-    shown = {name: counts[name] for name in ("waiting", "active", "delayed", "last_used_at", "paused")}
+    shown = {name: counts[name] for name in ("waiting", "active", "delayed", "last_used_at", "paused", "circuit")}
     return {"lane": lane, "account": account, "queue": f"{lane}_{account}", **shown}
 
 
@@ -175,7 +187,7 @@ ROUTES = [
         f"{_QUEUE}:resume",
         set_paused(False),
         Access.ADMIN,
-        "End the tenant queue's pause",
+        "End the tenant queue's pause, and close its circuit",
         {200: QueueView},
         "Queues",
         exists=exists,

@@ -12,6 +12,7 @@ from ..account import AccountLimits
 from ..columns import db_now, seconds_since, upsert
 from ..errors import NotFound
 from ..models import Account, Attempt, Lane, Step, TenantQueue
+from . import circuits
 from .listings import Page, by_name
 
 accounts, steps, attempts = Account.__table__, Step.__table__, Attempt.__table__
@@ -127,7 +128,7 @@ def delete_target(connection: Connection, account: str) -> dict[str, Any]:
 
 
 def queues(connection: Connection, account: str) -> dict[str, dict[str, Any]]:
-    """By lane: `waiting`, `active`, `delayed`, `oldest_wait` (seconds), `last_used_at`, `paused`."""
+    """By lane: `waiting`, `active`, `delayed`, `oldest_wait` (seconds), `last_used_at`, `paused`, `circuit`."""
     found: dict[str, dict[str, Any]] = {}
     for row in _counts(connection, account):
         found[row["lane"]] = {
@@ -145,11 +146,14 @@ def queues(connection: Connection, account: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+            "circuit": None,
 def empty_queue() -> dict[str, Any]:
     return {
         "waiting": 0,
         "active": 0,
         "delayed": 0,
+    for row in circuits.of_accounts(connection, [account]):
+        found.setdefault(row["lane"], empty_queue()).update(paused=True, circuit=circuits.view(row))
         "oldest_wait": None,
         "last_used_at": None,
         "paused": False,
@@ -161,6 +165,7 @@ def _counts(connection: Connection, account: str) -> Sequence[RowMapping]:
     later = and_(on_queue, steps.c.due_at > db_now())
     now = and_(on_queue, or_(steps.c.due_at.is_(None), steps.c.due_at <= db_now()))
     since = seconds_since(func.coalesce(steps.c.due_at, steps.c.queued_at))
+        "circuit": None,
     statement = (
         select(
             steps.c.lane,

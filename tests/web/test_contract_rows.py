@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import ROUTES
-from tenants.store import publications
+from tenants.store import circuits, publications
 from tests.web.conftest import JOB, Api, Bench
 from tests.web.test_artifacts import PICTURE, save
 from tests.web.test_events import stream
@@ -647,6 +647,30 @@ def list_workers(w: World) -> None:
     (worker,) = w.api.get("/v1/admin/workers").json()["items"]
     assert (worker["id"], worker["host"], worker["pid"], worker["threads"]) == ("w1", "here", 7, 4)
     assert [each["job_id"] for each in worker["running"]] == [job["id"]]
+
+
+@row("GET /v1/admin/alerts")
+def list_alerts(w: World) -> None:
+    letter = w.letter()
+    (alert,) = w.api.get("/v1/admin/alerts").json()["items"]
+    assert (alert["kind"], alert["account"], alert["occurrences"]) == ("dead_letter", "acme", 1)
+    assert alert["details"]["dead_letter_id"] == letter["id"]
+    assert f"onelane dead-letters replay {letter['id']}" in alert["commands"]
+    assert w.api.get("/v1/admin/alerts?kind=needs_review").json()["items"] == []
+
+
+@row("POST /v1/admin/alerts:test")
+def try_the_alerts(w: World) -> None:
+    assert w.api.post("/v1/admin/alerts:test").json() == {"items": []}, "no alert URL is set"
+
+
+@row("GET /v1/admin/circuits")
+def list_circuits(w: World) -> None:
+    owned = w.bench.start(w.new_job())
+    w.bench.write(lambda c: circuits.failed(c, owned, circuits.CircuitPolicy(1, 60.0), "publish_failed"))
+    (found,) = w.api.get("/v1/admin/circuits?lane=generate").json()["items"]
+    assert (found["queue"], found["status"], found["failures"]) == ("generate_acme", "open", 1)
+    assert w.api.get("/v1/admin/circuits?account=other").json()["items"] == []
 
 
 @row("GET /v1/admin/audit")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from .alerts import CircuitView
 from .base import WHOLE, AccountName, Answer, Body, Id, JsonObject, Paging, Query, Time
 
 #: A bound on counts, far above any that makes sense.
@@ -99,6 +100,7 @@ class AccountLane(Answer):
     oldest_wait: float | None = Field(description="Seconds.")
     last_used_at: Time | None
     paused: bool
+    circuit: CircuitView | None = Field(description="Null while it is closed.")
 
 
 class SessionView(Answer):

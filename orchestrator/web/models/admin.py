@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from .alerts import CircuitView
 from .base import LONGEST_SECONDS, WHOLE, AccountName, Answer, Body, Id, JsonObject, Paging, Query, Time
 from .jobs import AttemptView
 
@@ -23,6 +24,7 @@ class QueueView(Answer):
     delayed: int
     last_used_at: Time | None
     paused: bool
+    circuit: CircuitView | None = Field(description="Null while it is closed.")
 
 
 class QueuesQuery(Paging):

@@ -1,0 +1,116 @@
+"""Alerts and open circuits as an operator looks at them, and a test of the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from tenants.store import alerts as store
+from tenants.store import circuits
+from tenants.store.listings import Page
+
+from ..alerts.texts import commands, sample_text
+from .auth import Access
+from .models.alerts import AlertsQuery, AlertsTested, AlertView, CircuitsQuery, OpenCircuitView
+from .models.base import Listing, Nothing, Query
+from .routing import Call, Reply, Route
+
+_SHOWN = ("id", "kind", "account", "occurrences", "told", "details", "first_at", "last_at", "sent_at", "due_at")
+
+
+def list_alerts(call: Call[AlertsQuery, Any]) -> Reply:
+    query = call.query
+
+    def read(connection: Connection) -> Page:
+        return store.page(connection, account=query.account, kind=query.kind, limit=query.limit, cursor=query.cursor)
+
+    found = call.service.database.read(read)
+    return Reply({"items": [_view(row) for row in found.rows], "next_cursor": found.next_cursor})
+
+
+def _view(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        **{name: row[name] for name in _SHOWN},
+        "state": _state(row),
+        "commands": commands(row["kind"], row["account"], row["details"]),
+    }
+
+
+def _state(row: Mapping[Any, Any]) -> str:
+    if row["told"] < row["occurrences"]:
+        return "resting" if row["told"] and not row["tries"] else "waiting"
+    return "given_up" if row["given_up_at"] is not None else "told"
+
+
+def test_alerts(call: Call[Query, Nothing]) -> Reply:
+    """Nothing is written down: the message tells of nothing that happened."""
+    from ..alerts.channels import channels_of, send  # apprise takes long to load, and is seldom asked here
+
+    channels = channels_of([url.get_secret_value() for url in call.service.settings.alert_urls])
+    text = sample_text()
+    failed = send(channels, text.title, text.body, problem=text.problem)
+    items = [{"position": each.position, "kind": each.kind, "delivered": each not in failed} for each in channels]
+    return Reply(
+        {"items": items},
+        audit={"before": None, "after": {"delivered": len(channels) - len(failed), "of": len(channels)}},
+    )
+
+
+def list_circuits(call: Call[CircuitsQuery, Any]) -> Reply:
+    query = call.query
+
+    def read(connection: Connection) -> Page:
+        return circuits.page(connection, account=query.account, lane=query.lane, limit=query.limit, cursor=query.cursor)
+
+    found = call.service.database.read(read)
+    items = [
+        {
+            "lane": row["lane"],
+            "account": row["account"],
+            "queue": f"{row['lane']}_{row['account']}",
+            **(circuits.view(row) or {}),
+            "cooldown": row["cooldown_seconds"],
+        }
+        for row in found.rows
+    ]
+    return Reply({"items": items, "next_cursor": found.next_cursor})
+
+
+ROUTES = [
+    Route(
+        "GET",
+        "/v1/admin/alerts",
+        list_alerts,
+        Access.ADMIN,
+        "List alerts",
+        {200: Listing[AlertView]},
+        "Alerts",
+        query=AlertsQuery,
+        description="What is alike is one alert, which counts. They are kept for 30 days after they last came up, "
+        "whether alert URLs are set or not.",
+    ),
+    Route(
+        "POST",
+        "/v1/admin/alerts:test",
+        test_alerts,
+        Access.ADMIN,
+        "Send a test message to every alert URL",
+        {200: AlertsTested},
+        "Alerts",
+        description="It waits until each has taken the message, or has not within 15 seconds.",
+    ),
+    Route(
+        "GET",
+        "/v1/admin/circuits",
+        list_circuits,
+        Access.ADMIN,
+        "List open circuits",
+        {200: Listing[OpenCircuitView]},
+        "Queues",
+        query=CircuitsQuery,
+        description="Tenant queues that rest because too many of their steps failed in a row, by lane and account. "
+        "`:resume` of the tenant queue or of the account closes one at once.",
+    ),
+]
