@@ -1,4 +1,4 @@
-"""A tenant queue that keeps failing rests: SQL decides at each start, on both databases and on every way of starting."""
+"""A tenant queue that keeps failing rests: SQL decides at each start, on both databases, by every way of starting."""
 
 from __future__ import annotations
 
