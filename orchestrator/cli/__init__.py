@@ -1,7 +1,8 @@
 """The command line. `main` is the entry point `onelane`.
 
 Exit codes: 0 done; 1 the service refused or the work failed; 2 wrong usage; 3 no service answers; 4 the settings are
-wrong; 130 interrupted.
+wrong; 130 interrupted; 141 whoever read the output has gone. Commands that wait for a job's end say how it ended: 0
+completed; 10 failed; 11 timed out; 12 cancelled; 13 expired; 14 it had not ended when the time was over.
 
 Invariant: before any package of ours is imported, it is made sure that it is ours, and not a stranger's module of the
 same name that stands earlier on the path.
@@ -13,7 +14,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-OK, FAILED, USAGE, NOT_REACHABLE, WRONG_SETTINGS, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, FAILED, USAGE, NOT_REACHABLE, WRONG_SETTINGS, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 4, 130, 141
+#: How a job ended, for commands that wait for it.
+JOB_ENDINGS = {"completed": OK, "failed": 10, "timed_out": 11, "cancelled": 12, "expired": 13}
+JOB_NOT_ENDED = 14
 
 _OURS = ("actors", "orchestrator", "tenants")
 
@@ -35,10 +39,13 @@ def shadowed() -> list[str]:
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    for sentence in shadowed():
-        sys.stderr.write(f"onelane: {sentence}\n")
-    if shadowed():
-        sys.exit(WRONG_SETTINGS)
-    from .app import run
+    try:
+        for sentence in shadowed():
+            sys.stderr.write(f"onelane: {sentence}\n")
+        if shadowed():
+            sys.exit(WRONG_SETTINGS)
+        from .app import run
 
-    sys.exit(run())
+        sys.exit(run())
+    except KeyboardInterrupt:  # while everything is still being read
+        sys.exit(INTERRUPTED)

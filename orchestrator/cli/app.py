@@ -12,15 +12,16 @@ from ..client import ApiError, NotReachable
 from ..data_folder import FolderBusy, FolderUnusable
 from ..ports import PortBusy
 from ..settings import SettingsError
-from . import FAILED, INTERRUPTED, NOT_REACHABLE, OK, WRONG_SETTINGS, context, resources
+from . import FAILED, INTERRUPTED, NOT_REACHABLE, OK, PIPE_CLOSED, WRONG_SETTINGS, context, resources
 from .context import DataDir, Json
-from .output import fail
+from .output import close_quietly, fail
 
 app = typer.Typer(
     name="onelane",
     help="Every account its own lane: each account's jobs one at a time, in order, apart from all others.",
     epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no service answers, 4 wrong settings, "
-    "130 interrupted.",
+    "130 interrupted, 141 the output's reader has gone. Where a job's end is waited for: 0 completed, 10 failed, "
+    "11 timed out, 12 cancelled, 13 expired, 14 not ended in time.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -135,7 +136,13 @@ def run(arguments: list[str] | None = None) -> int:
         # Wrong usage and `typer.Exit` end here too: typer prints what is to be said and raises SystemExit.
         app(args=arguments)
     except SystemExit as ending:
-        return ending.code if isinstance(ending.code, int) else OK
+        code = ending.code if isinstance(ending.code, int) else OK
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            close_quietly()
+            return PIPE_CLOSED
+        return code
     except KeyboardInterrupt:
         return INTERRUPTED
     except (SettingsError, context.NoKey) as error:

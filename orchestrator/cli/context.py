@@ -17,6 +17,7 @@ import json as json_text
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -32,8 +33,9 @@ DataDir = Annotated[Path | None, typer.Option(help="Where files live (ONELANE_DA
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, for programs.")]
 Url = Annotated[str | None, typer.Option(help="The service's address (ONELANE_URL); found in the data directory.")]
 Key = Annotated[str | None, typer.Option(help="The API key (ONELANE_API_KEY); found in the data directory.")]
-Account = Annotated[str | None, typer.Option(help="Only of this account.")]
 Limit = Annotated[int, typer.Option(min=1, help="At most so many rows.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Stay, and show the list anew every two seconds.")]
+Idempotency = Annotated[str | None, typer.Option(help="The same key gives the same answer for 24 h.")]
 
 Answer = TypeVar("Answer")
 
@@ -83,7 +85,7 @@ class Caller:
     data_dir: DataDir = None
     json: Json = False
 
-    def connect(self) -> Onelane:
+    def connect(self, *, timeout_seconds: float = 30.0, retries: int = 2) -> Onelane:
         """A client of the service that the options, the settings or the data directory name.
 
         Raises:
@@ -101,7 +103,7 @@ class Caller:
                 f"no API key: give --key or ONELANE_API_KEY, or name the data directory of a running `onelane up` "
                 f"(--data-dir; none was made in {folder.path})"
             )
-        return Onelane(address, found)
+        return Onelane(address, found, timeout_seconds=timeout_seconds, retries=retries)
 
     def show(self, answer: Answer, for_people: Callable[[Answer], None]) -> None:
         """The answer as it came for a program; for a person, what `for_people` prints of it."""
@@ -116,17 +118,59 @@ class Caller:
 
     def show_rows(
         self,
-        found: Iterable[Resource],
+        fetch: Callable[[], Iterable[Resource]],
         columns: Sequence[str],
         *,
         empty: str,
         for_people: Callable[[Resource], Resource] = dict,
+        watch: bool = False,
     ) -> None:
-        """A list's items: as `{"items": […]}` for a program, else a table of what `for_people` makes of each."""
+        """A list's items: as `{"items": […]}` for a program, else a table of what `for_people` makes of each.
+
+        With `watch`, again and again until somebody interrupts.
+        """
+        if watch:
+            from .live import watch_rows
+
+            watch_rows(fetch, columns, empty=empty, for_people=for_people, json=self.json)
         self.show(
-            {"items": list(found)},
+            {"items": list(fetch())},
             lambda answer: print_table([for_people(each) for each in answer["items"]], columns, empty=empty),
         )
+
+
+def read_time(option: str, text: str | None) -> datetime | None:
+    """The time that an option names, with its offset.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        pass  # told below, with what would be right
+    else:
+        if moment.tzinfo is not None:
+            return moment
+    raise typer.BadParameter(f"{option}: {text!r} is not a time with offset, such as 2026-11-21T09:00:00+01:00")
+
+
+def read_text(option: str, text: str) -> str:
+    """The text that an option names: itself, of a file after an @, or on standard input for -.
+
+    Raises:
+        BadParameter: it cannot be read.
+    """
+    try:
+        if text == "-":
+            return sys.stdin.read()
+        if text.startswith("@"):
+            return Path(text[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{option}: {error}") from None
+    return text
 
 
 def read_json(option: str, text: str, kind: type[dict[str, Any] | list[Any]]) -> Any:
@@ -136,12 +180,8 @@ def read_json(option: str, text: str, kind: type[dict[str, Any] | list[Any]]) ->
         BadParameter: it can't be read, is no JSON, or not of that kind.
     """
     try:
-        if text == "-":
-            text = sys.stdin.read()
-        elif text.startswith("@"):
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        value = json_text.loads(text)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+        value = json_text.loads(read_text(option, text))
+    except ValueError as error:
         raise typer.BadParameter(f"{option}: {error}") from None
     if not isinstance(value, kind):
         raise typer.BadParameter(f"{option}: it must be a JSON {'object' if kind is dict else 'array'}")

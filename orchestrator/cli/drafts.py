@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from ..client import Resource
-from .context import Account, Caller, Limit, expand_options
+from .context import Caller, Limit, Watch, expand_options, read_text
+from .editor import edit
+from .options import Account, DraftArgument, WithDraftStatus
 from .output import console
 
-group = typer.Typer(help="List and read drafts.", no_args_is_help=True)
+group = typer.Typer(help="List, read and change drafts.", no_args_is_help=True)
 publications = typer.Typer(help="Settle publications whose outcome nobody could tell.", no_args_is_help=True)
 
 
@@ -19,28 +21,61 @@ publications = typer.Typer(help="Settle publications whose outcome nobody could 
 def list_drafts(
     *,
     account: Account = None,
-    status: Annotated[str | None, typer.Option(help="Only with this status, such as needs_review.")] = None,
+    status: WithDraftStatus = None,
     limit: Limit = 50,
+    watch: Watch = False,
     caller: Caller,
 ) -> None:
     """List drafts, newest first."""
     with caller.connect() as onelane:
-        found = onelane.drafts.list(limit=limit, account=account, status=status)
         columns = ("id", "account", "title", "status", "version", "publication", "url", "created_at")
-        caller.show_rows(found, columns, empty="no drafts", for_people=_with_publication)
+        caller.show_rows(
+            lambda: onelane.drafts.list(limit=limit, account=account, status=status),
+            columns,
+            empty="no drafts",
+            for_people=_with_publication,
+            watch=watch,
+        )
 
 
 @group.command("get")
 @expand_options
-def get_draft(draft_id: str, caller: Caller) -> None:
+def get_draft(draft_id: DraftArgument, caller: Caller) -> None:
     """Show a draft whole."""
     with caller.connect() as onelane:
         caller.show(onelane.drafts.get(draft_id), _print_draft)
 
 
+@group.command("edit")
+@expand_options
+def edit_draft(
+    draft_id: DraftArgument,
+    *,
+    title: Annotated[str | None, typer.Option(help="Another title.")] = None,
+    body: Annotated[str | None, typer.Option(help="Another body: Markdown, @file, or - for standard input.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="The tags from now on; may be given several times.")] = None,
+    version: Annotated[int | None, typer.Option(help="Only if it is still at this version.")] = None,
+    caller: Caller,
+) -> None:
+    """Change a draft that is not published yet; with no option, its body in $EDITOR."""
+    text = None if body is None else read_text("--body", body)
+    with caller.connect() as onelane:
+        draft = onelane.drafts.get(draft_id)
+        if title is None and text is None and not tag:
+            text = edit(draft["body"])
+            if text == draft["body"]:
+                caller.tell(draft, "nothing was changed")
+                return
+        at = draft["version"] if version is None else version
+        changed = onelane.drafts.change(draft_id, at, title=title, body=text, tags=tag or None)
+        caller.show(changed, _print_draft)
+
+
 def _print_draft(draft: Resource) -> None:
     shown = _with_publication(draft)
     console.print(f"{draft['title']}  ({draft['status']}, version {draft['version']})", markup=False)
+    if draft["tags"]:
+        console.print(f"tags: {', '.join(draft['tags'])}", markup=False)
     if shown["publication"]:
         console.print(f"publication {shown['publication']}: {shown['outcome']} {shown['url'] or ''}", markup=False)
     console.print(draft["body"], markup=False, soft_wrap=True)

@@ -1,55 +1,122 @@
-"""`onelane jobs …`: make, look at, explain and steer jobs over HTTP."""
+"""`onelane jobs …`: make, look at, wait for, explain and steer jobs over HTTP."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
-from rich.live import Live
-from rich.table import Table
 
-from ..client import Resource
-from . import FAILED, OK
-from .context import Account, Caller, Limit, expand_options, read_json
-from .output import console, print_job, print_json, print_table, status_text
+from ..client import Onelane, Resource
+from . import JOB_ENDINGS, JOB_NOT_ENDED, OK
+from .batches import accept, read_jobs
+from .context import Caller, Idempotency, Limit, Watch, expand_options, read_json, read_time
+from .live import watch_job
+from .options import Account, AccountArgument, JobArgument, Pipeline, PipelineArgument, WithJobStatus
+from .output import console, print_job, print_json_line, print_table, say
 
 group = typer.Typer(help="Make, list, look at, explain, watch and steer jobs.", no_args_is_help=True)
+
+_ENDINGS = "Status 0 only if it completed; 10 failed, 11 timed out, 12 cancelled, 13 expired"
+_COLUMNS = ("id", "account", "pipeline", "status", "current_step", "created_at", "error")
+
+Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most; status 14 when it is over.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staying:
+    """Whether a command stays until the job has ended."""
+
+    wait: Annotated[bool, typer.Option("--wait", help=f"Stay until the job has ended. {_ENDINGS}.")] = False
+    watch: Annotated[bool, typer.Option("--watch", help="Show its progress until it has ended; status as with --wait.")] = False
+    timeout: Timeout = None
+
+    def follow(self, caller: Caller, onelane: Onelane, job: Resource) -> None:
+        """Show the job, at once or when it has ended; end the command with what became of it."""
+        if self.timeout is not None and not self.wait:
+            raise typer.BadParameter("--timeout goes with --wait")
+        if self.watch and not self.wait:
+            ended = watch_job(onelane.jobs.watch(job["id"]), json=caller.json)
+            if ended is not None and not caller.json:
+                print_job(ended)
+            raise typer.Exit(_ending(ended))
+        if self.wait:
+            ended = onelane.jobs.wait(job["id"], timeout_seconds=self.timeout)
+            caller.show(ended, print_job)
+            raise typer.Exit(_ending(ended))
+        caller.show(job, print_job)
+
+
+def _ending(job: Resource | None) -> int:
+    return JOB_NOT_ENDED if job is None else JOB_ENDINGS.get(job["status"], JOB_NOT_ENDED)
 
 
 @group.command("create")
 @expand_options
 def create_job(
-    account: str,
-    pipeline: str,
+    account: AccountArgument,
+    pipeline: PipelineArgument,
     *,
     input: Annotated[str, typer.Option("--input", help="The input: JSON, @file, or - for standard input.")] = "{}",
+    run_at: Annotated[str | None, typer.Option(help="Not before this time, with its offset.")] = None,
     delay: Annotated[float | None, typer.Option(min=0, help="Start in so many seconds at the earliest.")] = None,
     priority: Annotated[int | None, typer.Option(min=0, max=9, help="0 first; 5 when not given.")] = None,
+    expires_in: Annotated[float | None, typer.Option(help="Seconds in which it must have started.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Seconds from its start for all its steps.")] = None,
+    approval: Annotated[bool, typer.Option("--approval", help="Stop before the last step until approved.")] = False,
     unique_key: Annotated[str | None, typer.Option(help="At most one unfinished job of this key.")] = None,
     callback_url: Annotated[str | None, typer.Option(help="Called, signed, when the job has ended.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given several times.")] = None,
-    idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same job for 24 h.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay and show progress until the job has ended.")] = False,
+    idempotency_key: Idempotency = None,
+    staying: Staying,
     caller: Caller,
 ) -> None:
     """Make a job for ACCOUNT."""
     given = read_json("--input", input, dict)
+    moment = read_time("--run-at", run_at)
     with caller.connect() as onelane:
         job = onelane.jobs.create(
             account,
             pipeline,
             given,
+            run_at=moment,
             delay=delay,
             priority=priority,
+            expires_in=expires_in,
+            deadline=deadline,
+            approval=approval or None,
             unique_key=unique_key,
             callback_url=callback_url,
             tags=tag or None,
             idempotency_key=idempotency_key,
         )
-        if watch:
-            raise typer.Exit(_watch(onelane.jobs.watch(job["id"]), json=caller.json))
-    caller.show(job, print_job)
+        staying.follow(caller, onelane, job)
+
+
+@group.command("batch")
+@expand_options
+def create_jobs(
+    account: AccountArgument,
+    file: Annotated[str, typer.Argument(help="A file of JSON lines, or - for standard input.")] = "-",
+    *,
+    pipeline: Annotated[
+        str | None, typer.Option(help="Each line is the input of a job of this pipeline; else a whole job.")
+    ] = None,
+    idempotency_key: Idempotency = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until all have ended; status of the worst.")] = False,
+    caller: Caller,
+) -> None:
+    """Make a job for ACCOUNT of each line, 1,000 at a time, each thousand all or nothing."""
+    lines = read_jobs(file, pipeline)
+    with caller.connect() as onelane:
+        made: list[Resource] = list(accept(onelane, account, lines, idempotency_key))
+        if wait:
+            made = [onelane.jobs.wait(job["id"]) for job in made]
+    caller.show({"items": made}, lambda answer: print_table(answer["items"], _COLUMNS, empty="no jobs"))
+    if wait:
+        raise typer.Exit(max(map(_ending, made), default=OK))
 
 
 @group.command("list")
@@ -57,24 +124,28 @@ def create_job(
 def list_jobs(
     *,
     account: Account = None,
-    status: Annotated[str | None, typer.Option(help="Only with this status.")] = None,
-    pipeline: Annotated[str | None, typer.Option(help="Only of this pipeline.")] = None,
+    status: WithJobStatus = None,
+    pipeline: Pipeline = None,
     tag: Annotated[str | None, typer.Option(help="Only with this tag.")] = None,
     q: Annotated[str | None, typer.Option("--search", help="Id, tag or unique key begins with this.")] = None,
+    created_after: Annotated[str | None, typer.Option(help="Only those made after this time, with its offset.")] = None,
+    created_before: Annotated[str | None, typer.Option(help="Only those made before it.")] = None,
     limit: Limit = 50,
+    watch: Watch = False,
     caller: Caller,
 ) -> None:
     """List jobs, newest first."""
+    filters: dict[str, Any] = {"account": account, "status": status, "pipeline": pipeline, "tag": tag, "q": q}
+    filters["created_after"] = read_time("--created-after", created_after)
+    filters["created_before"] = read_time("--created-before", created_before)
     with caller.connect() as onelane:
-        found = onelane.jobs.list(limit=limit, account=account, status=status, pipeline=pipeline, tag=tag, q=q)
-        columns = ("id", "account", "pipeline", "status", "current_step", "created_at", "error")
-        caller.show_rows(found, columns, empty="no jobs")
+        caller.show_rows(lambda: onelane.jobs.list(limit=limit, **filters), _COLUMNS, empty="no jobs", watch=watch)
 
 
 @group.command("get")
 @expand_options
 def get_job(
-    job_id: str,
+    job_id: JobArgument,
     *,
     wait: Annotated[float, typer.Option(min=0, max=60, help="Seconds to wait for its end.")] = 0,
     caller: Caller,
@@ -84,59 +155,112 @@ def get_job(
         caller.show(onelane.jobs.get(job_id, wait=wait), print_job)
 
 
-@group.command("cancel")
+@group.command("wait", help=f"Stay until a job has ended. {_ENDINGS}.")
 @expand_options
-def cancel_job(job_id: str, caller: Caller) -> None:
-    """Cancel a job; a step that runs is killed."""
+def wait_for_job(job_id: JobArgument, *, timeout: Timeout = None, caller: Caller) -> None:
+    """Stay until a job has ended."""
     with caller.connect() as onelane:
-        caller.show(onelane.jobs.cancel(job_id), print_job)
+        job = onelane.jobs.wait(job_id, timeout_seconds=timeout)
+        caller.show(job, print_job)
+    raise typer.Exit(_ending(job))
 
 
-@group.command("watch")
+@group.command("watch", help=f"Show a job's progress until it has ended. {_ENDINGS}.")
 @expand_options
-def watch_job(job_id: str, caller: Caller) -> None:
-    """Show a job's progress until it has ended; status 0 only if it completed."""
+def watch_until_end(job_id: JobArgument, caller: Caller) -> None:
+    """Show a job's progress until it has ended."""
     with caller.connect() as onelane:
-        raise typer.Exit(_watch(onelane.jobs.watch(job_id), json=caller.json))
+        Staying(watch=True).follow(caller, onelane, {"id": job_id})
+
+
+@group.command("events")
+@expand_options
+def job_events(job_id: JobArgument, caller: Caller) -> None:
+    """Print what happens to a job as it comes, until its end; with --json a line of JSON for each event."""
+    with caller.connect() as onelane:
+        for event in onelane.jobs.events(job_id):
+            print_event(event.type, event.data, json=caller.json)
+
+
+def print_event(type: str, data: Resource, *, json: bool) -> None:
+    """One event on one line; a snapshot or an end only with what changes."""
+    if json:
+        print_json_line({"event": type, "data": data})
+        return
+    whole = type in ("snapshot", "end")
+    words = {name: data[name] for name in ("job", "status", "progress")} if whole and "job" in data else data
+    words = {name: data[name] for name in ("status", "progress")} if whole and "job" not in data else words
+    shown = "  ".join(f"{name} {value}" for name, value in words.items() if value not in (None, ""))
+    console.print(f"{type:<9} {shown}", markup=False, soft_wrap=True)
 
 
 @group.command("why")
 @expand_options
-def why(job_id: str, caller: Caller) -> None:
+def why(job_id: JobArgument, caller: Caller) -> None:
     """Tell every reason why a job does not run now."""
     with caller.connect() as onelane:
         columns = ("code", "message", "until", "count")
-        caller.show_rows(onelane.jobs.why(job_id), columns, empty="nothing holds it up: it runs, or has ended")
+        empty = "nothing holds it up: it runs, or has ended"
+        caller.show_rows(lambda: onelane.jobs.why(job_id), columns, empty=empty)
+
+
+@group.command("artifacts")
+@expand_options
+def artifacts(
+    job_id: JobArgument,
+    *,
+    save: Annotated[Path | None, typer.Option(help="Write the files into this folder.", file_okay=False)] = None,
+    caller: Caller,
+) -> None:
+    """List what a job's attempts left behind, such as screenshots of a failure."""
+    with caller.connect() as onelane:
+        found = onelane.jobs.artifacts(job_id)
+        if save is not None:
+            save.mkdir(parents=True, exist_ok=True)
+            for number, artifact in enumerate(found, 1):
+                path = save / f"{number:02d}-{re.sub(r'[^A-Za-z0-9._-]', '_', artifact['name'])}"
+                path.write_bytes(onelane.jobs.download(artifact))
+                say(f"wrote {path}")
+        columns = ("name", "content_type", "size", "step", "created_at", "url")
+        caller.show_rows(lambda: found, columns, empty="it left nothing behind")
 
 
 @group.command("deliveries")
 @expand_options
-def deliveries(job_id: str, caller: Caller) -> None:
+def deliveries(job_id: JobArgument, caller: Caller) -> None:
     """Tell what became of a job's webhook: every try to call its callback URL."""
     with caller.connect() as onelane:
         caller.show({"items": onelane.jobs.deliveries(job_id)}, _print_deliveries)
 
 
+@group.command("cancel")
+@expand_options
+def cancel_job(job_id: JobArgument, caller: Caller) -> None:
+    """Cancel a job; a step that runs is killed."""
+    with caller.connect() as onelane:
+        caller.show(onelane.jobs.cancel(job_id), print_job)
+
+
 @group.command("retry")
 @expand_options
-def retry_job(job_id: str, caller: Caller) -> None:
+def retry_job(job_id: JobArgument, *, staying: Staying, caller: Caller) -> None:
     """Let a job that ended without success go on from the step that failed."""
     with caller.connect() as onelane:
-        caller.show(onelane.jobs.retry(job_id), print_job)
+        staying.follow(caller, onelane, onelane.jobs.retry(job_id))
 
 
 @group.command("approve")
 @expand_options
-def approve_job(job_id: str, caller: Caller) -> None:
+def approve_job(job_id: JobArgument, *, staying: Staying, caller: Caller) -> None:
     """Let a job that awaits approval run its last step."""
     with caller.connect() as onelane:
-        caller.show(onelane.jobs.approve(job_id), print_job)
+        staying.follow(caller, onelane, onelane.jobs.approve(job_id))
 
 
 @group.command("reject")
 @expand_options
 def reject_job(
-    job_id: str,
+    job_id: JobArgument,
     *,
     reason: Annotated[str | None, typer.Option(help="Kept with the job.")] = None,
     caller: Caller,
@@ -156,30 +280,3 @@ def _print_deliveries(answer: Resource) -> None:
     ]
     columns = ("id", "status", "number", "started_at", "status_code", "seconds", "error", "next_attempt_at")
     print_table(tries, columns, empty="no deliveries: it has not ended, or has no callback URL")
-
-
-def _watch(states: Iterable[Resource], *, json: bool) -> int:
-    job: Resource | None = None
-    if json:
-        *_, job = states
-        print_json(job)
-    elif console.is_terminal:
-        with Live(console=console, refresh_per_second=8) as live:
-            for job in states:
-                live.update(_watched(job))
-    else:
-        for job in states:
-            steps = "  ".join(f"{step['name']} {step['status']} {step['progress']} %" for step in job["steps"])
-            console.print(f"{job['status']}  {steps}", markup=False)
-    if job is not None and not json:
-        print_job(job)
-    return OK if job is not None and job["status"] == "completed" else FAILED
-
-
-def _watched(job: Resource) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", title=f"{job['id']}  {job['status']}")
-    for head in ("step", "status", "%", "note"):
-        table.add_column(head)
-    for step in job["steps"]:
-        table.add_row(step["name"], status_text(step["status"]), str(step["progress"]), step["note"] or "")
-    return table

@@ -1,25 +1,37 @@
 """What commands print: tables for people on standard output, `--json` for programs, errors on standard error.
 
-Invariant: with `--json`, standard output carries exactly one JSON document, whatever else is said.
+Invariant: with `--json`, standard output carries exactly one JSON document, whatever else is said; while something is
+watched, one a line.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from . import PIPE_CLOSED
+
 #: Characters of a cell in one line; longer ones are folded.
 MAX_CELL = 40
 
-console = Console(highlight=False)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        close_quietly()
+        raise typer.Exit(PIPE_CLOSED)
+
+
+console = _Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 _STATUS_STYLES = {
@@ -32,14 +44,42 @@ _STATUS_STYLES = {
     "degraded": "yellow",
     "failed": "red",
     "timed_out": "red",
+    "paused": "yellow",
+    "draining": "yellow",
+    "suspended": "red",
+    "active": "green",
+    "cancelled": "dim",
+    "expired": "dim",
     "needs_review": "red",
     "down": "red",
 }
 
 
+def close_quietly() -> None:
+    """Whoever read standard output has gone, such as `head`: what is left to say goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    _write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_json_line(value: Any) -> None:
+    """One JSON document on a line of its own, at once: one state of what is watched."""
+    _write(json.dumps(value, ensure_ascii=False) + "\n", flush=True)
+
+
+def _write(text: str, *, flush: bool = False) -> None:
+    try:
+        sys.stdout.write(text)
+        if flush:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        close_quietly()
+        raise typer.Exit(PIPE_CLOSED) from None
 
 
 def fail(message: str) -> None:
@@ -63,16 +103,22 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, em
     if not rows:
         say(empty)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold", max_width=None if column == "id" else MAX_CELL)
-    for row in rows:
-        table.add_row(*(_cell(column, row.get(column)) for column in columns))
+    table = table_of(rows, columns)
     # As wide as it needs to be, as other tools do: ids are there to be copied, and words squeezed into a narrow
     # terminal can be read by nobody.
     natural = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     table.width = natural
     console.print(table, crop=False, soft_wrap=True)
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    """The rows as a table that fits into the terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold", max_width=None if column == "id" else MAX_CELL)
+    for row in rows:
+        table.add_row(*(_cell(column, row.get(column)) for column in columns))
+    return table
 
 
 def _cell(column: str, value: Any) -> str:
@@ -82,6 +128,8 @@ def _cell(column: str, value: Any) -> str:
         return status_text(str(value))
     if column == "until" or column.endswith("_at"):
         return ago(str(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, Mapping):
         return escape(str(value.get("code") or value.get("message") or json.dumps(value, ensure_ascii=False)))
     if isinstance(value, list | tuple):

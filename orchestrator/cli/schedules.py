@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 
 from ..client import Resource
-from .context import Account, Caller, Limit, expand_options, read_json
+from .context import Caller, Idempotency, Limit, Watch, expand_options, read_json
+from .options import Account, AccountArgument, PipelineArgument, ScheduleArgument
 from .output import ago, console, print_job
 
 group = typer.Typer(help="Make, list, look at, change, preview and run schedules.", no_args_is_help=True)
@@ -70,13 +71,13 @@ class Plan:
 @group.command("create")
 @expand_options
 def create_schedule(
-    account: str,
+    account: AccountArgument,
     name: str,
-    pipeline: str,
+    pipeline: PipelineArgument,
     *,
     plan: Plan,
     disabled: Annotated[bool, typer.Option("--disabled", help="Made, but off.")] = False,
-    idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same schedule for 24 h.")] = None,
+    idempotency_key: Idempotency = None,
     caller: Caller,
 ) -> None:
     """Make a schedule NAME for ACCOUNT that runs PIPELINE."""
@@ -91,7 +92,7 @@ def create_schedule(
 @group.command("change")
 @expand_options
 def change_schedule(
-    schedule_id: str,
+    schedule_id: ScheduleArgument,
     *,
     name: Annotated[str | None, typer.Option(help="Another name.")] = None,
     pipeline: Annotated[str | None, typer.Option(help="Another pipeline.")] = None,
@@ -108,7 +109,7 @@ def change_schedule(
 
 @group.command("pause")
 @expand_options
-def pause_schedule(schedule_id: str, caller: Caller) -> None:
+def pause_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
     """Turn a schedule off."""
     with caller.connect() as onelane:
         caller.show(onelane.schedules.change(schedule_id, enabled=False), _print)
@@ -116,7 +117,7 @@ def pause_schedule(schedule_id: str, caller: Caller) -> None:
 
 @group.command("resume")
 @expand_options
-def resume_schedule(schedule_id: str, caller: Caller) -> None:
+def resume_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
     """Turn a schedule on again; it goes on with its next time."""
     with caller.connect() as onelane:
         caller.show(onelane.schedules.change(schedule_id, enabled=True), _print)
@@ -124,16 +125,21 @@ def resume_schedule(schedule_id: str, caller: Caller) -> None:
 
 @group.command("list")
 @expand_options
-def list_schedules(*, account: Account = None, limit: Limit = 50, caller: Caller) -> None:
+def list_schedules(*, account: Account = None, limit: Limit = 50, watch: Watch = False, caller: Caller) -> None:
     """List schedules, newest first."""
     with caller.connect() as onelane:
-        found = onelane.schedules.list(limit=limit, account=account)
-        caller.show_rows(found, _COLUMNS, empty="no schedules", for_people=_with_cadence)
+        caller.show_rows(
+            lambda: onelane.schedules.list(limit=limit, account=account),
+            _COLUMNS,
+            empty="no schedules",
+            for_people=_with_cadence,
+            watch=watch,
+        )
 
 
 @group.command("get")
 @expand_options
-def get_schedule(schedule_id: str, caller: Caller) -> None:
+def get_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
     """Show a schedule."""
     with caller.connect() as onelane:
         caller.show(onelane.schedules.get(schedule_id), _print)
@@ -141,19 +147,24 @@ def get_schedule(schedule_id: str, caller: Caller) -> None:
 
 @group.command("fires")
 @expand_options
-def list_fires(schedule_id: str, *, limit: Limit = 50, caller: Caller) -> None:
+def list_fires(schedule_id: ScheduleArgument, *, limit: Limit = 50, watch: Watch = False, caller: Caller) -> None:
     """List what became of a schedule's times: the job, or what refused it."""
     with caller.connect() as onelane:
-        found = onelane.schedules.fires(schedule_id, limit=limit)
-        caller.show_rows(found, ("fire_at", "outcome", "job_id", "error"), empty="it has not fired yet")
+        columns = ("fire_at", "outcome", "job_id", "error")
+        caller.show_rows(
+            lambda: onelane.schedules.fires(schedule_id, limit=limit),
+            columns,
+            empty="it has not fired yet",
+            watch=watch,
+        )
 
 
 @group.command("run")
 @expand_options
 def run_schedule(
-    schedule_id: str,
+    schedule_id: ScheduleArgument,
     *,
-    idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same job for 24 h.")] = None,
+    idempotency_key: Idempotency = None,
     caller: Caller,
 ) -> None:
     """Make a schedule's job now; its times stay as they are."""
@@ -198,7 +209,7 @@ def preview_schedule(
 
 @group.command("delete")
 @expand_options
-def delete_schedule(schedule_id: str, caller: Caller) -> None:
+def delete_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
     """Remove a schedule; jobs that it made stay."""
     with caller.connect() as onelane:
         onelane.schedules.delete(schedule_id)

@@ -1,0 +1,282 @@
+"""What an operator does: queues, lanes, dead letters, workers, pipelines, the audit, and the calls over all of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from ..client import Resource
+from . import FAILED
+from .context import Caller, Limit, Watch, expand_options
+from .options import Account, AccountArgument, Lane, LaneArgument
+from .output import console, print_table
+
+queues = typer.Typer(help="List, check, pause and delete live tenant queues.", no_args_is_help=True)
+lanes = typer.Typer(help="List, pause and limit lanes, over all accounts.", no_args_is_help=True)
+workers = typer.Typer(help="Look at the live workers.", no_args_is_help=True)
+pipelines = typer.Typer(help="Look at the pipelines that are loaded.", no_args_is_help=True)
+
+_QUEUE = ("queue", "lane", "account", "waiting", "active", "delayed", "last_used_at", "paused")
+_LANE = (
+    "lane",
+    "paused",
+    "global_concurrency",
+    "waiting",
+    "active",
+    "delayed",
+    "ready_accounts",
+    "queues",
+    "oldest_wait",
+)
+
+
+# --- tenant queues -------------------------------------------------------------------------------------------------
+
+
+@queues.command("list")
+@expand_options
+def list_queues(
+    *,
+    lane: Lane = None,
+    account: Account = None,
+    idle_longer_than: Annotated[float | None, typer.Option(min=0, help="Unused for so many seconds.")] = None,
+    limit: Limit = 200,
+    watch: Watch = False,
+    caller: Caller,
+) -> None:
+    """List live tenant queues."""
+    with caller.connect() as onelane:
+        caller.show_rows(
+            lambda: onelane.queues.list(limit=limit, lane=lane, account=account, idle_longer_than=idle_longer_than),
+            _QUEUE,
+            empty="no live tenant queues",
+            watch=watch,
+        )
+
+
+@queues.command("get")
+@expand_options
+def get_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) -> None:
+    """Show a tenant queue."""
+    with caller.connect() as onelane:
+        caller.show(onelane.queues.get(lane, account), _print_queue)
+
+
+@queues.command("pause")
+@expand_options
+def pause_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) -> None:
+    """Let nothing of ACCOUNT start on LANE."""
+    with caller.connect() as onelane:
+        caller.show(onelane.queues.pause(lane, account), _print_queue)
+
+
+@queues.command("resume")
+@expand_options
+def resume_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) -> None:
+    """End the pause of ACCOUNT on LANE, whoever made it."""
+    with caller.connect() as onelane:
+        caller.show(onelane.queues.resume(lane, account), _print_queue)
+
+
+@queues.command("delete")
+@expand_options
+def delete_queue(
+    lane: LaneArgument,
+    account: AccountArgument,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Cancel what waits in it.")] = False,
+    caller: Caller,
+) -> None:
+    """Tear a tenant queue down; one with waiting steps only with --force."""
+    with caller.connect() as onelane:
+        answer = onelane.queues.delete(lane, account, force=force)
+        caller.tell(answer, f"deleted {lane}_{account}; {answer['cancelled']} cancelled")
+
+
+@queues.command("check")
+@expand_options
+def check_queues(caller: Caller) -> None:
+    """Check that every message is in one place and every slot is a lease; mend what is not. Status 1 if it was not."""
+    with caller.connect() as onelane:
+        report = onelane.queues.check()
+    caller.show(report, _print_check)
+    if report["violations"]:
+        raise typer.Exit(FAILED)
+
+
+@expand_options
+def reap(
+    *,
+    idle_longer_than: Annotated[
+        float | None, typer.Option(min=0, help="Unused for so many seconds; the setting when not given.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell which they are.")] = False,
+    caller: Caller,
+) -> None:
+    """Tear tenant queues down that are empty and unused; it happens by itself, too."""
+    with caller.connect() as onelane:
+        report = onelane.reap(idle_longer_than, dry_run=dry_run)
+
+    def told(answer: Resource) -> None:
+        print_table(answer["queues"], ("queue", "lane", "account"), empty="no idle tenant queues")
+        console.print(f"{answer['reaped']} {'would be' if dry_run else 'were'} torn down", markup=False)
+
+    caller.show(report, told)
+
+
+@expand_options
+def reconcile(caller: Caller) -> None:
+    """Make Redis hold what SQL says, now; after a loss of Redis it happens by itself."""
+    with caller.connect() as onelane:
+        report = onelane.reconcile()
+    caller.tell(
+        report,
+        f"{report['requeued']} requeued (Redis did not have them), {report['released']} released (held by dead "
+        f"workers), {report['orphaned']} orphaned (nothing to run; removed)",
+    )
+
+
+def _print_queue(queue: Resource) -> None:
+    print_table([queue], _QUEUE, empty="")
+
+
+def _print_check(report: Resource) -> None:
+    print_table(report["items"], ("lane", "account", "kind", "detail"), empty="every invariant holds")
+    console.print(f"{report['violations']} violations in {len(report['lanes'])} lanes", markup=False)
+
+
+# --- lanes ---------------------------------------------------------------------------------------------------------
+
+
+@lanes.command("list")
+@expand_options
+def list_lanes(*, watch: Watch = False, caller: Caller) -> None:
+    """List lanes, with their counts over all accounts."""
+    with caller.connect() as onelane:
+        caller.show_rows(onelane.lanes.list, _LANE, empty="no lanes", watch=watch)
+
+
+@lanes.command("pause")
+@expand_options
+def pause_lane(lane: LaneArgument, caller: Caller) -> None:
+    """Let nothing of LANE start, for anybody."""
+    with caller.connect() as onelane:
+        caller.show(onelane.lanes.pause(lane), _print_lane)
+
+
+@lanes.command("resume")
+@expand_options
+def resume_lane(lane: LaneArgument, caller: Caller) -> None:
+    """End LANE's pause."""
+    with caller.connect() as onelane:
+        caller.show(onelane.lanes.resume(lane), _print_lane)
+
+
+@lanes.command("limit")
+@expand_options
+def limit_lane(
+    lane: LaneArgument,
+    global_concurrency: Annotated[str, typer.Argument(help="Most steps at a time, or none.", metavar="NUMBER|none")],
+    caller: Caller,
+) -> None:
+    """Let at most so many steps of LANE run at one time, over all accounts and workers."""
+    if global_concurrency != "none" and not global_concurrency.isdecimal():
+        raise typer.BadParameter(f"{global_concurrency!r} is neither a number nor none")
+    most = None if global_concurrency == "none" else int(global_concurrency)
+    with caller.connect() as onelane:
+        answer = onelane.lanes.put_limits(lane, global_concurrency=most)
+    caller.tell(answer, f"lane {lane}: {'no limit' if most is None else f'{most} at once'}")
+
+
+def _print_lane(lane: Resource) -> None:
+    print_table([lane], _LANE, empty="")
+
+
+# --- workers, pipelines, the audit ---------------------------------------------------------------------------------
+
+
+@workers.command("list")
+@expand_options
+def list_workers(*, watch: Watch = False, caller: Caller) -> None:
+    """List live workers, and what they run."""
+    columns = ("id", "host", "pid", "lanes", "threads", "busy", "started_at", "heartbeat_at", "running")
+    with caller.connect() as onelane:
+        caller.show_rows(
+            onelane.workers, columns, empty="no live workers: jobs wait", for_people=_with_running, watch=watch
+        )
+
+
+def _with_running(worker: Resource) -> Resource:
+    return {**worker, "running": [f"{each['step']} of {each['account']}" for each in worker["running"]]}
+
+
+@pipelines.command("list")
+@expand_options
+def list_pipelines(caller: Caller) -> None:
+    """List the pipelines that are loaded."""
+    with caller.connect() as onelane:
+        columns = ("name", "steps", "lanes", "description")
+        caller.show_rows(onelane.pipelines, columns, empty="no pipelines", for_people=_with_steps)
+
+
+def _with_steps(pipeline: Resource) -> Resource:
+    return {**pipeline, "steps": [step["name"] for step in pipeline["steps"]]}
+
+
+@pipelines.command("get")
+@expand_options
+def get_pipeline(name: str, caller: Caller) -> None:
+    """Show a pipeline's steps, and what its input must be."""
+    with caller.connect() as onelane:
+        found = {each["name"]: each for each in onelane.pipelines()}
+    if name not in found:
+        raise typer.BadParameter(f"there is no pipeline {name!r}; there are {', '.join(sorted(found)) or 'none'}")
+    caller.show(found[name], _print_pipeline)
+
+
+def _print_pipeline(pipeline: Resource) -> None:
+    console.print(f"{pipeline['name']}: {pipeline['description']}", markup=False, soft_wrap=True)
+    columns = ("name", "lane", "time_limit", "max_attempts", "isolation", "effect", "required")
+    print_table(pipeline["steps"], columns, empty="")
+    console.print_json(json.dumps(pipeline["input_schema"], ensure_ascii=False))
+
+
+@expand_options
+def audit(
+    *,
+    actor: Annotated[str | None, typer.Option(help="Only by this one, such as admin:admin.")] = None,
+    action: Annotated[str | None, typer.Option(help="Only this, such as 'POST /v1/accounts/{account}:pause'.")] = None,
+    target: Annotated[str | None, typer.Option(help="Only on this, such as /v1/accounts/acme/limits.")] = None,
+    limit: Limit = 50,
+    watch: Watch = False,
+    caller: Caller,
+) -> None:
+    """Tell who changed what, when and from where, newest first; --json tells what was before and after."""
+    with caller.connect() as onelane:
+        columns = ("at", "actor", "address", "action", "target", "change")
+        caller.show_rows(
+            lambda: onelane.audit(limit=limit, actor=actor, action=action, target=target),
+            columns,
+            empty="nothing was changed",
+            for_people=_with_change,
+            watch=watch,
+        )
+
+
+def _with_change(entry: Resource) -> Resource:
+    details = entry["details"] or {}
+    before, after = details.get("before"), details.get("after")
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = [name for name in after if before.get(name) != after[name]]
+        change = ", ".join(f"{name} {_plain(before.get(name))} → {_plain(after[name])}" for name in names)
+    elif isinstance(after, str):
+        change = f"{before} → {after}"
+    else:
+        change = "made" if before is None and after else "removed" if after is None and before else ""
+    return {**entry, "change": change}
+
+
+def _plain(value: object) -> str:
+    return "-" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

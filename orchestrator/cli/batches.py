@@ -1,0 +1,72 @@
+"""Many jobs from a file of JSON lines: read, sent a thousand at a time, faults told by their line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import typer
+
+from ..client import InvalidRequest, JobRequest, Onelane, Resource
+from .context import read_text
+from .output import say
+
+#: As many jobs as the API takes at once.
+AT_ONCE = 1000
+
+#: A job, and the number of the line that it stands in.
+Line = tuple[int, dict[str, Any]]
+
+
+def read_jobs(file: str, pipeline: str | None) -> list[Line]:
+    """The jobs of a file, or of standard input for -; blank lines are left out.
+
+    Raises:
+        BadParameter: it cannot be read, or a line is no JSON object.
+    """
+    text = read_text("FILE", file if file == "-" else f"@{file}")
+    lines: list[Line] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise typer.BadParameter(f"FILE: line {number} is no JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise typer.BadParameter(f"FILE: line {number} must be a JSON object")
+        lines.append((number, value if pipeline is None else {"pipeline": pipeline, "input": value}))
+    return lines
+
+
+def accept(onelane: Onelane, account: str, lines: Sequence[Line], key: str | None) -> Iterator[Resource]:
+    """The summaries of the jobs, in order.
+
+    Raises:
+        InvalidRequest: a thousand has a fault, told by its line; those before it were accepted.
+    """
+    for number, chunk in enumerate(_chunks(lines)):
+        jobs = [cast("JobRequest", job) for _, job in chunk]
+        own = None if key is None else f"{key}.{number}"
+        try:
+            yield from onelane.jobs.create_many(account, jobs, idempotency_key=own)
+        except InvalidRequest as error:
+            if number:
+                say(f"{number * AT_ONCE} jobs before line {chunk[0][0]} were accepted")
+            raise _by_line(error, chunk) from None
+
+
+def _chunks(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
+    for start in range(0, len(lines), AT_ONCE):
+        yield lines[start : start + AT_ONCE]
+
+
+def _by_line(error: InvalidRequest, chunk: Sequence[Line]) -> InvalidRequest:
+    def place(where: str) -> str:
+        found = re.fullmatch(r"jobs\.(\d+)\.?(.*)", where)
+        return where if found is None else f"line {chunk[int(found[1])][0]}: {found[2] or 'the job'}"
+
+    told = [(place(where), message) for where, message in error.errors]
+    return InvalidRequest(error.status, error.code, error.detail, told, error.request_id)

@@ -1,0 +1,118 @@
+"""`onelane dead-letters …`: steps that will not be tried again by themselves, one by one and by filter."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from ..client import Resource
+from .context import Caller, Limit, Watch, expand_options
+from .options import Account, Lane, LetterArgument, Pipeline
+from .output import ago, console, print_job, print_table
+
+group = typer.Typer(help="List, replay and discard steps that will not be tried again.", no_args_is_help=True)
+
+ErrorCode = Annotated[str | None, typer.Option(help="Only with this error code, such as login_required.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell which they are.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which dead letters; what is not given does not narrow."""
+
+    account: Account = None
+    lane: Lane = None
+    pipeline: Pipeline = None
+    error_code: ErrorCode = None
+
+    def chosen(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@group.command("list")
+@expand_options
+def list_dead_letters(*, selection: Selection, limit: Limit = 50, watch: Watch = False, caller: Caller) -> None:
+    """List dead letters, newest first."""
+    with caller.connect() as onelane:
+        columns = ("id", "account", "lane", "actor", "error_code", "attempt_count", "created_at")
+        caller.show_rows(
+            lambda: onelane.dead_letters.list(limit=limit, **selection.chosen()),
+            columns,
+            empty="no dead letters",
+            watch=watch,
+        )
+
+
+@group.command("get")
+@expand_options
+def get_dead_letter(dead_letter_id: LetterArgument, caller: Caller) -> None:
+    """Show a dead letter whole: message, error, traceback, attempts."""
+    with caller.connect() as onelane:
+        caller.show(onelane.dead_letters.get(dead_letter_id), _print_letter)
+
+
+@group.command("replay")
+@expand_options
+def replay_dead_letter(dead_letter_id: LetterArgument, caller: Caller) -> None:
+    """Let the job go on from the step that died."""
+    with caller.connect() as onelane:
+        caller.show(onelane.dead_letters.replay(dead_letter_id), print_job)
+
+
+@group.command("discard")
+@expand_options
+def discard_dead_letter(dead_letter_id: LetterArgument, caller: Caller) -> None:
+    """Put a dead letter away; its job stays as it ended."""
+    with caller.connect() as onelane:
+        onelane.dead_letters.discard(dead_letter_id)
+    caller.tell({"discarded": dead_letter_id}, f"discarded {dead_letter_id}")
+
+
+@group.command("replay-all")
+@expand_options
+def replay_all(
+    *,
+    selection: Selection,
+    per_second: Annotated[float | None, typer.Option(help="At most so many jobs become due in a second.")] = None,
+    dry_run: DryRun = False,
+    caller: Caller,
+) -> None:
+    """Replay every dead letter that fits, the oldest first, 1,000 in a call."""
+    with caller.connect() as onelane:
+        answer = onelane.dead_letters.replay_all(**selection.chosen(), per_second=per_second, dry_run=dry_run)
+    caller.show(answer, lambda _: _print_resolved(answer, "replayed", dry_run))
+
+
+@group.command("discard-all")
+@expand_options
+def discard_all(*, selection: Selection, dry_run: DryRun = False, caller: Caller) -> None:
+    """Put every dead letter away that fits, 1,000 in a call; their jobs stay as they ended."""
+    with caller.connect() as onelane:
+        answer = onelane.dead_letters.discard_all(**selection.chosen(), dry_run=dry_run)
+    caller.show(answer, lambda _: _print_resolved(answer, "discarded", dry_run))
+
+
+def _print_resolved(answer: Resource, done: str, dry_run: bool) -> None:
+    if dry_run:
+        console.print(f"{answer['matched']} fit, and would be {done}", markup=False)
+        for each in answer["ids"]:
+            console.print(f"  {each}", markup=False)
+        return
+    console.print(f"{answer['resolved']} {done}, {answer['skipped']} skipped, {answer['left']} left", markup=False)
+
+
+def _print_letter(letter: Resource) -> None:
+    state = f"{letter['resolution']} {ago(letter['resolved_at'])}" if letter["resolution"] else "open"
+    console.print(f"[bold]{escape(letter['id'])}[/]  {state}")
+    whose = letter["account"] or "nobody"
+    console.print(
+        f"  {letter['actor']} of {whose} on lane {letter['lane']}, job {letter['job_id'] or '-'}", markup=False
+    )
+    console.print(f"  [red]{escape(letter['error_code'])}[/]: {escape(letter['error']['message'])}")
+    columns = ("number", "worker", "started_at", "outcome", "error")
+    print_table(letter["attempts"], columns, empty="no attempts are known")
+    if letter["traceback"]:
+        console.print(letter["traceback"], markup=False, soft_wrap=True)
