@@ -30,7 +30,7 @@ class Staying:
     """Whether a command stays until the job has ended."""
 
     wait: Annotated[bool, typer.Option("--wait", help=f"Stay until the job has ended. {_ENDINGS}.")] = False
-    watch: Annotated[bool, typer.Option("--watch", help="Show its progress until it has ended; status as with --wait.")] = False
+    watch: Annotated[bool, typer.Option("--watch", help="Show its progress until it has ended.")] = False
     timeout: Timeout = None
 
     def follow(self, caller: Caller, onelane: Onelane, job: Resource) -> None:
