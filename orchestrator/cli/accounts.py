@@ -22,7 +22,7 @@ keys = typer.Typer(help="Make, list and end API keys.", no_args_is_help=True)
 for _name, _group in (("limits", limits), ("target", target), ("session", session)):
     group.add_typer(_group, name=_name)
 
-_LANES = ("lane", "queue", "waiting", "active", "delayed", "oldest_wait", "paused")
+_LANES = ("lane", "queue", "waiting", "active", "delayed", "oldest_wait", "paused", "circuit")
 
 
 @group.command("list")
@@ -62,7 +62,7 @@ def pause(account: AccountArgument, caller: Caller) -> None:
 @group.command("resume")
 @expand_options
 def resume(account: AccountArgument, caller: Caller) -> None:
-    """End a pause, a drain or a suspension."""
+    """End a pause, a drain or a suspension, and close the circuits of ACCOUNT."""
     with caller.connect() as onelane:
         caller.show(onelane.accounts.resume(account), _print_with_lanes)
 

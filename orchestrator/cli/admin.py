@@ -18,7 +18,7 @@ lanes = typer.Typer(help="List, pause and limit lanes, over all accounts.", no_a
 workers = typer.Typer(help="Look at the live workers.", no_args_is_help=True)
 pipelines = typer.Typer(help="Look at the pipelines that are loaded.", no_args_is_help=True)
 
-_QUEUE = ("queue", "lane", "account", "waiting", "active", "delayed", "last_used_at", "paused")
+_QUEUE = ("queue", "lane", "account", "waiting", "active", "delayed", "last_used_at", "paused", "circuit")
 _LANE = (
     "lane",
     "paused",
@@ -75,7 +75,7 @@ def pause_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) ->
 @queues.command("resume")
 @expand_options
 def resume_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) -> None:
-    """End the pause of ACCOUNT on LANE, whoever made it."""
+    """End the pause of ACCOUNT on LANE, whoever made it, and close its circuit."""
     with caller.connect() as onelane:
         caller.show(onelane.queues.resume(lane, account), _print_queue)
 

@@ -51,6 +51,8 @@ _STATUS_STYLES = {
     "cancelled": "dim",
     "expired": "dim",
     "needs_review": "red",
+    "open": "red",
+    "half_open": "yellow",
     "down": "red",
 }
 
@@ -130,6 +132,8 @@ def _cell(column: str, value: Any) -> str:
         return ago(str(value))
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if column == "circuit":
+        return f"{status_text(value['status'])}, {ago(value['until'])}"
     if isinstance(value, Mapping):
         return escape(str(value.get("code") or value.get("message") or json.dumps(value, ensure_ascii=False)))
     if isinstance(value, list | tuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from . import accounts, admin, dead_letters, drafts, jobs, schedules
+from . import accounts, admin, alerts, dead_letters, drafts, jobs, schedules
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,6 +19,7 @@ def add_to(app: typer.Typer) -> None:
         ("queues", admin.queues),
         ("lanes", admin.lanes),
         ("dead-letters", dead_letters.group),
+        ("alerts", alerts.group),
         ("workers", admin.workers),
         ("pipelines", admin.pipelines),
     ):

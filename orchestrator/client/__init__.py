@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from .accounts import AccountsApi
 from .admin import LONG_SECONDS, DeadLettersApi, LanesApi, QueuesApi
+from .alerts import AlertsApi
 from .connection import Connection, Event, given
 from .drafts import DraftsApi, PublicationsApi
 from .errors import (
@@ -69,6 +70,7 @@ class Onelane(Connection):
         self.queues = QueuesApi(self)
         self.lanes = LanesApi(self)
         self.dead_letters = DeadLettersApi(self)
+        self.alerts = AlertsApi(self)
 
     def pipelines(self) -> list[Pipeline]:
         """Name, steps, lanes, limits and input schema of each pipeline."""

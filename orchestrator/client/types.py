@@ -254,6 +254,7 @@ class ScheduleSummary(TypedDict):
     """How many of `inputs` are still to come; null where there are none."""
     timezone: str
     jitter: float
+    approval: bool
     overlap: Overlap
     catch_up: CatchUp
     starts_at: str
@@ -671,6 +672,57 @@ class Pipeline(TypedDict):
     steps: list[PipelineStep]
     input_schema: dict[str, Any]
     """JSON schema of a job's `input`."""
+
+
+class Alert(TypedDict):
+    """What a person should hear of: all of one kind, account and subject together."""
+
+    id: str
+    kind: Literal["dead_letter", "login_required", "needs_review", "circuit_open", "circuit_closed"]
+    account: str | None
+    """Null: it belongs to no account."""
+    state: Literal["waiting", "resting", "told", "given_up"]
+    """`waiting` for its message; `resting`: told, and there is more to tell when the rest is over; `given_up`: a
+    channel did not take it."""
+    occurrences: int
+    told: int
+    """Occurrences that a message has told."""
+    details: dict[str, Any]
+    """Ids, names and codes of the latest."""
+    commands: list[str]
+    """What helps."""
+    first_at: str
+    last_at: str
+    sent_at: str | None
+    due_at: str | None
+    """When it is told next."""
+
+
+class Channel(TypedDict):
+    """What became of a test message at one of the alert URLs."""
+
+    position: int
+    """Which of `ONELANE_ALERT_URLS`, from 1 on."""
+    kind: str
+    """The URL's scheme. The rest of it may hold a secret, and is never shown."""
+    delivered: bool
+
+
+class AlertsTested(TypedDict):
+    """A test message went to every alert URL."""
+
+    items: list[Channel]
+    """Empty: no alert URL is set."""
+
+
+class OpenCircuit(Circuit):
+    """An open circuit, with whose it is."""
+
+    lane: str
+    account: str
+    queue: str
+    cooldown: float
+    """Seconds; doubled each time that a canary fails."""
 
 
 class Audit(TypedDict):

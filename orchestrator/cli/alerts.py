@@ -1,0 +1,77 @@
+"""`onelane alerts …`: what a person should hear of, whether the channels work, and which tenant queues rest."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..client import Resource
+from . import FAILED
+from .context import Caller, Limit, Watch, expand_options
+from .options import Account, Lane
+from .output import print_table, say
+
+group = typer.Typer(help="List alerts, test where they go, list open circuits.", no_args_is_help=True)
+
+
+@group.command("list")
+@expand_options
+def list_alerts(
+    *,
+    account: Account = None,
+    kind: Annotated[str | None, typer.Option(help="Only of this kind, such as dead_letter.")] = None,
+    limit: Limit = 50,
+    watch: Watch = False,
+    caller: Caller,
+) -> None:
+    """List alerts; what is alike is one, which counts."""
+    with caller.connect() as onelane:
+        columns = ("kind", "account", "about", "occurrences", "state", "last_at", "commands")
+        caller.show_rows(
+            lambda: onelane.alerts.list(limit=limit, account=account, kind=kind),
+            columns,
+            empty="no alerts",
+            for_people=_for_people,
+            watch=watch,
+        )
+
+
+def _for_people(alert: Resource) -> Resource:
+    details = alert["details"]
+    about = " ".join(str(details[name]) for name in ("lane", "pipeline", "step", "error_code") if details.get(name))
+    return {**alert, "about": about or None, "commands": "; ".join(alert["commands"]) or None}
+
+
+@group.command("test")
+@expand_options
+def test(caller: Caller) -> None:
+    """Send a test message to every one of ONELANE_ALERT_URLS of the service. Status 1 unless all took it."""
+    with caller.connect() as onelane:
+        answer = onelane.alerts.test()
+    caller.show(answer, _print_channels)
+    if not answer["items"] or not all(each["delivered"] for each in answer["items"]):
+        raise typer.Exit(FAILED)
+
+
+def _print_channels(answer: Resource) -> None:
+    if not answer["items"]:
+        say("the service has no ONELANE_ALERT_URLS: nobody is told of anything")
+        return
+    print_table(answer["items"], ("position", "kind", "delivered"), empty="")
+
+
+@group.command("circuits")
+@expand_options
+def list_circuits(
+    *, lane: Lane = None, account: Account = None, limit: Limit = 200, watch: Watch = False, caller: Caller
+) -> None:
+    """List the tenant queues that rest because too many of their steps failed in a row."""
+    with caller.connect() as onelane:
+        columns = ("queue", "lane", "account", "status", "failures", "opened_at", "until")
+        caller.show_rows(
+            lambda: onelane.alerts.circuits(limit=limit, lane=lane, account=account),
+            columns,
+            empty="no open circuits",
+            watch=watch,
+        )
