@@ -225,6 +225,8 @@ def _plain(route: Route, status: int) -> dict[str, Any]:
     if route.media_type == "application/octet-stream":
         return {}  # as OpenAPI 3.1 has it for bytes
     example = answer_example(route, status)
+    if route.media_type == "text/event-stream":  # OpenAPI 3.1 has no word for the shape of one event
+        return {"schema": {"description": "Server-sent events."}, "example": example}
     return {"schema": {}} if example is None else {"schema": {"type": "string"}, "example": example}
 
 

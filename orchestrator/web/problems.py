@@ -123,7 +123,8 @@ def problem_of(error: Exception) -> Problem:
         faults = error.faults if isinstance(error, InvalidInput) else ()
         return Problem(error.code, str(error), faults, headers=headers)
     if isinstance(error, InvalidEntry):
-        return Problem("invalid_request", str(error))
+        place, colon, message = str(error).partition(": ")
+        return Problem("invalid_request", str(error), [Fault((place,), message)] if colon else ())
     if isinstance(error, BrokerConnectionError | QueueError):
         return Problem("unavailable", _REDIS_AWAY, headers={"Retry-After": "1"})
     return Problem("internal", "the server met an error that it did not expect; its log has the request id")

@@ -41,7 +41,7 @@ def test_every_call_has_an_example_of_each_body_that_fits(path: str, method: str
                 continue
             assert "example" in media, f"{method} {path}: write an example of {which} in orchestrator/web/examples.py"
             check(media["schema"], media["example"])
-            assert media_type == "application/json" or media["schema"] == {"type": "string"}
+            assert media_type == "application/json" or isinstance(media["example"], str)
 
 
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)

@@ -195,7 +195,14 @@ class SessionRequest(Body):
     """A browser's storage state, or what to sign in with, or both; what is left out stays as it was."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"credentials": {"username": "alice", "password": "correct horse"}}]}
+        json_schema_extra={
+            "examples": [{"credentials": {"username": "alice", "password": "correct horse"}}],
+            # What `_something` asks for, as a schema says it.
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": "object"}}}
+                for name in ("storage_state", "credentials")
+            ],
+        }
     )
 
     storage_state: JsonObject | None = None

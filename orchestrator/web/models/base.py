@@ -81,10 +81,10 @@ def _account(value: str) -> str:
         raise ValueError(str(error).removeprefix("account: ")) from None
 
 
-Time = Annotated[datetime, BeforeValidator(_parse_time), WithJsonSchema({"type": "string", "format": "date-time"})]
-QueryTime = Annotated[
-    datetime, BeforeValidator(_parse_query_time), WithJsonSchema({"type": "string", "format": "date-time"})
-]
+#: The pattern says what `LATEST_YEAR` says, for readers of the schema.
+_TIME_SCHEMA = {"type": "string", "format": "date-time", "pattern": r"^([01]\d{3}|2[01]\d{2}|2200)-"}
+Time = Annotated[datetime, BeforeValidator(_parse_time), WithJsonSchema(_TIME_SCHEMA)]
+QueryTime = Annotated[datetime, BeforeValidator(_parse_query_time), WithJsonSchema(_TIME_SCHEMA)]
 #: JSON has one kind of number: `5.0` is the integer 5.
 WHOLE = BeforeValidator(_integral)
 Seconds = Annotated[float, Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False)]

@@ -54,12 +54,17 @@ JOB_EXAMPLE: dict[str, Any] = {
     "tags": ["spring-campaign"],
     "unique_key": "bees-2026-11",
 }
+#: `run_at` and `delay` exclude each other, as a schema says it.
+_BOTH_TIMES: dict[str, Any] = {
+    "required": ["run_at", "delay"],
+    "properties": {"run_at": {"type": "string"}, "delay": {"type": "number"}},
+}
 
 
 class JobRequest(Body):
     """A job to run."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [JOB_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [JOB_EXAMPLE], "not": _BOTH_TIMES})
 
     pipeline: str = Field(min_length=1, max_length=100)
     """The pipeline's name; `GET /v1/pipelines` has them all."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from .accounts import UsageDay
 from .base import Answer, Query
@@ -18,7 +18,18 @@ def _day(value: object) -> object:
     return value
 
 
-Day = Annotated[date, BeforeValidator(_day), Field(ge=date(2000, 1, 1), le=date(2199, 12, 31))]
+def _in_bounds(value: date) -> date:
+    if not 2000 <= value.year <= 2199:
+        raise ValueError("it is not between 2000-01-01 and 2199-12-31")
+    return value
+
+
+Day = Annotated[
+    date,
+    BeforeValidator(_day),
+    AfterValidator(_in_bounds),
+    WithJsonSchema({"type": "string", "format": "date", "pattern": r"^2[01]\d\d-"}),
+]
 
 
 class UsageQuery(Query):
