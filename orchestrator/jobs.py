@@ -77,7 +77,7 @@ class Jobs:
 
         Raises:
             InvalidAccount, UnknownPipeline, InvalidPipelineInput: the input is wrong; nothing was made.
-            AccountDraining, AccountSuspended, QueueFull, QuotaExhausted: the account takes no job now.
+            AccountDraining, AccountSuspended, AccountBusy, QueueFull, QuotaExhausted: the account takes no job now.
             Unavailable: the database is away; nothing was accepted.
         """
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import uuid_utils
-from sqlalchemy import Column, ForeignKey, Index, LargeBinary, MetaData, Table, UniqueConstraint, text
+from sqlalchemy import Column, ForeignKey, Index, LargeBinary, MetaData, Table, UniqueConstraint, false, text
 from sqlmodel import Field, SQLModel
 
 from .columns import UtcTime, big_serial, exact_text, json_document, json_index
@@ -402,6 +402,8 @@ class IdempotencyKey(Model, table=True):
 
     __tablename__ = "idempotency_keys"
     scope: str = Field(primary_key=True)
+    #: Whose row is in the answer, so that it goes when the account does; null where the call was for no account.
+    account: str | None = Field(default=None, sa_column=Column(exact_text(), index=True))
     body_hash: str
     status: int | None = None
     response: dict[str, Any] | None = Field(sa_column=Column(json_document()))
@@ -420,6 +422,30 @@ class Audit(Model, table=True):
     action: str
     target: str
     details: dict[str, Any] | None = Field(sa_column=Column(json_document()))
+
+
+class Erasure(Model, table=True):
+    """An account's erasure, asked for and done. `status`: stopping removing checking completed. It stays."""
+
+    __tablename__ = "erasures"
+    __table_args__ = (
+        # While it stands, nothing of the account comes into being; and nobody begins a second one.
+        _partial_index("uq_erasures_unfinished_account", "account", where="finished_at IS NULL", unique=True),
+    )
+    id: str = Field(default_factory=new_id, primary_key=True)
+    account: str = Field(sa_column=_account())
+    status: str
+    #: What runs is killed; else it is waited for.
+    forced: bool = False
+    requested_by: str = ""
+    #: How many rows of each table, and things outside the database, were removed so far.
+    removed: dict[str, int] = Field(sa_column=Column(json_document(), nullable=False))
+    #: What the last check found of the account; null before it.
+    remaining: int | None = None
+    created_at: datetime = Field(sa_column=_time(nullable=False))
+    #: When the status changed last.
+    updated_at: datetime = Field(sa_column=_time(nullable=False))
+    finished_at: datetime | None = Field(sa_column=_time())
 
 
 class Schedule(Model, table=True):
@@ -449,6 +475,8 @@ class Schedule(Model, table=True):
     timezone: str = "UTC"
     jitter: float = 0.0
     overlap: str = "queue"
+    #: Its jobs stop before their last step until somebody approves.
+    approval: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     catch_up: str = "one"
     starts_at: datetime = Field(sa_column=_time(nullable=False))
     ends_at: datetime | None = Field(sa_column=_time())

@@ -20,6 +20,7 @@ from .errors import NotFound
 from .models import WebhookSecret
 from .sealing import Sealer
 from .store.accounts import ensure_account
+from .store.erasures import account_is_there
 
 webhook_secrets = WebhookSecret.__table__
 
@@ -60,6 +61,7 @@ class WebhookSecrets:
 
         Raises:
             SecretsError: a secret cannot be opened with the keys at hand.
+            NotFound: the account was erased.
         """
         sealed = self._database.read(lambda connection: _valid(connection, account))
         if not sealed:
@@ -68,7 +70,9 @@ class WebhookSecrets:
         return " ".join(Webhook(secret).sign(message_id, at, body) for secret in opened)
 
     def _first(self, connection: Connection, account: str) -> list[bytes]:
-        """Make a secret unless somebody else just did."""
+        """Make a secret unless somebody else just did; none for an account that was erased meanwhile."""
+        if not account_is_there(connection, account):
+            raise NotFound(f"there is no account {account!r} any more")
         sealed = self._sealer.seal(_new_secret(), account=account, purpose=_PURPOSE)
         statement = upsert(connection, webhook_secrets).values(account=account, secret=sealed, created_at=db_now())
         connection.execute(statement.on_conflict_do_nothing())

@@ -32,6 +32,7 @@ class Loops:
     def __init__(self, runtime: Runtime) -> None:
         from .alerts import AlertLoop
         from .dispatcher import DispatchLoop
+        from .eraser import Eraser
         from .gauges import GaugeLoop
         from .pruner import Pruner
         from .reaper import Reaper
@@ -48,6 +49,7 @@ class Loops:
             Reaper(runtime),
             Pruner(runtime),
             Reconciler(runtime),
+            Eraser(runtime),
             GaugeLoop(runtime),
             AlertLoop(runtime),
         ]

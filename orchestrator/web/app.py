@@ -31,6 +31,7 @@ from . import (
     check,
     dead_letters,
     drafts,
+    erasures,
     events,
     jobs,
     keys,
@@ -66,6 +67,7 @@ ROUTES: Sequence[Route] = (
     *schedules.ROUTES,
     *accounts.ROUTES,
     *usage.ROUTES,
+    *erasures.ROUTES,
     *targets.ROUTES,
     *keys.ROUTES,
     *queues.ROUTES,
@@ -75,9 +77,9 @@ ROUTES: Sequence[Route] = (
     *check.ROUTES,
     *reconcile.ROUTES,
     *admin.ROUTES,
+    *alerts.ROUTES,
     *audit.ROUTES,
     *operations.ROUTES,
-    *alerts.ROUTES,
 )
 
 

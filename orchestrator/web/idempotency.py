@@ -40,7 +40,8 @@ def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Resp
     scope = _digest([key, route.method, call.request.scope["raw_path"].decode("latin-1"), call.caller.key_id])
     fingerprint = _digest(_canonical(body))
     database = call.service.database
-    claim = database.write(lambda connection: store.claim(connection, scope, fingerprint))
+    account = call.params.get("account", call.caller.account)
+    claim = database.write(lambda connection: store.claim(connection, scope, fingerprint, account))
     if claim.kind == "done":
         return _again(call, scope, cast("int", claim.status), cast("dict[str, Any]", claim.response))
     if claim.kind == "conflict":
@@ -59,7 +60,8 @@ def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Resp
     if route.audited:
         note(route, call, reply)
     kept = _kept(route, call, scope, reply)
-    database.write(lambda connection: store.finish(connection, scope, reply.status, kept))
+    shown = reply.data.get("account") if isinstance(reply.data, dict) else None
+    database.write(lambda connection: store.finish(connection, scope, reply.status, kept, shown))
     return reply.response()
 
 

@@ -145,6 +145,8 @@ class Route:
             codes.add("forbidden")
         if parameters:
             codes.add("not_found")
+        if self.method in ("POST", "PUT") and self.path.startswith("/v1/accounts/{account}"):
+            codes.add("account_busy")  # while it is being erased
         if self.body_model is not None:
             codes.update(("malformed_json", "too_large", "unsupported_media_type"))
         if self.creates:

@@ -157,7 +157,7 @@ ROUTES = [
         "Run a schedule's job now",
         {202: JobView},
         "Schedules",
-        codes=(*_REFUSED, "quota_exhausted", "schedule_ended"),
+        codes=(*_REFUSED, "quota_exhausted", "schedule_ended", "account_busy"),
         creates=True,
         exists=exists,
         headers=("Location",),

@@ -253,6 +253,14 @@ class TenantQueues:
                     more.append(name)
             names, skipped = more, skipped + _LISTED_AT_ONCE
 
+    def traces(self, lane: str, account: str | None) -> list[str]:
+        """The kinds of keys in which anything of the tenant queue is left, settings too; empty: it is as never used.
+
+        Buried messages are told by `buried`.
+        """
+        raw = token(account)
+        return [name.decode() for name in self._server.run(script("traces"), self._root(lane, raw), raw)]
+
     # -- removing
 
     def release(self, lane: str, account: str | None, leases: Iterable[HeldLease]) -> int:

@@ -12,7 +12,7 @@ from ..account import AccountLimits
 from ..columns import db_now, seconds_since, upsert
 from ..errors import NotFound
 from ..models import Account, Attempt, Lane, Step, TenantQueue
-from . import circuits
+from . import circuits, erasures
 from .listings import Page, by_name
 
 accounts, steps, attempts = Account.__table__, Step.__table__, Attempt.__table__
@@ -20,7 +20,12 @@ lanes, tenant_queues = Lane.__table__, TenantQueue.__table__
 
 
 def ensure_account(connection: Connection, account: str) -> None:
-    """The account comes into being with its first job, schedule, key, session, target, asset or limits."""
+    """The account comes into being with its first job, schedule, key, session, target, asset or limits.
+
+    Raises:
+        AccountBusy: it is being erased.
+    """
+    erasures.refuse(connection, account)
     statement = upsert(connection, accounts).values(
         id=account, status="active", created_at=db_now(), updated_at=db_now()
     )
@@ -81,7 +86,9 @@ def set_status(connection: Connection, account: str, status: str) -> str:
 
     Raises:
         NotFound: the account has not come into being.
+        AccountBusy: it is being erased.
     """
+    erasures.refuse(connection, account)
     before: str = fetch(connection, account)["status"]
     connection.execute(update(accounts).where(accounts.c.id == account).values(status=status, updated_at=db_now()))
     return before
@@ -138,25 +145,26 @@ def queues(connection: Connection, account: str) -> dict[str, dict[str, Any]]:
             "oldest_wait": row["oldest_wait"],
             "last_used_at": None,
             "paused": False,
+            "circuit": None,
         }
     for lane, last_used_at in _last_starts(connection, account):
         found.setdefault(lane, empty_queue())["last_used_at"] = last_used_at
     for lane in _paused_lanes(connection, account):
         found.setdefault(lane, empty_queue())["paused"] = True
+    for row in circuits.of_accounts(connection, [account]):
+        found.setdefault(row["lane"], empty_queue()).update(paused=True, circuit=circuits.view(row))
     return found
 
 
-            "circuit": None,
 def empty_queue() -> dict[str, Any]:
     return {
         "waiting": 0,
         "active": 0,
         "delayed": 0,
-    for row in circuits.of_accounts(connection, [account]):
-        found.setdefault(row["lane"], empty_queue()).update(paused=True, circuit=circuits.view(row))
         "oldest_wait": None,
         "last_used_at": None,
         "paused": False,
+        "circuit": None,
     }
 
 
@@ -165,7 +173,6 @@ def _counts(connection: Connection, account: str) -> Sequence[RowMapping]:
     later = and_(on_queue, steps.c.due_at > db_now())
     now = and_(on_queue, or_(steps.c.due_at.is_(None), steps.c.due_at <= db_now()))
     since = seconds_since(func.coalesce(steps.c.due_at, steps.c.queued_at))
-        "circuit": None,
     statement = (
         select(
             steps.c.lane,

@@ -31,9 +31,9 @@ class Claim:
     response: dict[str, Any] | None = None
 
 
-def claim(connection: Connection, scope: str, body_hash: str) -> Claim:
-    """Take the key, or learn what became of it. In one transaction."""
-    statement = upsert(connection, table).values(scope=scope, body_hash=body_hash, created_at=db_now())
+def claim(connection: Connection, scope: str, body_hash: str, account: str | None = None) -> Claim:
+    """Take the key, or learn what became of it. In one transaction. `account`: whose rows the call is about."""
+    statement = upsert(connection, table).values(scope=scope, account=account, body_hash=body_hash, created_at=db_now())
     over = or_(
         table.c.created_at < db_now(-KEPT_SECONDS),
         and_(table.c.status.is_(None), table.c.created_at < db_now(-ABANDONED_SECONDS)),
@@ -41,7 +41,7 @@ def claim(connection: Connection, scope: str, body_hash: str) -> Claim:
     taken = connection.execute(
         statement.on_conflict_do_update(
             index_elements=["scope"],
-            set_={"body_hash": body_hash, "created_at": db_now(), "status": None, "response": None},
+            set_={"account": account, "body_hash": body_hash, "created_at": db_now(), "status": None, "response": None},
             where=over,
         ).returning(table.c.scope)
     ).first()
@@ -57,8 +57,14 @@ def claim(connection: Connection, scope: str, body_hash: str) -> Claim:
     return Claim("done", row["status"], row["response"])
 
 
-def finish(connection: Connection, scope: str, status: int, response: dict[str, Any]) -> None:
-    connection.execute(update(table).where(table.c.scope == scope).values(status=status, response=response))
+def finish(
+    connection: Connection, scope: str, status: int, response: dict[str, Any], account: str | None = None
+) -> None:
+    """Keep the answer, with the account whose row it shows, where only that tells it."""
+    values: dict[str, Any] = {"status": status, "response": response}
+    if account is not None:
+        values["account"] = account
+    connection.execute(update(table).where(table.c.scope == scope).values(**values))
 
 
 def forget(connection: Connection, scope: str) -> None:

@@ -18,6 +18,7 @@ from ..account import AccountLimits
 from ..columns import db_now
 from ..errors import AccountDraining, AccountSuspended, QueueFull, QuotaExhausted
 from ..models import Account, Job, Step, Usage, new_id
+from . import erasures
 from .accounts import ensure_account
 from .bulk import insert_rows
 from .dispatch import Dispatch
@@ -96,6 +97,7 @@ def create(connection: Connection, account: str, plans: Sequence[JobPlan], *, ag
 
     Raises:
         AccountDraining, AccountSuspended, QueueFull, QuotaExhausted: nothing was made.
+        AccountBusy: the account is being erased; nothing was made.
         IntegrityError: somebody else made a `unique_key` at this moment, or the lost transaction took effect just now.
     """
     if again and (landed := _made_before(connection, account, plans)) is not None:
@@ -151,6 +153,7 @@ def _admit(connection: Connection, account: str, count: int, look: Row[Any]) -> 
     elif look.status == "draining":
         raise AccountDraining(f"account {account!r} is draining: it takes no new jobs until it is resumed")
     elif look.status == "suspended":
+        erasures.refuse(connection, account)
         raise AccountSuspended(f"account {account!r} is suspended: it takes no new jobs until it is resumed")
     limits = AccountLimits.from_json(look.limits)
     if limits.max_waiting is not None:

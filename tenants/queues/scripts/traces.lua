@@ -1,0 +1,27 @@
+-- What is left of a tenant queue anywhere in the lane: messages, state, leases, settings, what it used. Changes nothing.
+-- KEYS: root
+-- ARGV: token
+-- Returns the names (see keys.py) of what holds something of it.
+-- @include lane
+-- Slots are numbered below the highest concurrency that can be set.
+local SLOTS = 1000
+local token = ARGV[1]
+local out = {}
+for _, name in ipairs({ 'state', 'waiting', 'delayed', 'entries', 'slots' }) do
+  if redis.call('EXISTS', K[name] .. token) == 1 then out[#out + 1] = name end
+end
+for _, name in ipairs({ 'ready', 'timers', 'idle', 'names', 'since', 'backlog' }) do
+  if redis.call('ZSCORE', K[name], token) then out[#out + 1] = name end
+end
+if redis.call('HEXISTS', K.limits, token) == 1 then out[#out + 1] = 'limits' end
+for slot = 0, SLOTS - 1 do
+  if redis.call('ZSCORE', K.leases, slot .. ':' .. token) then
+    out[#out + 1] = 'leases'
+    break
+  end
+end
+local hour = floor(now / 3600000)
+for back = 0, 1 do
+  if redis.call('ZSCORE', K.spent .. (hour - back), token) then out[#out + 1] = 'spent' end
+end
+return out
