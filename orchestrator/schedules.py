@@ -28,13 +28,14 @@ from .schedule_times import KINDS, Cadence, Spread, faults, next_fire, upcoming
 #: What decides about a schedule's times, besides the name, from which jitter and spread are drawn.
 _TIMING = (*KINDS, "timezone", "jitter", "starts_at", "ends_at", "enabled", "inputs")
 #: Columns that a caller sets.
-FIELDS = ("name", "pipeline", "input", "overlap", "catch_up", *_TIMING)
+FIELDS = ("name", "pipeline", "input", "approval", "overlap", "catch_up", *_TIMING)
 #: What a new schedule has where the caller says nothing. One kind of cadence has no default.
 DEFAULTS: Mapping[str, Any] = {
     **dict.fromkeys((*KINDS, "inputs", "starts_at", "ends_at")),
     "input": {},
     "timezone": "UTC",
     "jitter": 0.0,
+    "approval": False,
     "overlap": "queue",
     "catch_up": "one",
     "enabled": True,
@@ -242,7 +243,7 @@ def cadence_of(row: Mapping[Any, Any]) -> Cadence:
 
 def new_job(row: Mapping[Any, Any], given: Mapping[str, Any]) -> NewJob:
     """The job of one fire; its tag finds all jobs of the schedule."""
-    return NewJob(row["pipeline"], given, tags=(f"schedule:{row['id']}",))
+    return NewJob(row["pipeline"], given, approval=row["approval"], tags=(f"schedule:{row['id']}",))
 
 
 def _changed(row: RowMapping, changes: Mapping[str, Any], now: datetime) -> dict[str, Any]:

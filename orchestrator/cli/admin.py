@@ -269,7 +269,7 @@ def _with_change(entry: Resource) -> Resource:
     details = entry["details"] or {}
     before, after = details.get("before"), details.get("after")
     if isinstance(before, dict) and isinstance(after, dict):
-        names = [name for name in after if before.get(name) != after[name]]
+        names = [name for name in after if before.get(name) != after[name] and not name.endswith("_at")]
         change = ", ".join(f"{name} {_plain(before.get(name))} → {_plain(after[name])}" for name in names)
     elif isinstance(after, str):
         change = f"{before} → {after}"

@@ -27,10 +27,11 @@ from ..client import Onelane, Resource
 from ..data_folder import DataFolder
 from ..ports import reachable_host
 from ..settings import Settings
-from .output import console, print_json, print_table
+from .output import console, print_json, print_lines, print_table
 
 DataDir = Annotated[Path | None, typer.Option(help="Where files live (ONELANE_DATA_DIR).")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, for programs.")]
+Ids = Annotated[bool, typer.Option("--ids", help="Only ids on standard output, one a line, for scripts.")]
 Url = Annotated[str | None, typer.Option(help="The service's address (ONELANE_URL); found in the data directory.")]
 Key = Annotated[str | None, typer.Option(help="The API key (ONELANE_API_KEY); found in the data directory.")]
 Limit = Annotated[int, typer.Option(min=1, help="At most so many rows.")]
@@ -80,6 +81,7 @@ def load(data_dir: Path | None = None, **overrides: Any) -> Settings:
 class Caller:
     """Who calls a service: which one, with which key, and whether a person or a program reads the answer."""
 
+    ids: Ids = False
     url: Url = None
     key: Key = None
     data_dir: DataDir = None
@@ -107,7 +109,9 @@ class Caller:
 
     def show(self, answer: Answer, for_people: Callable[[Answer], None]) -> None:
         """The answer as it came for a program; for a person, what `for_people` prints of it."""
-        if self.json:
+        if self.ids:
+            print_lines(_ids(answer))
+        elif self.json:
             print_json(answer)
         else:
             for_people(answer)
@@ -137,6 +141,20 @@ class Caller:
             {"items": list(fetch())},
             lambda answer: print_table([for_people(each) for each in answer["items"]], columns, empty=empty),
         )
+
+
+def _ids(answer: Any) -> list[str]:
+    """What a resource, or each of a list, is known by.
+
+    Raises:
+        BadParameter: it is known by nothing.
+    """
+    items = answer.get("items", [answer])
+    names = ("id", "account", "lane", "job_id")
+    found = [next((each[name] for name in names if isinstance(each, dict) and each.get(name)), None) for each in items]
+    if None in found:
+        raise typer.BadParameter("--ids: what this command answers has no ids")
+    return [str(each) for each in found]
 
 
 def read_time(option: str, text: str | None) -> datetime | None:

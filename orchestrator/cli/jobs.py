@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..client import Onelane, Resource
+from ..client.types import JobStatus
 from . import JOB_ENDINGS, JOB_NOT_ENDED, OK
 from .batches import accept, read_jobs
 from .context import Caller, Idempotency, Limit, Watch, expand_options, read_json, read_time
@@ -33,15 +34,15 @@ class Staying:
     watch: Annotated[bool, typer.Option("--watch", help="Show its progress until it has ended.")] = False
     timeout: Timeout = None
 
-    def follow(self, caller: Caller, onelane: Onelane, job: Resource) -> None:
+    def follow(self, caller: Caller, onelane: Onelane, job: Resource, *, until: str | None = None) -> None:
         """Show the job, at once or when it has ended; end the command with what became of it."""
         if self.timeout is not None and not self.wait:
             raise typer.BadParameter("--timeout goes with --wait")
         if self.watch and not self.wait:
-            ended = watch_job(onelane.jobs.watch(job["id"]), json=caller.json)
+            ended = watch_job(onelane.jobs.watch(job["id"]), json=caller.json, until=until)
             if ended is not None and not caller.json:
                 print_job(ended)
-            raise typer.Exit(_ending(ended))
+            raise typer.Exit(OK if ended is not None and ended["status"] == until else _ending(ended))
         if self.wait:
             ended = onelane.jobs.wait(job["id"], timeout_seconds=self.timeout)
             caller.show(ended, print_job)
@@ -167,10 +168,15 @@ def wait_for_job(job_id: JobArgument, *, timeout: Timeout = None, caller: Caller
 
 @group.command("watch", help=f"Show a job's progress until it has ended. {_ENDINGS}.")
 @expand_options
-def watch_until_end(job_id: JobArgument, caller: Caller) -> None:
+def watch_until_end(
+    job_id: JobArgument,
+    *,
+    until: Annotated[JobStatus | None, typer.Option(help="Only until it has this status; status 0 then.")] = None,
+    caller: Caller,
+) -> None:
     """Show a job's progress until it has ended."""
     with caller.connect() as onelane:
-        Staying(watch=True).follow(caller, onelane, {"id": job_id})
+        Staying(watch=True).follow(caller, onelane, {"id": job_id}, until=until)
 
 
 @group.command("events")
@@ -221,8 +227,10 @@ def artifacts(
                 path = save / f"{number:02d}-{re.sub(r'[^A-Za-z0-9._-]', '_', artifact['name'])}"
                 path.write_bytes(onelane.jobs.download(artifact))
                 say(f"wrote {path}")
-        columns = ("name", "content_type", "size", "step", "created_at", "url")
+        columns = ("name", "content_type", "size", "step", "created_at")
         caller.show_rows(lambda: found, columns, empty="it left nothing behind")
+        if found and save is None and not (caller.json or caller.ids):
+            say("--save FOLDER writes them there; --json has their addresses")
 
 
 @group.command("deliveries")

@@ -51,22 +51,26 @@ def watch_rows(
             time.sleep(LIST_SECONDS)
 
 
-def watch_job(states: Iterable[Resource], *, json: bool) -> Resource | None:
-    """Show a job each time that it has changed; gives back how it ended."""
+def watch_job(states: Iterable[Resource], *, json: bool, until: str | None = None) -> Resource | None:
+    """Show a job each time that it has changed; gives it back as it ended, or when its status was `until`."""
     job: Resource | None = None
-    if json:
-        for job in states:
-            print_json_line(job)
-    elif console.is_terminal:
+    if not json and console.is_terminal:
         with Live(console=console, refresh_per_second=8) as live:
             for job in states:
                 live.update(_job(job))
-    else:
-        for job in states:
+                if job["status"] == until:
+                    break
+        return job
+    for job in states:
+        if json:
+            print_json_line(job)
+        else:
             steps = "  ".join(f"{step['name']} {step['status']} {step['progress']} %" for step in job["steps"])
             console.print(f"{job['status']}  {steps}", markup=False, soft_wrap=True)
-            if job["status"] == "awaiting_approval":
-                say(_approval(job))
+        if job["status"] == until:
+            break
+        if job["status"] == "awaiting_approval":
+            say(_approval(job))
     return job
 
 

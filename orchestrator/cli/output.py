@@ -69,6 +69,11 @@ def print_json(value: Any) -> None:
     _write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def print_lines(lines: Sequence[str]) -> None:
+    """Lines for a script on standard output."""
+    _write("".join(f"{line}\n" for line in lines))
+
+
 def print_json_line(value: Any) -> None:
     """One JSON document on a line of its own, at once: one state of what is watched."""
     _write(json.dumps(value, ensure_ascii=False) + "\n", flush=True)
@@ -162,7 +167,7 @@ def print_account(account: Mapping[str, Any]) -> None:
     target, session, today = account["target"], account["session"], account["usage"]["today"]
     where = f"{target['publisher']} at {target['base_url']}" if target else "none; jobs that publish need one"
     until = f", until {session['expires_at']}" if session["expires_at"] else ""
-    used = ", ".join(f"{today[name]:g} {name}" for name in ("jobs", "seconds", "tokens", "posts", "bytes"))
+    used = ", ".join(f"{round(today[name], 1):,} {name}" for name in ("jobs", "seconds", "tokens", "posts", "bytes"))
     for name, text in (("target", where), ("session", session["status"] + until), ("today", used)):
         console.print(f"  {name:8} {escape(text)}")
     limits = {name: value for name, value in account["limits"].items() if value not in (None, {})}

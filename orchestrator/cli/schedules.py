@@ -24,6 +24,9 @@ Input = Annotated[str | None, typer.Option("--input", help="The input: JSON, @fi
 Inputs = Annotated[str | None, typer.Option("--inputs", help="One input a fire: a JSON array, @file, or -.")]
 Zone = Annotated[str | None, typer.Option("--timezone", help="IANA name, such as Europe/Berlin; UTC when not given.")]
 Jitter = Annotated[float | None, typer.Option(help="Seconds by which a fire may come later.")]
+Approval = Annotated[
+    bool | None, typer.Option("--approval/--no-approval", help="Each job stops before its last step until approved.")
+]
 Overlap = Annotated[str | None, typer.Option(help="queue, skip or replace.")]
 CatchUp = Annotated[str | None, typer.Option("--catch-up", help="none, one or all.")]
 Starts = Annotated[str | None, typer.Option("--starts-at", help="No fire before this time.")]
@@ -45,6 +48,7 @@ class Plan:
     inputs: Inputs = None
     timezone: Zone = None
     jitter: Jitter = None
+    approval: Approval = None
     overlap: Overlap = None
     catch_up: CatchUp = None
     starts_at: Starts = None
@@ -258,5 +262,7 @@ def _print(schedule: Resource) -> None:
     coming = schedule["next_fire_at"]
     console.print(f"  next: {f'{coming} ({ago(coming)})' if coming else 'never'}", markup=False)
     console.print(f"  overlap {schedule['overlap']}, catch up {schedule['catch_up']}", markup=False)
+    if schedule["approval"]:
+        console.print("  each job waits for approval before its last step", markup=False)
     if schedule["inputs_left"] is not None:
         console.print(f"  inputs left: {schedule['inputs_left']}", markup=False)

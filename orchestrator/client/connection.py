@@ -63,6 +63,8 @@ class Connection:
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {key}", "User-Agent": "onelane-client"},
             timeout=timeout_seconds,
+            # Without TLS there is nothing to verify, and the roots of trust take long to read.
+            verify=self.base_url.startswith("https://"),
             # A proxy of the environment is for far hosts; it could not reach this machine's loopback.
             trust_env=not _is_loopback(self.base_url),
         )

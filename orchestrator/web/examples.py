@@ -112,6 +112,7 @@ _SCHEDULE: dict[str, Any] = {
     "inputs_left": None,
     "timezone": "Europe/Berlin",
     "jitter": 600.0,
+    "approval": False,
     "overlap": "skip",
     "catch_up": "one",
     "starts_at": _MADE,
@@ -385,7 +386,7 @@ _DETAILS: Mapping[str, str] = {
     "unsupported_media_type": "the body's type is 'text/plain'; send application/json",
     "invalid_request": "priority: input should be less than or equal to 9",
     "unsafe_url": "'http://10.0.0.8/' leads to 10.0.0.8, a private address",
-    "rate_limited": "more than 1000 calls in 10 s came with this key; wait 2 s",
+    "rate_limited": "too many calls with this key, the limit is 10000 per 10 second; wait 2 s",
     "queue_full": "account 'acme' has 1000 jobs waiting, and 1000 is its limit",
     "unavailable": "the database cannot be reached; nothing was accepted",
 }

@@ -12,6 +12,8 @@ from sqlalchemy import func, select, update
 from orchestrator.loops.schedules import ScheduleLoop
 from orchestrator.runtime import Runtime
 from tenants.models import Audit, Schedule
+from tenants.store import jobs as stored_jobs
+from tenants.store.jobs import JobFilter
 from tests.web.conftest import ON_BOTH, Api
 
 PATH = "/v1/accounts/acme/schedules"
@@ -171,6 +173,18 @@ def test_run_now_makes_a_job_once_for_a_key(api: Api, schedule: dict[str, Any]) 
     after = api.get(f"/v1/schedules/{schedule['id']}").json()
     assert after["next_fire_at"] == schedule["next_fire_at"]
     assert after["last_fire_at"] is not None
+
+
+@ON_BOTH
+def test_its_jobs_wait_for_approval_where_it_says_so(api: Api, runtime: Runtime) -> None:
+    schedule = api.post(PATH, {**SCHEDULE, "approval": True}).json()
+    assert schedule["approval"] is True
+    fire(runtime, schedule["id"])
+    (made,) = runtime.jobs.list(JobFilter(account="acme"))[0]
+    assert runtime.database.read(lambda c: stored_jobs.fetch(c, made["id"], None))["approval"]
+    assert api.patch(f"/v1/schedules/{schedule['id']}", {"approval": False}).json()["approval"] is False
+    after = api.post(f"/v1/schedules/{schedule['id']}:run").json()
+    assert not runtime.database.read(lambda c: stored_jobs.fetch(c, after["id"], None))["approval"]
 
 
 def test_run_now_is_refused_as_a_job_would_be(api: Api, schedule: dict[str, Any]) -> None:

@@ -48,6 +48,11 @@ EXAMPLE: dict[str, Any] = {
     "jitter": 600,
     "overlap": "skip",
 }
+#: One of the four and no other, as a schema says it.
+_ONE_CADENCE: list[Any] = [
+    {"required": [name], "properties": {name: {"type": kind}}}
+    for name, kind in (("cron", "string"), ("every", "number"), ("at", "array"), ("spread", "object"))
+]
 
 
 class SpreadRequest(Body):
@@ -79,6 +84,8 @@ class _Cadence(Body):
     """The IANA name of the zone in which `cron` and `spread` are read."""
     jitter: Jitter = 0.0
     """Seconds by which a fire may come later, drawn for each."""
+    approval: bool = False
+    """Each job stops before its last step until somebody approves."""
     overlap: Overlap = "queue"
     """When the job before has not ended: `queue` makes the new one all the same, `skip` makes none, `replace` cancels
     the old one."""
@@ -95,7 +102,7 @@ class _Cadence(Body):
 class ScheduleRequest(_Cadence):
     """A schedule to make."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE], "oneOf": _ONE_CADENCE})
 
     name: Label
     """A name of the caller's. Jitter and spread are drawn from account and name."""
@@ -105,7 +112,7 @@ class ScheduleRequest(_Cadence):
 class SchedulePreview(_Cadence):
     """A schedule that need not exist, and how many of its times to tell."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE, "count": 5}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE, "count": 5}], "oneOf": _ONE_CADENCE})
 
     name: Label | None = None
     pipeline: Pipeline | None = None
@@ -130,6 +137,8 @@ class ScheduleChange(Body):
     """A new list is taken from its beginning; null goes back to `input`."""
     timezone: Zone = Field(default_factory=str)
     jitter: Jitter = Field(default_factory=float)
+    approval: bool = Field(default_factory=bool)
+    """Of the jobs that are made from now on."""
     overlap: Overlap = Field(default_factory=lambda: "queue")
     catch_up: CatchUp = Field(default_factory=lambda: "one")
     starts_at: Time | None = None
@@ -167,6 +176,7 @@ class ScheduleSummary(Answer):
     inputs_left: int | None = Field(description="How many of `inputs` are still to come; null where there are none.")
     timezone: str
     jitter: float
+    approval: bool
     overlap: Overlap
     catch_up: CatchUp
     starts_at: Time
