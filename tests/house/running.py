@@ -33,10 +33,14 @@ class RunningUp:
     def output(self) -> str:
         return self.log.read_text("utf-8", "replace")
 
+    def ports(self) -> dict[str, int]:
+        """Where its parts listen."""
+        found: dict[str, int] = json.loads((self.data_dir / "ports.json").read_text())
+        return found
+
     def client(self) -> Onelane:
-        ports = json.loads((self.data_dir / "ports.json").read_text())
         key = (self.data_dir / "admin.key").read_text().strip()
-        return Onelane(f"http://127.0.0.1:{ports['api']}", key)
+        return Onelane(f"http://127.0.0.1:{self.ports()['api']}", key)
 
     def ready(self) -> bool:
         return "Ctrl-C stops it." in self.output()
