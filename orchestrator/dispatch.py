@@ -1,13 +1,16 @@
 """From SQL to Redis: queued steps become messages. SQL has been committed before; Redis is an index that may lag.
 
-Nothing is lost when Redis is away: a step that is queued and not dispatched for a second is sent again each second by
-the dispatcher loop. Sending twice is harmless, because a message carries the step's id and is enqueued once by it.
+Nothing is lost when Redis is away: a step that is queued and not marked as dispatched for a second is sent again each
+second by the dispatcher loop. Sending twice is harmless, because a message carries the step's id and is enqueued once
+by it. A step that was sent is marked later, and only if it waits still: most have started by then, and a mark a step
+would be one more commit a step.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -23,6 +26,8 @@ log = logging.getLogger(__name__)
 HORIZON_SECONDS = 60.0
 #: After a failure nothing is sent at once for so long; the loop sends it.
 AWAY_SECONDS = 2.0
+#: Sent steps that are remembered until they are marked; those beyond are sent once more, which does no harm.
+_MOST_UNMARKED = 100_000
 
 
 def entry_of(step: Dispatch, now: datetime) -> Entry:
@@ -33,6 +38,7 @@ def entry_of(step: Dispatch, now: datetime) -> Entry:
         args=(step.id,),
         kwargs={},
         options={"account": step.account},
+        message_id=step.id,  # unique as it is: a fresh one would be a call of the system's for random bytes
     )
     delay = max(0.0, (step.due_at - now).total_seconds()) if step.due_at is not None else 0.0
     return Entry(message=message, id=step.id, priority=step.priority, sequence=step.sequence, delay_seconds=delay)
@@ -44,6 +50,20 @@ class Dispatcher:
     def __init__(self, broker: TenantBroker) -> None:
         self._broker = broker
         self._away_until = 0.0
+        self._unmarked: deque[tuple[float, str]] | None = None
+
+    def remember_sent(self) -> None:
+        """From now on keep the ids of what is sent for `take_sent`; for the process whose loop marks them."""
+        if self._unmarked is None:
+            self._unmarked = deque(maxlen=_MOST_UNMARKED)
+
+    def take_sent(self, most: int, *, older_than: float) -> list[str]:
+        """The ids of at most so many steps that Redis took so many seconds ago or earlier; each is given back once."""
+        taken: list[str] = []
+        until = time.monotonic() - older_than
+        while self._unmarked and len(taken) < most and self._unmarked[0][0] <= until:
+            taken.append(self._unmarked.popleft()[1])
+        return taken
 
     def send(self, steps: Iterable[Dispatch]) -> bool:
         """Send steps that are due within the horizon; False when Redis did not take them (the loop sends again)."""
@@ -67,6 +87,9 @@ class Dispatcher:
             self._away_until = time.monotonic() + AWAY_SECONDS
             log.warning("Redis did not take %d step(s), they will be sent again: %s", len(near), error)
             return False
+        if self._unmarked is not None:
+            sent_at = time.monotonic()
+            self._unmarked.extend((sent_at, entry.id) for entry in near)
         return True
 
     def is_away(self) -> bool:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
 
 from ..columns import db_now
+from ..database import Database
 from ..models import Step
+from .bulk import among
 
 steps = Step.__table__
 _ASKED_AT_ONCE = 1000
@@ -76,6 +78,30 @@ def wanted_messages(connection: Connection, ids: Sequence[str]) -> set[tuple[str
 def mark_dispatched(connection: Connection, ids: Sequence[str]) -> None:
     """Note that Redis holds them. A step that moved on meanwhile is left alone."""
     connection.execute(update(steps).where(steps.c.id.in_(ids), _WAITING).values(dispatched_at=db_now()))
+
+
+def mark_first_dispatch(database: Database, ids: Sequence[str]) -> None:
+    """Note that Redis holds those of them that wait and have never started.
+
+    One that has started since may be to be sent anew, whatever was sent before; it is left alone.
+    """
+    if not ids:
+        return
+
+    def mark(connection: Connection) -> None:
+        connection.execute(update(steps).where(_unmarked(connection, ids)).values(dispatched_at=db_now()))
+
+    def is_any(connection: Connection) -> bool:
+        return connection.execute(select(steps.c.id).where(_unmarked(connection, ids)).limit(1)).first() is not None
+
+    # SQLite has one writer; it is not held up for steps that have all started.
+    if database.dialect == "postgresql" or database.read(is_any):
+        database.write(mark)
+
+
+def _unmarked(connection: Connection, ids: Sequence[str]) -> ColumnElement[bool]:
+    never_started = and_(steps.c.status == "queued", steps.c.run_token == 0, steps.c.dispatched_at.is_(None))
+    return and_(among(connection, steps.c.id, ids), never_started)
 
 
 def unmark_dispatched(connection: Connection, step_id: str) -> None:

@@ -1,0 +1,120 @@
+"""From SQL to Redis: what was sent is marked and not sent again, what was not is sent, what must be is sent anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from orchestrator import metrics
+from orchestrator.jobs import NewJob
+from orchestrator.loops.dispatcher import DispatchLoop
+from orchestrator.runtime import Runtime
+from tenants.columns import db_now
+from tenants.models import Step
+from tenants.store import dispatch
+
+from .conftest import make_service
+
+STEPS = Step.__table__
+
+
+@pytest.fixture
+def runtime(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Runtime]:
+    """Without loops and workers: nothing happens but what the test does."""
+    made = make_service(migrated_url, redis_url, tmp_path).runtime
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def loop(runtime: Runtime) -> DispatchLoop:
+    """Its clock does not keep the test waiting: every run looks, and what was sent is old at once."""
+    made = DispatchLoop(runtime)
+    made.look_seconds = made.soon_started_seconds = 0.0
+    return made
+
+
+def make(runtime: Runtime, number: int = 1) -> list[str]:
+    return [
+        str(runtime.jobs.create("acme", NewJob("quick", {"do": "return"}))[0]["steps"][0]["id"]) for _ in range(number)
+    ]
+
+
+def age(runtime: Runtime, **values: Any) -> None:
+    """All steps have been queued for a while."""
+    runtime.database.write(lambda c: c.execute(update(STEPS).values(queued_at=db_now(-5.0), **values)))
+
+
+def marked(runtime: Runtime) -> set[str]:
+    query = select(STEPS.c.id).where(STEPS.c.dispatched_at.is_not(None))
+    return set(runtime.database.read(lambda c: c.execute(query).scalars().all()))
+
+
+def sent_again() -> float:
+    return float(metrics.REDISPATCHED._value.get())
+
+
+def test_what_was_sent_is_marked_and_not_sent_again(runtime: Runtime, loop: DispatchLoop) -> None:
+    made, before = make(runtime, 12), sent_again()
+    assert marked(runtime) == set()
+    age(runtime)
+    loop.run_once()
+    assert marked(runtime) == set(made)
+    assert sent_again() == before
+
+
+def test_a_batch_is_marked_too(runtime: Runtime, loop: DispatchLoop) -> None:
+    before = sent_again()
+    runtime.jobs.create_many("acme", [NewJob("quick", {"do": "return"})] * 1500)
+    age(runtime)
+    loop.run_once()
+    assert len(marked(runtime)) == 1500
+    assert sent_again() == before
+
+
+def test_what_another_process_made_is_sent_after_a_second(runtime: Runtime) -> None:
+    made, before = make(runtime, 3), sent_again()
+    age(runtime)
+    DispatchLoop(runtime).run_once()
+    assert marked(runtime) == set(made)
+    assert sent_again() == before + 3
+
+
+def test_a_step_that_has_to_be_sent_anew_is_not_taken_for_sent(runtime: Runtime, loop: DispatchLoop) -> None:
+    """It was sent, started, lost its message and waits again: the note of the first sending says nothing of that."""
+    (step_id,) = make(runtime)
+    age(runtime, run_token=1)
+    runtime.broker.flush("quick")
+    before = sent_again()
+    loop.run_once()
+    assert sent_again() == before + 1
+    assert marked(runtime) == {step_id}
+    assert runtime.broker.queues_admin.totals("quick").waiting == 1
+
+
+def test_a_step_that_was_started_meanwhile_is_left_alone(runtime: Runtime, loop: DispatchLoop) -> None:
+    make(runtime)
+    age(runtime, status="running", run_token=1)
+    loop.run_once()
+    assert marked(runtime) == set()
+
+
+def test_what_redis_refused_is_not_taken_for_sent(runtime: Runtime, loop: DispatchLoop) -> None:
+    runtime.dispatcher._away_until = float("inf")
+    (step_id,) = make(runtime)
+    age(runtime)
+    loop.run_once()
+    assert marked(runtime) == set()
+    runtime.dispatcher._away_until = 0.0
+    loop.run_once()
+    assert marked(runtime) == {step_id}
+
+
+def test_marks_of_steps_that_are_gone_do_nothing(runtime: Runtime) -> None:
+    dispatch.mark_first_dispatch(runtime.database, ["no such step"])
+    dispatch.mark_first_dispatch(runtime.database, [])
+    assert marked(runtime) == set()
