@@ -2,18 +2,20 @@
 
 With a parameter for each value, psycopg goes through a text of 14,000 placeholders for a thousand jobs: that was half
 of the time that such a batch took. Here the rows travel as one JSON parameter, of which PostgreSQL makes rows of the
-table. SQLite takes many rows at once as it is.
+table. SQLite takes plain tuples, made here: SQLAlchemy's processing of each value took a quarter of a batch's time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Connection,
     CursorResult,
@@ -22,6 +24,7 @@ from sqlalchemy import (
     Table,
     any_,
     bindparam,
+    func,
     insert,
     literal_column,
     select,
@@ -29,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from ..columns import db_now
+from ..columns import SQLITE_TIME_FORMAT, UtcTime, db_now, sqlite_now
 
 #: Below this the ordinary way is as quick.
 MANY = 8
@@ -44,9 +47,48 @@ def insert_rows(
     """
     names = tuple(rows[0])
     if connection.dialect.name == "postgresql" and len(rows) >= MANY:
-        document = json.dumps([dict(row) for row in rows], default=_as_text)
+        document = to_json(rows, inf_nan_mode="constants").decode()  # a fifth of what the standard library's takes
         return connection.execute(_from_document(table, names, returning), {"its_rows": document})
+    if connection.dialect.name == "sqlite" and len(rows) >= MANY:
+        return _insert_tuples(connection, table, names, rows, returning)
     return connection.execute(_one_by_one(table, names, returning), [dict(row) for row in rows])
+
+
+def _insert_tuples(
+    connection: Connection,
+    table: Table,
+    names: tuple[str, ...],
+    rows: Sequence[Mapping[str, Any]],
+    returning: tuple[str, ...],
+) -> CursorResult[Any]:
+    key = table.primary_key.columns[0].name
+    # SQLite has one writer, and a transaction that inserts is it: whatever is newer than this is ours.
+    before = connection.execute(select(func.max(table.c[key]))).scalar() if returning else None
+    forms = [_FORMS.get(type(table.c[name].type)) for name in names]
+    values = [[form(row[name]) if form else row[name] for name, form in zip(names, forms, strict=True)] for row in rows]
+    if _dated_here(table, names):
+        names, now = (*names, "created_at"), sqlite_now(0)
+        for value in values:
+            value.append(now)
+    marks = ", ".join("?" * len(names))
+    statement = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - names of our own schema
+    inserted = connection.exec_driver_sql(statement, [tuple(value) for value in values])
+    if not returning:
+        return inserted
+    wanted = [table.c[name] for name in returning]
+    return connection.execute(select(*wanted).where(table.c[key] > (before or 0)))
+
+
+def _time_form(value: datetime | None) -> str | None:
+    return None if value is None else value.astimezone(UTC).strftime(SQLITE_TIME_FORMAT)
+
+
+def _json_form(value: Any) -> str | None:
+    return None if value is None else json.dumps(value)
+
+
+#: How the values of a column are written on SQLite, as SQLAlchemy writes them; those of other types stand as they are.
+_FORMS: dict[type, Callable[[Any], Any]] = {UtcTime: _time_form, JSON: _json_form}
 
 
 def among(connection: Connection, column: ColumnElement[str], values: Sequence[str]) -> ColumnElement[bool]:
@@ -76,9 +118,3 @@ def _from_document(table: Table, names: tuple[str, ...], returning: tuple[str, .
 
 def _dated_here(table: Table, names: tuple[str, ...]) -> bool:
     return "created_at" in table.c and "created_at" not in names
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{value!r} has no place in a row")
