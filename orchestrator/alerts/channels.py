@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
-import apprise
+from functools import cache
+from types import ModuleType
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +24,6 @@ log = logging.getLogger(__name__)
 SEND_SECONDS = 15.0
 
 _TALKATIVE = ("apprise", "urllib3", "requests", "requests_oauthlib", "oauthlib")
-for _name in _TALKATIVE:
-    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ def send(
     """Send a message to these channels, to all at a time; gives back those that did not take it."""
     if not channels:
         return []
+    _apprise()  # before there are threads: it is loaded with warnings turned off, for all of them
     with ThreadPoolExecutor(max_workers=min(16, len(channels)), thread_name_prefix="alert") as pool:
         taken = list(pool.map(lambda channel: _send(channel, title, body, problem, seconds), channels))
     return [channel for channel, ok in zip(channels, taken, strict=True) if not ok]
@@ -71,6 +72,7 @@ def chosen(channels: Sequence[Channel], positions: Collection[int] | None) -> li
 
 
 def _send(channel: Channel, title: str, body: str, problem: bool, seconds: float) -> bool:
+    apprise = _apprise()
     try:
         sender = apprise.Apprise()
         sender.add(channel.url)
@@ -87,11 +89,25 @@ def _send(channel: Channel, title: str, body: str, problem: bool, seconds: float
     return bool(result)
 
 
-def _service_of(url: str) -> apprise.NotifyBase | None:
+def _service_of(url: str) -> Any | None:
+    apprise = _apprise()
     try:
         return apprise.Apprise.instantiate(url)
     except Exception:
         return None
+
+
+@cache
+def _apprise() -> ModuleType:
+    """Apprise with all its plugins, which take seconds to load; most processes send nothing."""
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of modules that its plugins import
+        import apprise
+
+        apprise.Apprise.instantiate("json://localhost")
+    return apprise
 
 
 def _kind_of(url: str) -> str:

@@ -1,0 +1,387 @@
+"""Alerts as they reach people, and circuits as they hold a running service: real receivers and workers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from pydantic import SecretStr
+from sqlalchemy import delete, select, update
+
+from orchestrator.loops.alerts import AlertLoop
+from orchestrator.loops.pruner import Pruner
+from orchestrator.loops.reconciler import Reconciler
+from orchestrator.runtime import Runtime
+from orchestrator.step_port import StepPort
+from tenants.columns import db_now
+from tenants.models import Alert, AlertHour, TenantQueue
+from tenants.store import alerts, circuits, new_jobs, outcomes, ownership, queues, workers
+from tenants.store.new_jobs import JobPlan, StepPlan
+from tenants.store.steps import Owned
+
+from .conftest import Service, make_service
+
+SECRET = "tok-9f8e7d6c5b4a"
+TABLE = Alert.__table__
+#: What SQL decides is held on both databases by the store's tests; here one is enough for most.
+ON_SQLITE = pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
+ON_POSTGRESQL = pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+
+
+class Receiver:
+    """An HTTP server on loopback that keeps what comes, and answers with `status`."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.got: list[dict[str, Any]] = []
+        self.raw: list[str] = []
+        self.tries = 0
+        self._new = threading.Condition()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.take(body)
+                self.send_response(receiver.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def take(self, body: bytes) -> None:
+        with self._new:
+            self.tries += 1
+            if self.status < 400:
+                self.got.append(json.loads(body))
+                self.raw.append(body.decode())
+            self._new.notify_all()
+
+    def wait(self, title: str, seconds: float = 60.0) -> dict[str, Any]:
+        """The first message whose title holds this."""
+
+        def found() -> dict[str, Any] | None:
+            return next((each for each in self.got if title in each["title"]), None)
+
+        with self._new:
+            assert self._new.wait_for(lambda: found() is not None, seconds), [each["title"] for each in self.got]
+        message = found()
+        assert message is not None
+        return message
+
+    @property
+    def url(self) -> SecretStr:
+        return SecretStr(f"json://robot:{SECRET}@127.0.0.1:{self._server.server_port}/hooks/{SECRET}-path")
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with contextlib.closing(Receiver()) as made:
+        yield made
+
+
+@pytest.fixture
+def planes(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Callable[..., Runtime]]:
+    """Control planes over one database, each with the settings that it is given."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**more: Any) -> Runtime:
+            service = make_service(migrated_url, redis_url, tmp_path)
+            service.runtime.close()
+            return stack.enter_context(
+                contextlib.closing(Runtime(service.settings.model_copy(update={"alert_every": 3600.0, **more})))
+            )
+
+        yield make
+
+
+def note(runtime: Runtime, account: str = "acme", code: str = "publish_failed") -> None:
+    letter = {"id": "l1", "account": account, "lane": "publish", "pipeline": "blog", "job_id": None, "error_code": code}
+    runtime.database.write(lambda c: alerts.dead_letter(c, letter, step="publish"))
+
+
+def let_all_be_due(runtime: Runtime) -> None:
+    def work(c: Any) -> None:
+        c.execute(update(TABLE).where(TABLE.c.due_at.is_not(None)).values(due_at=db_now(-1.0)))
+        c.execute(update(TABLE).values(rest_until=db_now(-1.0)))
+        c.execute(delete(AlertHour.__table__))
+
+    runtime.database.write(work)
+
+
+def drain(*loops: AlertLoop) -> None:
+    """Run the loops at once, each until it has nothing to do."""
+
+    def run(loop: AlertLoop) -> None:
+        while loop.run_once():
+            continue
+
+    threads = [threading.Thread(target=run, args=(loop,)) for loop in loops]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+
+
+# --- the channels --------------------------------------------------------------------------------------------------
+
+
+def test_two_control_planes_tell_each_alert_once(planes: Callable[..., Runtime], receiver: Receiver) -> None:
+    first, second = planes(alert_urls=(receiver.url,)), planes(alert_urls=(receiver.url,))
+    for number in range(20):
+        note(first, f"account {number:02}")
+    drain(AlertLoop(first), AlertLoop(second))
+    titles = [each["title"] for each in receiver.got]
+    assert sorted(titles) == [f"onelane: a step will not be tried again (account {n:02})" for n in range(20)]
+
+
+@ON_SQLITE
+def test_what_is_alike_is_told_with_its_number(planes: Callable[..., Runtime], receiver: Receiver) -> None:
+    runtime = planes(alert_urls=(receiver.url,))
+    loop = AlertLoop(runtime)
+    for _ in range(3):
+        note(runtime, code="provider_error")
+    drain(loop)
+    for _ in range(42):
+        note(runtime, code="provider_error")
+    drain(loop)
+    let_all_be_due(runtime)
+    drain(loop)
+    first, second = (each["message"] for each in receiver.got)
+    assert "and 2 more like it" in first
+    assert "and 41 more like it" in second
+    assert "error code: provider_error" in first
+    assert "onelane dead-letters replay l1" in first
+    assert "onelane dead-letters list --account acme" in first
+
+
+@ON_SQLITE
+def test_beyond_the_cap_one_message_tells_the_rest(planes: Callable[..., Runtime], receiver: Receiver) -> None:
+    runtime = planes(alert_urls=(receiver.url,), alerts_per_hour=3)
+    for number in range(30):
+        note(runtime, f"account {number}")
+    drain(AlertLoop(runtime))
+    (message,) = receiver.got
+    assert message["title"] == "onelane: 30 alerts together"
+    assert "30 dead letters, of 30 accounts" in message["message"]
+
+
+@ON_SQLITE
+def test_a_channel_that_was_down_gets_it_when_it_is_up_and_the_other_hears_it_once(
+    planes: Callable[..., Runtime], receiver: Receiver
+) -> None:
+    with contextlib.closing(Receiver()) as other:
+        runtime = planes(alert_urls=(receiver.url, other.url))
+        receiver.status = 503
+        note(runtime)
+        drain(AlertLoop(runtime))
+        assert (receiver.tries, len(other.got)) == (1, 1)
+        receiver.status = 200
+        let_all_be_due(runtime)
+        drain(AlertLoop(runtime))
+        assert (len(receiver.got), len(other.got)) == (1, 1)
+        assert receiver.got[0]["message"] == other.got[0]["message"]
+        let_all_be_due(runtime)
+        drain(AlertLoop(runtime))
+        assert (len(receiver.got), len(other.got)) == (1, 1)
+
+
+@ON_SQLITE
+def test_no_secret_leaves_or_is_logged(
+    planes: Callable[..., Runtime], receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither what an error said nor what stands in a channel's URL: with the log at its most talkative, and raw."""
+    caplog.set_level(logging.DEBUG)
+    leak = "sk-live-0011223344"
+    nowhere = SecretStr(f"json://robot:{SECRET}@127.0.0.1:1/hooks/{SECRET}-path")
+    runtime = planes(alert_urls=(receiver.url, nowhere))
+    owned = fail(runtime, message=f"the page said {leak}", code="publish_failed")
+    fail(runtime, message="", code=f"odd {leak}")
+    drain(AlertLoop(runtime))
+    assert len(receiver.got) == 2
+    told = "\n".join(receiver.raw)
+    assert owned.job_id in told
+    kept = str(runtime.database.read(lambda c: c.execute(select(TABLE)).all()))
+    for text in (told, kept, caplog.text, repr(runtime.settings)):
+        assert leak not in text
+        assert SECRET not in text
+    assert "channel 2 (json)" in caplog.text, "it is told which one failed"
+
+
+def fail(runtime: Runtime, *, message: str, code: str) -> Owned:
+    """A job whose step ends for good, moved by the store as a worker would."""
+    database = runtime.database
+    plan = JobPlan(pipeline="quick", input={}, steps=(StepPlan("quick", "quick", True, 1),))
+    made = database.write(lambda c: new_jobs.create(c, "acme", [plan]))
+    known = [row["id"] for row in database.read(workers.live)]
+    if "w" not in known:
+        database.write(lambda c: workers.register(c, id="w", host="h", pid=1, lanes=["quick"], threads=1))
+    owned = ownership.start(database, made.queued[0].id, worker_id="w", slot=0)
+    assert isinstance(owned, Owned)
+    error = {"code": code, "message": message}
+    database.write(
+        lambda c: outcomes.fail(c, owned, outcome="failed", error=error, traceback=message, message={"args": [message]})
+    )
+    return owned
+
+
+@ON_SQLITE
+def test_without_channels_alerts_wait_in_the_list(planes: Callable[..., Runtime]) -> None:
+    runtime = planes()
+    note(runtime)
+    assert not AlertLoop(runtime).run_once()
+    (row,) = runtime.database.read(lambda c: c.execute(select(TABLE)).all())
+    assert (row.told, row.tries) == (0, 0)
+
+
+# --- a session that is over ----------------------------------------------------------------------------------------
+
+
+def test_login_required_pauses_the_lane_and_is_told_and_a_new_session_ends_it(
+    planes: Callable[..., Runtime], receiver: Receiver
+) -> None:
+    runtime = planes(alert_urls=(receiver.url,))
+    owned = owned_step(runtime)
+    login_required(runtime, owned)
+    drain(AlertLoop(runtime))
+    message = receiver.wait("has to sign in (acme)")
+    assert SECRET not in message["message"]
+    assert owned.job_id in message["message"]
+    held = runtime.broker.queues_admin.describe("quick", "acme")
+    assert held is not None
+    assert held.paused
+    runtime.sessions.put("acme", storage_state={"cookies": []}, credentials=None)
+    runtime.queue_settings.carry_account("acme")
+    free = runtime.broker.queues_admin.describe("quick", "acme")
+    assert free is None or not free.paused
+
+
+@ON_SQLITE
+def test_login_required_does_not_take_an_operators_pause_away(planes: Callable[..., Runtime]) -> None:
+    runtime = planes()
+    owned = owned_step(runtime)
+    runtime.database.write(lambda c: queues.set_paused(c, "quick", "acme", True, reason="operator"))
+    login_required(runtime, owned)
+    runtime.sessions.put("acme", storage_state={"cookies": []}, credentials=None)
+    (row,) = runtime.database.read(lambda c: c.execute(select(TenantQueue.__table__)).all())
+    assert (row.paused, row.reason) == (True, "operator")
+
+
+def owned_step(runtime: Runtime) -> Owned:
+    database = runtime.database
+    plan = JobPlan(pipeline="quick", input={}, steps=(StepPlan("quick", "quick", True, 1),))
+    made = database.write(lambda c: new_jobs.create(c, "acme", [plan]))
+    runtime.dispatcher.send(made.queued)
+    database.write(lambda c: workers.register(c, id="w", host="h", pid=1, lanes=["quick"], threads=1))
+    owned = ownership.start(database, made.queued[0].id, worker_id="w", slot=0)
+    assert isinstance(owned, Owned)
+    return owned
+
+
+def login_required(runtime: Runtime, owned: Owned) -> None:
+    port = StepPort(
+        owned, runtime.database, runtime.sessions, runtime.settings, runtime.queue_settings, runtime.callbacks
+    )
+    port.call("session.login_required", {"reason": f"the cookie {SECRET} is dead"})
+
+
+# --- circuits of a running service ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def failing(redis_url: str, migrated_url: str, tmp_path: Path, receiver: Receiver) -> Iterator[Callable[..., Service]]:
+    """A service with a worker whose circuits open after three failures, and that tells of it."""
+    (tmp_path / "notes").mkdir()
+    with contextlib.ExitStack() as stack:
+
+        def make(cooldown: float) -> Service:
+            plain = make_service(migrated_url, redis_url, tmp_path)
+            plain.runtime.close()
+            settings = {"alert_urls": (receiver.url,), "circuit_failures": 3, "circuit_cooldown": cooldown}
+            service = stack.enter_context(contextlib.closing(Service(plain.settings.model_copy(update=settings))))
+            service.loops.start()
+            service.work(ONELANE_CIRCUIT_FAILURES="3", ONELANE_CIRCUIT_COOLDOWN=str(cooldown))
+            for _ in range(3):
+                service.run("quick", do="reject")
+            return service
+
+        yield make
+
+
+def why(service: Service, job_id: str) -> dict[str, Any]:
+    return {each.code: each for each in service.runtime.waiting.why(job_id)}
+
+
+@ON_POSTGRESQL
+@pytest.mark.slow
+@pytest.mark.processes
+def test_an_open_circuit_outlives_redis_and_is_closed_by_hand(
+    failing: Callable[..., Service], receiver: Receiver
+) -> None:
+    service = failing(3600)
+    runtime = service.runtime
+    told = receiver.wait("lane rests")
+    assert "onelane queues resume quick acme" in told["message"]
+    waiting = service.make("quick")
+    assert service.run("quick", "other")["status"] == "completed", "no other account is concerned"
+    assert why(service, waiting)["circuit_open"].until is not None
+    assert "queue_paused" not in why(service, waiting)
+    service.until(lambda: paused_in_redis(runtime), "Redis to hear of it")
+
+    with contextlib.closing(redis.Redis.from_url(str(service.settings.redis_url))) as client:
+        client.flushall()
+    Reconciler(runtime).run_once()
+    assert service.run("quick", "other")["status"] == "completed"
+    assert paused_in_redis(runtime)
+    assert (service.job(waiting)["status"], service.began(waiting)) == ("queued", False)
+
+    runtime.database.write(lambda c: circuits.close(c, "acme", "quick"))
+    runtime.queue_settings.carry_account("acme")
+    assert service.wait(waiting)["status"] == "completed"
+
+
+@ON_SQLITE
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_canary_tries_and_closes_the_circuit(failing: Callable[..., Service], receiver: Receiver) -> None:
+    service = failing(1)
+    jobs = [service.make("quick") for _ in range(4)]
+    assert [service.wait(job)["status"] for job in jobs] == ["completed"] * 4
+    receiver.wait("lane rests")
+    receiver.wait("runs again")
+    assert service.runtime.database.read(circuits.open_by_lane) == {}
+    assert not paused_in_redis(service.runtime)
+
+
+def test_circuits_that_are_turned_off_are_closed(planes: Callable[..., Runtime]) -> None:
+    runtime = planes()
+    owned = owned_step(runtime)
+    runtime.database.write(lambda c: circuits.failed(c, owned, circuits.CircuitPolicy(1, 3600.0), "internal"))
+    runtime.queue_settings.carry_account("acme")
+    assert paused_in_redis(runtime)
+    Pruner(planes(circuit_failures=0)).run_once()
+    assert not paused_in_redis(runtime)
+    assert runtime.database.read(circuits.open_by_lane) == {}
+
+
+def paused_in_redis(runtime: Runtime) -> bool:
+    found = runtime.broker.queues_admin.describe("quick", "acme")
+    return found is not None and found.paused
