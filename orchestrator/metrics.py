@@ -60,6 +60,12 @@ REAPED = Counter(
     "Idle tenant queues that were torn down.",
     registry=REGISTRY,
 )
+REFUSED_CALLS = Counter(
+    "onelane_refused_calls",
+    "Calls of the API that a rate limit refused, by limit (key, address, failures).",
+    ("limit",),
+    registry=REGISTRY,
+)
 SCHEDULE_FIRES = Counter(
     "onelane_schedule_fires",
     "Times of schedules that came, by outcome (fired, skipped, missed, refused).",

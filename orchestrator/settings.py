@@ -7,6 +7,7 @@ shows in its text form. The TOML file is `onelane.toml` in the working directory
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import os
 import re
@@ -40,6 +41,9 @@ _CHECKING_ALERT_URLS = ContextVar("checking_alert_urls", default=True)
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Names = Annotated[tuple[str, ...], NoDecode]
+RateLimit = str | None
+
+_RATE = re.compile(r"[1-9]\d{0,8} ?(/|per) ?(\d{1,6} ?)?(second|minute|hour|day)s?")
 
 
 class SettingsError(Exception):
@@ -127,6 +131,14 @@ class Settings(BaseSettings):
     circuit_cooldown: float = Field(default=300, ge=1, le=30 * 86400)
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     max_batch_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    #: Calls of one key, as `limits` writes it, counted by each control plane for itself; None (`off`): any number.
+    rate_limit_key: RateLimit = "10000/10 seconds"
+    #: Calls of one address that need no key: the API's description, artifacts. Not health and metrics.
+    rate_limit_address: RateLimit = "600/minute"
+    #: Wrong keys from one address, over all control planes; then it is refused unseen.
+    rate_limit_failures: RateLimit = "20/minute"
+    #: Reverse proxies (addresses or networks) whose `X-Forwarded-For` is believed.
+    trusted_proxies: Names = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     #: How long an orderly stop lets running steps go on.
@@ -183,7 +195,26 @@ class Settings(BaseSettings):
         parse_allowed_hosts(value)
         return value
 
-    @field_validator("pipelines", "allowed_hosts", "lanes", mode="before")
+    @field_validator("rate_limit_key", "rate_limit_address", "rate_limit_failures", mode="before")
+    @classmethod
+    def _rate(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().lower() in ("off", "none", ""):
+            return None
+        if isinstance(value, str) and not _RATE.fullmatch(value.strip()):
+            raise ValueError("it must be a number per time, such as 100/10 seconds or 600/minute, or off")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            try:
+                ipaddress.ip_network(each, strict=False)
+            except ValueError:
+                raise ValueError(f"{each!r} is no address and no network such as 10.0.0.0/8") from None
+        return value
+
+    @field_validator("pipelines", "allowed_hosts", "lanes", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         """`a,b` and `["a","b"]` alike."""
@@ -233,16 +264,17 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         from tenants.queues import CLUSTER_SCHEMES, InvalidEntry, node_urls  # commands that need no broker start sooner
 
         schemes = ("redis", "rediss", "unix", *CLUSTER_SCHEMES)
-        if value is not None and value.partition("://")[0] not in schemes:
+        if value.partition("://")[0] not in schemes:
             raise ValueError(f"it must start with one of {', '.join(f'{each}://' for each in schemes)}")
-        if value is not None:
-            try:
-                node_urls(value)
-            except InvalidEntry as error:
-                raise ValueError(str(error)) from error
+        try:
+            node_urls(value)
+        except InvalidEntry as error:
+            raise ValueError(str(error)) from error
         return value
 
     @field_validator("gemini_base_url", "offline_model_url", "url")

@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,7 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
         loops = Loops(runtime)
         loops.start()
         try:
-            _serve(create_app(runtime), settings.host, settings.port)
+            _serve(create_app(runtime), settings.host, settings.port, settings.trusted_proxies)
         finally:
             loops.stop()
     finally:
@@ -210,7 +210,7 @@ def _require(settings: Settings, *names: str) -> None:
         raise SettingsError(missing)
 
 
-def _serve(app: Starlette, host: str, port: int) -> None:
+def _serve(app: Starlette, host: str, port: int, trusted_proxies: Sequence[str] = ()) -> None:
     import uvicorn
 
     logger.info("listening on http://%s:%d", reachable_host(host), port)
@@ -221,6 +221,9 @@ def _serve(app: Starlette, host: str, port: int) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        # Uvicorn by itself believes whoever comes from this machine.
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=list(trusted_proxies),
         timeout_graceful_shutdown=_SERVE_STOP_SECONDS,
     )
 

@@ -76,10 +76,15 @@ class Api:
                 f"{request.method} does not apply here; {allowed_methods(routes)} do",
                 headers={"Allow": allowed_methods(routes)},
             )
+        limits = self._service.limits
         if route.access is Access.PUBLIC:
             caller = Caller("", "account", None)
+            if not route.unlimited:
+                limits.check_address(address_of(request))
         else:
             caller = await self._authenticated(request)
+            if not route.unlimited:
+                limits.check_key(caller.key_id)
             _authorize(route, caller, params)
         return await self._called(request, route, caller, params)
 
@@ -115,12 +120,31 @@ class Api:
             await self._authenticated(request)
 
     async def _authenticated(self, request: Request) -> Caller:
-        authorization = request.headers.get("authorization")
-        authenticator = self._service.authenticator
+        """Who calls, unless the address has guessed too often.
+
+        Raises:
+            Problem: 401 or 429.
+        """
+        authorization, address = request.headers.get("authorization"), address_of(request)
+        authenticator, limits = self._service.authenticator, self._service.limits
+        limits.check_guesses(address)
         admin = authenticator.admin(authorization)
         if admin is not None:
             return admin
-        return await self._service.in_thread(lambda: authenticator.stored(authorization))
+
+        def stored() -> Caller:
+            try:
+                return authenticator.stored(authorization)
+            except Problem:
+                limits.count_guess(address)
+                raise
+
+        return await self._service.in_thread(stored)
+
+
+def address_of(request: Request) -> str | None:
+    """Who is at the other end; behind a trusted proxy, whom that names."""
+    return request.client.host if request.client is not None else None
 
 
 def _authorize(route: Route, caller: Caller, params: Mapping[str, str]) -> None:

@@ -231,6 +231,7 @@ ROUTES = [
         {200: None},
         "Events",
         media_type="text/event-stream",
+        unlimited=True,
         description="`snapshot` (the job), then `status`, `step`, `progress`, `log`, at last `end` (the job). "
         + _DESCRIPTION,
     ),
@@ -243,6 +244,7 @@ ROUTES = [
         {200: None},
         "Events",
         media_type="text/event-stream",
+        unlimited=True,
         description="A `snapshot` for each unfinished job, then events as for a job; each datum has `job` too. "
         "It does not end. " + _DESCRIPTION,
     ),

@@ -77,9 +77,13 @@ def readyz(call: Call[Any, Any]) -> Reply:
 def metrics(call: Call[Any, Any]) -> Response:
     key = call.service.settings.metrics_key
     if key is not None:
+        address = call.request.client.host if call.request.client is not None else None
+        call.service.limits.check_guesses(address)
         given = call.request.headers.get("authorization", "").partition(" ")[2].strip()
         digests = [hashlib.sha256(each.encode()).digest() for each in (given, key.get_secret_value())]
         if not hmac.compare_digest(*digests) and call.service.authenticator.admin(f"Bearer {given or '-'}") is None:
+            if given:
+                call.service.limits.count_guess(address)
             raise Problem("unauthenticated", "the metrics need their key, as 'Authorization: Bearer <key>'")
     return Response(generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -131,7 +135,7 @@ def index(call: Call[Any, Any]) -> Response:
 _TAG = "Operations"
 
 ROUTES = [
-    Route("GET", "/healthz", healthz, Access.PUBLIC, "Whether the process lives", {200: Alive}, _TAG),
+    Route("GET", "/healthz", healthz, Access.PUBLIC, "Whether the process lives", {200: Alive}, _TAG, unlimited=True),
     Route(
         "GET",
         "/readyz",
@@ -140,6 +144,7 @@ ROUTES = [
         "Whether jobs are accepted",
         {200: Ready, 503: Ready},
         _TAG,
+        unlimited=True,
         description="`degraded` without Redis or without a worker: jobs are accepted and run later.",
     ),
     Route(
@@ -150,7 +155,8 @@ ROUTES = [
         "Metrics for Prometheus",
         {200: None},
         _TAG,
-        codes=("unauthenticated",),
+        codes=("unauthenticated", "rate_limited"),
+        unlimited=True,
         media_type="text/plain",
     ),
     Route("GET", "/openapi.json", openapi, Access.PUBLIC, "This description", {200: None}, _TAG),

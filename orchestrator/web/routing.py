@@ -101,6 +101,9 @@ class Route:
     exists: Callable[[Call[Any, Any]], None] | None = None
     description: str = ""
     headers: tuple[str, ...] = ()
+    #: Not counted by the rate limits: what watches the service must not be refused, and all streams come back at once
+    #: when a control plane was started again.
+    unlimited: bool = False
     #: False: a POST that only computes, and so leaves no row in the audit.
     changes: bool = True
 
@@ -138,7 +141,7 @@ class Route:
         codes = set(self.codes)
         parameters = self.template.parameters
         if self.access is Access.PUBLIC:
-            return sorted(codes)
+            return sorted(codes if self.unlimited else codes | {"rate_limited"})
         codes.update(_COMMON_CODES)
         codes.add("invalid_request")
         if self.access is Access.ADMIN:

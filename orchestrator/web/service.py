@@ -18,6 +18,7 @@ from ..events import EventHub
 from ..jobs import Jobs
 from ..settings import Settings
 from .auth import Authenticator
+from .rate_limits import RateLimits
 from .signed_urls import AddressSigner
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Service:
         self._limiter: anyio.CapacityLimiter | None = None
         self.events = EventHub(runtime.database, runtime.settings.redis_url)
         self.authenticator = Authenticator(runtime.database, runtime.settings.admin_key)
+        self.limits = RateLimits(runtime.settings)
 
     @property
     def settings(self) -> Settings:
