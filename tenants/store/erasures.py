@@ -30,13 +30,14 @@ from sqlalchemy import (
 
 from ..columns import db_now, seconds_since
 from ..errors import AccountBusy, NotFound
-from ..models import Account, ApiKey, Artifact, Erasure, Job, Step, new_id
+from ..models import Account, ApiKey, Artifact, Erasure, Fire, Job, Schedule, Step, new_id
 from . import holdings
 from .holdings import Holding
 from .listings import Page, newest_first
 
 erasures, accounts, jobs, steps = Erasure.__table__, Account.__table__, Job.__table__, Step.__table__
 artifacts, keys = Artifact.__table__, ApiKey.__table__
+schedules, fires = Schedule.__table__, Fire.__table__
 
 #: What an erasure removes outside of the database.
 OUTSIDE = ("files", "redis_messages", "redis_queues", "redis_settings")
@@ -236,7 +237,10 @@ def sweep(connection: Connection, account: str, *, remove_files: Callable[[Seque
 
 def _remove(connection: Connection, holding: Holding, account: str, limit: int) -> int:
     key: list[ColumnElement[Any]] = list(holding.table.primary_key.columns)
-    some = select(*key).where(holding.owner == account).limit(limit)
+    owned = holding.owner == account
+    if holding.table is fires:  # which only its schedules lead to by an index
+        owned = fires.c.schedule_id.in_(select(schedules.c.id).where(schedules.c.account == account))
+    some = select(*key).where(owned).limit(limit)
     return connection.execute(delete(holding.table).where(tuple_(*key).in_(some))).rowcount
 
 

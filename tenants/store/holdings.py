@@ -62,7 +62,7 @@ JOBS = _holding(Job, "job", "seq")
 #: Of a job, those that refer to others first. They have no index by account: their jobs lead to them.
 OF_JOBS = (
     _holding(Attempt, "attempt"),
-    _holding(Artifact, "artifact", "path"),
+    _holding(Artifact, "artifact"),
     _holding(Step, "step"),
 )
 #: Of a job too, but some of theirs belong to none; each has an index by account.

@@ -1,0 +1,70 @@
+"""An account's export as a stream of lines."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from starlette.responses import Response, StreamingResponse
+
+from tenants.errors import Unavailable
+
+from .. import exports
+from .audit import note
+from .auth import Access
+from .json_text import to_json
+from .models.base import Query
+from .problems import problem_of
+from .routing import Call, Route
+from .service import Service
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/x-ndjson"
+
+
+async def export_account(call: Call[Query, Any]) -> Response:
+    """The first piece is made before the answer begins, so that what is not there, or not now, is told by its status.
+
+    A client that goes away ends the stream: nothing is read that nobody takes.
+    """
+    service, account = call.service, call.account
+    headers = {"Content-Type": MEDIA_TYPE, "Content-Disposition": 'attachment; filename="account.ndjson"'}
+    made = exports.chunks(service.database, account, service.settings.data_dir)
+    first = await service.in_thread(lambda: next(made))
+    if call.request.method == "HEAD":
+        return Response(headers=headers)
+    answer = StreamingResponse(_stream(service, account, first, made), headers=headers)
+    await service.in_thread(lambda: note(_ROUTE, call, answer))
+    return answer
+
+
+async def _stream(service: Service, account: str, first: bytes, made: Iterator[bytes]) -> AsyncIterator[bytes]:
+    piece: bytes | None = first
+    while piece is not None:
+        yield piece
+        try:
+            piece = await service.in_thread(lambda: next(made, None))
+        except Unavailable as error:
+            log.warning("the export of account %r was cut: %s", account, error)
+            problem = problem_of(error)
+            yield to_json({"type": "error", "code": problem.code, "detail": problem.detail}) + b"\n"
+            return
+
+
+_ROUTE = Route(
+    "GET",
+    "/v1/accounts/{account}:export",
+    export_account,
+    Access.ADMIN,
+    "Everything held of the account",
+    {200: None},
+    "Accounts",
+    media_type=MEDIA_TYPE,
+    description="Lines of JSON: a `header`, then `{type, data}` for each row, at last `{type: end, counts}`; a stream "
+    "without that end was cut, and an `error` line says why where that is known. Files stand in their line as base64; "
+    "what is sealed or hashed is left out. It is no snapshot: rows are as they were when they were read, and those "
+    "made after the header are left out. The audit notes who exported.",
+)
+ROUTES = [_ROUTE]
