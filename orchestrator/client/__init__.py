@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from .accounts import AccountsApi
-from .admin import LONG_SECONDS, DeadLettersApi, LanesApi, QueuesApi
+from .admin import LONG_SECONDS, DeadLettersApi, KeysApi, LanesApi, QueuesApi
 from .alerts import AlertsApi
 from .connection import Connection, Event, given
 from .drafts import DraftsApi, PublicationsApi
 from .errors import (
     ApiError,
     Conflict,
+    ExportCut,
     Forbidden,
     InvalidRequest,
     NotFound,
@@ -40,6 +41,7 @@ __all__ = [
     "ApiError",
     "Conflict",
     "Event",
+    "ExportCut",
     "Forbidden",
     "InvalidRequest",
     "JobRequest",
@@ -71,6 +73,7 @@ class Onelane(Connection):
         self.lanes = LanesApi(self)
         self.dead_letters = DeadLettersApi(self)
         self.alerts = AlertsApi(self)
+        self.keys = KeysApi(self)
 
     def pipelines(self) -> list[Pipeline]:
         """Name, steps, lanes, limits and input schema of each pipeline."""

@@ -7,9 +7,12 @@ from datetime import datetime
 from typing import Any, cast
 
 from .connection import Api, Event, given, segment
+from .errors import ExportCut
 from .types import (
     Account,
     AccountSummary,
+    Erasure,
+    ErasureBegun,
     Key,
     Limits,
     NewKey,
@@ -78,6 +81,32 @@ class AccountsApi(Api):
         """What happens to the account's jobs; each datum has `job`. It does not end by itself."""
         return self._connection.events(f"/v1/accounts/{segment(account)}/events")
 
+    # --- all of it -----------------------------------------------------------------------------------------------
+
+    def export(self, account: str) -> Iterator[dict[str, Any]]:
+        """Everything held of the account, line by line: a header, `{type, data}` for each row, and `{type: end}`.
+
+        Raises:
+            ExportCut: after the last line that came: the stream had no end, so there is more.
+        """
+        last: dict[str, Any] = {}
+        for last in self._connection.lines(f"/v1/accounts/{segment(account)}:export"):
+            yield last
+        if last.get("type") != "end":
+            raise ExportCut(f"the export of account {account!r} was cut: {last.get('detail') or 'it has no last line'}")
+
+    def erase(self, account: str, *, force: bool = False) -> ErasureBegun:
+        """Erase the account and everything held of it; `force` kills what runs. `erasure` tells how far it is."""
+        return cast("ErasureBegun", self._call("DELETE", account, params={"force": "true" if force else None}))
+
+    def erasure(self, erasure_id: str) -> Erasure:
+        """How far an erasure is, and what was removed."""
+        return cast("Erasure", self._connection.call("GET", f"/v1/admin/erasures/{segment(erasure_id)}"))
+
+    def erasures(self, *, limit: int | None = 50, account: str | None = None) -> Iterator[Erasure]:
+        """Erasures, newest first; they stay."""
+        return self._connection.pages("/v1/admin/erasures", {"account": account}, limit)
+
     # --- where it publishes --------------------------------------------------------------------------------------
 
     def target(self, account: str) -> Target:
@@ -131,6 +160,13 @@ class AccountsApi(Api):
     def keys(self, account: str, *, limit: int | None = 50) -> Iterator[Key]:
         """The account's keys, newest first, without what opens the door."""
         return self._connection.pages(f"/v1/accounts/{segment(account)}/keys", {}, limit)
+
+    def rotate_key(
+        self, account: str, key_id: str, *, overlap_seconds: float | None = None, expires_at: datetime | None = None
+    ) -> NewKey:
+        """Replace a key; the old one opens for `overlap_seconds` more, a day where that is not given."""
+        body = given(overlap=overlap_seconds, expires_at=expires_at.isoformat() if expires_at else None)
+        return cast("NewKey", self._call("POST", account, f"/keys/{segment(key_id)}:rotate", json=body, creates=True))
 
     def delete_key(self, account: str, key_id: str) -> None:
         """End one key."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any, cast
 
 from .connection import Api, given, segment
@@ -11,8 +12,10 @@ from .types import (
     DeadLetter,
     DeadLetterSummary,
     Job,
+    Key,
     Lane,
     LaneWideLimits,
+    NewKey,
     Queue,
     QueueDeleted,
     Resolved,
@@ -78,6 +81,31 @@ class LanesApi(Api):
         """Replace the lane's limits; None is no limit."""
         path, body = f"/v1/admin/lanes/{segment(lane)}/limits", {"global_concurrency": global_concurrency}
         return cast("LaneWideLimits", self._connection.call("PUT", path, json=body))
+
+
+class KeysApi(Api):
+    """Keys with scope `admin`: `/v1/admin/keys`. An account's own are among its `accounts`."""
+
+    def list(self, *, limit: int | None = 50) -> Iterator[Key]:
+        """The keys, newest first, without what opens the door."""
+        return self._connection.pages("/v1/admin/keys", {}, limit)
+
+    def create(self, name: str = "", *, expires_at: datetime | None = None) -> NewKey:
+        """Make a key for everything; the answer shows it, once."""
+        body = given(name=name or None, expires_at=expires_at.isoformat() if expires_at else None)
+        return cast("NewKey", self._connection.call("POST", "/v1/admin/keys", json=body, creates=True))
+
+    def rotate(
+        self, key_id: str, *, overlap_seconds: float | None = None, expires_at: datetime | None = None
+    ) -> NewKey:
+        """Replace a key; the old one opens for `overlap_seconds` more, a day where that is not given."""
+        body = given(overlap=overlap_seconds, expires_at=expires_at.isoformat() if expires_at else None)
+        path = f"/v1/admin/keys/{segment(key_id)}:rotate"
+        return cast("NewKey", self._connection.call("POST", path, json=body, creates=True))
+
+    def delete(self, key_id: str) -> None:
+        """End a key."""
+        self._connection.call("DELETE", f"/v1/admin/keys/{segment(key_id)}")
 
 
 class DeadLettersApi(Api):

@@ -8,6 +8,7 @@ Invariants
 
 from __future__ import annotations
 
+import json as json_text
 import logging
 import random
 import time
@@ -184,6 +185,22 @@ class Connection:
                     raise self._not_reachable(error) from error
                 _logger.debug("The stream %s broke off, taking it up again: %s", path, error)
             time.sleep(_RECONNECT_SECONDS)  # a server that closes each stream at once must not be hammered
+
+    def lines(self, path: str) -> Iterator[dict[str, Any]]:
+        """The lines of a stream of JSON lines, as they come; it is not taken up again.
+
+        Raises:
+            NotReachable: nobody answers, or the stream breaks off. ApiError: the service refused.
+        """
+        try:
+            with self._http.stream("GET", path, timeout=self._stream_timeout) as answer:
+                if answer.status_code >= 400:
+                    answer.read()
+                    raise api_error(answer)
+                for line in answer.iter_lines():
+                    yield json_text.loads(line)
+        except (httpx2.TransportError, ValueError) as error:
+            raise self._not_reachable(error) from error
 
     def _not_reachable(self, error: Exception) -> NotReachable:
         return NotReachable(f"no onelane service answers at {self.base_url}: {str(error) or type(error).__name__}")

@@ -2,6 +2,7 @@
 
 OnelaneClientError
 ├── NotReachable            no service answered at that address, or it broke off
+├── ExportCut               an export ended before its last line
 └── ApiError                the service refused: status, stable code, detail, the faults by field
 ├── InvalidRequest      400, 413, 415, 422: the call is wrong; `errors` name each field
 ├── Unauthenticated     401: no key, or one that is not known or has ended
@@ -25,6 +26,10 @@ class OnelaneClientError(Exception):
 
 class NotReachable(OnelaneClientError):
     """No service answered; the message says where it was looked for."""
+
+
+class ExportCut(OnelaneClientError):
+    """An export ended before its last line; the message says why, where the service could tell."""
 
 
 class ApiError(OnelaneClientError):

@@ -1,8 +1,8 @@
-"""An account's API keys."""
+"""API keys: an account's own, and those of scope admin; the same calls, below its path and below `/v1/admin`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -11,7 +11,7 @@ from tenants.errors import NotFound
 from tenants.store import keys
 
 from .auth import Access
-from .models.accounts import KeyRequest, KeysQuery, KeyView, NewKeyView
+from .models.accounts import KeyRequest, KeysQuery, KeyView, NewKeyView, RotationRequest
 from .models.base import Listing, Paging, Query
 from .routing import Call, Reply, Route
 
@@ -20,11 +20,12 @@ def create_key(call: Call[Query, KeyRequest]) -> Reply:
     key, wanted = keys.make_key(), call.body
 
     def write(connection: Connection) -> dict[str, Any]:
+        account = _whose(call)
         made = keys.create(
             connection,
             key,
-            scope="account",
-            account=call.account,
+            scope="admin" if account is None else "account",
+            account=account,
             name=wanted.name,
             expires_at=wanted.expires_at,
         )
@@ -32,20 +33,49 @@ def create_key(call: Call[Query, KeyRequest]) -> Reply:
 
     made = call.service.database.write(write)
     location = f"{call.request.scope['raw_path'].decode()}/{made['id']}"
-    told = {name: made[name] for name in ("id", "name", "hint", "expires_at")}
-    return Reply({**made, "key": key}, 201, {"Location": location}, audit={"before": None, "after": told})
+    return Reply({**made, "key": key}, 201, {"Location": location}, audit={"before": None, "after": _told(made)})
+
+
+def rotate_key(call: Call[Query, RotationRequest]) -> Reply:
+    key, wanted, old = keys.make_key(), call.body, call.params["id"]
+
+    def write(connection: Connection) -> dict[str, Any]:
+        return dict(
+            keys.rotate(
+                connection,
+                _whose(call),
+                old,
+                key,
+                overlap_seconds=wanted.overlap,
+                expires_at=wanted.expires_at,
+            )
+        )
+
+    made = call.service.database.write(write)
+    keys_path = call.request.scope["raw_path"].decode().rpartition("/")[0]
+    audit = {"before": {"keys": [old]}, "after": {**_told(made), "overlap": wanted.overlap}}
+    return Reply({**made, "key": key}, 201, {"Location": f"{keys_path}/{made['id']}"}, audit=audit)
+
+
+def _whose(call: Call[Any, Any]) -> str | None:
+    """The account of the path; None below `/v1/admin`."""
+    return call.params.get("account")
+
+
+def _told(made: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: made[name] for name in ("id", "name", "hint", "expires_at")}
 
 
 def list_keys(call: Call[Paging, Any]) -> Reply:
     query = call.query
     rows, following = call.service.database.read(
-        lambda connection: keys.page(connection, call.account, limit=query.limit, cursor=query.cursor)
+        lambda connection: keys.page(connection, _whose(call), limit=query.limit, cursor=query.cursor)
     )
     return Reply({"items": [dict(row) for row in rows], "next_cursor": following})
 
 
 def delete_key(call: Call[Query, Any]) -> Reply:
-    call.service.database.write(lambda connection: keys.revoke(connection, call.account, call.params["id"]))
+    call.service.database.write(lambda connection: keys.revoke(connection, _whose(call), call.params["id"]))
     return Reply(status=204, audit=_ended([call.params["id"]]))
 
 
@@ -68,36 +98,65 @@ def _ended(ids: Sequence[str]) -> dict[str, Any]:
     return {"before": {"keys": sorted(ids)}, "after": None}
 
 
-_ACCOUNT = "/v1/accounts/{account}"
+_OF_ACCOUNT, _OF_ADMINS = "/v1/accounts/{account}/keys", "/v1/admin/keys"
+_ROTATION = (
+    "The new key has the old one's scope and name, and its lifetime unless `expires_at` is given. The old one opens "
+    "for `overlap` seconds more, so that whoever holds it can change over without a gap."
+)
+
+
+def _routes(path: str, whose: str) -> list[Route]:
+    one = f"{path}/{{id}}"
+    return [
+        Route(
+            "POST",
+            path,
+            create_key,
+            Access.ADMIN,
+            f"Make a key {whose}",
+            {201: NewKeyView},
+            "Keys",
+            body=KeyRequest,
+            body_required=False,
+            creates=True,
+            secret=True,
+            headers=("Location",),
+        ),
+        Route(
+            "GET",
+            path,
+            list_keys,
+            Access.ADMIN,
+            f"List the keys {whose}",
+            {200: Listing[KeyView]},
+            "Keys",
+            query=Paging,
+        ),
+        Route("DELETE", one, delete_key, Access.ADMIN, f"End a key {whose}", {204: None}, "Keys"),
+        Route(
+            "POST",
+            f"{one}:rotate",
+            rotate_key,
+            Access.ADMIN,
+            f"Replace a key {whose}",
+            {201: NewKeyView},
+            "Keys",
+            body=RotationRequest,
+            body_required=False,
+            creates=True,
+            secret=True,
+            headers=("Location",),
+            codes=("not_found",),
+            description=_ROTATION,
+        ),
+    ]
+
 
 ROUTES = [
-    Route(
-        "POST",
-        f"{_ACCOUNT}/keys",
-        create_key,
-        Access.ADMIN,
-        "Make a key for the account",
-        {201: NewKeyView},
-        "Keys",
-        body=KeyRequest,
-        body_required=False,
-        creates=True,
-        secret=True,
-        headers=("Location",),
-    ),
-    Route(
-        "GET",
-        f"{_ACCOUNT}/keys",
-        list_keys,
-        Access.ADMIN,
-        "List the account's keys",
-        {200: Listing[KeyView]},
-        "Keys",
-        query=Paging,
-    ),
+    *_routes(_OF_ACCOUNT, "of the account"),
     Route(
         "DELETE",
-        f"{_ACCOUNT}/keys",
+        _OF_ACCOUNT,
         delete_keys,
         Access.ADMIN,
         "End one key or all keys of the account",
@@ -105,5 +164,5 @@ ROUTES = [
         "Keys",
         query=KeysQuery,
     ),
-    Route("DELETE", f"{_ACCOUNT}/keys/{{id}}", delete_key, Access.ADMIN, "End a key", {204: None}, "Keys"),
+    *_routes(_OF_ADMINS, "with scope admin"),
 ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, case, insert, or_, select, update
 
 from ..columns import db_now
 from ..errors import NotFound
@@ -77,28 +77,64 @@ def touch(connection: Connection, key_id: str) -> None:
     connection.execute(update(keys).where(keys.c.id == key_id).values(last_used_at=db_now()))
 
 
-def page(connection: Connection, account: str, *, limit: int, cursor: str | None) -> Page:
-    """An account's keys that were not revoked, newest first, without their hashes."""
-    statement = select(*_SHOWN).where(keys.c.account == account, keys.c.revoked_at.is_(None))
+def rotate(
+    connection: Connection,
+    account: str | None,
+    key_id: str,
+    key: str,
+    *,
+    overlap_seconds: float,
+    expires_at: datetime | None = None,
+) -> RowMapping:
+    """Make `key` in the place of a living one: its scope and name, and, unless told otherwise, its lifetime.
+
+    The old one opens for `overlap_seconds` more, or until it would have ended anyway.
+
+    Raises:
+        NotFound: there is no such key, or it has ended.
+    """
+    living = or_(keys.c.expires_at.is_(None), keys.c.expires_at > db_now())
+    chosen = select(keys).where(keys.c.id == key_id, _of(account), keys.c.revoked_at.is_(None), living)
+    old = connection.execute(chosen.with_for_update()).mappings().one_or_none()
+    if old is None:
+        raise NotFound(f"{_whose(account)} no key {key_id!r} that opens")
+    if expires_at is None and old["expires_at"] is not None:
+        now = connection.execute(select(db_now())).scalar_one()
+        expires_at = now + (old["expires_at"] - old["created_at"])
+    sooner = or_(keys.c.expires_at.is_(None), keys.c.expires_at > db_now(overlap_seconds))
+    ends = case((sooner, db_now(overlap_seconds)), else_=keys.c.expires_at)
+    connection.execute(update(keys).where(keys.c.id == key_id).values(expires_at=ends))
+    return create(connection, key, scope=old["scope"], account=account, name=old["name"], expires_at=expires_at)
+
+
+def page(connection: Connection, account: str | None, *, limit: int, cursor: str | None) -> Page:
+    """An account's keys that were not revoked, newest first, without their hashes; None: those of scope admin."""
+    statement = select(*_SHOWN).where(_of(account), keys.c.revoked_at.is_(None))
     return newest_first(connection, statement, keys.c.id, limit=limit, cursor=cursor)
 
 
-def revoke(connection: Connection, account: str, key_id: str) -> None:
-    """End one key.
+def revoke(connection: Connection, account: str | None, key_id: str) -> None:
+    """End one key of an account, or, with None, of scope admin.
 
     Raises:
-        NotFound: the account has no such key, or it was revoked before.
+        NotFound: there is no such key, or it was revoked before.
     """
     changed = connection.execute(
-        update(keys)
-        .where(keys.c.id == key_id, keys.c.account == account, keys.c.revoked_at.is_(None))
-        .values(revoked_at=db_now())
+        update(keys).where(keys.c.id == key_id, _of(account), keys.c.revoked_at.is_(None)).values(revoked_at=db_now())
     ).rowcount
     if not changed:
-        raise NotFound(f"account {account!r} has no key {key_id!r}")
+        raise NotFound(f"{_whose(account)} no key {key_id!r}")
 
 
 def revoke_all(connection: Connection, account: str) -> Sequence[str]:
     """End all keys of an account; their ids."""
     statement = update(keys).where(keys.c.account == account, keys.c.revoked_at.is_(None))
     return connection.execute(statement.values(revoked_at=db_now()).returning(keys.c.id)).scalars().all()
+
+
+def _of(account: str | None) -> ColumnElement[bool]:
+    return keys.c.account == account if account is not None else keys.c.scope == "admin"
+
+
+def _whose(account: str | None) -> str:
+    return f"account {account!r} has" if account is not None else "there is"

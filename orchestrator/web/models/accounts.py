@@ -227,6 +227,17 @@ class KeyRequest(Body):
     expires_at: Time | None = None
 
 
+class RotationRequest(Body):
+    """How a key is replaced."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"overlap": 3600}]})
+
+    overlap: Annotated[float, Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = 86_400.0
+    """Seconds for which the old key opens too; 0: it ends at once."""
+    expires_at: Time | None = None
+    """Of the new key; as long a life as the old one was given when it is left out."""
+
+
 class KeyView(Answer):
     """A key, without what opens the door."""
 
