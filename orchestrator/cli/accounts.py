@@ -83,6 +83,25 @@ def suspend(account: AccountArgument, caller: Caller) -> None:
         caller.show(onelane.accounts.suspend(account), _print_with_lanes)
 
 
+@group.command("usage")
+@expand_options
+def usage(
+    account: AccountArgument,
+    *,
+    first: Annotated[str | None, typer.Option(help="The first UTC day, such as 2026-11-01.")] = None,
+    last: Annotated[str | None, typer.Option(help="The last UTC day; today when not given.")] = None,
+    caller: Caller,
+) -> None:
+    """Show what ACCOUNT used, by UTC day; the last 30 days when not told otherwise."""
+    with caller.connect() as onelane:
+        caller.show(onelane.accounts.usage(account, first=first, last=last), _print_usage)
+
+
+def _print_usage(history: Resource) -> None:
+    rows = [*history["items"], {"day": "total", **history["total"]}]
+    print_table(rows, ("day", "jobs", "seconds", "tokens", "posts", "bytes"), empty="")
+
+
 @group.command("events")
 @expand_options
 def events(account: AccountArgument, caller: Caller) -> None:

@@ -144,17 +144,10 @@ class Caller:
 
 
 def _ids(answer: Any) -> list[str]:
-    """What a resource, or each of a list, is known by.
-
-    Raises:
-        BadParameter: it is known by nothing.
-    """
+    """What a resource, or each of a list, is known by; nothing where it has no name of its own."""
     items = answer.get("items", [answer])
-    names = ("id", "account", "lane", "job_id")
-    found = [next((each[name] for name in names if isinstance(each, dict) and each.get(name)), None) for each in items]
-    if None in found:
-        raise typer.BadParameter("--ids: what this command answers has no ids")
-    return [str(each) for each in found]
+    found = (next((each[name] for name in ("id", "account", "lane") if each.get(name)), None) for each in items)
+    return [str(each) for each in found if each is not None]
 
 
 def read_time(option: str, text: str | None) -> datetime | None:

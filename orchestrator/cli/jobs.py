@@ -34,10 +34,12 @@ class Staying:
     watch: Annotated[bool, typer.Option("--watch", help="Show its progress until it has ended.")] = False
     timeout: Timeout = None
 
-    def follow(self, caller: Caller, onelane: Onelane, job: Resource, *, until: str | None = None) -> None:
-        """Show the job, at once or when it has ended; end the command with what became of it."""
+    def __post_init__(self) -> None:
         if self.timeout is not None and not self.wait:
             raise typer.BadParameter("--timeout goes with --wait")
+
+    def follow(self, caller: Caller, onelane: Onelane, job: Resource, *, until: str | None = None) -> None:
+        """Show the job, at once or when it has ended; end the command with what became of it."""
         if self.watch and not self.wait:
             ended = watch_job(onelane.jobs.watch(job["id"]), json=caller.json, until=until)
             if ended is not None and not caller.json:
