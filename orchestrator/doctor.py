@@ -19,8 +19,10 @@ from rich.markup import escape
 
 from actors.pipeline import PipelineError, load_pipelines
 from tenants.database import Database
-from tenants.errors import Unavailable
+from tenants.errors import SecretsError, Unavailable
 from tenants.queues import QueueError, TenantBroker
+from tenants.resealing import tally
+from tenants.sealing import Sealer, split_keys
 
 from .cli.output import console, print_json
 from .data_folder import DataFolder
@@ -55,10 +57,12 @@ def examine(data_dir: Path | None = None) -> list[Finding]:
         _settings,
         _data_dir,
         _database,
+        _secrets,
         _redis,
         _pipelines,
         _browser,
         _model,
+        _alerts,
     ]
     return [finding for examination in examinations for finding in examination(settings)]
 
@@ -141,6 +145,48 @@ def _database(settings: Settings) -> list[Finding]:
     return [Finding("database", "ok", f"{name} answers, and its schema is up to date")]
 
 
+def _secrets(settings: Settings) -> list[Finding]:
+    """Which keys the sealed values need; nothing where there is no database yet, which is told by its own finding."""
+    folder = DataFolder(settings.data_dir)
+    secret = settings.secret_key.get_secret_value() if settings.secret_key else folder.kept_key("secret")
+    database: Database | None = None
+    try:
+        database = Database(settings.database_url, pool_size=1)
+        if database.dialect == "sqlite" and not Path(database.url.database or "").exists():
+            return []
+        if secret is None or database.pending_migrations():
+            return []
+        counts = tally(database, Sealer(split_keys(secret))).values()
+    except (Unavailable, SecretsError, ValueError, OSError, sqlite3.Error):
+        return []
+    finally:
+        if database is not None:
+            database.close()
+    newest, older = sum(each.newest for each in counts), sum(each.older for each in counts)
+    unknown = sum(each.unknown for each in counts)
+    if unknown:
+        return [
+            Finding(
+                "secrets",
+                "wrong",
+                f"{unknown} sealed value(s) were sealed with a key that is not set: nobody can open them",
+                "put that key behind the others in ONELANE_SECRET_KEY, after a comma; if it is lost, set these "
+                "sessions and webhook secrets anew",
+            )
+        ]
+    if older:
+        return [
+            Finding(
+                "secrets",
+                "note",
+                f"{older} sealed value(s) were sealed with an older key, {newest} with the first",
+                "run `onelane secrets rotate`; until then the older key must stay in ONELANE_SECRET_KEY",
+            )
+        ]
+    more = " Keys behind the first are needed no more." if len(split_keys(secret)) > 1 else ""
+    return [Finding("secrets", "ok", f"{newest} sealed value(s), all with the first secret key.{more}")]
+
+
 def _redis(settings: Settings) -> list[Finding]:
     if settings.redis_url is None:
         message = "ONELANE_REDIS_URL is not set; `up` starts an embedded Valkey, `serve` and `work` need it"
@@ -218,6 +264,17 @@ def _model(settings: Settings) -> list[Finding]:
     if answer.status_code >= 400:
         return [Finding("model", "wrong", f"{base} answers {answer.status_code}", "check GEMINI_API_KEY")]
     return [Finding("model", "ok", f"{base} knows {settings.text_model} and accepts the key")]
+
+
+def _alerts(settings: Settings) -> list[Finding]:
+    if not settings.alert_urls:
+        message = "ONELANE_ALERT_URLS is not set: nobody is told of dead letters and the like"
+        return [Finding("alerts", "note", message, "set it to apprise URLs, separated by spaces; see docs/alerts.md")]
+    from .alerts.channels import channels_of
+
+    found = ", ".join(each.kind for each in channels_of([url.get_secret_value() for url in settings.alert_urls]))
+    # Sending would change something: that is for `onelane alerts test`.
+    return [Finding("alerts", "ok", f"they go to {found}; `onelane alerts test` sends one")]
 
 
 def _first_line(error: Exception) -> str:

@@ -80,7 +80,7 @@ ALERT_MESSAGES = Counter(
 )
 ALERTS_OVERDUE = Gauge(
     "onelane_alerts_overdue_seconds",
-    "How long the alert that waits longest for its message has waited, where there are channels; 0 when none does.",
+    "By how long the alert that waits longest for its message is late, where there are channels: the cap holds it.",
     registry=REGISTRY,
 )
 OPEN_CIRCUITS = Gauge(

@@ -48,7 +48,7 @@ def channels_of(urls: Sequence[str]) -> list[Channel]:
 def faults_of(urls: Sequence[str]) -> list[str]:
     """A sentence for each URL that apprise does not understand; none of the URL but its kind."""
     return [
-        f"URL {number} ({_kind_of(url)}) is not one that apprise understands; see its documentation for the form"
+        f"number {number} ({_kind_of(url)}) is not a URL that apprise understands; see its documentation for the form"
         for number, url in enumerate(urls, 1)
         if _service_of(url) is None
     ]

@@ -25,9 +25,9 @@ def list_alerts(
     watch: Watch = False,
     caller: Caller,
 ) -> None:
-    """List alerts; what is alike is one, which counts."""
+    """List alerts; what is alike is one, which counts. --json has ids, and the commands that help."""
     with caller.connect() as onelane:
-        columns = ("kind", "account", "about", "occurrences", "state", "last_at", "commands")
+        columns = ("kind", "account", "about", "occurrences", "told", "state", "last_at")
         caller.show_rows(
             lambda: onelane.alerts.list(limit=limit, account=account, kind=kind),
             columns,
@@ -40,7 +40,7 @@ def list_alerts(
 def _for_people(alert: Resource) -> Resource:
     details = alert["details"]
     about = " ".join(str(details[name]) for name in ("lane", "pipeline", "step", "error_code") if details.get(name))
-    return {**alert, "about": about or None, "commands": "; ".join(alert["commands"]) or None}
+    return {**alert, "about": about or None}
 
 
 @group.command("test")

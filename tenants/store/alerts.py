@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, delete, func, select, update
 
 from ..columns import db_now, seconds_since, upsert
 from ..models import Alert, AlertHour, new_id
@@ -246,10 +246,9 @@ def page(connection: Connection, *, account: str | None, kind: str | None, limit
 
 
 def overdue(connection: Connection) -> float:
-    """Seconds for which the alert that has waited longest for its first message waits; 0.0 when none does."""
-    waiting = and_(alerts.c.due_at.is_not(None), or_(alerts.c.rest_until.is_(None), alerts.c.rest_until < db_now()))
-    since = func.coalesce(alerts.c.rest_until, alerts.c.first_at)
-    longest = connection.execute(select(func.max(seconds_since(since))).where(waiting)).scalar_one()
+    """Seconds by which the alert that waits longest for a first try of its message is late; 0.0 when none is."""
+    statement = select(func.max(seconds_since(alerts.c.due_at))).where(_due(), alerts.c.tries == 0)
+    longest = connection.execute(statement).scalar_one()
     return max(0.0, float(longest or 0.0))
 
 

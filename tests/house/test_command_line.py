@@ -153,6 +153,16 @@ def test_doctor_finds_keys_that_others_can_read(tmp_path: Path) -> None:
     assert wrong.mend == "chmod 600 them"
 
 
+def test_doctor_tells_where_alerts_go_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    (finding,) = [each for each in examine() if each.part == "alerts"]
+    assert (finding.status, "ONELANE_ALERT_URLS" in finding.message) == ("note", True)
+    monkeypatch.setenv("ONELANE_ALERT_URLS", "json://hunter2:hunter2@127.0.0.1:9/hunter2")
+    (finding,) = [each for each in examine() if each.part == "alerts"]
+    assert finding.status == "ok"
+    assert "json" in finding.message
+    assert "hunter2" not in repr(finding)
+
+
 def test_doctor_reports_wrong_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONELANE_PORT", "0")
     (finding,) = examine()

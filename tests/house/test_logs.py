@@ -56,3 +56,12 @@ def test_libraries_that_tell_everything_are_quiet(tmp_path: Path, capsys: pytest
     logging.getLogger("httpx2").info("HTTP Request: GET …")
     logging.getLogger("httpx2").warning("worth a look")
     assert [line.split(": ", 1)[1] for line in capsys.readouterr().err.splitlines()] == ["worth a look"]
+
+
+def test_no_part_of_an_alert_url_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    token, url = "T0ken-0123456789", f"json://robot:{SECRET}@127.0.0.1:9/hooks/T0ken-0123456789?key=q%2Bvalue-99"
+    logs.configure(Settings.load(data_dir=tmp_path, alert_urls=[url]))
+    logging.getLogger("onelane.test").warning("%s failed: %s at /hooks/%s, q+value-99, 127.0.0.1", url, SECRET, token)
+    written = capsys.readouterr().err
+    assert not [each for each in (SECRET, token, "value-99") if each in written]
+    assert "127.0.0.1" in written, "a host is no secret, and many lines tell it"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from orchestrator.settings import Settings, SettingsError
+from orchestrator.up import as_environment
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +143,34 @@ def test_a_wrong_redis_url_is_told_without_its_password(url: str, told: str) -> 
     with pytest.raises(SettingsError, match=told) as caught:
         Settings.load(redis_url=url)
     assert "hunter2" not in str(caught.value)
+
+
+ALERT_URLS = ("json://robot:hunter2@127.0.0.1:9/hunter2/path", "mailto://user:hunter2@example.com?to=a@b.c,d@e.f")
+
+
+@pytest.mark.parametrize("form", [" ".join(ALERT_URLS), ", ".join(ALERT_URLS), json.dumps(ALERT_URLS)])
+def test_alert_urls_come_in_one_variable(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comma within a URL does not part it."""
+    monkeypatch.setenv("ONELANE_ALERT_URLS", form)
+    settings = Settings.load()
+    assert tuple(url.get_secret_value() for url in settings.alert_urls) == ALERT_URLS
+    assert "hunter2" not in repr(settings)
+
+
+def test_a_wrong_alert_url_is_told_by_its_place_and_kind_with_the_other_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONELANE_ALERT_URLS", "json://127.0.0.1:9/x slack://hunter2 nosuch://hunter2@host")
+    monkeypatch.setenv("ONELANE_ALERTS_PER_HOUR", "0")
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    text = str(caught.value)
+    assert len(caught.value.faults) == 2
+    assert "number 2 (slack)" in text
+    assert "number 3 (nosuch)" in text
+    assert "ONELANE_ALERTS_PER_HOUR" in text
+    assert "hunter2" not in text
+    assert Settings.load(check_alert_urls=False, alerts_per_hour=1).alert_urls, "for commands that send nothing"
+
+
+def test_alert_urls_reach_a_child_as_they_are() -> None:
+    environment = as_environment(Settings.load(alert_urls=list(ALERT_URLS)))
+    assert json.loads(environment["ONELANE_ALERT_URLS"]) == list(ALERT_URLS)
