@@ -8,7 +8,7 @@ from actors import Pipeline
 from actors.pipeline import load_pipelines
 from tenants.database import Database
 from tenants.queues import TenantBroker
-from tenants.sealing import Sealer
+from tenants.sealing import Sealer, split_keys
 from tenants.sessions import Sessions
 from tenants.webhook_secrets import WebhookSecrets
 
@@ -59,8 +59,7 @@ class Runtime:
         self.jobs = Jobs(self.database, self.pipelines, self.dispatcher)
         self.schedules = Schedules(self.database, self.jobs, self.dispatcher)
         self.waiting = Waiting(self.database, self.broker, self.dispatcher.is_away)
-        keys = [key.strip() for key in settings.secret_key.get_secret_value().split(",") if key.strip()]
-        sealer = Sealer(keys)
+        sealer = Sealer(split_keys(settings.secret_key.get_secret_value()))
         self.sessions = Sessions(self.database, sealer)
         self.webhook_secrets = WebhookSecrets(self.database, sealer)
         self.callbacks = Callbacks(self.database, self.jobs, self.webhook_secrets)

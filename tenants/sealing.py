@@ -2,7 +2,7 @@
 
 A sealed value is ``version (1 byte) + key id (4) + nonce (12) + ciphertext``. The account and the purpose are bound
 to it as associated data, so that a row copied to another account does not open. Several keys can be given:
-the first seals, any opens, which is how a key is rotated.
+the first seals, any opens, which is how a key is rotated (`tenants.resealing`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from .errors import SecretsError
 _VERSION = b"\x01"
 _KEY_ID_BYTES = 4
 _NONCE_BYTES = 12
+#: What tells the key of a sealed value: its first bytes.
+BEGINNING_BYTES = len(_VERSION) + _KEY_ID_BYTES
 #: A key of fewer characters could be guessed from a stolen database.
 MIN_KEY_CHARACTERS = 24
 
@@ -53,6 +55,15 @@ class Sealer:
         self._ciphers = {_key_id(key): AESGCM(_derive(key)) for key in keys}
         self._sealing_id = _key_id(keys[0])
 
+    @property
+    def newest(self) -> bytes:
+        """What every value begins with that the first key has sealed."""
+        return _VERSION + self._sealing_id
+
+    def can_open(self, beginning: bytes) -> bool:
+        """Whether a value that begins so was sealed with one of the keys at hand."""
+        return beginning[:1] == _VERSION and beginning[1:BEGINNING_BYTES] in self._ciphers
+
     def seal(self, value: Any, *, account: str, purpose: str) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
         plain = json.dumps(value, separators=(",", ":")).encode()
@@ -79,6 +90,11 @@ class Sealer:
                 f"the sealed {purpose} of account {account!r} is damaged and cannot be opened"
             ) from error
         return json.loads(plain)
+
+
+def split_keys(text: str) -> list[str]:
+    """The keys in a setting: separated by commas, the one that seals first."""
+    return [key.strip() for key in text.split(",") if key.strip()]
 
 
 def _derive(key: str) -> bytes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from . import accounts, admin, alerts, dead_letters, drafts, jobs, schedules
+from . import account_data, accounts, admin, alerts, dead_letters, drafts, jobs, schedules, secret_keys
 
 
 def add_to(app: typer.Typer) -> None:
     """Hang the groups and the single commands into the command line."""
+    account_data.add_to(accounts.group, accounts.keys)
     for name, group in (
         ("jobs", jobs.group),
         ("drafts", drafts.group),
@@ -22,6 +23,8 @@ def add_to(app: typer.Typer) -> None:
         ("alerts", alerts.group),
         ("workers", admin.workers),
         ("pipelines", admin.pipelines),
+        ("admin-keys", account_data.admin_keys),
+        ("secrets", secret_keys.group),
     ):
         app.add_typer(group, name=name)
     for name, command in (("reap", admin.reap), ("reconcile", admin.reconcile), ("audit", admin.audit)):

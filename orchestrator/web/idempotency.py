@@ -26,7 +26,6 @@ from .routing import Call, Reply, Route
 
 _KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
 REPLAYED = {"Idempotency-Replayed": "true"}
-_PURPOSE = "answer to an idempotency key"
 
 
 def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Response:
@@ -70,14 +69,14 @@ def _kept(route: Route, call: Call[Any, Any], scope: str, reply: Reply) -> dict[
     headers = dict(reply.headers)
     if not route.secret:
         return {"headers": headers, "body": text}
-    sealed = call.service.sealer.seal(text, account=scope, purpose=_PURPOSE)
+    sealed = call.service.sealer.seal(text, account=scope, purpose=store.PURPOSE)
     return {"headers": headers, "sealed": base64.b64encode(sealed).decode()}
 
 
 def _again(call: Call[Any, Any], scope: str, status: int, kept: dict[str, Any]) -> Response:
     if "sealed" in kept:
         sealed = base64.b64decode(kept["sealed"])
-        text = call.service.sealer.open(sealed, account=scope, purpose=_PURPOSE)
+        text = call.service.sealer.open(sealed, account=scope, purpose=store.PURPOSE)
     else:
         text = kept["body"]
     return Response(text, status, {**kept["headers"], **REPLAYED}, "application/json")

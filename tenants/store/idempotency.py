@@ -18,6 +18,8 @@ from ..models import IdempotencyKey
 table = IdempotencyKey.__table__
 
 KEPT_SECONDS = 86_400
+#: To what an answer with a secret in it is bound when it is sealed, with its `scope` in the account's place.
+PURPOSE = "answer to an idempotency key"
 #: Longer than any call runs: store and broker bound each of their waits well below.
 ABANDONED_SECONDS = 120
 
