@@ -15,13 +15,16 @@ from typing import Any, TypeVar
 from dramatiq.errors import BrokerConnectionError
 
 from tenants.database import Database
-from tenants.queues import QueueError, Reason, TenantBroker
+from tenants.queues import QueueDescription, QueueError, Reason, TenantBroker
+from tenants.store.durations import recent_mean
 from tenants.store.explanations import Situation, situation
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: What the broker takes a message of a lane for before it has seen one end (`lane.mean` in `include/lane.lua`).
+UNMEASURED_SECONDS = 0.001
 #: The broker's words, and ours where they differ.
 _CODES = {"behind_other_messages": "behind_other_jobs", "lane_at_concurrency": "at_concurrency", "delayed": "scheduled"}
 _PAUSES = {"login_required": "login_required"}
@@ -57,23 +60,38 @@ class Waiting:
         return list(self._reasons(found))
 
     def place(self, job: dict[str, Any]) -> dict[str, Any]:
-        """`queue_position` and `estimated_wait` of a job in the API's shape; both None where nobody can tell."""
+        """`queue_position` and `estimated_wait` of a job in the API's shape; None where nobody can tell.
+
+        The wait is what the account's own steps took on that lane; the lane's where the account has had none.
+        """
         unknown = {"queue_position": None, "estimated_wait": None}
         step = next((each for each in job["steps"] if each["status"] in ("queued", "retrying")), None)
         if job["status"] != "queued" or step is None:
             return unknown
 
-        def ask() -> dict[str, Any]:
-            admin, lane, account = self._broker.queues_admin, step["lane"], job["account"]
+        lane, account = step["lane"], job["account"]
+
+        def ask() -> tuple[int, QueueDescription] | None:
+            admin = self._broker.queues_admin
             position = admin.position(lane, account, step["id"])
             queue = admin.describe(lane, account) if position is not None else None
-            if position is None or queue is None:
-                return unknown
-            # Those that run are half done on average; those before it come in rounds of `concurrency`.
-            rounds = position / queue.limits.concurrency + (0.5 if queue.active else 0.0)
-            return {"queue_position": position, "estimated_wait": round(rounds * queue.mean_seconds, 1)}
+            return None if position is None or queue is None else (position, queue)
 
-        return self._asked(ask) or unknown
+        found = self._asked(ask)
+        if found is None:
+            return unknown
+        position, queue = found
+        # Those that run are half done on average; those before it come in rounds of `concurrency`.
+        rounds = position / queue.limits.concurrency + (0.5 if queue.active else 0.0)
+        return {"queue_position": position, "estimated_wait": self._estimate(rounds, lane, account, queue)}
+
+    def _estimate(self, rounds: float, lane: str, account: str, queue: QueueDescription) -> float | None:
+        if not rounds:
+            return 0.0
+        mean = self._database.read(lambda connection: recent_mean(connection, lane, account))
+        if mean is None and queue.mean_seconds != UNMEASURED_SECONDS:
+            mean = queue.mean_seconds
+        return None if mean is None else round(rounds * mean, 1)
 
     # --- the reasons -----------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.web.app import create_app
 from tenants.columns import db_now
+from tenants.models import Attempt
 from tenants.store import outcomes, queues, steps
 from tests.web.conftest import ADMIN_KEY, ON_BOTH, Api, Bench
 
@@ -58,11 +59,40 @@ def test_behind_other_jobs_with_place_and_estimate(api: Api, bench: Bench, new_j
     shown = [api.get(f"/v1/jobs/{job['id']}").json() for job in jobs]
 
     assert [each["queue_position"] for each in shown] == [0, 1, 2]
-    waits = [each["estimated_wait"] for each in shown]
-    assert waits[0] == 0
-    assert waits == sorted(waits)
+    assert [each["estimated_wait"] for each in shown] == [0, None, None], "nothing was measured yet"
     listed = api.get("/v1/jobs").json()["items"]
     assert {each["queue_position"] for each in listed} == {None}, "only the single job tells"
+
+
+@ON_BOTH
+def test_the_estimate_comes_from_what_the_accounts_steps_took_on_the_lane(
+    api: Api, bench: Bench, runtime: Runtime, new_job: Any
+) -> None:
+    def took(account: str, lane: str, seconds: float) -> None:
+        job = new_job(account)
+        owned = bench.start(job)
+        bench.complete(owned, {})
+        table = Attempt.__table__
+        ago = db_now(-seconds)
+        statement = update(table).where(table.c.step_id == owned.step_id)
+        bench.write(lambda c: c.execute(statement.values(lane=lane, started_at=ago, finished_at=db_now())))
+        api.post(f"/v1/jobs/{job['id']}:cancel")
+        runtime.broker.queues_admin.purge("generate", account)  # the bench takes no message
+
+    for seconds in (40, 20):
+        took("acme", "generate", seconds)
+    took("acme", "publish", 900)
+    took("other", "generate", 5)
+
+    jobs = [new_job() for _ in range(3)]
+    waits = [api.get(f"/v1/jobs/{job['id']}").json()["estimated_wait"] for job in jobs]
+    assert waits[0] == 0
+    assert 29 <= waits[1] <= 33, "the mean of the account's own steps on the lane"
+    assert abs(waits[2] - 2 * waits[1]) < 1
+    others = [new_job("other") for _ in range(2)]
+    assert 4 <= api.get(f"/v1/jobs/{others[1]['id']}").json()["estimated_wait"] <= 8
+    api.put("/v1/accounts/acme/limits", {"lanes": {"generate": {"concurrency": 2}}})
+    assert abs(api.get(f"/v1/jobs/{jobs[2]['id']}").json()["estimated_wait"] - waits[1]) < 1, "two at a time"
 
 
 @ON_BOTH
