@@ -27,7 +27,7 @@ def erase(call: Call[EraseQuery, Any]) -> Reply:
         {"erasure_id": erasure_id},
         202,
         {"Location": f"/v1/admin/erasures/{erasure_id}"},
-        audit={"erasure_id": erasure_id, "force": force},
+        audit={"before": {"account": call.account}, "after": {"erasure": erasure_id, "force": force}},
     )
 
 

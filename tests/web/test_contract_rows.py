@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.loops.eraser import Eraser
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import ROUTES
 from tenants.store import circuits, publications
@@ -366,6 +367,44 @@ def usage_of_an_account(w: World) -> None:
     assert w.api.get("/v1/accounts/acme/usage").json()["total"]["jobs"] == 1
 
 
+@row("DELETE /v1/accounts/{account}")
+def erase_an_account(w: World) -> None:
+    w.bench.start(w.new_job())
+    assert w.api.delete("/v1/accounts/acme").json()["code"] == "account_busy"
+    answer = w.api.delete("/v1/accounts/acme?force=true")
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/v1/admin/erasures/{answer.json()['erasure_id']}"
+
+
+@row("GET /v1/admin/erasures")
+def list_erasures(w: World) -> None:
+    w.new_job()
+    begun = w.api.delete("/v1/accounts/acme").json()["erasure_id"]
+    (erasure,) = w.api.get("/v1/admin/erasures?account=acme").json()["items"]
+    assert (erasure["id"], erasure["requested_by"]) == (begun, "admin:admin")
+
+
+@row("GET /v1/admin/erasures/{id}")
+def proof_of_an_erasure(w: World) -> None:
+    w.new_job()
+    begun = w.api.delete("/v1/accounts/acme").json()["erasure_id"]
+    eraser = Eraser(w.runtime)
+    eraser.settle_seconds = 0.0
+    for _ in range(20):  # as the loop does it
+        eraser.run_once()
+    erasure = w.api.get(f"/v1/admin/erasures/{begun}").json()
+    assert (erasure["status"], erasure["removed"]["jobs"], erasure["remaining"]) == ("completed", 1, 0)
+    assert w.api.get("/v1/accounts/acme").status_code == 404
+
+
+@row("GET /v1/accounts/{account}:export")
+def export_an_account(w: World) -> None:
+    job = w.new_job()
+    lines = w.api.get("/v1/accounts/acme:export").text.splitlines()
+    assert len(lines) > 2
+    assert job["id"] in "".join(lines)
+
+
 @row("PUT /v1/accounts/{account}/limits")
 def limit_an_account(w: World) -> None:
     lanes = {"publish": {"concurrency": 2, "rate": {"limit": 3, "per": 60}, "ordering": "relaxed"}}
@@ -423,6 +462,45 @@ def end_a_key(w: World) -> None:
     made = w.api.post("/v1/accounts/acme/keys").json()
     assert w.api.delete(f"/v1/accounts/acme/keys/{made['id']}").status_code == 204
     assert w.api.with_key(made["key"]).get("/v1/jobs").status_code == 401
+
+
+@row("POST /v1/accounts/{account}/keys/{id}:rotate")
+def rotate_a_key(w: World) -> None:
+    old = w.api.post("/v1/accounts/acme/keys", {"name": "shop"}).json()
+    answer = w.api.post(f"/v1/accounts/acme/keys/{old['id']}:rotate", {"overlap": 60})
+    assert (answer.status_code, answer.json()["name"], answer.json()["account"]) == (201, "shop", "acme")
+    for key in (old["key"], answer.json()["key"]):
+        assert w.api.with_key(key).get("/v1/accounts/acme").status_code == 200, "both open for a while"
+
+
+@row("POST /v1/admin/keys")
+def make_an_admin_key(w: World) -> None:
+    made = w.api.post("/v1/admin/keys", {"name": "operator"}).json()
+    assert (made["scope"], made["account"]) == ("admin", None)
+    assert w.api.with_key(made["key"]).get("/v1/accounts").status_code == 200
+
+
+@row("GET /v1/admin/keys")
+def list_admin_keys(w: World) -> None:
+    made = w.api.post("/v1/admin/keys", {"name": "operator"}).json()
+    (shown,) = w.api.get("/v1/admin/keys").json()["items"]
+    assert shown["id"] == made["id"]
+    assert made["key"] not in str(shown)
+
+
+@row("DELETE /v1/admin/keys/{id}")
+def end_an_admin_key(w: World) -> None:
+    made = w.api.post("/v1/admin/keys").json()
+    assert w.api.delete(f"/v1/admin/keys/{made['id']}").status_code == 204
+    assert w.api.with_key(made["key"]).get("/v1/accounts").status_code == 401
+
+
+@row("POST /v1/admin/keys/{id}:rotate")
+def rotate_an_admin_key(w: World) -> None:
+    old = w.api.post("/v1/admin/keys").json()
+    new = w.api.post(f"/v1/admin/keys/{old['id']}:rotate", {"overlap": 0}).json()
+    assert w.api.with_key(old["key"]).get("/v1/accounts").status_code == 401
+    assert w.api.with_key(new["key"]).get("/v1/accounts").status_code == 200
 
 
 TARGET = {"publisher": "demo", "base_url": "http://127.0.0.1:9999", "options": {"blog": "a"}}
@@ -739,7 +817,7 @@ def test_row(name: str, world: World) -> None:
     entries = world.api.get("/v1/admin/audit?limit=200").json()["items"]
     told = [entry["details"] for entry in entries if entry["action"] == name]
     if not route.audited:
-        assert told == []
+        assert told == [] or name in _READ_BUT_TOLD
         return
     assert told, "a change leaves a row in the audit"
     for details in told:
@@ -747,6 +825,8 @@ def test_row(name: str, world: World) -> None:
         assert "before" in details or name in _NOTHING_BEFORE, "the audit tells what it was"
 
 
+#: Whoever takes everything away that is held of somebody is written down, although nothing changes.
+_READ_BUT_TOLD = {"GET /v1/accounts/{account}:export"}
 #: What is made, computed or mended here was not there before.
 _NOTHING_BEFORE = {
     "POST /v1/schedules/{id}:run",
