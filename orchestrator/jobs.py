@@ -30,10 +30,10 @@ from tenants.errors import (
     Unavailable,
     UnknownPipeline,
 )
-from tenants.store import approvals, dead_letters, endings, new_jobs, one_job, publications
+from tenants.store import approvals, dead_letters, endings, job_lists, new_jobs, one_job, publications
 from tenants.store import jobs as store
 from tenants.store.dispatch import Dispatch
-from tenants.store.jobs import JobFilter
+from tenants.store.job_lists import JobFilter
 from tenants.store.new_jobs import JobPlan, StepPlan
 
 from .dispatch import Dispatcher
@@ -244,7 +244,7 @@ class Jobs:
         """
 
         def read(connection: Connection) -> tuple[list[dict[str, Any]], str | None]:
-            rows, following = store.page(connection, chosen, limit=limit, cursor=cursor)
+            rows, following = job_lists.page(connection, chosen, limit=limit, cursor=cursor)
             steps = store.step_progress(connection, [row["id"] for row in rows])
             return [job_summary(row, steps.get(row["id"], ())) for row in rows], following
 

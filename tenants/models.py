@@ -57,6 +57,7 @@ class Account(Model, table=True):
     """An account that has been used or configured. `status`: active, paused, draining, suspended."""
 
     __tablename__ = "accounts"
+    __table_args__ = (Index("ix_accounts_status", "status", "id"),)
     id: str = Field(sa_column=Column(exact_text(), primary_key=True))
     status: str = "active"
     limits: dict[str, Any] | None = Field(sa_column=Column(json_document()))
@@ -127,6 +128,7 @@ class Job(Model, table=True):
             where="expires_at IS NOT NULL AND started_at IS NULL AND finished_at IS NULL",
         ),
         _partial_index("ix_jobs_ended_job_id", "ended_job_id", where="ended_job_id IS NOT NULL"),
+        _partial_index("ix_jobs_unique_key", "unique_key", "seq", where="unique_key IS NOT NULL"),
         {"sqlite_autoincrement": True},
     )
     seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
@@ -155,6 +157,19 @@ class Job(Model, table=True):
     callback_url: str | None = None
     #: Of a webhook's delivery: the job whose end it tells.
     ended_job_id: str | None = None
+
+
+class JobTag(Model, table=True):
+    """A tag of a job, to look jobs up by it. A trigger adds these with the job; they go with it."""
+
+    __tablename__ = "job_tags"
+    __table_args__ = (Index("ix_job_tags_tag", "tag", "job_seq"),)
+    job_seq: int = Field(
+        sa_column=Column(
+            big_serial(), ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True, autoincrement=False
+        )
+    )
+    tag: str = Field(sa_column=Column(exact_text(), primary_key=True))
 
 
 class Step(Model, table=True):
@@ -282,6 +297,10 @@ class DeadLetter(Model, table=True):
     __tablename__ = "dead_letters"
     __table_args__ = (
         Index("ix_dead_letters_account_seq", "account", "seq"),
+        _partial_index("ix_dead_letters_open", "seq", where="resolution IS NULL"),
+        _partial_index("ix_dead_letters_open_lane", "lane", "seq", where="resolution IS NULL"),
+        _partial_index("ix_dead_letters_open_pipeline", "pipeline", "seq", where="resolution IS NULL"),
+        _partial_index("ix_dead_letters_open_error_code", "error_code", "seq", where="resolution IS NULL"),
         {"sqlite_autoincrement": True},
     )
     seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
@@ -414,7 +433,12 @@ class Audit(Model, table=True):
     """Who did what, when, from where. Only ever added to."""
 
     __tablename__ = "audit"
-    __table_args__ = {"sqlite_autoincrement": True}
+    __table_args__ = (
+        Index("ix_audit_actor_seq", "actor", "seq"),
+        Index("ix_audit_action_seq", "action", "seq"),
+        Index("ix_audit_target_seq", "target", "seq"),
+        {"sqlite_autoincrement": True},
+    )
     seq: int | None = Field(default=None, sa_column=Column(big_serial(), primary_key=True, autoincrement=True))
     at: datetime = Field(sa_column=_time(nullable=False))
     actor: str

@@ -21,7 +21,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from tenants.store import events as store
-from tenants.store.jobs import UNFINISHED, JobFilter
+from tenants.store.job_lists import JobFilter
+from tenants.store.jobs import UNFINISHED
 
 from ..events import JobEvent, Subscription
 from ..jobs import is_finished

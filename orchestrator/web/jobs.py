@@ -11,7 +11,7 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from tenants import webhooks
-from tenants.store.jobs import JobFilter
+from tenants.store.job_lists import JobFilter
 
 from ..events import Subscription
 from ..jobs import NewJob, is_finished

@@ -13,7 +13,7 @@ from ..columns import db_now, seconds_since, upsert
 from ..errors import NotFound
 from ..models import Account, Attempt, Lane, Step, TenantQueue
 from . import circuits, erasures
-from .listings import Page, by_name
+from .listings import Page, after_prefix, by_name
 
 accounts, steps, attempts = Account.__table__, Step.__table__, Attempt.__table__
 lanes, tenant_queues = Lane.__table__, TenantQueue.__table__
@@ -51,22 +51,10 @@ def page(connection: Connection, *, q: str | None, status: str | None, limit: in
         statement = statement.where(accounts.c.status == status)
     if q is not None:
         statement = statement.where(accounts.c.id >= q)
-        end = _after_prefix(q)
+        end = after_prefix(q)
         if end is not None:
             statement = statement.where(accounts.c.id < end)
     return by_name(connection, statement, accounts.c.id, limit=limit, cursor=cursor)
-
-
-def _after_prefix(prefix: str) -> str | None:
-    """The least text that is greater than all that begin with `prefix`: a range uses the index, LIKE may not."""
-    while prefix:
-        following = ord(prefix[-1]) + 1
-        if following == 0xD800:  # surrogates are no characters
-            following = 0xE000
-        if following <= 0x10FFFF:
-            return prefix[:-1] + chr(following)
-        prefix = prefix[:-1]
-    return None
 
 
 # --- settings ------------------------------------------------------------------------------------------------------

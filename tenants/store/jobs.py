@@ -1,21 +1,18 @@
-"""Jobs read, by id and by page, and held while one is steered.
+"""Jobs read by id, and held while one is steered.
 
-They are made in `new_jobs` and ended in `endings`; their steps' life is in `steps`.
+They are made in `new_jobs`, listed in `job_lists` and ended in `endings`; their steps' life is in `steps`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, func, or_, select
+from sqlalchemy import Connection, RowMapping, Select, exists, select
 
 from ..errors import NotFound
 from ..models import Attempt, Job, Step
 from .bulk import among
-from .listings import Page, newest_first
 
 jobs, steps, attempts = Job.__table__, Step.__table__, Attempt.__table__
 
@@ -23,7 +20,7 @@ FINISHED = ("completed", "failed", "timed_out", "cancelled", "expired")
 UNFINISHED = ("scheduled", "queued", "running", "awaiting_approval")
 #: Columns that a list does not carry.
 _HEAVY = ("input", "result")
-_SUMMARY = [column for column in jobs.c if column.name not in _HEAVY]
+SUMMARY = [column for column in jobs.c if column.name not in _HEAVY]
 
 
 def fetch(connection: Connection, job_id: str, account: str | None) -> RowMapping:
@@ -76,7 +73,7 @@ def summaries(connection: Connection, ids: Sequence[str]) -> dict[str, RowMappin
     """Jobs without what a list leaves out, by id."""
     if not ids:
         return {}
-    found = connection.execute(select(*_SUMMARY).where(among(connection, jobs.c.id, ids))).mappings()
+    found = connection.execute(select(*SUMMARY).where(among(connection, jobs.c.id, ids))).mappings()
     return {row["id"]: row for row in found}
 
 
@@ -88,69 +85,3 @@ def step_progress(connection: Connection, job_ids: Sequence[str]) -> dict[str, l
         for row in connection.execute(statement).mappings():
             found.setdefault(row["job_id"], []).append(row)
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class JobFilter:
-    """What `page` selects by; `q` is a prefix of the id, a tag or the unique key."""
-
-    account: str | None = None
-    status: str | None = None
-    pipeline: str | None = None
-    tag: str | None = None
-    q: str | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    #: Also deliveries of webhooks, which nobody made.
-    deliveries: bool = False
-
-
-def page(connection: Connection, chosen: JobFilter, *, limit: int, cursor: str | None) -> Page:
-    """Summaries, newest first.
-
-    Raises:
-        InvalidInput: the cursor is not one of ours.
-    """
-    statement = select(*_SUMMARY).where(*_conditions(connection, chosen))
-    return newest_first(connection, statement, jobs.c.seq, limit=limit, cursor=cursor)
-
-
-def _conditions(connection: Connection, chosen: JobFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if not chosen.deliveries:
-        conditions.append(jobs.c.ended_job_id.is_(None))
-    for column in (jobs.c.account, jobs.c.status, jobs.c.pipeline):
-        value = getattr(chosen, column.name)
-        if value is not None:
-            conditions.append(column == value)
-    if chosen.created_after is not None:
-        conditions.append(jobs.c.created_at > chosen.created_after)
-    if chosen.created_before is not None:
-        conditions.append(jobs.c.created_at < chosen.created_before)
-    if chosen.tag is not None:
-        conditions.append(_has_tag(connection, chosen.tag))
-    if chosen.q is not None:
-        conditions.append(_starts_with(connection, chosen.q))
-    return conditions
-
-
-def _each_tag(connection: Connection) -> Any:
-    if connection.dialect.name == "postgresql":
-        return func.jsonb_array_elements_text(jobs.c.tags).table_valued("value")
-    return func.json_each(jobs.c.tags).table_valued("value")
-
-
-def _has_tag(connection: Connection, tag: str) -> ColumnElement[bool]:
-    if connection.dialect.name == "postgresql":
-        return jobs.c.tags.bool_op("@>")(func.jsonb_build_array(tag))
-    each = _each_tag(connection)
-    return select(1).select_from(each).where(each.c.value == tag).exists()
-
-
-def _starts_with(connection: Connection, prefix: str) -> ColumnElement[bool]:
-    each = _each_tag(connection)
-    return or_(
-        jobs.c.id.startswith(prefix, autoescape=True),
-        jobs.c.unique_key.startswith(prefix, autoescape=True),
-        exists(select(1).select_from(each).where(each.c.value.startswith(prefix, autoescape=True))),
-    )

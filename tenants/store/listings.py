@@ -85,3 +85,15 @@ def _page(
     if len(rows) <= limit:
         return Page(rows, None)
     return Page(rows[:limit], encode_place(rows[limit - 1][order]))
+
+
+def after_prefix(prefix: str) -> str | None:
+    """The least text that is greater than all that begin with `prefix`: a range uses the index, LIKE may not."""
+    while prefix:
+        following = ord(prefix[-1]) + 1
+        if following == 0xD800:  # surrogates are no characters
+            following = 0xE000
+        if following <= 0x10FFFF:
+            return prefix[:-1] + chr(following)
+        prefix = prefix[:-1]
+    return None

@@ -16,7 +16,7 @@ from tenants.database import CommitUnknown
 from tenants.errors import AccountDraining, AccountSuspended, QueueFull, QuotaExhausted
 from tenants.models import Account, Event, Job, Step, Usage
 from tenants.store import bulk, one_job
-from tenants.store.jobs import JobFilter
+from tenants.store.job_lists import JobFilter
 
 from .conftest import make_service
 

@@ -22,7 +22,7 @@ from tenants.queues import QueueLimits
 from tenants.store import meta, queues, steps, workers
 from tenants.store.accounts import ensure_account
 from tenants.store.dispatch import Dispatch
-from tenants.store.jobs import JobFilter
+from tenants.store.job_lists import JobFilter
 from tests.queues.lanes import Hand
 
 from .conftest import make_service

@@ -12,8 +12,9 @@ from sqlalchemy import Connection, select, update
 from tenants.columns import db_now
 from tenants.errors import OwnershipLost
 from tenants.models import DeadLetter, Job, Step
-from tenants.store import approvals, clock, deliveries, endings, jobs, new_jobs, outcomes, queues, steps
-from tenants.store.jobs import JobFilter
+from tenants.store import approvals, clock, deliveries, endings, job_lists, new_jobs, outcomes, queues, steps
+from tenants.store import jobs as job_store
+from tenants.store.job_lists import JobFilter
 from tenants.store.new_jobs import JobPlan, StepPlan
 from tenants.store.pruning import Retention, prune_jobs
 
@@ -64,7 +65,7 @@ def cancelled_running(bench: Bench, job_id: str, step_id: str) -> None:
 
 
 def cancelled_waiting(bench: Bench, job_id: str, step_id: str) -> None:
-    bench.write(lambda c: endings.end(c, jobs.lock(c, job_id, None), "cancelled"))
+    bench.write(lambda c: endings.end(c, job_store.lock(c, job_id, None), "cancelled"))
 
 
 def cancelled_with_its_queue(bench: Bench, job_id: str, step_id: str) -> None:
@@ -140,7 +141,7 @@ def test_a_rejected_job_is_told(bench: Bench) -> None:
             c, "acme", [JobPlan(pipeline="blog", input={}, steps=ONE_STEP, approval=True, callback_url=URL)]
         )
     )
-    bench.write(lambda c: approvals.reject(c, jobs.lock(c, made.ids[0], None), "no"))
+    bench.write(lambda c: approvals.reject(c, job_store.lock(c, made.ids[0], None), "no"))
     assert [row["input"]["status"] for row in told(bench, made.ids[0])] == ["cancelled"]
 
 
@@ -165,7 +166,7 @@ def test_an_end_that_is_rolled_back_is_not_told(bench: Bench) -> None:
 def test_a_second_end_tells_nothing_more(bench: Bench) -> None:
     job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
     cancelled_waiting(bench, job_id, step.id)
-    assert not bench.write(lambda c: endings.end(c, jobs.lock(c, job_id, None), "expired"))
+    assert not bench.write(lambda c: endings.end(c, job_store.lock(c, job_id, None), "expired"))
     assert len(told(bench, job_id)) == 1
 
 
@@ -178,7 +179,7 @@ def test_the_newest_end_alone_is_told_of(bench: Bench) -> None:
     failed(bench, job_id, step.id)
     (first,) = told(bench, job_id)
     assert speaks(first)
-    bench.write(lambda c: endings.reopen(c, jobs.lock(c, job_id, None), jobs.fetch_steps(c, job_id)[0]))
+    bench.write(lambda c: endings.reopen(c, job_store.lock(c, job_id, None), job_store.fetch_steps(c, job_id)[0]))
     assert not speaks(first), "the job has not ended"
     completed(bench, job_id, step.id)
     first, second = told(bench, job_id)
@@ -190,7 +191,7 @@ def test_deliveries_are_neither_listed_nor_counted_as_jobs(bench: Bench) -> None
     completed(bench, job_id, step.id)
 
     def listed(chosen: JobFilter) -> list[str]:
-        rows, _ = bench.database.read(lambda c: jobs.page(c, chosen, limit=10, cursor=None))
+        rows, _ = bench.database.read(lambda c: job_lists.page(c, chosen, limit=10, cursor=None))
         return [row["id"] for row in rows]
 
     (delivery,) = told(bench, job_id)

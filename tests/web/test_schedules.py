@@ -13,7 +13,7 @@ from orchestrator.loops.schedules import ScheduleLoop
 from orchestrator.runtime import Runtime
 from tenants.models import Audit, Schedule
 from tenants.store import jobs as stored_jobs
-from tenants.store.jobs import JobFilter
+from tenants.store.job_lists import JobFilter
 from tests.web.conftest import ON_BOTH, Api
 
 PATH = "/v1/accounts/acme/schedules"
