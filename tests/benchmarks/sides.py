@@ -17,6 +17,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 #: Threads of a Python worker process; what a BullMQ worker on one shared queue runs at a time.
 THREADS = 8
+#: Threads of ours where the other side is BullMQ with a worker for each account, which runs 1,000 jobs at a time.
+WIDE_THREADS = 64
 #: Installed beside this file, into a folder that git ignores.
 PACKAGES = ("bullmq@6.7.0", "ioredis@5.11.1")
 
@@ -45,6 +47,8 @@ class Side:
     kind: str
     accounts: int
     processes: int = 1
+    #: Of each Python worker process.
+    threads: int = THREADS
 
     def command(self, mode: str, url: str, number: int) -> list[str]:
         if not self.kind.startswith("bullmq"):
@@ -69,7 +73,7 @@ class Workers:
     def __init__(self, side: Side, url: str) -> None:
         self._processes = [
             subprocess.Popen(
-                side.command("work", url, THREADS),
+                side.command("work", url, side.threads),
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
