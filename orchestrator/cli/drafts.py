@@ -72,23 +72,21 @@ def edit_draft(
 
 
 def _print_draft(draft: Resource) -> None:
-    shown = _with_publication(draft)
+    publication = draft["publication"]
     console.print(f"{draft['title']}  ({draft['status']}, version {draft['version']})", markup=False)
     if draft["tags"]:
         console.print(f"tags: {', '.join(draft['tags'])}", markup=False)
-    if shown["publication"]:
-        console.print(f"publication {shown['publication']}: {shown['outcome']} {shown['url'] or ''}", markup=False)
+    if publication is not None:
+        told = f"publication {publication['id']}: {publication['status']} {publication['url'] or ''}"
+        console.print(told, markup=False, soft_wrap=True)
     console.print(draft["body"], markup=False, soft_wrap=True)
 
 
 def _with_publication(draft: Resource) -> Resource:
+    """With where the post is, and the publication's id where a person has to settle it."""
     publication = draft["publication"] or {}
-    return {
-        **draft,
-        "publication": publication.get("id"),
-        "outcome": publication.get("status"),
-        "url": publication.get("url"),
-    }
+    unsure = publication.get("id") if draft["status"] == "needs_review" else None
+    return {**draft, "publication": unsure, "url": publication.get("url")}
 
 
 @publications.command("confirm")

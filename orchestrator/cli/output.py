@@ -111,10 +111,12 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, em
         say(empty)
         return
     table = table_of(rows, columns)
-    # As wide as it needs to be, as other tools do: ids are there to be copied, and words squeezed into a narrow
-    # terminal can be read by nobody.
-    natural = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    table.width = natural
+    size = Measurement.get(console, console.options.update(max_width=1000), table)
+    if console.is_terminal and size.minimum <= console.width < size.maximum:
+        console.print(table)  # folded between words
+        return
+    # As wide as it needs to be, as other tools do: a program reads lines, and broken words are read by nobody.
+    table.width = size.maximum
     console.print(table, crop=False, soft_wrap=True)
 
 
@@ -122,7 +124,10 @@ def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table
     """The rows as a table that fits into the terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold", max_width=None if column == "id" else MAX_CELL)
+        whole = column in ("id", "status", "queue", "url")  # there to be copied
+        table.add_column(
+            column.replace("_", " "), overflow="fold", no_wrap=whole, max_width=None if whole else MAX_CELL
+        )
     for row in rows:
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
     return table
