@@ -85,7 +85,7 @@ ALERTS_OVERDUE = Gauge(
 )
 OPEN_CIRCUITS = Gauge(
     "onelane_open_circuits",
-    "Tenant queues that rest because too many of their steps failed in a row, by lane.",
+    "Tenant queues with work waiting that rest because too many of their steps failed in a row, by lane.",
     ("lane",),
     registry=REGISTRY,
 )

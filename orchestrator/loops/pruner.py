@@ -15,7 +15,7 @@ from ..runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-#: Alerts that did not come up again for so long are removed; so are failures in a row that opened no circuit.
+#: Alerts that did not come up again for so long are removed; so are circuits of queues that were not used since.
 ALERT_SECONDS = 30 * 86400.0
 FAILURES_SECONDS = 7 * 86400.0
 

@@ -193,10 +193,9 @@ def close_all(connection: Connection) -> list[str]:
 
 
 def forget(connection: Connection, *, older_than: float) -> None:
-    """Remove closed circuits whose last failure is so many seconds ago: nobody's row stays for ever."""
-    connection.execute(
-        delete(circuits).where(circuits.c.opened_at.is_(None), circuits.c.updated_at < db_now(-older_than))
-    )
+    """Remove those of queues that were not used for so many seconds since: nobody's row stays for ever."""
+    unused = func.coalesce(circuits.c.until, circuits.c.updated_at) < db_now(-older_than)
+    connection.execute(delete(circuits).where(unused, circuits.c.updated_at < db_now(-older_than)))
 
 
 # --- looking -------------------------------------------------------------------------------------------------------
@@ -253,8 +252,17 @@ def page(connection: Connection, *, account: str | None, lane: str | None, limit
 
 
 def open_by_lane(connection: Connection) -> dict[str, int]:
-    """How many circuits are open on each lane."""
-    statement = select(circuits.c.lane, func.count().label("number")).where(circuits.c.opened_at.is_not(None))
+    """How many open circuits of each lane hold something up; one that nothing waits for is nobody's trouble."""
+    held = (
+        select(1)
+        .where(
+            steps.c.lane == circuits.c.lane,
+            steps.c.account == circuits.c.account,
+            steps.c.status.in_(("queued", "retrying")),
+        )
+        .exists()
+    )
+    statement = select(circuits.c.lane, func.count().label("number")).where(circuits.c.opened_at.is_not(None), held)
     return {row.lane: row.number for row in connection.execute(statement.group_by(circuits.c.lane))}
 
 

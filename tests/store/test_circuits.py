@@ -313,8 +313,18 @@ def test_old_failures_are_forgotten_and_open_circuits_are_not(breaker: Breaker, 
     bench.write(lambda c: c.execute(update(TABLE).values(updated_at=db_now(-100.0))))
     bench.write(lambda c: circuits.forget(c, older_than=50.0))
     assert quiet.row is None
-    assert breaker.row is not None
+    assert breaker.row is not None, "its time has not come yet"
     assert bench.write(circuits.close_all) == ["acme"]
+
+
+def test_one_that_holds_nothing_up_is_not_counted_and_forgotten_in_the_end(breaker: Breaker, bench: Bench) -> None:
+    breaker.open()
+    assert bench.database.read(circuits.open_by_lane) == {}
+    breaker.start()
+    assert bench.database.read(circuits.open_by_lane) == {"publish": 1}
+    bench.write(lambda c: c.execute(update(TABLE).values(updated_at=db_now(-100.0), until=db_now(-100.0))))
+    bench.write(lambda c: circuits.forget(c, older_than=50.0))
+    assert breaker.row is None
 
 
 class Model:
