@@ -95,7 +95,8 @@ def among(connection: Connection, column: ColumnElement[str], values: Sequence[s
     """Whether a text column has one of these values; as `column.in_`, with one parameter for all of them."""
     if connection.dialect.name == "postgresql":
         return column == any_(bindparam(None, list(values), ARRAY(String)))
-    return column.in_(values)
+    given = func.json_each(json.dumps(list(values)), type_=String).table_valued("value")
+    return column.in_(select(given.c.value))
 
 
 @cache
