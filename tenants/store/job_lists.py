@@ -25,6 +25,8 @@ jobs, tags = Job.__table__, JobTag.__table__
 
 #: No transaction that makes jobs takes as long, and no database's clock is set back by as much.
 _CROSSING = timedelta(minutes=10)
+#: How many of the newest jobs are looked at first for a prefix, and how many jobs with it otherwise.
+_NEAR, _MOST = 5_000, 2_000
 _LEAST_ID, _GREATEST_ID = "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
@@ -54,16 +56,64 @@ def page(connection: Connection, chosen: JobFilter, *, limit: int, cursor: str |
         return newest_first(
             connection, _tagged(select(*SUMMARY), chosen, conditions), jobs.c.seq, limit=limit, cursor=cursor
         )
-    if cursor is not None:
-        conditions.append(jobs.c.seq < decode_place(cursor, int))
+    place = None if cursor is None else decode_place(cursor, int)
+    if place is not None:
+        conditions.append(jobs.c.seq < place)
+    if chosen.account is None:
+        found = _recent(connection, chosen, conditions, place, limit) or _few(
+            connection, chosen, conditions, place, limit
+        )
+        if found is not None:
+            return found
     # One condition with three ways to be true has no index; each way by itself has one.
     ways = [
-        _tagged(select(jobs.c.seq), chosen, [*conditions, way]).order_by(jobs.c.seq.desc()).limit(limit + 1).subquery()
+        _tagged(select(jobs.c.seq), chosen, [*conditions, jobs.c.seq.in_(way)])
+        .order_by(jobs.c.seq.desc())
+        .limit(limit + 1)
+        .subquery()
         for way in _beginnings(chosen.q)
     ]
     newest = union(*(select(way.c.seq) for way in ways)).subquery()
     statement = select(*SUMMARY).where(jobs.c.seq.in_(select(newest.c.seq)))
     return newest_first(connection, statement, jobs.c.seq, limit=limit, cursor=None)
+
+
+# A database cannot know whether the jobs with a prefix are old or new ones, and so which way to them is the short one:
+# back from the newest job, or by all that has the prefix. So both are tried as far as they are short.
+
+
+def _recent(
+    connection: Connection, chosen: JobFilter, conditions: list[ColumnElement[bool]], place: int | None, limit: int
+) -> Page | None:
+    """A whole page from the newest jobs alone, for what many have; None when they do not fill it."""
+    assert chosen.q is not None
+    above = place or (connection.execute(select(func.max(jobs.c.seq))).scalar() or 0) + 1
+    ways = [way.where(number >= above - _NEAR) for way in _beginnings(chosen.q) for (number,) in [way.selected_columns]]
+    begin = select(union(*ways).subquery().c[0])
+    statement = _tagged(select(*SUMMARY), chosen, [*conditions, jobs.c.seq >= above - _NEAR, jobs.c.seq.in_(begin)])
+    found = newest_first(connection, statement, jobs.c.seq, limit=limit, cursor=None)
+    return found if found.next_cursor is not None else None
+
+
+def _few(
+    connection: Connection, chosen: JobFilter, conditions: list[ColumnElement[bool]], place: int | None, limit: int
+) -> Page | None:
+    """A page from all that has the prefix, by its indexes; None when that is much, and most of it is filtered out."""
+    assert chosen.q is not None
+    known: set[int] = set()
+    floor = 0
+    for way in _beginnings(chosen.q):
+        fenced = way.offset(0).subquery()  # or the database would again go back from the newest job
+        (number,) = fenced.c
+        newest = select(number) if place is None else select(number).where(number < place)
+        seqs = connection.execute(newest.order_by(number.desc()).limit(_MOST)).scalars().all()
+        known.update(seqs)
+        if len(seqs) == _MOST:
+            floor = max(floor, seqs[-1])  # of what is older, not all is known
+    among_known = jobs.c.seq.in_([seq for seq in known if seq >= floor])
+    statement = _tagged(select(*SUMMARY), chosen, [*conditions, among_known])
+    found = newest_first(connection, statement, jobs.c.seq, limit=limit, cursor=None)
+    return found if found.next_cursor is not None or not floor else None
 
 
 def _tagged(statement: Select[Any], chosen: JobFilter, conditions: list[ColumnElement[bool]]) -> Select[Any]:
@@ -106,14 +156,14 @@ def _first_made_at(connection: Connection, moment: datetime, more: timedelta) ->
     return low
 
 
-def _beginnings(prefix: str) -> list[ColumnElement[bool]]:
-    """The ways in which a job can begin with this text: by its id, its unique key, or a tag."""
-    tagged = select(tags.c.job_seq).where(_begins(tags.c.tag, prefix))
-    ways = [and_(jobs.c.unique_key.is_not(None), _begins(jobs.c.unique_key, prefix)), jobs.c.seq.in_(tagged)]
+def _beginnings(prefix: str) -> list[Select[tuple[int]]]:
+    """The numbers of the jobs that begin with this text, in each way: by the unique key, a tag, or the id."""
+    keyed = and_(jobs.c.unique_key.is_not(None), _begins(jobs.c.unique_key, prefix))
+    ways = [select(jobs.c.seq).where(keyed), select(tags.c.job_seq).where(_begins(tags.c.tag, prefix))]
     if _could_begin_an_id(prefix):
         # Whole ids of one form compare alike in every locale; a mere beginning would not.
         least, greatest = (prefix + form[len(prefix) :] for form in (_LEAST_ID, _GREATEST_ID))
-        ways.append(jobs.c.id.between(least, greatest))
+        ways.append(select(jobs.c.seq).where(jobs.c.id.between(least, greatest)))
     return ways
 
 

@@ -19,7 +19,7 @@ from tests.store.plans import plans_of
 
 JOBS = 12_000
 #: More than any list here needs, and far less than there are: a lost index shows as thousands.
-FEW = 600
+FEW = 1_000
 
 
 @pytest.fixture
@@ -28,7 +28,12 @@ def filled(migrated_url: str) -> tuple[Database, Filled]:
     return database, fill(database, jobs=JOBS, accounts=300)
 
 
-def test_no_list_goes_through_a_table_or_sorts_it(filled: tuple[Database, Filled]) -> None:
+def test_no_list_goes_through_a_table_or_sorts_it(
+    filled: tuple[Database, Filled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As few among these rows as the real numbers are among a million.
+    monkeypatch.setattr(job_lists, "_NEAR", 400)
+    monkeypatch.setattr(job_lists, "_MOST", 100)
     database, rows = filled
     faults = []
     for name, ask in lists(rows).items():
@@ -40,8 +45,13 @@ def test_no_list_goes_through_a_table_or_sorts_it(filled: tuple[Database, Filled
     assert not faults, "\n".join(faults)
 
 
-def test_filters_find_what_they_should(filled: tuple[Database, Filled]) -> None:
+@pytest.mark.parametrize(("near", "most"), [(10_000, 2_000), (500, 300)])
+def test_filters_find_what_they_should(
+    filled: tuple[Database, Filled], near: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The ways by index against the plain meaning of each filter."""
+    monkeypatch.setattr(job_lists, "_NEAR", near)
+    monkeypatch.setattr(job_lists, "_MOST", most)
     database, rows = filled
     everything = list(_all(database, JobFilter()))
     assert len(everything) == JOBS
@@ -56,6 +66,7 @@ def test_filters_find_what_they_should(filled: tuple[Database, Filled]) -> None:
         (JobFilter(q="order-11"), lambda row: any(tag.startswith("order-11") for tag in row["tags"])),
         (JobFilter(q="key-11"), lambda row: (row["unique_key"] or "").startswith("key-11")),
         (JobFilter(q=rows.some_id[:11]), lambda row: row["id"].startswith(rows.some_id[:11])),
+        (JobFilter(q="order-", status="failed"), lambda row: row["status"] == "failed" and _begins(row, "order-")),
         (JobFilter(q="order-1", account=one), lambda row: row["account"] == one and _begins(row, "order-1")),
     ]
     for chosen, fits in filters:
