@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -35,7 +35,7 @@ _LEFT_OUT = {
 }
 
 
-def chunks(database: Database, account: str, data_dir: Path) -> Iterator[bytes]:
+def chunks(database: Database, account: str, data_dir: Path) -> Generator[bytes]:
     """The export, in pieces of about `CHUNK_BYTES`, each of whole lines.
 
     Raises:

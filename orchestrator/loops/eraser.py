@@ -112,7 +112,8 @@ class Eraser:
             continue
         self._empty_redis(account)
         traces = self._traces(account)
-        left = self._runtime.database.read(lambda connection: store.remaining(connection, account))
+        # Whole tables are read once Redis has nothing more: what a worker still holds is looked at each second.
+        left = {} if traces else self._runtime.database.read(lambda connection: store.remaining(connection, account))
 
         def work(connection: Connection) -> bool:
             held = store.hold(connection, erasure["id"], "checking")
@@ -120,7 +121,7 @@ class Eraser:
                 return False
             if left:
                 gone = store.sweep(connection, account, remove_files=self._remove_files)
-                store.move(connection, held, "removing", removed=gone, remaining=sum(left.values()) + len(traces))
+                store.move(connection, held, "removing", removed=gone, remaining=sum(left.values()))
             elif traces:
                 store.move(connection, held, "checking", remaining=len(traces))
             else:

@@ -372,6 +372,8 @@ TEXTS: Mapping[str, str] = {
     "text/event-stream": 'id: 41\nevent: status\ndata: {"status":"running"}\n\n',
     "text/plain": "# TYPE onelane_jobs_accepted_total counter\nonelane_jobs_accepted_total 12.0\n",
     "text/html": "<!doctype html>…",
+    "application/x-ndjson": '{"type":"header","format":"onelane account export","version":1,"account":"acme"}\n'
+    '{"type":"account","data":{"id":"acme","status":"active"}}\n{"type":"end","counts":{"account":1}}\n',
     "application/octet-stream": "…",
 }
 

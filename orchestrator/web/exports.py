@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
+from contextlib import closing
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
@@ -40,17 +41,18 @@ async def export_account(call: Call[Query, Any]) -> Response:
     return answer
 
 
-async def _stream(service: Service, account: str, first: bytes, made: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def _stream(service: Service, account: str, first: bytes, made: Generator[bytes]) -> AsyncIterator[bytes]:
     piece: bytes | None = first
-    while piece is not None:
-        yield piece
-        try:
-            piece = await service.in_thread(lambda: next(made, None))
-        except Unavailable as error:
-            log.warning("the export of account %r was cut: %s", account, error)
-            problem = problem_of(error)
-            yield to_json({"type": "error", "code": problem.code, "detail": problem.detail}) + b"\n"
-            return
+    with closing(made):
+        while piece is not None:
+            yield piece
+            try:
+                piece = await service.in_thread(lambda: next(made, None))
+            except Unavailable as error:
+                log.warning("the export of account %r was cut: %s", account, error)
+                problem = problem_of(error)
+                yield to_json({"type": "error", "code": problem.code, "detail": problem.detail}) + b"\n"
+                return
 
 
 _ROUTE = Route(

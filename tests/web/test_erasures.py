@@ -249,7 +249,7 @@ def test_the_audit_tells_who_asked_and_what_went(api: Api, eraser: Eraser, new_j
     assert (newest["actor"], newest["action"]) == ("eraser", "account erased")
     assert newest["details"]["removed"]["jobs"] == done["removed"]["jobs"] == 1
     assert (asked["action"], asked["target"]) == ("DELETE /v1/accounts/{account}", "/v1/accounts/acme")
-    assert asked["details"] == {"erasure_id": erasure_id, "force": False}
+    assert asked["details"]["after"] == {"erasure": erasure_id, "force": False}
     assert done["requested_by"] == "admin:admin"
     assert [each["id"] for each in api.get("/v1/admin/erasures?account=acme").json()["items"]] == [erasure_id]
     assert api.get("/v1/admin/erasures?account=other").json()["items"] == []

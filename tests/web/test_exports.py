@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
+import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -15,8 +18,9 @@ from orchestrator import exports as pieces
 from orchestrator.runtime import Runtime
 from tenants.errors import Unavailable
 from tenants.store import exports, holdings
-from tests.web.conftest import JOB, ON_BOTH, Api, Bench
+from tests.web.conftest import ADMIN_KEY, JOB, ON_BOTH, Api, Bench
 from tests.web.held import ODD, fill
+from tests.web.test_server import address as address
 
 PATH = "/v1/accounts/acme:export"
 
@@ -137,8 +141,36 @@ def test_nothing_is_read_that_nobody_takes(runtime: Runtime, new_job: Any, monke
     assert b'"type":"step"' in next(made)
     assert reads <= so_far + 3, "one page of what hangs on the job, and no further job"
     so_far = reads
-    made.close()  # type: ignore[attr-defined]  # a generator, which is all that its callers need not know
+    made.close()
     assert reads == so_far
+
+
+def test_a_client_that_goes_away_ends_it(
+    address: tuple[str, int], runtime: Runtime, new_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a real connection that is closed after the first bytes: the rest of the rows is never read."""
+    rows = exports.rows
+    given, ended = 0, threading.Event()
+
+    def endless(*arguments: Any) -> Iterator[exports.Row]:
+        nonlocal given
+        first, *_ = rows(*arguments)
+        try:
+            while True:
+                given += 1
+                yield exports.Row("job", {**first.data, "filler": "x" * 10_000})
+        finally:
+            ended.set()
+
+    new_job()
+    monkeypatch.setattr(exports, "rows", endless)
+    with socket.create_connection(address, timeout=60) as connection:
+        connection.sendall(
+            b"GET /v1/accounts/acme:export HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % ADMIN_KEY.encode()
+        )
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    assert ended.wait(60), "nobody takes it, and it goes on"
+    assert given < 10_000
 
 
 def test_only_an_admin_exports(api: Api, make_key: Any) -> None:
