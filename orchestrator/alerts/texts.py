@@ -69,7 +69,7 @@ def commands(kind: str, account: str | None, details: Mapping[str, Any]) -> list
         case "dead_letter":
             return [f"onelane dead-letters list{narrowed}", *replay]
         case "login_required":
-            return [f"onelane accounts get {name}", f"onelane dead-letters list{narrowed}", *replay]
+            return [f"onelane accounts session get {name}", f"onelane dead-letters list{narrowed}", *replay]
         case "needs_review":
             publication = details.get("publication_id") or "PUBLICATION"
             return [
@@ -93,7 +93,7 @@ def _one(row: Mapping[Any, Any]) -> Text:
         since = row["sent_at"] or row["first_at"]
         lines.append(f"and {more} more like it since {_minute(since)}")
     if kind == "login_required":
-        lines.append("Put a new session (PUT /v1/accounts/…/session): the lane goes on then; replay what died.")
+        lines.append("Put a new session (onelane accounts session set): the lane goes on then. Replay what died.")
     if kind == "needs_review":
         lines.append("Look at the target yourself, then confirm it with its URL, or have it published anew:")
     helping = commands(kind, account, details)
