@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from dramatiq.errors import ConnectionClosed
 from sqlalchemy import insert, select
 
 from orchestrator.loops.eraser import Eraser
@@ -230,6 +231,45 @@ def test_what_comes_late_is_found_by_the_check(
     assert finish(api, eraser, erasure_id)["remaining"] == 0
     assert b"@acme" not in b"".join(in_redis(runtime))
     assert not runtime.database.read(lambda c: c.execute(select(Event.__table__)).all())
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+def test_a_transaction_that_began_before_is_waited_for(
+    api: Api, eraser: Eraser, runtime: Runtime, new_job: Any
+) -> None:
+    """It saw an active account, and makes its row only after the erasure has begun."""
+    new_job()
+    with runtime.database.engine.connect() as early:
+        early.execute(select(Job.__table__.c.id))
+        erasure_id = erase(api, "/v1/accounts/acme")
+        for _ in range(5):
+            eraser.run_once()
+        assert api.get(f"/v1/admin/erasures/{erasure_id}").json()["status"] == "stopping"
+        event = {"account": "acme", "job_id": "x", "type": "log", "data": {}, "created_at": db_now()}
+        early.execute(insert(Event.__table__).values(**event))
+        early.commit()
+    assert finish(api, eraser, erasure_id)["removed"]["events"] == 2
+    assert set(naming(runtime.database, "acme")) == {"audit", "erasures"}
+
+
+def test_without_redis_an_erasure_waits(
+    api: Api, eraser: Eraser, runtime: Runtime, new_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is begun, and refuses what is new; it goes on when Redis is back."""
+    new_job()
+    erasure_id = erase(api, "/v1/accounts/acme")
+
+    def away(*_: Any) -> Any:
+        raise ConnectionClosed(None)  # type: ignore[no-untyped-call]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(runtime.broker.queues_admin), "lanes", away)
+        for _ in range(3):
+            with pytest.raises(ConnectionClosed):
+                eraser.run_once()
+        assert api.get(f"/v1/admin/erasures/{erasure_id}").json()["removed"]["jobs"] == 0
+        assert api.post("/v1/accounts/acme/jobs", JOB).json()["code"] == "account_busy"
+    assert finish(api, eraser, erasure_id)["removed"]["jobs"] == 1
 
 
 def test_a_dead_message_of_the_account_goes_too(api: Api, eraser: Eraser, runtime: Runtime, new_job: Any) -> None:
