@@ -5,6 +5,7 @@ An answer from `create` means that the job is committed; whatever dies after tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
@@ -40,6 +42,8 @@ from .dispatch import Dispatcher
 from .views import job_summary, job_view
 
 T = TypeVar("T")
+
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 #: Tries when two callers make the same `unique_key` at one moment, or a commit's answer is lost.
 _TRIES = 5
@@ -200,9 +204,12 @@ class Jobs:
                 + "; ".join(f"{'.'.join(map(str, fault.loc))}: {fault.message}" for fault in faults[:5]),
                 faults,
             ) from error
+        content = validated.model_dump(mode="json", exclude_unset=True)
+        _refuse_nul(content, (*loc, "input"), InvalidPipelineInput)
+        _refuse_nul([job.unique_key, job.callback_url, *job.tags], loc, InvalidInput)
         return JobPlan(
             pipeline=pipeline.name,
-            input=validated.model_dump(mode="json", exclude_unset=True),
+            input=content,
             steps=tuple(StepPlan(each.name, each.lane, each.required, each.max_attempts) for each in pipeline.steps),
             priority=job.priority,
             run_at=job.run_at,
@@ -398,3 +405,15 @@ def _first_unfinished(steps: Sequence[RowMapping]) -> RowMapping:
 
 def is_finished(status: str) -> bool:
     return status in store.FINISHED
+
+
+def _refuse_nul(value: Any, loc: tuple[str | int, ...], refusal: type[InvalidInput]) -> None:
+    """PostgreSQL takes the character U+0000 in no text, and in some kinds of JSON; the API refuses it in any body.
+
+    Raises:
+        InvalidInput: it is somewhere in the value.
+    """
+    # The escape of U+0000 after an even number of backslashes; an odd one escapes a backslash itself.
+    if _NUL.search(to_json(value, inf_nan_mode="constants")):
+        message = "the character U+0000 is not allowed"
+        raise refusal(f"{'.'.join(map(str, loc)) or 'job'}: {message}", (Fault(loc, message),))

@@ -114,7 +114,7 @@ def control_plane(database_url: str) -> Iterator[ControlPlane]:
         command = [sys.executable, "-m", "orchestrator.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
         server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment})
         try:
-            wait_until(lambda: server.poll() is not None or _serves(port), "the control plane")
+            wait_until(lambda: server.poll() is not None or serves(port), "the control plane")
             if server.poll() is not None:
                 raise SystemExit("the control plane ended by itself")
             yield ControlPlane(port, psutil.Process(server.pid))
@@ -141,7 +141,7 @@ def _migrate(database_url: str, redis_url: str, folder: str, secret: str) -> Non
     runtime.close()
 
 
-def _serves(port: int) -> bool:
+def serves(port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/readyz")

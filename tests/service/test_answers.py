@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select, update
 from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
 from tenants.database import CommitUnknown
-from tenants.errors import AccountDraining, AccountSuspended, QueueFull, QuotaExhausted
+from tenants.errors import AccountDraining, AccountSuspended, InvalidInput, QueueFull, QuotaExhausted
 from tenants.models import Account, Event, Job, Step, Usage
 from tenants.store import bulk, one_job
 from tenants.store.job_lists import JobFilter
@@ -132,3 +132,23 @@ def test_a_batch_is_answered_as_it_is_listed(runtime: Runtime, number: int) -> N
         whole = runtime.jobs.get(job["id"])
         assert (whole["input"], [step["name"] for step in whole["steps"]]) == (INPUT, ["quick", "last", "extra"])
         assert [step["status"] for step in whole["steps"]] == ["queued", "pending", "pending"]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3 * bulk.MANY])
+def test_the_character_nul_is_refused_however_many_jobs_there_are(runtime: Runtime, number: int) -> None:
+    """PostgreSQL took it from a few jobs, and failed with an error of its own from many."""
+    for bad in (
+        NewJob("quick", {**INPUT, "folder": "a\x00b"}),
+        NewJob("quick", INPUT, tags=("a\x00",)),
+        NewJob("quick", INPUT, unique_key="a\x00"),
+    ):
+        batch = [*[NewJob("quick", INPUT)] * (number - 1), bad]
+        with pytest.raises(InvalidInput) as refused:
+            runtime.jobs.create_many("acme", batch)
+        assert [fault.message for fault in refused.value.faults] == ["the character U+0000 is not allowed"]
+        assert refused.value.faults[0].loc[:2] == ("jobs", number - 1)
+        with pytest.raises(InvalidInput, match=r"U\+0000"):
+            runtime.jobs.create("acme", bad)
+    assert runtime.jobs.list(JobFilter())[0] == []
+    made, _ = runtime.jobs.create("acme", NewJob("quick", INPUT, tags=("a\\u0000",)))
+    assert made["tags"] == ["a\\u0000"], "six characters, none of them U+0000"
