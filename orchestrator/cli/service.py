@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import logs
 from ..data_folder import DataFolder
@@ -221,11 +221,14 @@ def _serve(app: Starlette, host: str, port: int, trusted_proxies: Sequence[str] 
         log_config=None,
         access_log=False,
         server_header=False,
-        # Uvicorn by itself believes whoever comes from this machine.
-        proxy_headers=bool(trusted_proxies),
-        forwarded_allow_ips=list(trusted_proxies),
+        **proxy_options(trusted_proxies),
         timeout_graceful_shutdown=_SERVE_STOP_SECONDS,
     )
+
+
+def proxy_options(trusted_proxies: Sequence[str]) -> dict[str, Any]:
+    """Whose `X-Forwarded-For` uvicorn believes: by itself, that of whoever comes from this machine."""
+    return {"proxy_headers": bool(trusted_proxies), "forwarded_allow_ips": list(trusted_proxies)}
 
 
 def _print_addresses(up: Up) -> None:

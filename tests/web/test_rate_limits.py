@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
+from orchestrator.cli.service import proxy_options
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings, SettingsError
 from orchestrator.web import rate_limits
@@ -145,6 +147,29 @@ def test_without_redis_posts_go_on_and_guesses_are_still_counted(serve: Serve, t
     valkey.stop()
     assert api.post("/v1/accounts/acme/jobs", JOB).status_code == 202
     assert [api.with_key("wrong").get("/v1/jobs").status_code for _ in range(4)] == [401, 401, 401, 429]
+
+
+@pytest.mark.parametrize(
+    ("trusted", "comes_from", "seen"),
+    [
+        ((), "10.0.0.5", "10.0.0.5"),
+        ((), "127.0.0.1", "127.0.0.1"),
+        (("10.0.0.0/8",), "10.0.0.5", "198.51.100.7"),
+        (("10.0.0.0/8",), "192.0.2.9", "192.0.2.9"),
+    ],
+)
+def test_only_a_proxy_that_is_named_is_believed(
+    settings_of: Callable[..., Settings], migrated_url: str, trusted: tuple[str, ...], comes_from: str, seen: str
+) -> None:
+    runtime = Runtime(settings_of(migrated_url))
+    config = uvicorn.Config(create_app(runtime), **proxy_options(trusted))
+    config.load()
+    with TestClient(config.loaded_app, client=(comes_from, 4000)) as client:
+        api = Api(client, ADMIN_KEY)
+        headers = {"X-Forwarded-For": "203.0.113.1, 198.51.100.7"}
+        assert api.post("/v1/accounts/acme/keys", headers=headers).status_code == 201
+        assert api.get("/v1/admin/audit").json()["items"][0]["address"] == seen
+    runtime.close()
 
 
 def test_limits_can_be_turned_off(serve: Serve) -> None:
