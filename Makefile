@@ -25,7 +25,7 @@ demo: ## Publish one post per text file for five accounts, live (DEMO_DIR=folder
 test: ## Everything: linters, types, layers, all tests with real servers and a real browser
 	@deploy/bootstrap test
 	@$(MAKE) --no-print-directory lint
-	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile $(PYTEST_ARGS)
+	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: ## Linters, types, layers and unit tests, within a minute
 	@deploy/bootstrap dev

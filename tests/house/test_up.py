@@ -58,7 +58,7 @@ def test_keys_are_made_and_nobody_else_can_read_them(up: RunningUp) -> None:
 
 
 def test_a_job_is_made_watched_and_listed(command: Command) -> None:
-    job = command("jobs", "create", "a/b:c*", "echo", "--input", '{"word": "hello"}', "--tag", "t1", "--watch")
+    job = command("jobs", "create", "a/b:c*", "echo", "--input", '{"word": "hello"}', "--tag", "t1", "--wait")
     assert job["status"] == "completed"
     assert job["account"] == "a/b:c*"
     assert job["result"] == {"word": "hello"}
@@ -83,11 +83,11 @@ def test_a_waiting_job_is_cancelled(command: Command) -> None:
 
 
 def test_a_failed_job_is_a_dead_letter_that_can_be_replayed_and_discarded(command: Command) -> None:
-    job = command("jobs", "create", "sad", "refuse", "--watch", status=1)
+    job = command("jobs", "create", "sad", "refuse", "--wait", status=10)
     assert job["error"]["code"] == "rejected"
     letter = command("dead-letters", "list", "--account", "sad")["items"][0]
     assert command("dead-letters", "replay", letter["id"])["id"] == job["id"]
-    command("jobs", "watch", job["id"], status=1)
+    command("jobs", "wait", job["id"], status=10)
     letters = command("dead-letters", "list", "--account", "sad")["items"]
     for each in letters:
         command("dead-letters", "discard", each["id"])
@@ -149,14 +149,14 @@ def test_a_worker_that_is_killed_is_started_again(up: RunningUp, command: Comman
         os.kill(before["pid"], signal.SIGKILL)
         wait_for("another worker", lambda: any(each["pid"] != before["pid"] for each in client.workers()), running=up)
     assert "worker-1 | ended unexpectedly (signal SIGKILL)" in up.output()
-    assert command("jobs", "create", "after", "echo", "--watch")["status"] == "completed"
+    assert command("jobs", "create", "after", "echo", "--wait")["status"] == "completed"
 
 
 def test_valkey_that_is_killed_is_started_again(up: RunningUp, command: Command) -> None:
     server = next(each for each in up.family() if "valkey-server" in each.name())
     server.kill()
     wait_for("Valkey again", lambda: any("valkey-server" in each.name() for each in up.family()), running=up)
-    assert command("jobs", "create", "valkey", "echo", "--watch")["status"] == "completed"
+    assert command("jobs", "create", "valkey", "echo", "--wait")["status"] == "completed"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

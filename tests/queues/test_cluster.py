@@ -113,6 +113,7 @@ def test_every_script_keeps_to_one_slot(
     assert admin.totals(LANE).queues == len(ACCOUNTS)
     admin.heaviest(LANE)
     admin.explain(LANE, "a0", "1")
+    assert "state" in admin.traces(LANE, "a0")
     assert admin.check(LANE) == []
     graves = admin.buried(LANE)
     assert len(graves) == len(ACCOUNTS)

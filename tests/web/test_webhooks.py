@@ -13,6 +13,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.step_port import StepPort
 from tenants.errors import InvalidInput
 from tenants.store import deliveries, outcomes
+from tenants.store.accounts import ensure_account
 from tenants.store.steps import Owned
 
 from .conftest import JOB, ON_BOTH, Api, Bench
@@ -124,6 +125,8 @@ def test_secrets_are_sealed(api: Api, runtime: Runtime) -> None:
 
 def test_an_account_without_a_secret_gets_one_that_stays(runtime: Runtime) -> None:
     now = datetime.now(UTC)
+    for account in ("acme", "other"):
+        runtime.database.write(lambda connection, name=account: ensure_account(connection, name))  # type: ignore[misc]
     first = runtime.webhook_secrets.signatures("acme", "message", now, "{}")
     assert first == runtime.webhook_secrets.signatures("acme", "message", now, "{}")
     assert first != runtime.webhook_secrets.signatures("other", "message", now, "{}")
