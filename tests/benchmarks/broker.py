@@ -254,7 +254,6 @@ def bars_of(results: dict[str, dict[str, Any]]) -> list[tuple[str, float, str, f
         theirs_rate = bull["jobs_per_second"]
         rows.append((f"throughput, {WIDE_THREADS} threads, x BullMQ with 1,000 queues", one / theirs_rate, ">=", 1.0))
         rows.append((f"the same, two processes of {WIDE_THREADS} threads", both / theirs_rate, ">=", 1.5))
-        rows.append(("throughput of two processes, x BullMQ with 1,000 queues", both, ">=", 1.5))
         rows.append(("memory of worker and server, x BullMQ with 1,000 queues", memory / theirs, "<=", 0.2))
     connections = max(row["connections"] for name, row in results.items() if name.startswith(OURS.name))
     rows.append(("connections of our worker processes, the most of any side", connections, "<=", 24))
