@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
@@ -205,8 +205,8 @@ class Jobs:
                 faults,
             ) from error
         content = validated.model_dump(mode="json", exclude_unset=True)
-        _refuse_nul(content, (*loc, "input"), InvalidPipelineInput)
-        _refuse_nul([job.unique_key, job.callback_url, *job.tags], loc, InvalidInput)
+        _refuse_unstorable(content, (*loc, "input"), InvalidPipelineInput)
+        _refuse_unstorable([job.unique_key, job.callback_url, *job.tags], loc, InvalidInput)
         return JobPlan(
             pipeline=pipeline.name,
             input=content,
@@ -407,13 +407,20 @@ def is_finished(status: str) -> bool:
     return status in store.FINISHED
 
 
-def _refuse_nul(value: Any, loc: tuple[str | int, ...], refusal: type[InvalidInput]) -> None:
-    """PostgreSQL takes the character U+0000 in no text, and in some kinds of JSON; the API refuses it in any body.
+def _refuse_unstorable(value: Any, loc: tuple[str | int, ...], refusal: type[InvalidInput]) -> None:
+    """PostgreSQL takes the character U+0000 in no text, and in some kinds of JSON; half a character has no UTF-8.
+
+    The API refuses both in any body.
 
     Raises:
-        InvalidInput: it is somewhere in the value.
+        InvalidInput: one of them is somewhere in the value.
     """
-    # The escape of U+0000 after an even number of backslashes; an odd one escapes a backslash itself.
-    if _NUL.search(to_json(value, inf_nan_mode="constants")):
-        message = "the character U+0000 is not allowed"
+    message = None
+    try:
+        # The escape of U+0000 after an even number of backslashes; an odd one escapes a backslash itself.
+        if _NUL.search(to_json(value, inf_nan_mode="constants")):
+            message = "the character U+0000 is not allowed"
+    except PydanticSerializationError:
+        message = "a lone surrogate is not a character"
+    if message is not None:
         raise refusal(f"{'.'.join(map(str, loc)) or 'job'}: {message}", (Fault(loc, message),))
