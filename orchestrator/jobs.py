@@ -5,7 +5,6 @@ An answer from `create` means that the job is committed; whatever dies after tha
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,12 +12,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError, to_json
 from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
 from actors import Pipeline
-from tenants import webhooks
+from tenants import storable, webhooks
 from tenants.account import parse_account
 from tenants.database import CommitUnknown, Database
 from tenants.errors import (
@@ -42,8 +40,6 @@ from .dispatch import Dispatcher
 from .views import job_summary, job_view
 
 T = TypeVar("T")
-
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 #: Tries when two callers make the same `unique_key` at one moment, or a commit's answer is lost.
 _TRIES = 5
@@ -408,19 +404,7 @@ def is_finished(status: str) -> bool:
 
 
 def _refuse_unstorable(value: Any, loc: tuple[str | int, ...], refusal: type[InvalidInput]) -> None:
-    """PostgreSQL takes the character U+0000 in no text, and in some kinds of JSON; half a character has no UTF-8.
-
-    The API refuses both in any body.
-
-    Raises:
-        InvalidInput: one of them is somewhere in the value.
-    """
-    message = None
-    try:
-        # The escape of U+0000 after an even number of backslashes; an odd one escapes a backslash itself.
-        if _NUL.search(to_json(value, inf_nan_mode="constants")):
-            message = "the character U+0000 is not allowed"
-    except PydanticSerializationError:
-        message = "a lone surrogate is not a character"
+    """Raises `refusal` for what no database takes; the API refuses it in any body."""
+    message = storable.fault_of(value)
     if message is not None:
         raise refusal(f"{'.'.join(map(str, loc)) or 'job'}: {message}", (Fault(loc, message),))

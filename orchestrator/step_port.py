@@ -23,6 +23,7 @@ from tenants.database import Database
 from tenants.errors import InvalidInput, OwnershipLost
 from tenants.models import Account, Artifact, Job, ProviderBackoff, new_id
 from tenants.sessions import Sessions
+from tenants.storable import storable_text
 from tenants.store import alerts, deliveries, publications, queues, steps, usage
 from tenants.store.events import NewEvent, record
 from tenants.store.steps import Owned
@@ -99,13 +100,13 @@ class StepPort:
     # --- telling -------------------------------------------------------------------------------------------------
 
     def _progress(self, payload: dict[str, Any]) -> None:
-        percent, note = int(payload["percent"]), _clean(str(payload.get("note", "")))[:200]
+        percent, note = int(payload["percent"]), storable_text(str(payload.get("note", "")))[:200]
         self._database.write(
             lambda connection: steps.progress(connection, self._owned, max(0, min(100, percent)), note)
         )
 
     def _log(self, payload: dict[str, Any]) -> None:
-        level, message = str(payload["level"]), _clean(str(payload["message"]))[:4000]
+        level, message = str(payload["level"]), storable_text(str(payload["message"]))[:4000]
         owned = self._owned
         log.log(
             logging.getLevelNamesMapping().get(level.upper(), logging.INFO),
@@ -144,8 +145,8 @@ class StepPort:
             "job_id": owned.job_id,
             "step_id": owned.step_id,
             "run_token": owned.run_token,
-            "name": _clean(str(payload["name"]))[:100],
-            "content_type": _clean(str(payload["content_type"]))[:100],
+            "name": storable_text(str(payload["name"]))[:100],
+            "content_type": storable_text(str(payload["content_type"]))[:100],
             "size": len(content),
             "path": str(Path("artifacts") / artifact_id[:8] / artifact_id),
         }
@@ -239,7 +240,7 @@ class StepPort:
 
     def _login_required(self, payload: dict[str, Any]) -> None:
         """Note it, and pause the account's lane: its other jobs would only fail the same way."""
-        owned, reason = self._owned, _clean(str(payload["reason"]))[:500]
+        owned, reason = self._owned, storable_text(str(payload["reason"]))[:500]
 
         def work(connection: Connection) -> None:
             steps.still_owned(connection, owned)
@@ -273,7 +274,11 @@ class StepPort:
             )
         row = self._database.write(
             lambda connection: publications.create_draft(
-                connection, self._owned, title=_clean(title), body=_clean(body), tags=[_clean(tag) for tag in tags]
+                connection,
+                self._owned,
+                title=storable_text(title),
+                body=storable_text(body),
+                tags=[storable_text(tag) for tag in tags],
             )
         )
         return _draft_view(row)
@@ -304,7 +309,7 @@ class StepPort:
         )
 
     def _publication_unknown(self, payload: dict[str, Any]) -> None:
-        reason = _clean(str(payload["reason"]))[:500]
+        reason = storable_text(str(payload["reason"]))[:500]
         self._database.write(lambda connection: publications.unknown(connection, self._owned, reason))
 
     # --- webhooks ------------------------------------------------------------------------------------------------
@@ -329,8 +334,3 @@ class StepPort:
 
 def _draft_view(row: Any) -> dict[str, Any]:
     return {name: row[name] for name in ("id", "title", "body", "tags", "status", "version")}
-
-
-def _clean(text: str) -> str:
-    """Text that every database takes: no U+0000 (PostgreSQL refuses it) and no lone surrogates."""
-    return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, insert, select
 
 from ..columns import db_now
 from ..models import DeadLetter, Step
+from ..storable import fault_of, storable_text
 from . import alerts, outcomes
 from .dispatch import Dispatch
 from .jobs import FINISHED
@@ -68,9 +69,9 @@ def keep(connection: Connection, burial: Burial) -> Kept:
         return Kept()
     # A poisoned message that killed its workers is `lost`; whatever else dies in Redis does so by a fault of ours.
     code = "lost" if burial.reason == "max_deliveries" else "internal"
-    error = {"code": code, "message": f"its message died in Redis: {_clean(burial.reason)}"}
+    error = {"code": code, "message": f"its message died in Redis: {storable_text(burial.reason)}"}
     message = document_of(burial.payload)
-    found = load(connection, _clean(burial.entry_id))
+    found = load(connection, storable_text(burial.entry_id))
     if found is None or (found["lane"], found["account"]) != (burial.lane, burial.account):
         _keep_jobless(connection, burial, letter_id, error, message)
         return Kept()
@@ -94,13 +95,13 @@ def document_of(payload: bytes) -> dict[str, Any]:
     """The message as a document that both databases take; what is none is kept as text under `payload`."""
     try:
         document = json.loads(payload, parse_constant=_refuse)
-        # PostgreSQL refuses U+0000 in documents, lone surrogates, and the infinity that 1e999 is read as.
-        storable = "\\u0000" not in json.dumps(document, ensure_ascii=False, allow_nan=False).encode().decode()
+        json.dumps(document, allow_nan=False)  # 1e999 is read as infinity
+        storable = fault_of(document) is None
     except (ValueError, RecursionError):
         document, storable = None, False
     if isinstance(document, dict) and storable:
         return document
-    return {"payload": _clean(payload.decode("utf-8", "backslashreplace"))[:MAX_PAYLOAD_CHARACTERS]}
+    return {"payload": storable_text(payload.decode("utf-8", "backslashreplace"))[:MAX_PAYLOAD_CHARACTERS]}
 
 
 def _refuse(constant: str) -> None:
@@ -112,7 +113,7 @@ def _keep_jobless(
 ) -> None:
     letter = {
         "id": letter_id,
-        "account": None if burial.account is None else _clean(burial.account),
+        "account": None if burial.account is None else storable_text(burial.account),
         "lane": burial.lane,
         "actor": str(message.get("actor_name") or "unknown"),
         "message": message,
@@ -121,8 +122,3 @@ def _keep_jobless(
     }
     connection.execute(insert(letters).values(**letter, created_at=db_now()))
     alerts.dead_letter(connection, letter, step=None)
-
-
-def _clean(text: str) -> str:
-    """Text that every database takes."""
-    return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
