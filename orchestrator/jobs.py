@@ -1,6 +1,7 @@
 """The one write path of API, scheduler and command line: SQL commits first, Redis follows.
 
-An answer from `create` means that the job is committed; whatever dies after that, it will run.
+An answer from `create` means that the job is committed; whatever dies after that, it will run. One class, because it
+is the one object that callers hold; each method is one transaction of `tenants.store`, and what Redis hears of it.
 """
 
 from __future__ import annotations

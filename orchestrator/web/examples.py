@@ -1,7 +1,7 @@
 """What the API's description shows as answers, written by hand; `tests/web/test_examples.py` holds each to its schema.
 
 The story of the examples: account `acme` has a post about bees written and published. A model that stands in no table
-here may carry its example itself, as `json_schema_extra={"examples": […]}`.
+here may carry its example itself, as `json_schema_extra={"examples": […]}`. One table, however long: it is one story.
 """
 
 from __future__ import annotations

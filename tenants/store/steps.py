@@ -8,6 +8,7 @@ Invariants
 - A job's row is locked first by whoever starts, ends or cancels it, so that these take turns and never in a ring.
 
 The statements of the hot path are built once, at import: building one costs more than the database takes to run it.
+They make the module long; each stands beside the function that guards it.
 """
 
 from __future__ import annotations
