@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -282,7 +283,17 @@ class Settings(BaseSettings):
     def _web_address(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("it must start with http:// or https://")
+        if value is not None and not _names_a_host(value):
+            raise ValueError("it must be like http://host:port")  # not quoted: it may hold a password
         return value.rstrip("/") if value else value
+
+    @field_validator("admin_key", "api_key")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        text = value.get_secret_value() if value is not None else ""
+        if not (text.isascii() and text.isprintable()):
+            raise ValueError("a key has only printable ASCII characters, since it is sent in a header")
+        return value
 
     @field_validator("admin_key", "secret_key")
     @classmethod
@@ -303,6 +314,14 @@ class Settings(BaseSettings):
         return [
             f"{PREFIX}{name.upper()} is not set: {_PURPOSES[name]}" for name in names if getattr(self, name) is None
         ]
+
+
+def _names_a_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
 
 
 _PURPOSES = {

@@ -174,3 +174,18 @@ def test_a_wrong_alert_url_is_told_by_its_place_and_kind_with_the_other_faults(m
 def test_alert_urls_reach_a_child_as_they_are() -> None:
     environment = as_environment(Settings.load(alert_urls=list(ALERT_URLS)))
     assert json.loads(environment["ONELANE_ALERT_URLS"]) == list(ALERT_URLS)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "http://[::1", "http://user:hunter2/x@host", "http://host:99999", "http://host:0"]
+)
+def test_an_address_that_is_none_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError, match="ONELANE_URL: it must be like http://host:port") as caught:
+        Settings.load(url=url)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["ключ", "a\nb", "k\x00"])
+def test_a_key_that_fits_no_header_is_told(key: str) -> None:
+    with pytest.raises(SettingsError, match="ONELANE_API_KEY: a key has only printable ASCII"):
+        Settings.load(api_key=key)
