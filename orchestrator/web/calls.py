@@ -115,9 +115,9 @@ class Api:
         return decode_json(body), True
 
     async def _caller(self, request: Request, raw: bytes) -> None:
-        """Below /v1 even a path that leads nowhere asks for the key first."""
+        """Below /v1 even a path that leads nowhere asks for the key first, and counts as a call of it."""
         if raw == b"/v1" or raw.startswith((b"/v1/", b"/v1:")):
-            await self._authenticated(request)
+            self._service.limits.check_key((await self._authenticated(request)).key_id)
 
     async def _authenticated(self, request: Request) -> Caller:
         """Who calls, unless the address has guessed too often.

@@ -85,6 +85,15 @@ def test_a_key_that_calls_too_often_is_429_and_others_are_not(serve: Serve, cloc
     assert own.get("/v1/jobs").status_code == 200
 
 
+def test_calls_that_lead_nowhere_count_too(serve: Serve) -> None:
+    """Each of them looks its key up in the database, as any other call."""
+    api = serve(rate_limit_key="3/hour")
+    assert [api.get("/v1/nothing").status_code, api.delete("/v1/jobs").status_code] == [404, 405]
+    assert api.get("/v1/accounts/%FF").status_code == 422
+    for method, path in (("GET", "/v1/nothing"), ("DELETE", "/v1/jobs"), ("GET", "/v1/accounts/%FF")):
+        assert refused(api(method, path)), path
+
+
 def test_streams_health_and_metrics_are_not_counted(serve: Serve) -> None:
     api = serve(rate_limit_key="3/hour", rate_limit_address="3/hour")
     job = api.post("/v1/accounts/acme/jobs", JOB).json()
