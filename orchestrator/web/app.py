@@ -48,7 +48,7 @@ from . import (
 )
 from .calls import Api
 from .json_text import to_json
-from .middleware import EveryAnswer
+from .middleware import SECURITY_HEADERS, EveryAnswer
 from .openapi import build
 from .problems import CODES_BY_STATUS, Problem, problem_of, problem_response
 from .routing import Route, RouteTable
@@ -141,5 +141,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _on_exception(request: Request, error: Exception) -> Response:
-    log.error("request %s failed", request.scope.get("onelane.request_id", ""), exc_info=error)
-    return problem_response(problem_of(error))
+    """Starlette answers with this from outside of every middleware, so it brings its own headers."""
+    request_id = request.scope.get("onelane.request_id", "")
+    log.error("request %s failed", request_id, exc_info=error)
+    response = problem_response(problem_of(error))
+    response.headers.update({**SECURITY_HEADERS, "X-Request-Id": request_id})
+    return response

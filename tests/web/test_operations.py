@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from starlette.routing import Route as StarletteRoute
 from starlette.testclient import TestClient
 
 from orchestrator.jobs import Jobs
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.web.app import ROUTES, create_app
+from orchestrator.web.middleware import SECURITY_HEADERS
 from orchestrator.web.problems import PROBLEMS
 from tests.servers import ValkeyProcess, start_valkey
 from tests.web.conftest import ADMIN_KEY, JOB, Api, Bench
@@ -103,6 +105,22 @@ def test_an_unexpected_error_is_500_without_its_text(api: Api, monkeypatch: pyte
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "secret" not in answer.text
     assert "Traceback" not in answer.text
+
+
+def test_what_another_route_did_not_expect_is_answered_as_ours(runtime: Runtime) -> None:
+    """Of routes beside the table, such as a dashboard's: Starlette answers for them, from outside of the middleware."""
+
+    async def broken(request: Any) -> Any:
+        raise RuntimeError("SELECT secret FROM /srv/onelane")
+
+    app = create_app(runtime, extra_routes=[StarletteRoute("/page", broken)])
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.get("/page", headers={"X-Request-Id": "abc-123"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert "secret" not in answer.text
+    assert answer.headers["x-request-id"] == "abc-123"
+    for name, value in SECURITY_HEADERS.items():
+        assert answer.headers[name] == value
 
 
 def test_request_ids_are_taken_over_when_harmless(api: Api) -> None:
