@@ -28,7 +28,7 @@ def read_jobs(file: str, pipeline: str | None) -> list[Line]:
     """
     text = read_text("FILE", file if file == "-" else f"@{file}")
     lines: list[Line] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

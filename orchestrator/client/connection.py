@@ -13,7 +13,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 from urllib.parse import quote, urlsplit
@@ -197,8 +197,8 @@ class Connection:
                 if answer.status_code >= 400:
                     answer.read()
                     raise api_error(answer)
-                for line in answer.iter_lines():
-                    yield json_text.loads(line)
+                # At line feeds alone: a text may hold U+2028 and its like, at which `iter_lines` would cut it.
+                yield from map(json_text.loads, _by_line_feed(answer.iter_bytes()))
         except (httpx2.TransportError, ValueError) as error:
             raise self._not_reachable(error) from error
 
@@ -230,6 +230,18 @@ class Api:
 def given(**values: Any) -> dict[str, Any]:
     """Those of the values that are not None."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _by_line_feed(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    begun: list[bytes] = []
+    for chunk in chunks:
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
+            yield b"".join((*begun, piece))
+            begun = []
+        begun.append(rest)
+    if any(begun):
+        yield b"".join(begun)
 
 
 def segment(value: str) -> str:

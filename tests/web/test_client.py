@@ -126,6 +126,16 @@ def test_what_answers_otherwise_is_not_onelane(monkeypatch: pytest.MonkeyPatch) 
         onelane.jobs.get("1")
 
 
+def test_an_export_is_cut_into_lines_at_line_feeds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other characters that end a line for Python stand in people's texts."""
+    text = "one\u2028two\u2029three\x85four"
+    content = f'{{"type": "draft", "data": "{text}"}}\n{{"type": "end"}}\n'.encode()
+    answer = httpx2.Response(200, content=iter([content[:25], content[25:60], content[60:]]))
+    onelane, _ = scripted(monkeypatch, answer)
+    first, end = onelane.accounts.export("acme")
+    assert (first["data"], end) == (text, {"type": "end"})
+
+
 def test_each_kind_of_refusal_has_its_class(address: tuple[str, int], onelane: Onelane) -> None:
     job = onelane.jobs.create("acme", "sample", JOB["input"])  # type: ignore[arg-type]
     onelane.jobs.cancel(job["id"])

@@ -136,6 +136,8 @@ def test_jobs_come_from_a_file_or_from_standard_input(
     typed('{"topic": "a"}\n{"topic": "b"}\n')
     assert command("jobs", "batch", "acme", "--pipeline", "sample", "--idempotency-key", "k", "--ids") == first
     assert len(first.splitlines()) == 2
+    typed('{"topic": "one line\u2028of JSON"}\n')
+    assert len(command("jobs", "batch", "acme", "--pipeline", "sample", "--ids").splitlines()) == 1
     typed("nonsense\n")
     assert "line 1 is no JSON" in refused("jobs", "batch", "acme", status=2)
     typed("[1]\n")
