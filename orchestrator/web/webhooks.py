@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tenants.errors import NotFound
+
 from .auth import Access
 from .models.base import Items, Nothing, Query
 from .models.webhooks import DeliveryView, NewWebhookSecretView, WebhookSecretView
@@ -19,8 +21,14 @@ def get_secret(call: Call[Query, Any]) -> Reply:
 
 
 def rotate_secret(call: Call[Query, Nothing]) -> Reply:
-    made = call.service.runtime.webhook_secrets.rotate(call.account)
-    return Reply(made, 201, audit={"after": {name: made[name] for name in ("created_at", "previous_until")}})
+    secrets = call.service.runtime.webhook_secrets
+    try:
+        before: dict[str, Any] | None = secrets.describe(call.account)
+    except NotFound:
+        before = None
+    made = secrets.rotate(call.account)
+    after = {name: made[name] for name in ("created_at", "previous_until")}
+    return Reply(made, 201, audit={"before": before, "after": after})
 
 
 _SECRET = "/v1/accounts/{account}/webhook-secret"  # noqa: S105 - a path

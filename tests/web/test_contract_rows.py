@@ -557,6 +557,11 @@ def make_a_webhook_secret(w: World) -> None:
     answer = w.api.post("/v1/accounts/acme/webhook-secret")
     assert answer.status_code == 201
     assert answer.json()["secret"].startswith("whsec_")
+    shown = w.api.get("/v1/accounts/acme/webhook-secret").json()
+    again = w.api.post("/v1/accounts/acme/webhook-secret").json()
+    second, first = (each["details"] for each in w.api.get("/v1/admin/audit").json()["items"])
+    assert (first["before"], second["before"]) == (None, shown)
+    assert second["after"] == {name: again[name] for name in shown}
 
 
 @row("GET /v1/accounts/{account}/webhook-secret")
@@ -830,7 +835,6 @@ _READ_BUT_TOLD = {"GET /v1/accounts/{account}:export"}
 #: What is made, computed or mended here was not there before.
 _NOTHING_BEFORE = {
     "POST /v1/schedules/{id}:run",
-    "POST /v1/accounts/{account}/webhook-secret",
     "POST /v1/admin/reap",
     "POST /v1/admin/queues:check",
     "POST /v1/admin/reconcile",
