@@ -76,6 +76,8 @@ def set_status(connection: Connection, account: str, status: str) -> str:
         NotFound: the account has not come into being.
         AccountBusy: it is being erased.
     """
+    # The row is held first: asked before, an erasure that begins meanwhile would be overwritten, and not be seen.
+    connection.execute(select(accounts.c.id).where(accounts.c.id == account).with_for_update())
     erasures.refuse(connection, account)
     before: str = fetch(connection, account)["status"]
     connection.execute(update(accounts).where(accounts.c.id == account).values(status=status, updated_at=db_now()))

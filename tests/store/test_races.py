@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Connection, text, update
 
 from orchestrator.jobs import Jobs
 from tenants.columns import db_now
-from tenants.errors import NotAwaitingApproval, OwnershipLost
+from tenants.errors import AccountBusy, NotAwaitingApproval, OwnershipLost
 from tenants.models import Job
-from tenants.store import clock, new_jobs, outcomes
+from tenants.store import accounts, clock, erasures, new_jobs, outcomes
 from tenants.store.new_jobs import StepPlan
 from tenants.store.steps import Gone, Owned, Refused
 
@@ -172,3 +173,32 @@ def test_two_rescuers_take_a_step_once(bench: Bench) -> None:
 
         assert sorted(at_once(lose, lose)) == [False, True]
         assert bench.steps(job_id)[0]["lost"] == 1
+
+
+def test_resume_against_an_erasure_that_begins(bench: Bench) -> None:
+    """Who resumes comes second, and must see the erasure: an account that is active again would make new jobs."""
+    bench.make()
+    begun = threading.Event()
+
+    def begin(connection: Connection) -> str:
+        erasure_id = erasures.begin(connection, "acme", force=False, requested_by="somebody")
+        begun.set()
+        if connection.dialect.name == "postgresql":  # SQLite lets nobody in before this one is through
+            wait_until_blocking(connection)
+        return erasure_id
+
+    with ThreadPoolExecutor(1) as pool:
+        erasing = pool.submit(bench.write, begin)
+        assert begun.wait(60)
+        with pytest.raises(AccountBusy):
+            bench.write(lambda c: accounts.set_status(c, "acme", "active"))
+        erasing.result()
+    assert bench.database.read(lambda c: accounts.fetch(c, "acme"))["status"] == "suspended"
+
+
+def wait_until_blocking(connection: Connection) -> None:
+    """Until another transaction waits for this one."""
+    waiting = text("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid)))")
+    until = time.monotonic() + 60
+    while not connection.execute(waiting).scalar_one():
+        assert time.monotonic() < until, "nobody waits"
