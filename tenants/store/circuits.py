@@ -10,7 +10,7 @@ or cancelled it says nothing, and another one may start a cooldown after it did.
 Invariants
 - Each change is one guarded statement, by the database's clock. Redis is told afterwards; SQL decides at each start.
 - One canary at a time: letting one through puts `until` off in the same statement, so that whoever comes second finds
-  it in the future; and none is let through while the one before runs.
+  it in the future; and none is let through while the one before runs, for which `until` is put off again.
 """
 
 from __future__ import annotations
@@ -122,7 +122,11 @@ def reopen(connection: Connection, owned: Owned, policy: CircuitPolicy) -> bool:
 
 
 def let_canary_start(connection: Connection, lane: str, account: str, step_id: str, run_token: int) -> bool:
-    """Make this attempt the canary, if the time has come and none runs. It has yet to take its step."""
+    """Make this attempt the canary, if the time has come and none runs. It has yet to take its step.
+
+    While one runs `until` is put off nonetheless: Redis, which is told of it, would otherwise let the whole queue come
+    and be refused, again and again for as long as the canary takes.
+    """
     runs = (
         select(1)
         .where(
@@ -132,13 +136,17 @@ def let_canary_start(connection: Connection, lane: str, account: str, step_id: s
         )
         .exists()
     )
-    return bool(
-        connection.execute(
-            update(circuits)
-            .where(_of(account, lane), circuits.c.opened_at.is_not(None), circuits.c.until <= db_now(), ~runs)
-            .values(until=db_now(circuits.c.cooldown_seconds), canary_step_id=step_id, canary_run_token=run_token)
-        ).rowcount
-    )
+    canary = connection.execute(
+        update(circuits)
+        .where(_of(account, lane), circuits.c.opened_at.is_not(None), circuits.c.until <= db_now())
+        .values(
+            until=db_now(circuits.c.cooldown_seconds),
+            canary_step_id=case((runs, circuits.c.canary_step_id), else_=step_id),
+            canary_run_token=case((runs, circuits.c.canary_run_token), else_=run_token),
+        )
+        .returning(circuits.c.canary_step_id, circuits.c.canary_run_token)
+    ).one_or_none()
+    return canary is not None and tuple(canary) == (step_id, run_token)
 
 
 def completed(connection: Connection, owned: Owned) -> None:

@@ -215,6 +215,8 @@ def test_a_canary_longer_than_the_cooldown_stays_the_only_one(breaker: Breaker, 
     breaker.own()
     breaker.let_time_come()
     assert isinstance(breaker.start(slot=1), Refused)
+    (found,) = bench.database.read(lambda c: made_settings.of_accounts(c, ["acme"]))
+    assert [pause.reason for pause in found.pauses] == ["circuit_open"], "Redis must not let the rest come meanwhile"
     shown = circuits.view(bench.database.read(lambda c: circuits.of_lane(c, "publish", "acme")))
     assert shown is not None
     assert shown["status"] == "half_open"
