@@ -13,7 +13,7 @@ from ..client import ExportCut, Resource
 from . import FAILED
 from .context import Caller, Limit, expand_options, read_time
 from .options import AccountArgument
-from .output import console, fail, print_table
+from .output import console, fail, print_lines, print_table
 
 admin_keys = typer.Typer(help="Make, list, replace and end API keys with scope admin.", no_args_is_help=True)
 
@@ -34,7 +34,7 @@ def export_account(account: AccountArgument, caller: Caller) -> None:
     with caller.connect() as onelane:
         try:
             for line in onelane.accounts.export(account):
-                sys.stdout.write(json_text.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+                print_lines([json_text.dumps(line, ensure_ascii=False, separators=(",", ":"))])
         except ExportCut as error:
             fail(str(error))
             raise typer.Exit(FAILED) from None

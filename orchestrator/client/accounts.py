@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from .connection import Api, Event, given, segment
-from .errors import ExportCut
+from .errors import ExportCut, NotReachable
 from .types import (
     Account,
     AccountSummary,
@@ -87,11 +87,16 @@ class AccountsApi(Api):
         """Everything held of the account, line by line: a header, `{type, data}` for each row, and `{type: end}`.
 
         Raises:
-            ExportCut: after the last line that came: the stream had no end, so there is more.
+            ExportCut: after the last line that came: the stream had no end, or broke off, so there is more.
         """
         last: dict[str, Any] = {}
-        for last in self._connection.lines(f"/v1/accounts/{segment(account)}:export"):
-            yield last
+        try:
+            for last in self._connection.lines(f"/v1/accounts/{segment(account)}:export"):
+                yield last
+        except NotReachable as error:
+            if not last:
+                raise
+            raise ExportCut(f"the export of account {account!r} was cut: {error}") from error
         if last.get("type") != "end":
             raise ExportCut(f"the export of account {account!r} was cut: {last.get('detail') or 'it has no last line'}")
 

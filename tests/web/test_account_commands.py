@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.cli.app import run
-from orchestrator.client import ExportCut, Onelane
+from orchestrator.client import ExportCut, NotReachable, Onelane
 from orchestrator.client.connection import Connection
 from orchestrator.doctor import Finding, examine
 from orchestrator.loops.eraser import Eraser
@@ -49,6 +52,31 @@ def test_the_clients_export_says_when_it_was_cut(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Connection, "lines", lambda self, path: iter([{"type": "header"}, cut]))
     with Onelane("http://127.0.0.1:1", "key") as onelane, pytest.raises(ExportCut, match="cannot be reached"):
         list(onelane.accounts.export("acme"))
+
+
+def test_an_export_that_breaks_off_is_cut(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not 3, "no service answers": half of it stands in a file by then."""
+
+    def broken(self: Connection, path: str) -> Iterator[dict[str, Any]]:
+        yield {"type": "header"}
+        raise NotReachable("the connection was reset")
+
+    monkeypatch.setattr(Connection, "lines", broken)
+    assert run(["accounts", "export", "acme"]) == 1
+    assert "was cut: the connection was reset" in capsys.readouterr().err
+
+
+def test_an_export_whose_reader_has_gone_is_141(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "nobody reads")
+
+    monkeypatch.setattr(Connection, "lines", lambda self, path: iter([{"type": "header"}, {"type": "end"}]))
+    monkeypatch.setattr("orchestrator.cli.output.close_quietly", lambda: None)
+    monkeypatch.setattr("sys.stdout", Gone())
+    assert run(["accounts", "export", "acme"]) == 141
 
 
 def test_an_account_is_erased_and_waited_for(command: Command, runtime: Runtime, new_job: Any) -> None:
