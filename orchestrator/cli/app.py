@@ -12,7 +12,7 @@ from ..client import ApiError, NotReachable
 from ..data_folder import FolderBusy, FolderUnusable
 from ..ports import PortBusy
 from ..settings import SettingsError
-from . import FAILED, INTERRUPTED, NOT_REACHABLE, OK, PIPE_CLOSED, WRONG_SETTINGS, context, resources
+from . import FAILED, INTERRUPTED, NOT_REACHABLE, OK, PIPE_CLOSED, USAGE, WRONG_SETTINGS, context, resources
 from .context import DataDir, Json
 from .output import close_quietly, fail
 
@@ -132,6 +132,10 @@ def run(arguments: list[str] | None = None) -> int:
     # A user's own pipelines may lie in the working directory; at the end of the path they hide nothing of ours.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        if not argument.isprintable() and any("\ud800" <= each <= "\udfff" for each in argument):
+            fail(f"{argument.encode(errors='surrogateescape')!r} is no UTF-8")  # no request could carry it
+            return USAGE
     try:
         # Wrong usage and `typer.Exit` end here too: typer prints what is to be said and raises SystemExit.
         app(args=arguments)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import typer
 
-from ..client import InvalidRequest, JobRequest, Onelane, Resource
-from .context import read_text
+from ..client import InvalidRequest, JobRequest, Onelane, OnelaneClientError, Resource
+from .context import parse_json, read_text
 from .output import say
 
 #: As many jobs as the API takes at once.
@@ -32,7 +31,7 @@ def read_jobs(file: str, pipeline: str | None) -> list[Line]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except ValueError as error:
             raise typer.BadParameter(f"FILE: line {number} is no JSON: {error}") from None
         if not isinstance(value, dict):
@@ -46,16 +45,17 @@ def accept(onelane: Onelane, account: str, lines: Sequence[Line], key: str | Non
 
     Raises:
         InvalidRequest: a thousand has a fault, told by its line; those before it were accepted.
+        OnelaneClientError: a thousand was refused, or nobody answered; those before it were accepted.
     """
     for number, chunk in enumerate(_chunks(lines)):
         jobs = [cast("JobRequest", job) for _, job in chunk]
         own = None if key is None else f"{key}.{number}"
         try:
             yield from onelane.jobs.create_many(account, jobs, idempotency_key=own)
-        except InvalidRequest as error:
+        except OnelaneClientError as error:
             if number:
                 say(f"{number * AT_ONCE} jobs before line {chunk[0][0]} were accepted")
-            raise _by_line(error, chunk) from None
+            raise (_by_line(error, chunk) if isinstance(error, InvalidRequest) else error) from None
 
 
 def _chunks(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:

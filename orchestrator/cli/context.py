@@ -191,9 +191,23 @@ def read_json(option: str, text: str, kind: type[dict[str, Any] | list[Any]]) ->
         BadParameter: it can't be read, is no JSON, or not of that kind.
     """
     try:
-        value = json_text.loads(read_text(option, text))
+        value = parse_json(read_text(option, text))
     except ValueError as error:
         raise typer.BadParameter(f"{option}: {error}") from None
     if not isinstance(value, kind):
         raise typer.BadParameter(f"{option}: it must be a JSON {'object' if kind is dict else 'array'}")
+    return value
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text that can be sent on.
+
+    Raises:
+        ValueError: it is no JSON, or Python takes it and no request can carry it: NaN, half a character, too deep.
+    """
+    try:
+        value = json_text.loads(text)
+        json_text.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     return value

@@ -57,6 +57,21 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ['{"x": NaN}', '{"x": "\\ud800"}', '{"x": ' + "[" * 100_000 + "]" * 100_000 + "}"])
+def test_json_that_no_request_can_carry_is_2(value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "input").write_text(value)
+    told = ["--key", "k", "--url", "http://127.0.0.1:9"]
+    assert run(["jobs", "create", "acme", "blog", "--input", "@input", *told]) == 2
+    assert run(["jobs", "batch", "acme", "input", *told]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_argument_that_is_no_text_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """A byte that is no UTF-8 reaches Python as half a character."""
+    assert run(["accounts", "get", "\udcff", "--key", "k", "--url", "http://127.0.0.1:9"]) == 2
+    assert "b'\\xff' is no UTF-8" in capsys.readouterr().err
+
+
 def test_wrong_settings_are_4_and_all_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,6 +154,17 @@ def test_more_than_a_thousand_go_in_thousands(
     assert command("jobs", "list", "--ids").splitlines() == made_ids[::-1]
 
 
+def test_a_batch_that_is_refused_half_way_says_what_was_accepted(
+    command: Command, refused: Refused, typed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.cli.batches.AT_ONCE", 2)
+    command("accounts", "limits", "set", "acme", "--max-waiting", "3", "--default")
+    typed('{"topic": "a"}\n' * 4)
+    said = refused("jobs", "batch", "acme", "--pipeline", "sample", status=1)
+    assert "2 jobs before line 3 were accepted" in said
+    assert "queue_full" in said
+
+
 def test_artifacts_are_listed_and_saved(command: Command, runtime: Runtime, bench: Bench, tmp_path: Path) -> None:
     job = made(command)
     save(runtime, bench.start(job), "../shot.png", "image/png", PICTURE)
