@@ -180,6 +180,7 @@ ROUTES = [
         "Let nothing of the tenant queue start",
         {200: QueueView},
         "Queues",
+        codes=("account_busy",),
         exists=exists,
     ),
     Route(
@@ -190,6 +191,7 @@ ROUTES = [
         "End the tenant queue's pause, and close its circuit",
         {200: QueueView},
         "Queues",
+        codes=("account_busy",),
         exists=exists,
     ),
     Route(

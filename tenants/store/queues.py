@@ -10,6 +10,7 @@ from sqlalchemy import Connection, RowMapping, case, func, or_, select, update
 from ..columns import db_now, upsert
 from ..models import Job, Step, TenantQueue
 from . import deliveries
+from .accounts import ensure_account
 from .events import NewEvent, record
 
 steps, jobs, tenant_queues = Step.__table__, Job.__table__, TenantQueue.__table__
@@ -88,7 +89,12 @@ def pause_of(connection: Connection, lane: str, account: str) -> dict[str, Any]:
 
 
 def set_paused(connection: Connection, lane: str, account: str, paused: bool, *, reason: str | None = None) -> None:
-    """Write a pause of the tenant queue down, or its end."""
+    """Write a pause of the tenant queue down, or its end.
+
+    Raises:
+        AccountBusy: the account is being erased.
+    """
+    ensure_account(connection, account)
     values = {"paused": paused, "paused_until": None, "reason": reason}
     statement = upsert(connection, tenant_queues).values(lane=lane, account=account, **values)
     connection.execute(statement.on_conflict_do_update(index_elements=["lane", "account"], set_=values))

@@ -136,6 +136,8 @@ def test_nothing_of_the_account_comes_into_being_while_it_goes(
         ("POST", f"{account}/keys", {}),
         ("POST", f"{account}/webhook-secret", {}),
         ("POST", f"{account}:resume", {}),
+        ("POST", "/v1/admin/queues/publish/acme:pause", {}),
+        ("POST", "/v1/admin/queues/publish/acme:resume", {}),
         ("PUT", f"{account}/limits", {}),
         ("PUT", f"{account}/session", {"storage_state": {}}),
         ("PUT", f"{account}/target", {"publisher": "demo", "base_url": "http://127.0.0.1:9999"}),
@@ -149,7 +151,7 @@ def test_nothing_of_the_account_comes_into_being_while_it_goes(
     for method, path, body in tried:
         answer = api(method, path, body)
         assert (answer.status_code, answer.json()["code"]) in ((409, "account_busy"), (404, "not_found")), path
-        assert (answer.status_code == 404) == (path == f"{account}:resume")
+        assert (answer.status_code == 404) == path.endswith((":pause", ":resume"))
     finish(api, eraser, erasure_id)
     assert api.get(account).status_code == 404
     assert own.get("/v1/jobs").status_code == 401, "its keys went too"
