@@ -3,9 +3,9 @@
 stopping (what runs ends) → removing (rows and files go) → checking (Redis is emptied; nothing is left) → completed
 
 Invariants
-- From the first moment the account is suspended and its keys are revoked, so nothing of it starts; and while the
-  erasure is not finished nothing of it comes into being: whoever makes a row for an account asks `refuse` first, or
-  holds a row that the erasure must remove.
+- From the first moment the account is suspended, so nothing of it starts; and while the erasure is not finished nothing
+  of it comes into being: whoever makes a row for an account asks `refuse` first, or holds a row that the erasure must
+  remove. Its keys open until they are removed too, for what is still there.
 - What was removed is counted in the transaction that removes it, so the counts are true whatever dies in between.
 - One at a time moves an erasure on: its row is held, and others leave it out.
 """
@@ -30,13 +30,13 @@ from sqlalchemy import (
 
 from ..columns import db_now, seconds_since
 from ..errors import AccountBusy, NotFound
-from ..models import Account, ApiKey, Artifact, Erasure, Fire, Job, Schedule, Step, new_id
+from ..models import Account, Artifact, Erasure, Fire, Job, Schedule, Step, new_id
 from . import holdings
 from .holdings import Holding
 from .listings import Page, newest_first
 
 erasures, accounts, jobs, steps = Erasure.__table__, Account.__table__, Job.__table__, Step.__table__
-artifacts, keys = Artifact.__table__, ApiKey.__table__
+artifacts = Artifact.__table__
 schedules, fires = Schedule.__table__, Fire.__table__
 
 #: What an erasure removes outside of the database.
