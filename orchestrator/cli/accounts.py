@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..client import Resource
+from ..client import NotFound, Onelane, Resource
 from .context import Caller, Limit, Watch, expand_options, load, read_json, read_time
 from .jobs import print_event
 from .options import AccountArgument, WithAccountStatus
@@ -173,10 +173,18 @@ def set_limits(
     if not changes and not lanes and not default:
         raise typer.BadParameter("name at least one limit, or --default")
     with caller.connect() as onelane:
-        kept: dict[str, Any] = {} if default else dict(onelane.accounts.get(account)["limits"])
+        kept: dict[str, Any] = {} if default else _limits_now(onelane, account)
         for lane, values in lanes.items():
             kept["lanes"] = {**kept.get("lanes", {}), lane: {**kept.get("lanes", {}).get(lane, {}), **values}}
         caller.show(onelane.accounts.put_limits(account, **{**kept, **changes}), _print_limits)
+
+
+def _limits_now(onelane: Onelane, account: str) -> dict[str, Any]:
+    """The account's limits; none where it comes into being with those that are set now."""
+    try:
+        return dict(onelane.accounts.get(account)["limits"])
+    except NotFound:
+        return {}
 
 
 def _number(option: str, text: str) -> int | None:

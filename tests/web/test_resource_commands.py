@@ -158,7 +158,7 @@ def test_a_batch_that_is_refused_half_way_says_what_was_accepted(
     command: Command, refused: Refused, typed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.cli.batches.AT_ONCE", 2)
-    command("accounts", "limits", "set", "acme", "--max-waiting", "3", "--default")
+    command("accounts", "limits", "set", "acme", "--max-waiting", "3")
     typed('{"topic": "a"}\n' * 4)
     said = refused("jobs", "batch", "acme", "--pipeline", "sample", status=1)
     assert "2 jobs before line 3 were accepted" in said
