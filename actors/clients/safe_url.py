@@ -91,7 +91,7 @@ def check_host(
         literal: Address | None = ipaddress.ip_address(name)
     except ValueError:
         literal = None
-    found = (str(literal),) if literal else tuple(dict.fromkeys((resolve or _resolve)(name, port)))
+    found = (str(literal),) if literal else tuple(dict.fromkeys((resolve or resolve_host)(name, port)))
     if not found:
         raise HostNotFound(f"{shown}: the host {name!r} has no address")
     for text in found:
@@ -178,7 +178,12 @@ def _normal_host(host: str, shown: str) -> str:
     return name
 
 
-def _resolve(name: str, port: int) -> Collection[str]:
+def resolve_host(name: str, port: int) -> Collection[str]:
+    """The addresses of a name, as this host's resolver tells them.
+
+    Raises:
+        HostNotFound: it tells none.
+    """
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
+from actors.clients.safe_url import Resolve
 from tenants import webhooks
 from tenants.store.job_lists import JobFilter
 
@@ -20,7 +21,7 @@ from .models.base import Items, Listing, Nothing, Query
 from .models.jobs import JobBatch, JobQuery, JobRequest, JobsQuery, JobSummary, JobView, Rejection, WhyItem
 from .routing import Call, Reply, Route
 from .service import Service
-from .targets import check_reachable
+from .targets import BoundedLookups, check_reachable
 
 #: What making a job can be refused with.
 CREATION_CODES = (
@@ -40,13 +41,16 @@ def create(call: Call[Query, JobRequest]) -> Reply:
 
 
 def create_batch(call: Call[Query, JobBatch]) -> Reply:
-    jobs = [new_job(call, each, ("jobs", index)) for index, each in enumerate(call.body.jobs)]
+    lookups = BoundedLookups()
+    jobs = [new_job(call, each, ("jobs", index), lookups) for index, each in enumerate(call.body.jobs)]
     return Reply({"items": call.service.jobs.create_many(call.account, jobs)}, 202)
 
 
-def new_job(call: Call[Any, Any], wanted: JobRequest, loc: tuple[str | int, ...]) -> NewJob:
+def new_job(
+    call: Call[Any, Any], wanted: JobRequest, loc: tuple[str | int, ...], resolve: Resolve | None = None
+) -> NewJob:
     if wanted.callback_url is not None:
-        check_reachable(wanted.callback_url, call.service.settings.allowed_hosts, (*loc, "callback_url"))
+        check_reachable(wanted.callback_url, call.service.settings.allowed_hosts, (*loc, "callback_url"), resolve)
     return NewJob(
         pipeline=wanted.pipeline,
         input=wanted.input,

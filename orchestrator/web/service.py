@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from actors import Pipeline
 from tenants.database import Database
-from tenants.sealing import Sealer
+from tenants.sealing import Sealer, split_keys
 from tenants.sessions import Sessions
 
 from ..events import EventHub
@@ -74,14 +74,14 @@ class Service:
     def sealer(self) -> Sealer:
         """For secrets in answers that are kept for an idempotency key."""
         secret = self.settings.secret_key
-        return Sealer([key.strip() for key in secret.get_secret_value().split(",")] if secret is not None else [])
+        return Sealer(split_keys(secret.get_secret_value()) if secret is not None else [])
 
     @cached_property
     def signer(self) -> AddressSigner:
         """For addresses that open a file without a key."""
         secret = self.settings.secret_key
         assert secret is not None, "a runtime is not made without one"
-        return AddressSigner([key.strip() for key in secret.get_secret_value().split(",") if key.strip()])
+        return AddressSigner(split_keys(secret.get_secret_value()))
 
     def close(self) -> None:
         self.events.close()

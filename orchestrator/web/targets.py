@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from time import monotonic
 from typing import Any
 
 from actors.clients.publishers import PUBLISHER_NAMES
-from actors.clients.safe_url import HostNotFound, check_url
+from actors.clients.safe_url import HostNotFound, Resolve, check_url, resolve_host
 from actors.errors import UnsafeUrl
 from tenants.errors import Fault, InvalidInput, UnsafeTargetUrl
 from tenants.store import accounts as store
@@ -15,6 +16,9 @@ from .auth import Access
 from .models.accounts import SessionRequest, SessionView, TargetRequest, TargetView
 from .models.base import Query
 from .routing import Call, Reply, Route
+
+#: How long a call may look names up, besides the one that it is looking up then.
+LOOKUP_SECONDS = 10.0
 
 
 def put_target(call: Call[Query, TargetRequest]) -> Reply:
@@ -35,7 +39,31 @@ def _told(target: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"publisher": target["publisher"], "base_url": target["base_url"], "options": sorted(target["options"])}
 
 
-def check_reachable(url: str, allowed_hosts: tuple[str, ...], loc: tuple[str | int, ...]) -> None:
+class BoundedLookups:
+    """Resolves the names of one call: each once, and none when the call's time for that is over.
+
+    A batch can name a thousand hosts whose name servers never answer, which would hold a thread for hours, and the
+    call longer than its idempotency key is held for it.
+    """
+
+    def __init__(self) -> None:
+        self._until = monotonic() + LOOKUP_SECONDS
+        self._known: dict[tuple[str, int], Collection[str]] = {}
+
+    def __call__(self, name: str, port: int) -> Collection[str]:
+        found = self._known.get((name, port))
+        if found is None:
+            try:
+                found = resolve_host(name, port) if monotonic() < self._until else ()
+            except HostNotFound:
+                found = ()
+            self._known[name, port] = found
+        return found
+
+
+def check_reachable(
+    url: str, allowed_hosts: tuple[str, ...], loc: tuple[str | int, ...], resolve: Resolve | None = None
+) -> None:
     """Refuse a caller's URL that leads where it must not.
 
     A host whose name does not resolve now is let through: name servers have bad minutes, and whoever opens the URL
@@ -45,7 +73,7 @@ def check_reachable(url: str, allowed_hosts: tuple[str, ...], loc: tuple[str | i
         UnsafeTargetUrl: it leads to an address that is not allowed, or is malformed.
     """
     try:
-        check_url(url, allowed_hosts)
+        check_url(url, allowed_hosts, resolve=resolve)
     except HostNotFound:
         return
     except UnsafeUrl as error:

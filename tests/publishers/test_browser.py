@@ -142,7 +142,7 @@ def test_a_name_that_changes_its_address_gains_nothing(
     # Given a name that is public when it is looked at for the first time, and private from then on
     _, forbidden = servers
     answers = iter([["192.0.2.1"], ["93.184.216.34"]])
-    monkeypatch.setattr(safe_url, "_resolve", lambda name, port: next(answers, ["127.0.0.1"]))
+    monkeypatch.setattr(safe_url, "resolve_host", lambda name, port: next(answers, ["127.0.0.1"]))
     with browser_for() as browser:
         page = browser.context().new_page()
         for _ in range(2):

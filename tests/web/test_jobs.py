@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from actors.clients.safe_url import HostNotFound
+from orchestrator.web import targets
 from tests.web.conftest import JOB, ON_BOTH, Api, Bench
 
 
@@ -104,6 +106,27 @@ def test_batch_is_all_or_nothing(api: Api) -> None:
     assert len(api.get("/v1/jobs").json()["items"]) == 2
     assert api.post("/v1/accounts/acme/jobs:batch", {"jobs": []}).status_code == 422
     assert api.post("/v1/accounts/acme/jobs:batch", {"jobs": [JOB] * 1001}).status_code == 422
+
+
+def test_a_batch_looks_names_up_for_a_bounded_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each name once, and after ten seconds none: whoever calls the URL judges it again. An address needs no look."""
+    now, asked = [0.0], []
+
+    def slow(host: str, port: int) -> list[str]:
+        asked.append(host)
+        now[0] += 4
+        raise HostNotFound("no name server answers")
+
+    monkeypatch.setattr(targets, "monotonic", lambda: now[0])
+    monkeypatch.setattr(targets, "resolve_host", slow)
+    hosts = [f"{letter}.example" for letter in "aabcdefg"]
+    jobs = [{**JOB, "callback_url": f"https://{host}/{number}"} for number, host in enumerate(hosts)]
+    assert api.post("/v1/accounts/acme/jobs:batch", {"jobs": jobs}).status_code == 202
+    assert asked == ["a.example", "b.example", "c.example"]
+
+    refused = api.post("/v1/accounts/acme/jobs:batch", {"jobs": [*jobs, {**JOB, "callback_url": "http://10.0.0.1/"}]})
+    assert (refused.status_code, refused.json()["code"]) == (422, "unsafe_url")
+    assert refused.json()["errors"][0]["loc"] == ["jobs", 8, "callback_url"]
 
 
 @ON_BOTH
