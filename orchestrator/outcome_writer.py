@@ -193,7 +193,7 @@ class OutcomeWriter:
         *,
         handed_back: bool = False,
     ) -> None:
-        self._database.write(
+        waits = self._database.write(
             lambda connection: outcomes.retry(
                 connection,
                 owned,
@@ -207,7 +207,8 @@ class OutcomeWriter:
         self._record(owned, outcome)
         if owned.canary:
             self._tell_redis_of_circuit(owned)
-        self._let_come_back(owned, message, delay)
+        if waits:
+            self._let_come_back(owned, message, delay)
 
     def _tell_redis_of_circuit(self, owned: Owned) -> None:
         """Pause the tenant queue in Redis too, if this failure has opened its circuit."""

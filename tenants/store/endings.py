@@ -12,7 +12,7 @@ from sqlalchemy import Connection, RowMapping, and_, update
 
 from ..columns import db_now
 from ..models import Job, Step
-from . import deliveries
+from . import deliveries, unknown_outcomes
 from .dispatch import Dispatch
 from .events import NewEvent, record
 
@@ -61,6 +61,8 @@ def end(
             )
             .values(status="cancelled", finished_at=db_now(), due_at=None)
         )
+    if status in ("cancelled", "timed_out"):  # its publish may wait for the target to settle; `outcomes` sees to others
+        unknown_outcomes.leave(connection, [job["id"]], f"the job was ended as {status} before anybody looked")
     record(connection, NewEvent(job["account"], job["id"], "status", {"status": status}))
     # Nothing is sent here: the caller may still write, and the dispatcher loop finds the delivery within a second.
     deliveries.tell(connection, [changed])

@@ -52,8 +52,8 @@ _FIND = """
       AND NOT EXISTS (SELECT 1 FROM tenant_queues q WHERE q.lane = s.lane AND q.account = s.account AND q.paused
                       AND (q.paused_until IS NULL OR q.paused_until > :now))
       AND c.opened_at IS NULL
-      AND :slot < coalesce(json_extract(a.limits, '$.lanes."' || s.lane || '".concurrency'), 1)
-      AND (SELECT count(*) FROM steps t WHERE t.lane = s.lane AND t.account = s.account AND t.status = 'running')
+      AND :slot + (SELECT count(*) FROM steps t WHERE t.lane = s.lane AND t.account = s.account
+                   AND t.status = 'running' AND t.slot > :slot)
           < coalesce(json_extract(a.limits, '$.lanes."' || s.lane || '".concurrency'), 1)
 """
 _TAKE = """
@@ -87,7 +87,9 @@ _END_JOB = """
     UPDATE jobs SET status = 'completed', finished_at = ?, current_step = NULL, error = NULL, result = ?
     WHERE id = ? AND finished_at IS NULL
 """
-_MOVE_JOB = "UPDATE jobs SET status = ?, current_step = ? WHERE id = ? AND finished_at IS NULL"
+_MOVE_JOB = """
+    UPDATE jobs SET status = ?, current_step = ? WHERE id = ? AND finished_at IS NULL AND cancel_requested_at IS NULL
+"""
 _QUEUE = """
     UPDATE steps SET status = ?1, queued_at = CASE WHEN ?1 = 'queued' THEN ?3 ELSE queued_at END
     WHERE id = ?2 AND status = 'pending'
@@ -144,7 +146,7 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispat
     """As `one_statement.complete`.
 
     Raises:
-        OwnershipLost: another attempt owns the step; nothing was written.
+        OwnershipLost: as there.
     """
     text, following = json.dumps(output), owned.following
     status = "completed"
@@ -159,7 +161,8 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispat
         if following is None:
             connection.execute(_END_JOB, (now, text, owned.job_id))
         else:
-            connection.execute(_MOVE_JOB, (status, following.name, owned.job_id))
+            if not connection.execute(_MOVE_JOB, (status, following.name, owned.job_id)).rowcount:
+                return None
             connection.execute(_QUEUE, (status, following.id, now))
         if owned.after_failures:
             connection.execute(_FORGET_FAILURES, (owned.account, owned.lane))

@@ -58,9 +58,9 @@ WITH found AS MATERIALIZED (
            progress = 0, note = '', error = NULL
     FROM found
     WHERE steps.id = found.id AND steps.status IN ('queued', 'retrying') AND steps.run_token = found.seen_token
-      AND %(slot)s::int < found.concurrency
-      AND (SELECT count(*) FROM steps t
-           WHERE t.lane = found.lane AND t.account = found.account AND t.status = 'running') < found.concurrency
+      AND %(slot)s::int + (SELECT count(*) FROM steps t
+           WHERE t.lane = found.lane AND t.account = found.account AND t.status = 'running'
+             AND t.slot > %(slot)s::int) < found.concurrency
     RETURNING steps.run_token, steps.attempt, steps.started_at
 ), noted AS (
     INSERT INTO attempts (id, step_id, job_id, account, lane, number, run_token, slot, worker, started_at)
@@ -97,7 +97,7 @@ _QUEUED = """), queued AS (
 
 _COMPLETE_TEXT = """
 WITH held AS MATERIALIZED (
-    SELECT id FROM jobs WHERE id = %(job_id)s::varchar FOR UPDATE
+    SELECT id FROM jobs WHERE id = %(job_id)s::varchar/* goes on */ FOR UPDATE
 ), done AS (
     UPDATE steps SET status = 'completed', output = %(output)s::json, progress = 100,
            finished_at = clock_timestamp(), slot = NULL, worker_id = NULL, error = NULL
@@ -125,9 +125,13 @@ _FORGOTTEN = """), forgotten AS (
       AND circuits.lane = %(lane)s::varchar AND circuits.opened_at IS NULL"""
 
 
+#: A job that somebody wants cancelled does not go on; that is out of the ordinary.
+_GOES_ON = " AND cancel_requested_at IS NULL"
+
+
 def _completion(moved: str, queued: str, forgotten: str) -> str:
     text = _COMPLETE_TEXT.replace("/* moved */", moved).replace("/* queued */", queued)
-    return text.replace("/* forgotten */", forgotten)
+    return text.replace("/* forgotten */", forgotten).replace("/* goes on */", _GOES_ON if queued else "")
 
 
 #: By whether another step follows, and whether there may be failures in a row, which are over now: without those
@@ -199,7 +203,8 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispat
     """As `outcomes.complete`; not for a best-effort step that is the job's last (its result is another step's).
 
     Raises:
-        OwnershipLost: another attempt owns the step; nothing was written.
+        OwnershipLost: another attempt owns the step, or the job does not go on although a step follows; nothing was
+            written, and `outcomes.complete` tells which.
         Unavailable, CommitUnknown: as `Database.run_one`.
     """
     following = owned.following

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from ..columns import db_now
 from ..errors import OwnershipLost
 from ..models import Attempt, DeadLetter, Job, Step, new_id
-from . import alerts, circuits, deliveries, endings, publications
+from . import alerts, circuits, deliveries, endings, unknown_outcomes
 from .circuits import CircuitPolicy
 from .dispatch import Dispatch
 from .events import NewEvent, record
@@ -39,6 +39,7 @@ _MOVE_JOB = (
     update(jobs)
     .where(jobs.c.id == bindparam("its_job"), jobs.c.finished_at.is_(None))
     .values(status=bindparam("its_status"), current_step=bindparam("its_step"))
+    .returning(jobs.c.cancel_requested_at)
 )
 _QUEUE_NEXT = (
     update(steps)
@@ -56,7 +57,7 @@ def complete(connection: Connection, owned: Owned, output: dict[str, Any]) -> Di
     """Keep the output, and queue the next step in the same transaction.
 
     Returns the next step to hand to Redis, or None when none is queued (the job awaits approval, or ended and has no
-    webhook to call).
+    webhook to call). A job that somebody wants cancelled ends here if another step would follow.
 
     Raises:
         OwnershipLost: another attempt owns the step; nothing was written.
@@ -75,10 +76,14 @@ def complete(connection: Connection, owned: Owned, output: dict[str, Any]) -> Di
         error=None,
     )
     _close_attempt(connection, owned, "completed", None)
-    following = _queue_next(connection, owned) or delivery
     if owned.canary or owned.after_failures:
         circuits.completed(connection, owned)
-    record(connection, *events, NewEvent(owned.account, owned.job_id, "status", {"status": status}))
+    record(connection, *events)
+    if status is None:
+        endings.end(connection, owned.job, "cancelled")
+        return None
+    following = _queue_next(connection, owned) or delivery
+    record(connection, NewEvent(owned.account, owned.job_id, "status", {"status": status}))
     return following
 
 
@@ -91,12 +96,14 @@ def retry(
     delay_seconds: float,
     handed_back: bool = False,
     circuit: CircuitPolicy | None = None,
-) -> None:
+) -> bool:
     """Let the step wait and be tried again. A failure spends an attempt; a snooze, a busy provider and a loss do not.
 
     A loss counts against a budget of its own, except when the worker handed the step back in an orderly stop. The
     attempt's own message comes back by itself after the delay, so the step counts as dispatched. A canary that fails
     opens its circuit again, whether it has attempts left or not.
+
+    A job that somebody wants cancelled ends instead, and does not sit out a backoff first; then it gives back False.
 
     Raises:
         OwnershipLost: another attempt owns the step.
@@ -116,16 +123,21 @@ def retry(
         values["attempt"] = steps.c.attempt - 1
     if outcome == "lost" and not handed_back:
         values["lost"] = steps.c.lost + 1
-    _set_job(connection, owned, "queued", owned.name)
+    goes_on = _set_job(connection, owned, "queued", owned.name)
     guarded(connection, owned, **values)
     _close_attempt(connection, owned, outcome, error)
     if owned.canary and spends and circuit is not None:
         circuits.reopen(connection, owned, circuit)
+    if not goes_on:
+        record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, "cancelled")))
+        endings.end(connection, owned.job, "cancelled")
+        return False
     record(
         connection,
         NewEvent(owned.account, owned.job_id, "step", step_event(owned, values["status"])),
         NewEvent(owned.account, owned.job_id, "status", {"status": "queued"}),
     )
+    return True
 
 
 def fail(
@@ -253,7 +265,10 @@ def _end_or_move_on(connection: Connection, owned: Owned, status: str, error: di
         endings.end(connection, owned.job, status, error=job_error, failed_step=owned.name)
     else:
         job_status, _ = _move_on(connection, owned, None)  # the dispatcher loop finds a delivery within a second
-        record(connection, NewEvent(owned.account, owned.job_id, "status", {"status": job_status}))
+        if job_status is None:
+            endings.end(connection, owned.job, "cancelled")
+        else:
+            record(connection, NewEvent(owned.account, owned.job_id, "status", {"status": job_status}))
     return error
 
 
@@ -279,7 +294,7 @@ def _leave_letter(
 
 def _with_unknown_outcome(connection: Connection, owned: Owned, error: dict[str, Any]) -> dict[str, Any]:
     """The error of a step that ends for good; when it leaves a publish started, nobody knows what became of that."""
-    if not publications.leave_unknown(connection, owned.job_id, error["message"]):
+    if not unknown_outcomes.leave(connection, [owned.job_id], error["message"]):
         return error
     return {
         "code": "outcome_unknown",
@@ -287,16 +302,15 @@ def _with_unknown_outcome(connection: Connection, owned: Owned, error: dict[str,
     }
 
 
-def _move_on(connection: Connection, owned: Owned, output: dict[str, Any] | None) -> tuple[str, Dispatch | None]:
+def _move_on(connection: Connection, owned: Owned, output: dict[str, Any] | None) -> tuple[str | None, Dispatch | None]:
     """Move the job to its next step, or complete it; gives back its status, and the webhook's delivery if it ended.
 
-    `output` is None after a failure.
+    `output` is None after a failure. The status is None when somebody wants the job cancelled: the caller ends it.
     """
     if owned.following is None:
         return "completed", _complete_job(connection, owned, output)
     status = "awaiting_approval" if owned.following_awaits_approval else "queued"
-    _set_job(connection, owned, status, owned.following.name)
-    return status, None
+    return status if _set_job(connection, owned, status, owned.following.name) else None, None
 
 
 def _complete_job(connection: Connection, owned: Owned, output: dict[str, Any] | None) -> Dispatch | None:
@@ -321,16 +335,22 @@ def _complete_job(connection: Connection, owned: Owned, output: dict[str, Any] |
     return told[0] if told else None
 
 
-def _set_job(connection: Connection, owned: Owned, status: str, step: str) -> None:
-    connection.execute(_MOVE_JOB, {"its_job": owned.job_id, "its_status": status, "its_step": step})
+def _set_job(connection: Connection, owned: Owned, status: str, step: str) -> bool:
+    """Set the status of a job that goes on; False when somebody wants it cancelled, so that the caller ends it.
+
+    The job's row is held from here on. Whoever cancelled it before saw a step that ran, and left its end to that.
+    """
+    moved = connection.execute(_MOVE_JOB, {"its_job": owned.job_id, "its_status": status, "its_step": step})
+    row = moved.one_or_none()
+    return row is None or row.cancel_requested_at is None
 
 
 def _queue_next(connection: Connection, owned: Owned) -> Dispatch | None:
     if owned.following is None:
         return None
     statement = _LET_NEXT_AWAIT if owned.following_awaits_approval else _QUEUE_NEXT
-    connection.execute(statement, {"its_id": owned.following.id})
-    return None if owned.following_awaits_approval else owned.following
+    queued = connection.execute(statement, {"its_id": owned.following.id}).rowcount
+    return owned.following if queued and not owned.following_awaits_approval else None
 
 
 def _close_attempt(connection: Connection, owned: Owned, outcome: str, error: dict[str, Any] | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 
 from ..database import Database
+from ..errors import OwnershipLost
 from . import on_sqlite, one_statement, outcomes, steps
 from .dispatch import Dispatch
 from .steps import Gone, Owned, Refused
@@ -39,5 +40,10 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispat
     ends_with_a_call = owned.following is None and owned.job["callback_url"] is not None
     if (owned.required or owned.following is not None) and not ends_with_a_call and not owned.canary:
         complete_quickly = one_statement.complete if database.dialect == "postgresql" else on_sqlite.complete
-        return complete_quickly(database, owned, output)
+        try:
+            return complete_quickly(database, owned, output)
+        except OwnershipLost:
+            if owned.following is None:
+                raise
+            # Or it is owned, and its job was cancelled meanwhile: the long way tells, and ends the job.
     return database.write(lambda connection: outcomes.complete(connection, owned, output))

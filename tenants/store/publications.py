@@ -16,7 +16,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from ..columns import db_now, seconds_since
 from ..errors import DraftChanged, NotFound, PublicationNotUnknown
 from ..models import Attempt, Draft, Publication, new_id
-from . import alerts, usage
+from . import unknown_outcomes, usage
 from .steps import Owned, still_owned
 
 log = logging.getLogger(__name__)
@@ -215,36 +215,8 @@ def unknown(connection: Connection, owned: Owned, reason: str) -> None:
     _move(connection, owned, ("started", "unknown"), status="unknown", note=reason)
     _mark_draft(connection, owned, "needs_review")
     entry = connection.execute(select(publications).where(publications.c.job_id == owned.job_id)).mappings().one()
-    _alert(connection, entry)
+    unknown_outcomes.alert(connection, entry)
     log.warning("job %s: nobody can tell whether its publish took effect, a person must look: %s", owned.job_id, reason)
-
-
-def leave_unknown(connection: Connection, job_id: str, reason: str) -> bool:
-    """A job ends while a publish of it is started: a person must look. False when none is."""
-    entry = (
-        connection.execute(
-            update(publications)
-            .where(publications.c.job_id == job_id, publications.c.status == "started")
-            .values(status="unknown", note=reason[:500], updated_at=db_now())
-            .returning(publications)
-        )
-        .mappings()
-        .one_or_none()
-    )
-    if entry is not None:
-        connection.execute(
-            update(drafts)
-            .where(drafts.c.job_id == job_id)
-            .values(status="needs_review", version=drafts.c.version + 1, updated_at=db_now())
-        )
-        log.warning("job %s ends with a publish whose outcome is unknown, a person must look: %s", job_id, reason)
-        _alert(connection, entry)
-    return entry is not None
-
-
-def _alert(connection: Connection, entry: RowMapping) -> None:
-    details = {"job_id": entry["job_id"], "draft_id": entry["draft_id"], "publication_id": entry["id"]}
-    alerts.note(connection, "needs_review", account=entry["account"], subject=(), details=details, once_per_job=True)
 
 
 def awaiting_review(connection: Connection) -> int:

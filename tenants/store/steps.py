@@ -3,8 +3,10 @@
 Invariants
 - A step is `running` for one attempt only: the one whose `run_token` stands in the row. A write with another token
   changes nothing, and the caller gets `OwnershipLost`.
-- P1 by the database: a start takes a slot below the tenant queue's concurrency, the unique index on running slots
-  holds, and no more run than the concurrency allows, whatever Redis says.
+- P1 by the database, whatever Redis says: running slots are unique (an index), and a start on slot s needs
+  s + 1 + (running steps on higher slots) to be within the concurrency. So however many start at one moment, none of
+  which sees another, the highest of their slots bounds them all; a mere count would let each of them see room where
+  the concurrency was lowered and steps on slots beyond it still run.
 - A job's row is locked first by whoever starts, ends or cancels it, so that these take turns and never in a ring.
 
 The statements of the hot path are built once, at import: building one costs more than the database takes to run it.
@@ -21,6 +23,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Integer,
     RowMapping,
     and_,
     bindparam,
@@ -134,11 +137,15 @@ _LOAD = (
     .with_for_update(of=jobs)
 )
 
+_slot = bindparam("its_slot", type_=Integer)
 _twin = steps.alias("twin")
-_running = (
+_running_higher = (
     select(func.count())
     .where(
-        _twin.c.lane == bindparam("its_lane"), _twin.c.account == bindparam("its_account"), _twin.c.status == "running"
+        _twin.c.lane == bindparam("its_lane"),
+        _twin.c.account == bindparam("its_account"),
+        _twin.c.status == "running",
+        _twin.c.slot > _slot,
     )
     .scalar_subquery()
 )
@@ -148,13 +155,13 @@ _TAKE = (
         steps.c.id == bindparam("step_id"),
         steps.c.status.in_(("queued", "retrying")),
         steps.c.run_token == bindparam("seen_token"),
-        _running < bindparam("most"),
+        _slot + _running_higher < bindparam("most"),
     )
     .values(
         status="running",
         run_token=steps.c.run_token + 1,
         attempt=steps.c.attempt + 1,
-        slot=bindparam("its_slot"),
+        slot=_slot,
         worker_id=bindparam("its_worker"),
         started_at=db_now(),
         due_at=None,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from tenants.columns import db_now
 from tenants.errors import DraftChanged, NotFound, OwnershipLost, PublicationNotUnknown
-from tenants.models import Draft, Publication
-from tenants.store import outcomes, publications
+from tenants.models import Alert, Draft, Job, Publication
+from tenants.store import clock, endings, outcomes, publications, queues
 from tenants.store.steps import Owned
 
 from .conftest import Bench
@@ -115,6 +117,38 @@ def test_a_job_that_ends_with_a_started_publish_leaves_it_to_a_person(bench: Ben
     bench.write(lambda c: outcomes.fail(c, publishing, outcome="failed", error=error, traceback=None, message={}))
     assert (entry(bench)["status"], draft(bench)["status"]) == ("unknown", "needs_review")
     assert bench.job(publishing.job_id)["error"]["code"] == "outcome_unknown"
+
+
+def run_the_clock(bench: Bench, job_id: str) -> None:
+    table = Job.__table__
+    bench.write(lambda c: c.execute(update(table).where(table.c.id == job_id).values(deadline_at=db_now(-1))))
+    bench.write(lambda c: clock.end_at_deadline(c, limit=10))
+
+
+ENDS_WHILE_WAITING: dict[str, Callable[[Bench, Owned], Any]] = {
+    "cancelled": lambda bench, owned: bench.write(lambda c: endings.end(c, bench.job(owned.job_id), "cancelled")),
+    "timed_out": lambda bench, owned: run_the_clock(bench, owned.job_id),
+    "queue emptied": lambda bench, owned: bench.write(
+        lambda c: queues.cancel_waiting(c, owned.lane, owned.account, limit=10)
+    ),
+}
+
+
+@pytest.mark.parametrize("end", list(ENDS_WHILE_WAITING))
+def test_a_job_that_ends_while_its_publish_settles_leaves_it_to_a_person(
+    bench: Bench, publishing: Owned, end: str
+) -> None:
+    """The step waits for the settling time to look at the target, and nobody will look any more."""
+    bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
+    bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
+    bench.write(lambda c: outcomes.retry(c, publishing, outcome="snoozed", error=None, delay_seconds=30))
+    ENDS_WHILE_WAITING[end](bench, publishing)
+    assert bench.job(publishing.job_id)["finished_at"] is not None
+    assert (entry(bench)["status"], draft(bench)["status"]) == ("unknown", "needs_review")
+    (told,) = bench.database.read(lambda c: c.execute(select(Alert.__table__)).mappings().all())
+    assert (told["kind"], told["job_id"]) == ("needs_review", publishing.job_id)
+    bench.write(lambda c: publications.settle_by_hand(c, entry(bench)["id"], url=None, external_id=None))
+    assert (entry(bench)["status"], draft(bench)["status"]) == ("intent", "pending_publish")
 
 
 def test_a_person_settles_an_unknown_outcome(bench: Bench, publishing: Owned) -> None:

@@ -15,7 +15,7 @@ from orchestrator.jobs import Jobs
 from tenants.columns import db_now
 from tenants.errors import AccountBusy, NotAwaitingApproval, OwnershipLost
 from tenants.models import Job
-from tenants.store import accounts, clock, erasures, new_jobs, outcomes
+from tenants.store import accounts, clock, erasures, new_jobs, outcomes, steps
 from tenants.store.new_jobs import StepPlan
 from tenants.store.steps import Gone, Owned, Refused
 
@@ -149,14 +149,81 @@ def test_cancel_against_complete(bench: Bench, steering: Jobs) -> None:
     for number in range(ROUNDS):
         job_id, first = bench.make(account=f"account {number}")
         owned = bench.own(first.id)
-        following, _ = at_once(
+        at_once(
             lambda owned=owned: bench.complete(owned, {}),  # type: ignore[misc]
             lambda job_id=job_id: steering.cancel(job_id),  # type: ignore[misc]
         )
-        assert following is not None
-        assert isinstance(bench.start(following.id), Gone)
+        # Whoever came second has ended it; nobody has to claim the next step for that.
         assert bench.job(job_id)["status"] == "cancelled"
         assert [step["status"] for step in bench.steps(job_id)] == ["completed", "cancelled"]
+        assert isinstance(bench.start(bench.steps(job_id)[1]["id"]), Gone)
+
+
+WAITS: dict[str, Callable[[Connection, Owned], Any]] = {
+    "retry": lambda c, owned: outcomes.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=500),
+    "snooze": lambda c, owned: outcomes.retry(c, owned, outcome="snoozed", error=ERROR, delay_seconds=86_400),
+    "hand back": lambda c, owned: outcomes.retry(
+        c, owned, outcome="lost", error=ERROR, delay_seconds=0, handed_back=True
+    ),
+    "best effort": lambda c, owned: outcomes.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}),
+    "complete": lambda c, owned: outcomes.complete(c, owned, {}),
+}
+
+
+@pytest.mark.parametrize("ends", list(WAITS))
+@pytest.mark.parametrize("approval", [False, True])
+def test_a_cancelled_job_waits_for_nothing(bench: Bench, steering: Jobs, ends: str, approval: bool) -> None:
+    """The step ends by itself before its worker has seen the cancel: no backoff, queue or approval is sat out first."""
+    plan = (StepPlan("first", "generate", ends != "best effort", 3), StepPlan("publish", "publish", True, 3))
+    job_id, first = bench.make(steps=plan, approval=approval)
+    owned = bench.own(first.id)
+    _, ended = steering.cancel(job_id)
+    assert not ended, "its step runs"
+    assert not bench.write(lambda c: WAITS[ends](c, owned)), "there is nothing to send and nothing that comes back"
+    job = bench.job(job_id)
+    assert (job["status"], job["finished_at"] is not None) == ("cancelled", True)
+    assert {step["status"] for step in bench.steps(job_id)} <= {"completed", "failed", "cancelled"}
+    assert bench.attempts(job_id)[0]["outcome"] is not None
+    assert bench.start(first.id) == bench.start(first.id)
+    assert isinstance(bench.start(first.id), Gone)
+
+
+@pytest.mark.parametrize("ends", ["retry", "best effort"])
+def test_cancel_against_what_the_step_does_by_itself(bench: Bench, steering: Jobs, ends: str) -> None:
+    plan = (StepPlan("first", "generate", ends != "best effort", 3), StepPlan("publish", "publish", True, 3))
+    for number in range(ROUNDS):
+        job_id, first = bench.make(account=f"account {number}", steps=plan)
+        owned = bench.own(first.id)
+        at_once(
+            lambda owned=owned: bench.write(lambda c: WAITS[ends](c, owned)),  # type: ignore[misc]
+            lambda job_id=job_id: steering.cancel(job_id),  # type: ignore[misc]
+        )
+        assert bench.job(job_id)["status"] == "cancelled"
+        assert {step["status"] for step in bench.steps(job_id)} <= {"failed", "cancelled"}
+
+
+def test_starts_at_one_moment_in_a_narrowed_tenant_queue(bench: Bench) -> None:
+    """Redis was lost and offers slots 0 and 1 at once, while a step still runs on a slot beyond the new concurrency.
+
+    Neither of the two starts sees the other; what they count must not let both through.
+    """
+    bench.limit("acme", {"lanes": {"generate": {"concurrency": 3}}})
+    made = [bench.make()[1].id for _ in range(3)]
+    bench.own(made[0], slot=2)
+    bench.limit("acme", {"lanes": {"generate": {"concurrency": 2}}})
+
+    def start_both(connection: Connection) -> tuple[Any, Any]:
+        one = steps.start(connection, made[1], worker_id="w1", slot=0)
+        return one, bench.start(made[2], slot=1)
+
+    if bench.database.dialect == "postgresql":
+        answers = bench.write(start_both)
+    else:  # which has one writer at a time
+        answers = bench.start(made[1], slot=0), bench.start(made[2], slot=1)
+    assert isinstance(answers[0], Owned)
+    assert isinstance(answers[1], Refused)
+    bench.complete(answers[0], {})
+    assert isinstance(bench.start(made[2], slot=0), Owned), "the lower slots are free for whoever comes"
 
 
 def test_two_rescuers_take_a_step_once(bench: Bench) -> None:
