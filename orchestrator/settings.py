@@ -114,6 +114,8 @@ class Settings(BaseSettings):
     keep_completed_jobs: int = Field(default=100, ge=0)
     keep_failed_jobs: int = Field(default=50, ge=0)
     keep_jobs_seconds: float = Field(default=86400, ge=0)
+    #: Ended jobs that are older go, whatever their number.
+    keep_jobs_at_most_seconds: float = Field(default=90 * 86400, ge=0)
     #: Bytes of memory for one step's process; None: no limit.
     step_memory_limit: int | None = Field(default=None, ge=64 * 1024 * 1024)
     #: `/metrics` asks for this key when it is set.

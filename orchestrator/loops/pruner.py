@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from sqlalchemy import Connection
-
 from tenants.store import alerts, backoffs, circuits, schedules
 from tenants.store import pruning as store
 
@@ -25,7 +23,9 @@ class Pruner:
 
     name = "pruner"
     interval_seconds = 300.0
+    #: Jobs removed in one transaction, and looked for at once.
     batch = 100
+    looked_for = 1000
 
     def __init__(self, runtime: Runtime, retention: store.Retention | None = None) -> None:
         self._runtime = runtime
@@ -33,32 +33,32 @@ class Pruner:
             completed=runtime.settings.keep_completed_jobs,
             failed=runtime.settings.keep_failed_jobs,
             grace=runtime.settings.keep_jobs_seconds,
+            max_age=runtime.settings.keep_jobs_at_most_seconds,
         )
 
     def run_once(self) -> bool:
-        """One batch; True when there may be more."""
+        """Some batches; True when there may be more."""
         database, retention = self._runtime.database, self._retention
-
-        def jobs(connection: Connection) -> store.Pruned:
-            return store.prune_jobs(connection, retention, limit=self.batch)
-
-        def rest(connection: Connection) -> int:
-            return store.prune_rest(connection, retention, limit=10 * self.batch)
-
-        pruned = database.write(jobs)
-        # The rows are gone and committed: a crash here leaves files that nothing names, never a row without its file.
-        self._remove_files(pruned.paths)
-        others = database.write(rest)
+        found = store.candidates(database, retention, limit=self.looked_for)
+        removed = 0
+        for first in range(0, len(found), self.batch):
+            pruned = store.remove(database, found[first : first + self.batch])
+            # The rows are gone and committed: a crash here leaves files that nothing names, never a row without its
+            # file.
+            self._remove_files(pruned.paths)
+            removed += pruned.jobs
+        others = store.prune_rest(database, retention, limit=self.looked_for)
         others += database.write(
-            lambda connection: schedules.forget_fires(connection, retention.events, limit=10 * self.batch)
+            lambda connection: schedules.forget_fires(connection, retention.events, limit=self.looked_for)
         )
         database.write(backoffs.forget_past)
         database.write(lambda connection: alerts.forget(connection, older_than=ALERT_SECONDS))
         database.write(lambda connection: circuits.forget(connection, older_than=FAILURES_SECONDS))
         close_if_turned_off(self._runtime)
-        if pruned.jobs:
-            log.info("%d ended job(s) were removed", pruned.jobs)
-        return pruned.jobs >= self.batch or others >= 10 * self.batch
+        if removed:
+            log.info("%d ended job(s) were removed", removed)
+        # Found and not removed: somebody holds or needs them now. The next round looks again.
+        return (removed > 0 and len(found) >= self.looked_for) or others >= self.looked_for
 
     def _remove_files(self, paths: Iterable[str]) -> None:
         for path in paths:

@@ -2,16 +2,25 @@
 
 Kept per account: the newest ended jobs, so many completed and so many that failed, and whatever is younger than a
 grace. A job that has an open dead letter or a publication whose outcome is unknown stays, whatever its age.
+
+Invariants
+- What may go is looked for without holding anything: the look goes over many rows, and on SQLite nobody could write
+  meanwhile. Only its result is written, in small transactions that last some milliseconds.
+- A job goes only if it has ended and is needed by nobody at the moment at which its row is held. One that was let go
+  on since the look (`:retry`, a replay) stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select
 
 from ..columns import db_now
+from ..database import Database
 from ..models import (
     Artifact,
     DeadLetter,
@@ -28,6 +37,10 @@ from . import deliveries, usage
 jobs, steps, events = Job.__table__, Step.__table__, Event.__table__
 drafts, publications, dead_letters = Draft.__table__, Publication.__table__, DeadLetter.__table__
 artifacts, workers, idempotency_keys = Artifact.__table__, Worker.__table__, IdempotencyKey.__table__
+
+#: Rows of one job may be many (each call of `ctx.log` is an event): those go first, so many at a time.
+ROWS_AT_ONCE = 2000
+_ACCOUNTS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +66,43 @@ class Pruned:
     paths: tuple[str, ...]
 
 
-def prune_jobs(connection: Connection, retention: Retention, *, limit: int) -> Pruned:
-    """Remove up to `limit` ended jobs beyond what is kept, with everything that hangs on them.
+def candidates(database: Database, retention: Retention, *, limit: int) -> list[str]:
+    """Up to `limit` ended jobs beyond what is kept, as it is now; `remove` looks again at each."""
+    found: dict[str, None] = {}
+    for ids in _looks(database, retention, limit):
+        found.update(dict.fromkeys(ids))
+        if len(found) >= limit:
+            break
+    return list(found)[:limit]
+
+
+def remove(database: Database, ids: Sequence[str]) -> Pruned:
+    """Remove those of these jobs that have ended and are not needed, with everything that hangs on them.
 
     The deliveries of their webhooks go with them, and count.
     """
-    ids = _beyond_the_numbers(connection, retention, limit)
-    if retention.max_age is not None and len(ids) < limit:
-        ids = list({*ids, *_too_old(connection, retention.max_age, limit - len(ids))})
+    while database.write(lambda connection: _thin_out(connection, _held(connection, ids))):
+        continue
+    return database.write(lambda connection: _remove(connection, _held(connection, ids)))
+
+
+def _held(connection: Connection, ids: Sequence[str]) -> list[str]:
+    """Those that may go, held against whoever lets one go on; without those that somebody else holds."""
+    statement = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.finished_at.is_not(None), ~_needed())
+    return list(connection.execute(statement.with_for_update(skip_locked=True)).scalars())
+
+
+def _thin_out(connection: Connection, ids: Sequence[str]) -> bool:
+    """Remove events of the jobs while they have very many; False when what is left goes with the jobs."""
+    some = select(events.c.seq).where(events.c.job_id.in_(ids)).limit(ROWS_AT_ONCE)
+    numbers = connection.execute(some).scalars().all()
+    if len(numbers) < ROWS_AT_ONCE:
+        return False
+    connection.execute(delete(events).where(events.c.seq.in_(numbers)))
+    return True
+
+
+def _remove(connection: Connection, ids: list[str]) -> Pruned:
     if not ids:
         return Pruned(0, ())
     ids += deliveries.ids_of(connection, ids)
@@ -84,65 +126,88 @@ def _own() -> ColumnElement[bool]:
     return jobs.c.ended_job_id.is_(None)
 
 
-def _beyond_the_numbers(connection: Connection, retention: Retention, limit: int) -> list[str]:
-    """Ended jobs with more than the kept number of newer ones of their kind in their account."""
-    found: list[str] = []
-    kinds = ((jobs.c.status == "completed", retention.completed), (jobs.c.status != "completed", retention.failed))
-    for of_kind, kept in kinds:
-        accounts = connection.execute(
-            select(jobs.c.account)
-            .where(jobs.c.finished_at.is_not(None), of_kind, _own())
-            .group_by(jobs.c.account)
-            .having(func.count() > kept)
-            .limit(limit)
-        ).scalars()
-        for account in accounts.all():
-            mine = and_(jobs.c.account == account, jobs.c.finished_at.is_not(None), of_kind, _own())
-            oldest_kept = (
-                select(jobs.c.seq).where(mine).order_by(jobs.c.seq.desc()).offset(kept).limit(1).scalar_subquery()
-            )
-            rows = connection.execute(
-                select(jobs.c.id)
-                .where(mine, jobs.c.seq <= oldest_kept, jobs.c.finished_at < db_now(-retention.grace), ~_needed())
-                .order_by(jobs.c.seq)
-                .limit(limit - len(found))
-            )
-            found += rows.scalars()
-            if len(found) >= limit:
-                return found
-    return found
+def _looks(database: Database, retention: Retention, limit: int) -> Iterator[Sequence[str]]:
+    """Looks for jobs to remove, each a short transaction that only reads."""
+    if retention.max_age is not None:
+        age = retention.max_age
+        yield database.read(lambda connection: _too_old(connection, age, limit))
+    for of_kind, kept in (
+        (jobs.c.status == "completed", retention.completed),
+        (jobs.c.status != "completed", retention.failed),
+    ):
+        ended = and_(jobs.c.finished_at.is_not(None), of_kind, _own())
+        after, grace = "", retention.grace
+        while names := database.read(partial(_crowded, ended=ended, kept=kept, grace=grace, after=after)):
+            for name in names:
+                yield database.read(partial(_beyond, ended=ended, kept=kept, grace=grace, account=name, limit=limit))
+            after = names[-1]
+
+
+def _crowded(connection: Connection, ended: ColumnElement[bool], kept: int, grace: float, after: str) -> Sequence[str]:
+    """The next accounts that have more ended jobs than are kept, at least one of them older than the grace."""
+    statement = (
+        select(jobs.c.account)
+        .where(ended, jobs.c.account > after)
+        .group_by(jobs.c.account)
+        .having(func.count() > kept, func.min(jobs.c.finished_at) < db_now(-grace))
+        .order_by(jobs.c.account)
+        .limit(_ACCOUNTS_AT_ONCE)
+    )
+    return connection.execute(statement).scalars().all()
+
+
+def _beyond(
+    connection: Connection, *, ended: ColumnElement[bool], kept: int, grace: float, account: str, limit: int
+) -> Sequence[str]:
+    """An account's ended jobs with more than the kept number of newer ones of their kind, oldest first."""
+    mine = and_(jobs.c.account == account, ended)
+    oldest_kept = select(jobs.c.seq).where(mine).order_by(jobs.c.seq.desc()).offset(kept).limit(1).scalar_subquery()
+    statement = (
+        select(jobs.c.id)
+        .where(mine, jobs.c.seq <= oldest_kept, jobs.c.finished_at < db_now(-grace), ~_needed())
+        .order_by(jobs.c.seq)
+        .limit(limit)
+    )
+    return connection.execute(statement).scalars().all()
 
 
 def _too_old(connection: Connection, max_age: float, limit: int) -> Sequence[str]:
-    return (
-        connection.execute(
-            select(jobs.c.id)
-            .where(jobs.c.finished_at < db_now(-max_age), _own(), ~_needed())
-            .order_by(jobs.c.finished_at)
-            .limit(limit)
-        )
-        .scalars()
-        .all()
+    statement = (
+        select(jobs.c.id)
+        .where(jobs.c.finished_at < db_now(-max_age), _own(), ~_needed())
+        .order_by(jobs.c.finished_at)
+        .limit(limit)
     )
+    return connection.execute(statement).scalars().all()
 
 
-def prune_rest(connection: Connection, retention: Retention, *, limit: int) -> int:
+def prune_rest(database: Database, retention: Retention, *, limit: int) -> int:
     """Remove up to `limit` rows each of old events, idempotency keys and stopped workers; gives back how many."""
+    keys = idempotency_keys.c
+    # Of the events the first are the oldest: there is no index on their time, which each of them would pay for.
+    first = select(events.c.seq, events.c.created_at).order_by(events.c.seq).limit(limit).subquery()
     return (
-        _oldest(connection, events, events.c.seq, events.c.created_at < db_now(-retention.events), limit)
-        + _oldest(
-            connection,
-            idempotency_keys,
-            idempotency_keys.c.scope,
-            idempotency_keys.c.created_at < db_now(-retention.idempotency_keys),
-            limit,
+        _remove_rows(database, events.c.seq, select(first.c.seq).where(first.c.created_at < db_now(-retention.events)))
+        + _remove_rows(
+            database,
+            keys.scope,
+            select(keys.scope)
+            .where(keys.created_at < db_now(-retention.idempotency_keys))
+            .order_by(keys.created_at)
+            .limit(limit),
         )
-        + _oldest(connection, workers, workers.c.id, workers.c.stopped_at < db_now(-retention.workers), limit)
+        + _remove_rows(
+            database,
+            workers.c.id,
+            select(workers.c.id).where(workers.c.stopped_at < db_now(-retention.workers)).limit(limit),
+        )
     )
 
 
-def _oldest(
-    connection: Connection, table: Table, key: ColumnElement[object], old: ColumnElement[bool], limit: int
-) -> int:
-    ids = connection.execute(select(key).where(old).order_by(key).limit(limit)).scalars().all()
-    return connection.execute(delete(table).where(key.in_(ids))).rowcount if ids else 0
+def _remove_rows(database: Database, key: Any, old: Any) -> int:
+    """Remove what a look finds; rows that are old stay so, and nobody else writes them."""
+    ids = database.read(lambda connection: connection.execute(old).scalars().all())
+    if not ids:
+        return 0
+    table: Table = key.table
+    return database.write(lambda connection: connection.execute(delete(table).where(key.in_(ids))).rowcount)

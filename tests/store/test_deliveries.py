@@ -16,7 +16,7 @@ from tenants.store import approvals, clock, deliveries, endings, job_lists, new_
 from tenants.store import jobs as job_store
 from tenants.store.job_lists import JobFilter
 from tenants.store.new_jobs import JobPlan, StepPlan
-from tenants.store.pruning import Retention, prune_jobs
+from tenants.store.pruning import Retention, candidates, remove
 
 from .conftest import Bench
 
@@ -206,7 +206,8 @@ def test_deliveries_are_pruned_with_their_job_and_keep_it_while_they_are_open(be
     none_kept = Retention(completed=0, failed=0, grace=-1.0, max_age=-1.0)
 
     def prune() -> int:
-        return int(bench.write(lambda c: prune_jobs(c, none_kept, limit=100)).jobs)
+        found = candidates(bench.database, none_kept, limit=100)
+        return remove(bench.database, found).jobs if found else 0
 
     assert prune() == 0, "it has not been told yet"
     owned = bench.own(delivery["step_id"])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.event import listens_for
 
 from tenants.columns import db_now
-from tenants.models import Attempt, DeadLetter, Event, Job, Step
-from tenants.store import outcomes, pruning
+from tenants.models import Attempt, DeadLetter, Event, IdempotencyKey, Job, Step, Worker
+from tenants.store import endings, idempotency, jobs, outcomes, pruning, workers
+from tenants.store.events import NewEvent, record
 from tenants.store.new_jobs import StepPlan
 from tenants.store.pruning import Retention
 
@@ -39,8 +42,8 @@ def left(bench: Bench) -> set[str]:
 
 
 def prune(bench: Bench, retention: Retention, limit: int = 100) -> int:
-    pruned: pruning.Pruned = bench.write(lambda c: pruning.prune_jobs(c, retention, limit=limit))
-    return pruned.jobs
+    found = pruning.candidates(bench.database, retention, limit=limit)
+    return pruning.remove(bench.database, found).jobs if found else 0
 
 
 def test_the_newest_of_each_account_stay(bench: Bench, ended: Any) -> None:
@@ -89,5 +92,103 @@ def test_old_events_go(bench: Bench, ended: Any) -> None:
     ended("acme")
     table = Event.__table__
     bench.write(lambda c: c.execute(update(table).values(created_at=db_now(-8 * 24 * 3600))))
-    assert bench.write(lambda c: pruning.prune_rest(c, Retention(), limit=1000)) > 0
+    assert pruning.prune_rest(bench.database, Retention(), limit=1000) > 0
     assert bench.database.read(lambda c: c.execute(select(func.count()).select_from(table)).scalar_one()) == 0
+
+
+def test_old_keys_and_stopped_workers_go_a_few_at_a_time(bench: Bench) -> None:
+    def work(connection: Connection) -> None:
+        for number in range(5):
+            idempotency.claim(connection, f"key {number}", "hash")
+            workers.register(connection, id=f"old {number}", host="h", pid=1, lanes=[], threads=1)
+        age = db_now(-2 * 86400)
+        connection.execute(update(IdempotencyKey.__table__).values(created_at=age))
+        connection.execute(update(Worker.__table__).where(Worker.__table__.c.id != "w1").values(stopped_at=age))
+        idempotency.claim(connection, "young", "hash")
+
+    bench.write(work)
+    assert [pruning.prune_rest(bench.database, Retention(), limit=3) for _ in range(3)] == [6, 4, 0]
+    left = {
+        table: bench.database.read(lambda c, t=table: c.execute(select(t.__table__)).mappings().all())  # type: ignore[misc]
+        for table in (IdempotencyKey, Worker)
+    }
+    assert [row["scope"] for row in left[IdempotencyKey]] == ["young"]
+    assert [row["id"] for row in left[Worker]] == ["w1"]
+
+
+def test_a_job_that_was_let_go_on_since_the_look_stays(bench: Bench, ended: Any) -> None:
+    """The answer to its `:retry` said that it will run."""
+    failed = ended("acme", fail=True)
+    bench.write(lambda c: c.execute(update(DeadLetter.__table__).values(resolution="discarded")))
+    none_kept = Retention(completed=0, failed=0, grace=0.0)
+    found = pruning.candidates(bench.database, none_kept, limit=10)
+    assert found == [failed]
+    bench.write(lambda c: endings.reopen(c, bench.job(failed), bench.steps(failed)[0]))
+    assert pruning.remove(bench.database, found).jobs == 0
+    assert left(bench) == {failed}
+    assert bench.steps(failed)[0]["status"] == "queued"
+
+
+def test_accounts_with_nothing_to_remove_hide_no_others(
+    bench: Bench, ended: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accounts come in pages; those that are crowded with what is needed or young must not fill them all."""
+    monkeypatch.setattr(pruning, "_ACCOUNTS_AT_ONCE", 2)
+    for name in "abcd":
+        for _ in range(3):
+            ended(name, fail=True)  # each leaves an open dead letter
+    goes = [ended("e") for _ in range(4)]
+    assert prune(bench, KEEP_TWO, limit=3) == 2
+    assert left(bench) & set(goes) == set(goes[2:])
+
+
+def test_a_job_with_very_many_events_goes_in_small_transactions(
+    bench: Bench, ended: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "ROWS_AT_ONCE", 10)
+    noisy = ended("acme")
+    bench.write(lambda c: record(c, *(NewEvent("acme", noisy, "log", {"n": n}) for n in range(45))))
+    deleted: list[int] = []
+
+    @listens_for(bench.database.engine, "after_cursor_execute")
+    def _(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.startswith("DELETE FROM events"):
+            deleted.append(cursor.rowcount)
+
+    assert prune(bench, Retention(completed=0, grace=0.0)) == 1
+    assert len(deleted) > 4
+    assert max(deleted) <= 10
+
+
+def test_the_look_holds_up_no_writer(bench: Bench, ended: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes over many rows; on SQLite a look that also writes would stop every POST and step meanwhile."""
+    ended("acme")
+    look = pruning._beyond
+    made: list[str] = []
+
+    def slow_look(connection: Connection, **wanted: Any) -> Any:
+        found = look(connection, **wanted)
+        with ThreadPoolExecutor(1) as pool:
+            made.append(pool.submit(bench.make, "other").result(timeout=10)[0])
+        return found
+
+    monkeypatch.setattr(pruning, "_beyond", slow_look)
+    assert prune(bench, Retention(completed=0, grace=0.0)) == 1
+    assert set(made) == left(bench)
+
+
+def test_a_job_that_somebody_holds_is_left_for_later(bench: Bench, ended: Any) -> None:
+    if bench.database.dialect == "sqlite":
+        return  # one writer at a time: nobody can hold anything meanwhile
+    held, free = ended("acme"), ended("acme")
+    none_kept = Retention(completed=0, grace=0.0)
+    found = pruning.candidates(bench.database, none_kept, limit=10)
+
+    def hold(connection: Connection) -> int:
+        jobs.lock(connection, held, None)
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(pruning.remove, bench.database, found).result(timeout=60).jobs
+
+    assert bench.write(hold) == 1
+    assert left(bench) == {held}
+    assert free not in left(bench)

@@ -53,7 +53,8 @@ def test_seconds_are_those_of_attempts_and_stay_when_these_are_pruned(
 
     api.post("/v1/admin/dead-letters:discard", {"filter": {}})
     none_kept = pruning.Retention(completed=0, failed=1, grace=0)
-    assert bench.write(lambda c: pruning.prune_jobs(c, none_kept, limit=100)).jobs == 2
+    found = pruning.candidates(runtime.database, none_kept, limit=100)
+    assert pruning.remove(runtime.database, found).jobs == 2
 
     rows = runtime.database.read(lambda c: c.execute(Usage.__table__.select()).mappings().all())
     assert {row["account"]: row["seconds"] for row in rows} == {"acme": 4.5, "other": 0.0}
