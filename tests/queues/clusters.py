@@ -26,7 +26,7 @@ class Cluster:
     on a starved machine a node may be silent for seconds.
     """
 
-    def __init__(self, folder: Path, *, node_timeout_ms: int = 10_000) -> None:
+    def __init__(self, folder: Path, *, node_timeout_ms: int = 60_000) -> None:
         self.nodes: list[ValkeyProcess] = []
         for number in range(2 * PRIMARIES):
             home = folder / str(number)
@@ -70,9 +70,10 @@ class Cluster:
         return dict(line.split(":", 1) for line in lines if ":" in line).get(name)
 
     def wait_until_whole(self) -> None:
-        """Until every live node says that all slots are served."""
+        """Until every live node says that all slots are served, and takes commands (which it does a while later)."""
         living = [client for client, node in zip(self.clients, self.nodes, strict=True) if node.process.poll() is None]
         until(lambda: all(self._field(client, "cluster_slots_ok") == str(SLOTS) for client in living))
+        until(lambda: all(self._field(client, "cluster_state") == "ok" for client in living))
 
     def primary_of(self, key: str) -> int:
         """The number of the node that holds the key's slot now."""
