@@ -1,13 +1,18 @@
 """Carries settings from SQL, where they are made, to Redis, where they act on the backlog at once.
 
 SQL decides again at each start, so a setting that Redis has not heard of yet is late, never broken: a refused start
-goes back with a short delay. A rebuild of Redis carries everything anew.
+goes back with a short delay. A rebuild of Redis carries everything anew, and a loop (`loops/carrier.py`) carries what
+Redis was not there to hear, and compares both sides all the time.
+
+Invariant: whoever has written to Redis reads SQL once more, and writes again where it says something else by now. So
+of several who carry the same account at a time, the last to write has written what SQL says.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from dramatiq.errors import BrokerConnectionError
 
@@ -19,6 +24,8 @@ from tenants.store import made_settings as store
 log = logging.getLogger(__name__)
 
 _NAMES_AT_ONCE = 500
+#: A setting that changes faster than it is carried is left to the next comparison.
+_MOST_WRITES = 10
 
 
 class QueueSettings:
@@ -28,43 +35,99 @@ class QueueSettings:
         self._database = database
         self._broker = broker
         self._lanes = tuple(lanes)
+        self._mutex = threading.Lock()
+        self._late: set[str] = set()
+        self._lanes_are_late = False
 
     def carry_account(self, account: str) -> bool:
-        """Carry one account's limits and pauses; False when Redis or SQL is away (the next rebuild does it)."""
+        """Carry one account's limits and pauses; False when Redis or SQL is away: `carry_late` does it then."""
         try:
-            self._carry(self._settings_of([account]))
+            self.carry([account])
         except (BrokerConnectionError, QueueError, Unavailable) as error:
             log.warning("Redis has not heard of the settings of account %r yet: %s", account, error)
+            with self._mutex:
+                self._late.add(account)
             return False
         return True
 
     def carry_lanes(self) -> bool:
-        """Carry the lanes' settings; False when Redis is away."""
+        """Carry the lanes' settings; False when Redis or SQL is away: `carry_late` does it then."""
         try:
             self._carry_lanes()
-        except (BrokerConnectionError, QueueError) as error:
+        except (BrokerConnectionError, QueueError, Unavailable) as error:
             log.warning("Redis has not heard of the lanes' settings yet: %s", error)
+            self._lanes_are_late = True
             return False
         return True
 
-    def carry_all(self) -> int:
-        """Carry everything, for a rebuild; gives back the number of accounts that have settings.
+    def carry_late(self) -> None:
+        """Carry what could not be carried before; what cannot be now stays late.
+
+        Raises:
+            dramatiq's ConnectionClosed: Redis is away.
+            Unavailable: the database is.
+        """
+        with self._mutex:
+            late = sorted(self._late)
+        for start in range(0, len(late), _NAMES_AT_ONCE):
+            page = late[start : start + _NAMES_AT_ONCE]
+            with self._mutex:
+                # Before it is carried: what fails meanwhile is noted anew.
+                self._late.difference_update(page)
+            try:
+                self.carry(page)
+            except Exception:
+                with self._mutex:
+                    self._late.update(page)
+                raise
+        if self._lanes_are_late:
+            self._lanes_are_late = False
+            try:
+                self._carry_lanes()
+            except Exception:
+                self._lanes_are_late = True
+                raise
+
+    def carry_all(self) -> None:
+        """Carry everything, for a rebuild.
 
         What Redis has and SQL has not, a pause in an old snapshot for example, is set back to the defaults.
 
         Raises:
             dramatiq's ConnectionClosed: Redis is away.
+            Unavailable: the database is.
         """
         self._carry_lanes()
-        carried, last = 0, ""
+        for names in self.pages():
+            self.carry(names)
+
+    def pages(self) -> Iterator[Sequence[str]]:
+        """The accounts that have settings in SQL, then those that have some in Redis; an account may come twice.
+
+        Raises: as `carry_all`.
+        """
+        last = ""
         while names := self._names_after(last):
-            self._carry(self._settings_of(names))
-            carried += len(names)
+            yield names
             last = names[-1]
         for lane in self._lanes:
-            for found in self._broker.queues_admin.accounts_with_settings(lane):
-                self._carry(self._settings_of(found))
-        return carried
+            yield from self._broker.queues_admin.accounts_with_settings(lane)
+
+    def carry(self, accounts: Sequence[str]) -> int:
+        """Carry these accounts' limits and pauses; gives back how many tenant queues had others in Redis.
+
+        Raises: as `carry_all`.
+        """
+        changed = 0
+        settings = self._settings_of(accounts)
+        for _ in range(_MOST_WRITES):
+            for lane in self._lanes:
+                stored = {each.account: _stored(each, lane) for each in settings}
+                changed += self._broker.queues_admin.set_settings(lane, stored)
+            before, settings = settings, self._settings_of(accounts)
+            if settings == before:
+                break
+        return changed
 
     def _names_after(self, last: str) -> Sequence[str]:
         return self._database.read(
@@ -76,18 +139,23 @@ class QueueSettings:
 
     def _carry_lanes(self) -> None:
         admin = self._broker.queues_admin
-        made = {row["lane"]: row for row in self._database.read(store.lanes_with_settings)}
-        for lane in sorted({*self._lanes, *made}):
-            row = made.get(lane)
-            if row is not None and row["paused"]:
-                admin.pause(lane)
-            else:
-                admin.resume(lane)
-            admin.set_lane_limits(lane, row["global_concurrency"] if row is not None else None)
+        made = self._made_for_lanes()
+        for _ in range(_MOST_WRITES):
+            for lane in sorted({*self._lanes, *made}):
+                paused, global_concurrency = made.get(lane, (False, None))
+                if paused:
+                    admin.pause(lane)
+                else:
+                    admin.resume(lane)
+                admin.set_lane_limits(lane, global_concurrency)
+            before, made = made, self._made_for_lanes()
+            if made == before:
+                break
 
-    def _carry(self, settings: Sequence[store.AccountSettings]) -> None:
-        for lane in self._lanes:
-            self._broker.queues_admin.set_settings(lane, {each.account: _stored(each, lane) for each in settings})
+    def _made_for_lanes(self) -> dict[str, tuple[bool, int | None]]:
+        """Of each lane that somebody configured: whether it is paused, and its global concurrency."""
+        rows = self._database.read(store.lanes_with_settings)
+        return {row["lane"]: (row["paused"], row["global_concurrency"]) for row in rows}
 
 
 def _stored(settings: store.AccountSettings, lane: str) -> StoredSettings:

@@ -31,6 +31,7 @@ class Loops:
 
     def __init__(self, runtime: Runtime) -> None:
         from .alerts import AlertLoop
+        from .carrier import Carrier
         from .dispatcher import DispatchLoop
         from .eraser import Eraser
         from .gauges import GaugeLoop
@@ -49,6 +50,7 @@ class Loops:
             Reaper(runtime),
             Pruner(runtime),
             Reconciler(runtime),
+            Carrier(runtime),
             Eraser(runtime),
             GaugeLoop(runtime),
             AlertLoop(runtime),

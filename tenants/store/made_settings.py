@@ -43,19 +43,25 @@ def of_account(connection: Connection, account: str) -> AccountSettings:
 
 
 def of_accounts(connection: Connection, names: Sequence[str]) -> list[AccountSettings]:
-    """The settings of each of these accounts, in this order."""
+    """The settings of each of these accounts, in this order; equal wherever nothing was changed in between."""
     statement = select(accounts.c.id, accounts.c.status, accounts.c.limits).where(accounts.c.id.in_(names))
     rows = {row.id: row for row in connection.execute(statement)}
     pauses: dict[str, list[QueuePause]] = {}
-    for row in connection.execute(
-        select(tenant_queues).where(
+    paused = (
+        select(tenant_queues)
+        .where(
             tenant_queues.c.account.in_(names),
             tenant_queues.c.paused,
             or_(tenant_queues.c.paused_until.is_(None), tenant_queues.c.paused_until > db_now()),
         )
-    ):
+        .order_by(tenant_queues.c.lane)
+    )
+    for row in connection.execute(paused):
         pauses.setdefault(row.account, []).append(QueuePause(row.lane, row.paused_until, row.reason))
-    for row in connection.execute(select(circuits).where(circuits.c.account.in_(names), circuits.c.until > db_now())):
+    broken = (
+        select(circuits).where(circuits.c.account.in_(names), circuits.c.until > db_now()).order_by(circuits.c.lane)
+    )
+    for row in connection.execute(broken):
         pauses.setdefault(row.account, []).append(QueuePause(row.lane, row.until, "circuit_open"))
     return [_settings(name, rows.get(name), pauses.get(name, ())) for name in names]
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import redis
+from dramatiq.errors import ConnectionClosed
 from sqlalchemy import Connection, update
 
 from orchestrator.dispatch import entry_of
+from orchestrator.loops.carrier import Carrier
 from orchestrator.loops.reconciler import Reconciler
+from orchestrator.queue_settings import QueueSettings
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.models import Account
-from tenants.queues import Entry, QueueLimits
+from tenants.queues import Entry, QueueLimits, StoredSettings
 from tenants.store import queues
 from tenants.store.accounts import ensure_account
 from tenants.store.dispatch import Dispatch
@@ -27,7 +31,9 @@ LIMITS = {"weight": 7, "lanes": {"quick": {"concurrency": 3, "rate": {"limit": 5
 
 @pytest.fixture
 def configured(service: Service) -> Runtime:
+    """Some settings, in SQL alone; nothing but the test carries them."""
     runtime = service.runtime
+    service.loops.stop()
 
     def work(connection: Connection) -> None:
         table = Account.__table__
@@ -63,12 +69,80 @@ def test_settings_survive_the_loss_of_redis(configured: Runtime) -> None:
 def test_a_resumed_account_is_carried(configured: Runtime) -> None:
     configured.queue_settings.carry_account("held")
     configured.broker.enqueue_once(_entry("held"))
-    table = Account.__table__
-    configured.database.write(lambda c: c.execute(update(table).where(table.c.id == "held").values(status="active")))
+    _set_status(configured, "held", "active")
     assert configured.queue_settings.carry_account("held")
-    described = configured.broker.queues_admin.describe("quick", "held")
+    assert not _is_paused(configured, "held")
+
+
+def test_a_setting_that_redis_was_not_there_to_hear_is_carried_later(
+    configured: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis was away for a moment and has lost nothing, so there is no rebuild that would carry it."""
+    settings, admin = configured.queue_settings, configured.broker.queues_admin
+    settings.carry_account("held")
+    configured.broker.enqueue_once(_entry("held"))
+
+    def away(*_: Any) -> int:
+        raise ConnectionClosed("Redis is away")  # type: ignore[no-untyped-call]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(admin, "set_settings", away)
+        _set_status(configured, "held", "active")
+        assert not settings.carry_account("held")
+        with pytest.raises(ConnectionClosed):
+            settings.carry_late()
+    assert _is_paused(configured, "held")
+    settings.carry_late()
+    assert not _is_paused(configured, "held")
+
+
+def test_a_setting_that_nobody_carried_is_found(configured: Runtime) -> None:
+    """The process died after the commit. Once SQL has the setting and Redis has not, once the other way round."""
+    carrier = Carrier(configured)
+    configured.queue_settings.carry_all()
+    for account in ("held", "limited"):
+        configured.broker.enqueue_once(_entry(account))
+    _set_status(configured, "held", "active")
+    _set_status(configured, "limited", "suspended")
+    _until(lambda: not _is_paused(configured, "held") and _is_paused(configured, "limited"), carrier)
+
+
+def test_whoever_carries_an_old_setting_last_sees_it(configured: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process reads SQL, is slow, and writes to Redis after the account was resumed and carried."""
+    other = QueueSettings(configured.database, configured.broker, configured.lanes)
+    admin = configured.broker.queues_admin
+    set_settings = admin.set_settings
+    configured.broker.enqueue_once(_entry("held"))
+
+    def overtaken(lane: str, settings: Mapping[str, StoredSettings]) -> int:
+        monkeypatch.setattr(admin, "set_settings", set_settings)
+        _set_status(configured, "held", "active")
+        assert configured.queue_settings.carry_account("held")
+        return set_settings(lane, settings)
+
+    monkeypatch.setattr(admin, "set_settings", overtaken)
+    assert other.carry_account("held")
+    assert not _is_paused(configured, "held")
+
+
+def _set_status(runtime: Runtime, account: str, status: str) -> None:
+    table = Account.__table__
+    runtime.database.write(lambda c: c.execute(update(table).where(table.c.id == account).values(status=status)))
+
+
+def _is_paused(runtime: Runtime, account: str) -> bool:
+    described = runtime.broker.queues_admin.describe("quick", account)
     assert described is not None
-    assert not described.paused
+    return described.paused
+
+
+def _until(condition: Callable[[], bool], carrier: Carrier) -> None:
+    """Within two passes of the carrier, each of which is a few pages here."""
+    for _ in range(20):
+        carrier.run_once()
+        if condition():
+            return
+    raise AssertionError("the carrier did not mend it")
 
 
 def _entry(account: str) -> Entry:

@@ -1,0 +1,40 @@
+"""Sees to it that Redis hears of every setting: what it was not there to hear, and whatever else differs from SQL.
+
+A setting is committed in SQL and then carried to Redis. Redis may be away at that moment, or the process may die
+between the two; nothing is lost in Redis then, so no rebuild follows, and an account that was resumed would rest for
+ever. So what this process could not carry is carried as soon as Redis is back, and all settings of both sides are gone
+through without an end, a page at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+from ..runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+
+class Carrier:
+    """See the module's docstring."""
+
+    name = "carrier"
+    interval_seconds = 5.0
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._settings = runtime.queue_settings
+        self._pages: Iterator[Sequence[str]] = iter(())
+
+    def run_once(self) -> bool:
+        """One page. A pass that an error has ended begins anew."""
+        self._settings.carry_late()
+        names = next(self._pages, None)
+        if names is None:
+            self._settings.carry_lanes()
+            self._pages = self._settings.pages()
+            names = next(self._pages, ())
+        changed = self._settings.carry(names)
+        if changed:  # also by a pause whose time has passed
+            log.info("%d tenant queue(s) had other settings in Redis than in SQL, and have SQL's now", changed)
+        return False
