@@ -97,6 +97,12 @@ class Execution:
         """Attempts under way."""
         return len(self._running)
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing runs, and no start is under way."""
+        with self._state:
+            return not self._running and not self._starting
+
     def running_ids(self) -> list[str]:
         """The ids of the steps under way."""
         return list(self._running)

@@ -2,7 +2,7 @@
 
 The order of the start matters: guard and zygote first, before any thread or connection exists; then the row that says
 that this worker lives; then claims. The order of the stop: no more claims; the running steps may finish within the
-grace; what still runs is handed back; the row is closed; guard last.
+grace; what still runs is handed back; the row is closed, if nothing runs; guard last.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from prometheus_client import start_http_server
 from actors import Pipeline
 from actors.pipeline import load_pipelines
 from actors.step import Step
+from tenants.errors import Unavailable
 from tenants.queues import current_message
 from tenants.store import workers as store
 
@@ -40,6 +41,10 @@ log = logging.getLogger(__name__)
 
 #: The exit status of a worker that ended itself because it may no longer run steps; whoever started it starts another.
 EXIT_UNFIT = 70
+#: How long a stopping worker waits for its threads, once their steps were to end: for the kills and for the outcomes.
+PATIENCE_SECONDS = 6.0
+#: The same where it may not run steps any more; within the guard's own grace, which ends with the worker's death.
+UNFIT_PATIENCE_SECONDS = 2.0
 #: How long after its steps were ended for its silence a worker is killed by its guard, with what runs in its threads.
 WORKER_GRACE_SECONDS = 2.0
 #: What `ctx.clients` imports at first use. Loaded once here, because each step's child would pay for it again: the
@@ -150,8 +155,22 @@ class WorkerProcess:
             self._stop_in_order(worker, execution)
         finally:
             liveness.stop()
-            guard.stand_down()
+            self._leave(runtime, execution, guard)
+
+    def _leave(self, runtime: Runtime, execution: Execution, guard: Guard) -> None:
+        """Note the orderly stop, if nothing runs any more.
+
+        What nothing can end, a step in a thread, ends with this process and not before. Until then its row must say
+        that this worker may live: with the stop noted, the step would run elsewhere within two seconds, beside itself.
+        """
+        if not execution.is_idle:
+            log.warning("worker %s leaves %d step(s) that it cannot end; they end with it", self.id, execution.busy)
+            return
+        try:
             runtime.database.write(lambda connection: store.stop(connection, self.id))
+        except Unavailable as error:
+            log.warning("worker %s has stopped, and the database does not know: %s", self.id, error)
+        guard.stand_down()  # last: a database that does not even refuse would hold up the leave for ever
 
     def _stop_in_order(self, worker: Worker, execution: Execution) -> None:
         grace = 0.0 if self._unfit else self.settings.shutdown_grace_seconds
@@ -160,8 +179,10 @@ class WorkerProcess:
         timer.daemon = True
         timer.start()
         try:
-            # Ends claims first, then waits for the threads; `hand_back_all` bounds that wait.
-            worker.stop(timeout=int((grace + 30) * 1000))
+            # Ends claims first, then waits for the threads; `hand_back_all` bounds that wait, except where a step in a
+            # thread goes on. If this worker may not run it any more, that one must end, and does so with the process.
+            patience = UNFIT_PATIENCE_SECONDS if self._unfit else PATIENCE_SECONDS
+            worker.stop(timeout=int((grace + patience) * 1000))
         finally:
             timer.cancel()
 

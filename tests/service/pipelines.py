@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from actors import Pipeline, ProviderBusy, Reject, Retry, StepContext, step
+from actors import Pipeline, ProviderBusy, Reject, Retry, Snooze, StepContext, step
 
 
 class Orders(BaseModel):
     """What the steps are to do."""
 
     do: Literal[
-        "return", "fail", "fail_once", "reject", "retry_once", "busy_once", "hang", "exit", "wait", "wait_and_fail_once"
+        "return",
+        "fail",
+        "fail_once",
+        "reject",
+        "retry_once",
+        "busy_once",
+        "snooze_once",
+        "hang",
+        "exit",
+        "grow",
+        "wait",
+        "wait_and_fail_once",
     ] = "return"
     #: A folder in which a step notes that it ran, and looks for `go` when it waits.
     folder: str | None = None
@@ -36,9 +48,13 @@ def obey(ctx: StepContext[Orders]) -> dict[str, Any]:
             raise Retry(0.05, "again")
         case "busy_once" if seen(ctx) == 1:
             raise ProviderBusy(0.05, "gemini:test", "quota")
+        case "snooze_once" if seen(ctx) == 1:
+            raise Snooze(datetime.now(UTC) + timedelta(seconds=0.1), "later")
         case "hang":
             while True:
                 time.sleep(0.05)
+        case "grow":
+            grow()
         case "wait" | "wait_and_fail_once":
             while not (Path(orders.folder or "/nonexistent") / "go").exists():
                 time.sleep(0.01)
@@ -49,6 +65,14 @@ def obey(ctx: StepContext[Orders]) -> dict[str, Any]:
     ctx.progress(50, "half")
     note(ctx, "end")
     return {"attempt": ctx.attempt, "pid": os.getpid(), "account": ctx.account}
+
+
+def grow() -> None:
+    """Take more and more memory."""
+    kept = []
+    while True:
+        kept.append(bytearray(16 << 20))
+        time.sleep(0.01)
 
 
 def note(ctx: StepContext[Orders], what: str) -> None:
@@ -70,6 +94,18 @@ def quick(ctx: StepContext[Orders]) -> dict[str, Any]:
 
 @step(lane="apart", time_limit=60, max_attempts=2, backoff=(0.05, 0.1), isolation="process", effect="idempotent")
 def apart(ctx: StepContext[Orders]) -> dict[str, Any]:
+    return obey(ctx)
+
+
+@step(
+    lane="apart",
+    time_limit=60,
+    max_attempts=1,
+    isolation="process",
+    effect="idempotent",
+    memory_limit=400 << 20,
+)
+def small(ctx: StepContext[Orders]) -> dict[str, Any]:
     return obey(ctx)
 
 
@@ -102,6 +138,7 @@ def hanging(ctx: StepContext[Orders]) -> dict[str, Any]:
 PIPELINES = [
     Pipeline("quick", input=Orders, steps=[quick]),
     Pipeline("apart", input=Orders, steps=[apart]),
+    Pipeline("small", input=Orders, steps=[small]),
     Pipeline("hurried", input=Orders, steps=[hurried]),
     Pipeline("patient", input=Orders, steps=[patient, last]),
     Pipeline("chain", input=Orders, steps=[quick, last, extra]),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import signal
+import threading
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from sqlalchemy import Connection, update
@@ -48,6 +50,54 @@ def test_a_stopped_worker_comes_back_to_nothing(service: Service) -> None:
         assert job["status"] == "completed"
         assert [attempt["outcome"] for attempt in job["steps"][0]["attempts"]] == ["lost", "completed"]
         assert notes(service, job_id) == ["start", "start", "end"]
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)  # whose clock is not this host's to stop
+def test_a_host_that_is_paused_comes_back_to_nothing(service: Service) -> None:
+    """Worker, guard, keepers and steps stand still together until all runs elsewhere: nobody is there to watch."""
+    worker = service.work()
+    in_process = service.make("patient", account="in a process", do="wait")
+    in_thread = service.make("quick", account="in a thread", do="wait")
+    for job_id in (in_process, in_thread):
+        service.until(lambda job_id=job_id: service.began(job_id), "the step to begin")  # type: ignore[misc]
+    host = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
+    assert {"onelane-guard", "onelane-keeper", "onelane-step"} <= {each.name() for each in host}
+    for each in host:
+        each.suspend()
+    service.work()
+    for job_id in (in_process, in_thread):
+        service.until(
+            lambda job_id=job_id: notes(service, job_id).count("start") == 2,  # type: ignore[misc]
+            "the step to begin elsewhere",
+        )
+    for each in host:
+        each.resume()
+    assert worker.wait(timeout=90) in (-signal.SIGKILL, 70)
+    _, alive = psutil.wait_procs(host, timeout=60)
+    assert not alive
+    service.go()
+    for job_id in (in_process, in_thread):
+        job = service.wait(job_id)
+        assert [attempt["outcome"] for attempt in job["steps"][0]["attempts"]] == ["lost", "completed"]
+        assert notes(service, job_id) == ["start", "start", "end"]
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+def test_what_a_stopping_worker_cannot_end_runs_nowhere_else_before_the_worker_is_gone(service: Service) -> None:
+    """A step in a thread outlives the grace: noting the stop would give it away while it goes on."""
+    worker = service.work()
+    job_id = service.make("quick", do="wait")
+    service.until(lambda: service.began(job_id), "the step to begin")
+    service.work()
+    worker.send_signal(signal.SIGTERM)
+    seen_at_the_end = []
+    while worker.poll() is None:
+        seen_at_the_end = notes(service, job_id)
+        threading.Event().wait(0.05)
+    assert seen_at_the_end == ["start"]
+    assert worker.returncode == 0
+    assert len(service.live_workers()) == 2, "it counts as alive until its time is over, and keeps its step until then"
+    assert service.job(job_id)["steps"][0]["status"] == "running"
 
 
 def set_concurrency(service: Service, account: str, lane: str, number: int) -> None:

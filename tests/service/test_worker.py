@@ -39,8 +39,11 @@ def test_what_becomes_of_jobs(service: Service) -> None:
             ("busy", "quick", "busy_once"),
             ("crash", "apart", "exit"),
             ("hang", "hurried", "hang"),
+            ("snooze", "quick", "snooze_once"),
+            ("memory", "small", "grow"),
         ]
     }
+    made["deadline"] = service.make("patient", account="account deadline", do="hang", deadline=1.0)
     ended = {name: service.wait(job_id) for name, job_id in made.items()}
     assert {name: job["status"] for name, job in ended.items()} == {
         "plain": "completed",
@@ -53,6 +56,9 @@ def test_what_becomes_of_jobs(service: Service) -> None:
         "busy": "completed",
         "crash": "failed",
         "hang": "timed_out",
+        "snooze": "completed",
+        "memory": "failed",
+        "deadline": "timed_out",
     }
     assert ended["plain"]["result"]["account"] == "account plain"
     assert ended["apart"]["result"]["pid"] != ended["plain"]["result"]["pid"]
@@ -69,6 +75,12 @@ def test_what_becomes_of_jobs(service: Service) -> None:
     assert outcomes(ended["crash"]) == ["failed", "failed"]
     assert ended["hang"]["error"]["code"] == "timed_out"
     assert outcomes(ended["hang"]) == ["timed_out", "timed_out"]
+    assert outcomes(ended["snooze"]) == ["snoozed", "completed"]
+    assert ended["snooze"]["result"]["attempt"] == 1
+    assert ended["memory"]["error"]["code"] == "out_of_memory"
+    assert str(400 << 20) in ended["memory"]["error"]["message"]
+    assert (ended["deadline"]["error"]["code"], ended["deadline"]["failed_step"]) == ("deadline_passed", "patient")
+    assert outcomes(ended["deadline"]) == ["timed_out"]
 
 
 @pytest.mark.parametrize(
