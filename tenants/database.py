@@ -41,6 +41,8 @@ EVENTS_RECORDED = "onelane_events_recorded"
 MAX_TRIES = 6
 #: Seconds that a statement may take on PostgreSQL before it is cancelled.
 STATEMENT_TIMEOUT_SECONDS = 30
+#: Seconds after which a connection is given up whose other end acknowledges nothing.
+TCP_SECONDS = 20
 #: Seconds that SQLite waits for a writer of another process.
 SQLITE_BUSY_SECONDS = 15
 #: Short transactions that share a commit on SQLite, at most.
@@ -309,6 +311,9 @@ def _make_engine(url: URL, pool_size: int) -> Engine:
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
+            # Keepalives are silent while something that was sent waits for its acknowledgement. Without this a host
+            # that vanished in the middle of a statement is waited for until the kernel gives up, a quarter of an hour.
+            "tcp_user_timeout": TCP_SECONDS * 1000,
             # Each statement is prepared at its second use: planning costs more than running these short statements.
             "prepare_threshold": 2,
         },

@@ -14,6 +14,10 @@ from sqlalchemy import Connection, Engine, text
 _ADVISORY_LOCK = 0x6F6E656C616E65
 
 
+#: How long a migration waits for a table.
+_LOCK_SECONDS = 10
+
+
 def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
@@ -21,10 +25,18 @@ def _config() -> Config:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Migrate up to `revision` in one transaction, one process at a time."""
+    """Migrate up to `revision` in one transaction, one process at a time.
+
+    A statement of a migration may fill a new table from millions of rows, and a second process waits for the first: the
+    time-outs of ordinary statements do not hold for either. That of a table's lock stays: behind a migration that waits
+    for one, everybody who uses the table would wait too, so it fails after some seconds and is to be run again.
+    """
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from sqlalchemy import Connection, Engine, event, func, select, text
 import tenants.database as database_module
 from tenants.database import MAX_TRIES, CommitUnknown, Database
 from tenants.errors import Unavailable
+from tenants.migrations import _ADVISORY_LOCK as ADVISORY_LOCK
 from tenants.models import Event, Job, Step
 from tenants.store import jobs, meta, new_jobs
 from tenants.store.new_jobs import JobPlan, StepPlan
@@ -281,6 +284,20 @@ def test_a_statement_has_its_time(postgres: Database) -> None:
         postgres.write(work)
 
 
+@pytest.mark.skipif(
+    not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no time-out of unacknowledged bytes"
+)
+def test_a_host_that_vanishes_in_the_middle_of_a_statement_is_given_up(postgres: Database) -> None:
+    """Keepalives do not run while bytes wait for their acknowledgement; the kernel alone would wait for 15 minutes."""
+
+    def look(connection: Connection) -> int:
+        driver: Any = connection.connection.driver_connection
+        with socket.socket(fileno=os.dup(driver.fileno())) as shared:
+            return shared.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+    assert postgres.read(look) == 1000 * database_module.TCP_SECONDS
+
+
 def test_a_database_that_is_gone_accepts_nothing(proxy: Proxy, through: Database, postgres: Database) -> None:
     before = count(postgres, Job.__table__)
     proxy.do("refuse")
@@ -370,3 +387,27 @@ def test_many_may_migrate_at_once_and_while_jobs_are_made(database_url: str, mon
     assert count(databases[0], Job.__table__) == 12
     for each in databases:
         each.close()
+
+
+def test_a_migration_takes_the_time_it_needs_and_waits_for_its_turn(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time-outs of ordinary statements would end one that fills a table, and whoever waits for it."""
+    monkeypatch.setattr(database_module, "STATEMENT_TIMEOUT_SECONDS", 1)
+    database, holder = Database(postgres_url), Database(postgres_url)
+    with ThreadPoolExecutor(1) as pool, holder.engine.connect() as other:
+        other.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
+        migrating = pool.submit(database.migrate)
+        waits = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        end = time.monotonic() + 60
+        while not other.execute(waits).scalar_one():
+            assert time.monotonic() < end, "nobody waits"
+        with contextlib.suppress(TimeoutError):
+            migrating.result(timeout=1.5)  # longer than a statement may take
+        other.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": ADVISORY_LOCK})
+        migrating.result(timeout=60)
+    assert database.pending_migrations() == []
+    shown = database.read(lambda c: c.execute(text("SHOW statement_timeout")).scalar_one())
+    assert shown == "1s", "it is in force again"
+    database.close()
+    holder.close()
