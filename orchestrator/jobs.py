@@ -7,7 +7,7 @@ is the one object that callers hold; each method is one transaction of `tenants.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from tenants.errors import (
     Unavailable,
     UnknownPipeline,
 )
+from tenants.models import derived_id
 from tenants.store import approvals, dead_letters, endings, job_lists, new_jobs, one_job, publications
 from tenants.store import jobs as store
 from tenants.store.dispatch import Dispatch
@@ -73,8 +74,10 @@ class Jobs:
 
     # --- making --------------------------------------------------------------------------------------------------
 
-    def create(self, account: str, job: NewJob) -> tuple[dict[str, Any], bool]:
+    def create(self, account: str, job: NewJob, seed: str | None = None) -> tuple[dict[str, Any], bool]:
         """Accept a job. Gives back the job and whether it is new (False: `unique_key` was taken by that one).
+
+        With a `seed`, for which an earlier call may have made the job already, that one is given back.
 
         Raises:
             InvalidAccount, UnknownPipeline, InvalidPipelineInput: the input is wrong; nothing was made.
@@ -88,21 +91,23 @@ class Jobs:
                 return job_view(rows.job, rows.steps, ()), True
             return self.view(connection, made.ids[0], None), bool(made.created)
 
-        plan, account = self.plan(job), parse_account(account)
+        plan, account = _seeded(self.plan(job), seed, 0), parse_account(account)
         try:
             made = one_job.make(self._database, account, plan)
         except CommitUnknown as error:
             return self._make(account, [plan], view, unsure=error)
         except IntegrityError:
-            made = None  # its account was deleted just now: the long way makes it anew
+            made = None  # its account was deleted just now, or its seed has made it before: the long way finds out
         if made is None:
-            return self._make(account, [plan], view)
+            return self._make(account, [plan], view, again=seed is not None)
         self._dispatcher.send(made.queued)
         rows = made.rows[plan.id]
         return job_view(rows.job, rows.steps, ()), True
 
-    def create_many(self, account: str, jobs: Sequence[NewJob]) -> list[dict[str, Any]]:
+    def create_many(self, account: str, jobs: Sequence[NewJob], seed: str | None = None) -> list[dict[str, Any]]:
         """Accept jobs, all or nothing; gives back summaries in order, an existing job standing for a unique hit.
+
+        `seed` as in `create`.
 
         Raises:
             As `create`; a fault's place begins with ``jobs`` and the index.
@@ -112,7 +117,7 @@ class Jobs:
         unknown = 0
         for index, job in enumerate(jobs):
             try:
-                plans.append(self.plan(job, ("jobs", index)))
+                plans.append(_seeded(self.plan(job, ("jobs", index)), seed, index))
             except UnknownPipeline as error:
                 unknown += 1
                 faults.extend(error.faults)
@@ -130,7 +135,7 @@ class Jobs:
             steps = store.step_progress(connection, known)
             return [job_summary(found[each], steps.get(each, ())) for each in made.ids]
 
-        return self._make(account, plans, read)
+        return self._make(account, plans, read, again=seed is not None)
 
     @staticmethod
     def create_within(connection: Connection, account: str, plan: JobPlan) -> Sequence[Dispatch]:
@@ -148,16 +153,17 @@ class Jobs:
         plans: Sequence[JobPlan],
         read: Callable[[Connection, new_jobs.Made], T],
         unsure: CommitUnknown | None = None,
+        again: bool = False,
     ) -> T:
         """Make jobs, and read the answer in the same transaction: what was accepted is never answered by an error.
 
-        `unsure`: an earlier try to make them, of which nobody knows what became.
+        `unsure`: an earlier try to make them, of which nobody knows what became; `again`: there may have been one.
         """
         account = parse_account(account)
         for tries in range(_TRIES):
             try:
                 made, answer = self._database.write(
-                    partial(_create, account=account, plans=plans, again=unsure is not None, read=read)
+                    partial(_create, account=account, plans=plans, again=again or unsure is not None, read=read)
                 )
             except CommitUnknown as error:
                 # The same ids again: if the first transaction takes effect after all, this one is refused by it.
@@ -369,6 +375,10 @@ class Jobs:
             for step in store.fetch_steps(connection, job_id)
             if step["status"] in ("queued", "retrying")
         ]
+
+
+def _seeded(plan: JobPlan, seed: str | None, index: int) -> JobPlan:
+    return plan if seed is None else replace(plan, id=derived_id(seed, index))
 
 
 def _go_on(connection: Connection, job: RowMapping, delay_seconds: float = 0.0) -> Dispatch:

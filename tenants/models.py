@@ -8,6 +8,8 @@ read-modify-write from several threads loses updates. `docs/states.md` draws the
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,6 +40,14 @@ class Model(SQLModel):
 def new_id() -> str:
     """A UUIDv7: sorts by the time of its making."""
     return str(uuid_utils.uuid7())
+
+
+def derived_id(seed: str, *of: object) -> str:
+    """The UUIDv7 that belongs to a seed (itself one) and these things: the same for the same."""
+    digest = hashlib.sha256("\0".join((seed, *map(str, of))).encode()).digest()
+    number = uuid.UUID(seed).int >> 80 << 80 | int.from_bytes(digest[:10])
+    number = number & ~(0xF << 76) | 7 << 76  # the version
+    return str(uuid.UUID(int=number & ~(0b11 << 62) | 0b10 << 62))  # the variant
 
 
 def _time(*, nullable: bool = True, index: bool = False) -> Column[Any]:
@@ -417,7 +427,10 @@ class Usage(Model, table=True):
 
 
 class IdempotencyKey(Model, table=True):
-    """The first answer to a POST with an `Idempotency-Key`; `response` is null while it is being made."""
+    """The first answer to a POST with an `Idempotency-Key`.
+
+    `status` is null while it is being made; `response` holds the seed of what is made then.
+    """
 
     __tablename__ = "idempotency_keys"
     scope: str = Field(primary_key=True)

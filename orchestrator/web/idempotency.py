@@ -3,6 +3,8 @@
 Invariants
 - One key, method, path and caller stand for one body; bodies are compared as parsed JSON.
 - Only good answers are kept: after an error the same key starts afresh.
+- What a call has made whose answer never came (its process died, or its commit's answer was lost) is found by the next
+  one with the key, which gives jobs the same ids. Its answer shows them as they are by then.
 - An answer with a secret in it is kept sealed, so that the database never holds a key that opens something.
 """
 
@@ -11,18 +13,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import re
+from dataclasses import replace
 from typing import Any, cast
 
 from starlette.responses import Response
 
-from tenants.errors import Fault
+from tenants.database import CommitUnknown
+from tenants.errors import Fault, Unavailable
+from tenants.models import derived_id
 from tenants.store import idempotency as store
 
 from .audit import note
 from .json_text import to_json
 from .problems import Problem, invalid
 from .routing import Call, Reply, Route
+
+log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
 REPLAYED = {"Idempotency-Replayed": "true"}
@@ -51,17 +59,30 @@ def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Resp
             f"the first call with the idempotency key {key!r} still runs; ask again",
             headers={"Retry-After": "1"},
         )
+    call = replace(call, seed=derived_id(claim.seed, fingerprint))
     try:
         reply = cast("Reply", route.endpoint(call))
-    except BaseException:
-        database.write(lambda connection: store.forget(connection, scope))
+    except BaseException as error:
+        _give_back(call, scope, error)
         raise
     if route.audited:
         note(route, call, reply)
     kept = _kept(route, call, scope, reply)
     shown = reply.data.get("account") if isinstance(reply.data, dict) else None
-    database.write(lambda connection: store.finish(connection, scope, reply.status, kept, shown))
+    try:
+        database.write(lambda connection: store.finish(connection, scope, reply.status, kept, shown))
+    except Unavailable as away:
+        # It was done, and that is what the caller hears; a repeat is told to wait, and then finds what was made.
+        log.warning("the answer to an idempotency key is not kept: %s", away)
     return reply.response()
+
+
+def _give_back(call: Call[Any, Any], scope: str, error: BaseException) -> None:
+    after = store.abandon if isinstance(error, CommitUnknown) else store.forget
+    try:
+        call.service.database.write(lambda connection: after(connection, scope))
+    except Unavailable as away:  # what the call met is what counts; the key is free again when its time is over
+        log.warning("an idempotency key stays taken for %d s: %s", store.ABANDONED_SECONDS, away)
 
 
 def _kept(route: Route, call: Call[Any, Any], scope: str, reply: Reply) -> dict[str, Any]:

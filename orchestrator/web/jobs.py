@@ -36,14 +36,14 @@ CREATION_CODES = (
 
 
 def create(call: Call[Query, JobRequest]) -> Reply:
-    job, created = call.service.jobs.create(call.account, new_job(call, call.body, ()))
+    job, created = call.service.jobs.create(call.account, new_job(call, call.body, ()), call.seed)
     return Reply(job, 202 if created else 200, {"Location": job_path(job["id"])})
 
 
 def create_batch(call: Call[Query, JobBatch]) -> Reply:
     lookups = BoundedLookups()
     jobs = [new_job(call, each, ("jobs", index), lookups) for index, each in enumerate(call.body.jobs)]
-    return Reply({"items": call.service.jobs.create_many(call.account, jobs)}, 202)
+    return Reply({"items": call.service.jobs.create_many(call.account, jobs, call.seed)}, 202)
 
 
 def new_job(

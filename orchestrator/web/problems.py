@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from dramatiq.errors import BrokerConnectionError
 from starlette.responses import Response
 
+from tenants.database import CommitUnknown
 from tenants.errors import Fault, InvalidInput, LimitReached, OnelaneError
 from tenants.queues import InvalidEntry, QueueError
 
@@ -79,6 +80,10 @@ CODES_BY_STATUS: Mapping[int, str] = {
 }
 
 
+_NOT_KNOWN = (
+    "the connection to the database was lost in the middle of a commit, and whether the request took effect is not "
+    "known: ask again with the same idempotency key, or look before you do"
+)
 _REDIS_AWAY = "Redis cannot be reached, and this call needs it; nothing was changed"
 
 
@@ -153,4 +158,6 @@ def _place(fault: Fault) -> str:
 
 def _without_internals(error: OnelaneError) -> str:
     """A driver's message holds hosts, users and SQL; the caller learns which part is down and no more."""
+    if isinstance(error, CommitUnknown):
+        return _NOT_KNOWN
     return _REDIS_AWAY if "redis" in str(error).lower() else "the database cannot be reached; nothing was accepted"

@@ -57,6 +57,8 @@ class Call(Generic[Q, B]):
     query: Q
     body: B
     request: Request
+    #: With an idempotency key: what the ids of the jobs that it makes come from; the same at a repeat.
+    seed: str | None = None
 
     @property
     def account(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,9 @@ from sqlalchemy import select, update
 from orchestrator.jobs import Jobs
 from orchestrator.runtime import Runtime
 from tenants.columns import db_now
+from tenants.database import CommitUnknown
+from tenants.errors import Unavailable
+from tenants.models import derived_id, new_id
 from tenants.store import idempotency
 from tests.web.conftest import JOB, ON_BOTH, Api
 
@@ -122,6 +126,83 @@ def test_after_a_day_and_after_a_crash_the_key_is_free_again(api: Api, runtime: 
     assert api.post(JOBS, {**JOB, "priority": 1}, **once("k")).json()["code"] == "idempotency_in_progress"
     age(idempotency.ABANDONED_SECONDS + 1, status=None, response=None)
     assert api.post(JOBS, JOB, **once("k")).status_code == 202
+
+
+def post_and_lose_the_answer(api: Api, path: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database goes away, or the control plane dies, after the commit of what was asked for."""
+
+    def away(*arguments: Any) -> None:
+        raise Unavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(idempotency, "finish", away)
+        answer = api.post(path, body, **once("k"))
+    assert answer.status_code == 202, "it was accepted; to say anything else would be wrong"
+    assert api.post(path, body, **once("k")).json()["code"] == "idempotency_in_progress"
+
+
+@ON_BOTH
+@pytest.mark.parametrize("batch", [False, True])
+def test_what_was_made_without_an_answer_is_found_by_the_next_try(
+    api: Api, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, batch: bool
+) -> None:
+    path, body = (f"{JOBS}:batch", {"jobs": [JOB] * 3}) if batch else (JOBS, JOB)
+    post_and_lose_the_answer(api, path, body, monkeypatch)
+    made = {job["id"] for job in api.get("/v1/jobs").json()["items"]}
+    assert len(made) == (3 if batch else 1)
+    table = idempotency.table
+    age = db_now(-(idempotency.ABANDONED_SECONDS + 1))
+    runtime.database.write(lambda c: c.execute(update(table).values(created_at=age)))
+
+    answer = api.post(path, body, **once("k"))
+
+    assert answer.status_code == 202
+    told = answer.json()["items"] if batch else [answer.json()]
+    assert {job["id"] for job in told} == made
+    assert count(api) == len(made)
+    assert api.post(path, body, **once("k")).headers["idempotency-replayed"] == "true"
+
+
+@ON_BOTH
+@pytest.mark.parametrize("takes_effect", [True, False])
+def test_a_commit_whose_answer_was_lost_is_told_as_such_and_repeated_safely(
+    api: Api, monkeypatch: pytest.MonkeyPatch, takes_effect: bool
+) -> None:
+    real = Jobs.create
+
+    def lose_the_answer(self: Jobs, *arguments: Any) -> Any:
+        if takes_effect:
+            real(self, *arguments)
+        raise CommitUnknown("the database connection was lost in the middle of a commit")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Jobs, "create", lose_the_answer)
+        unknown = api.post(JOBS, JOB, **once("k"))
+    assert (unknown.status_code, unknown.json()["code"]) == (503, "unavailable")
+    assert "nothing was accepted" not in unknown.json()["detail"]
+    assert "is not known" in unknown.json()["detail"]
+    answer = api.post(JOBS, JOB, **once("k"))
+    assert answer.status_code == 202
+    assert count(api) == 1
+
+
+def test_a_key_of_a_dead_call_with_another_body_makes_what_it_asks_for(
+    api: Api, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post_and_lose_the_answer(api, JOBS, JOB, monkeypatch)
+    runtime.database.write(lambda c: c.execute(update(idempotency.table).values(created_at=db_now(-1000))))
+    other = api.post(JOBS, {**JOB, "priority": 1}, **once("k")).json()
+    assert other["priority"] == 1
+    assert count(api) == 2
+
+
+def test_derived_ids_are_ids_and_their_own() -> None:
+    seed = new_id()
+    made = [derived_id(seed, number) for number in range(1000)]
+    assert len({*made, seed}) == 1001
+    assert made == [derived_id(seed, number) for number in range(1000)]
+    assert {(uuid.UUID(each).version, uuid.UUID(each).variant) for each in made} == {(7, uuid.RFC_4122)}
+    assert {each[:13] for each in made} == {seed[:13]}, "they sort by the seed's time"
 
 
 def test_a_key_that_was_made_is_given_again_and_kept_sealed(api: Api, runtime: Runtime) -> None:
