@@ -16,6 +16,7 @@ from dramatiq.common import current_millis
 from .entry import DEFAULT_PRIORITY, Entry, milliseconds, rank_of_actor
 from .errors import QueueFull
 from .keys import Keys, account_of, shard_of, token
+from .known_lanes import KnownLanes
 from .lua import script
 from .server import Argument, Call, Server
 
@@ -28,15 +29,12 @@ _PIPELINED = 10
 class Addition:
     """One entry on its way to the enqueue script."""
 
-    __slots__ = ("delay_ms", "entry_id", "message", "once", "rank", "sequence", "token")
+    __slots__ = ("delay_ms", "entry_id", "message", "rank", "sequence", "token")
 
-    def __init__(
-        self, message: Message[Any], entry_id: str, once: bool, rank: int, sequence: int | None, delay_ms: int
-    ) -> None:
+    def __init__(self, message: Message[Any], entry_id: str, rank: int, sequence: int | None, delay_ms: int) -> None:
         self.message = message
         self.token = token(message.options.get("account"))
         self.entry_id = entry_id
-        self.once = once
         self.rank = rank
         self.sequence = sequence
         self.delay_ms = delay_ms
@@ -45,18 +43,17 @@ class Addition:
     def of_message(cls, actors: Mapping[str, Actor[Any, Any]], message: Message[Any], delay_ms: int) -> Addition:
         actor = actors.get(message.actor_name)
         rank = rank_of_actor(actor.priority) if actor is not None else DEFAULT_PRIORITY
-        return cls(message, uuid.uuid4().hex, False, rank, None, delay_ms)
+        return cls(message, uuid.uuid4().hex, rank, None, delay_ms)
 
     @classmethod
     def of_entry(cls, message: Message[Any], entry: Entry) -> Addition:
-        return cls(message, entry.id, True, entry.priority, entry.sequence, milliseconds(entry.delay_seconds))
+        return cls(message, entry.id, entry.priority, entry.sequence, milliseconds(entry.delay_seconds))
 
     def fields(self) -> tuple[Argument, ...]:
         sequence = "" if self.sequence is None else self.sequence
         return (
             self.token,
             self.entry_id,
-            int(self.once),
             self.rank,
             sequence,
             self.delay_ms,
@@ -64,19 +61,20 @@ class Addition:
         )
 
 
-def add(server: Server, keys: Keys, additions: Sequence[Addition]) -> int:
+def add(server: Server, keys: Keys, known: KnownLanes, additions: Sequence[Addition]) -> int:
     """Adds entries, in a few round trips. Returns how many were really added.
 
     Raises:
         QueueFull, dramatiq.errors.ConnectionClosed: as `TenantBroker.enqueue_many`; what could be added is.
     """
-    calls, by_root = [], _by_root(keys, additions)
-    for root, members in by_root.items():
-        for start in range(0, len(members), _CHUNK):
-            fields: list[Argument] = []
-            for each in members[start : start + _CHUNK]:
-                fields.extend(each.fields())
-            calls.append((members[start].message.queue_name, Call(_ENQUEUE, root, fields)))
+    calls: list[tuple[str, Call]] = []
+    for root, members in _by_root(keys, additions).items():
+        lane = members[0].message.queue_name
+        known.make_known_once(lane)
+        calls.extend(
+            (lane, Call(_ENQUEUE, root, [field for each in chunk for field in each.fields()]))
+            for chunk in (members[start : start + _CHUNK] for start in range(0, len(members), _CHUNK))
+        )
     added = 0
     failure: Exception | None = None
     for start in range(0, len(calls), _PIPELINED):
@@ -89,7 +87,7 @@ def add(server: Server, keys: Keys, additions: Sequence[Addition]) -> int:
             else:
                 added += sum(answer[1])
                 if answer[0]:
-                    server.command("SADD", keys.lanes, lane)
+                    known.make_known(lane)  # the server may have lost its data since it was made known
     if failure is not None:
         raise failure
     return added

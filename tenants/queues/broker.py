@@ -33,6 +33,7 @@ from .consumer import LaneShard, TenantConsumer
 from .entry import Entry
 from .errors import InvalidEntry
 from .keys import Keys
+from .known_lanes import KnownLanes
 from .leases import LeaseKeeper, interrupt, lease_holder
 from .message import LeasedMessage, current_message
 from .server import Server, ServerInfo, with_time_limits
@@ -82,7 +83,8 @@ class TenantBroker(Broker):
         self.keys = Keys(namespace, shards)
         self.server = _connect(url, client, connection_parameters)
         self.budget = ThreadBudget(lane_minimum)
-        self.queues_admin = TenantQueues(self.server, self.keys, lambda: self.queues)
+        self._known = KnownLanes(self.server, self.keys)
+        self.queues_admin = TenantQueues(self.server, self.keys, self._known, lambda: self.queues)
         #: Called from the lease thread, at once when a lease is lost. None: the actor is interrupted by `LeaseLost`.
         self.on_lease_lost: Callable[[LeasedMessage], None] | None = None
         self.stopping = False
@@ -187,7 +189,7 @@ class TenantBroker(Broker):
         plain = plain_message(message)
         plain, delay_ms = without_eta(self._with_account(plain), delay)
         self.emit_before("enqueue", plain, delay)
-        add(self.server, self.keys, [Addition.of_message(self.actors, plain, delay_ms)])
+        add(self.server, self.keys, self._known, [Addition.of_message(self.actors, plain, delay_ms)])
         self.emit_after("enqueue", plain, delay)
         return plain
 
@@ -255,7 +257,7 @@ class TenantBroker(Broker):
             message = self._with_account(entry.message)
             self.emit_before("enqueue", message, None)
             prepared.append(Addition.of_entry(message, entry))
-        added = add(self.server, self.keys, prepared)
+        added = add(self.server, self.keys, self._known, prepared)
         for each in prepared:
             self.emit_after("enqueue", each.message, None)
         return added

@@ -12,7 +12,7 @@ delayed, pause, global concurrency, mean µs, last slot, whether settings exist,
 dwell time.
 
 Invariants: `token` is injective; lane and namespace are of a plain character set that contains neither a brace nor a
-colon; a script receives the root as KEYS[1] and makes the rest by the table that `lua_table` renders from this module.
+colon; a script receives the root as KEYS[1], and what it calls `K.name` is written out from this module.
 """
 
 from __future__ import annotations
@@ -130,17 +130,33 @@ class Keys:
         return f"{self.namespace}:generation"
 
 
-def lua_table(guarded: bool = False) -> str:
-    """Lua that makes the same names from `R`, the root; with `guarded` it touches the lane's keys at once.
+#: `K.name` in a script → its suffix.
+_SUFFIXES = {
+    **{name: suffix for name, (suffix, _) in LANE_KEYS.items()},
+    **{name: suffix for name, (suffix, _) in QUEUE_KEYS.items()},
+    **{name: suffix for name, (suffix, _) in OTHER_KEYS.items()},
+}
+_NAMED = re.compile(r"\bK\.(\w+)")
+
+
+def with_key_names(text: str) -> str:
+    """Lua with each `K.name` written out as the expression that makes that key: a call pays for those that it uses.
+
+    Raises:
+        KeyError: there is no such key.
+    """
+    return _NAMED.sub(lambda match: f"R .. '{_SUFFIXES[match[1]]}'", text)
+
+
+def lua_root(guarded: bool = False) -> str:
+    """Lua that gives `R`, the root; with `guarded` it touches the lane's keys at once.
 
     While a slot moves between two nodes of a cluster, a command on a key that is not here (any more) is an error, and
     an error in the middle of a script leaves its first half done. So the guarded form begins with one command that
     names every key of the lane and one that never exists: it fails exactly while the slot is moving, before a write.
     """
-    pairs = [(name, suffix) for table in (LANE_KEYS, QUEUE_KEYS, OTHER_KEYS) for name, (suffix, _) in table.items()]
-    fields = ", ".join(f"{name} = R .. '{suffix}'" for name, suffix in pairs)
-    table = f"local R = KEYS[1]\nlocal K = {{ {fields} }}\n"
+    root = "local R = KEYS[1]\n"
     if not guarded:
-        return table
+        return root
     touched = ", ".join(f"K.{name}" for name in LANE_KEYS)
-    return f"{table}redis.call('EXISTS', R, {touched}, R .. ':never')\n"
+    return f"{root}redis.call('EXISTS', R, {touched}, R .. ':never')\n"

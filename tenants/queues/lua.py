@@ -2,7 +2,7 @@
 
 Invariants: a part is included once, before what needs it; the key names come from `keys.py`; a script is known to the
 server by the hash of its whole text, so two releases of onelane never run each other's scripts. On a cluster the
-guarded form is run, which touches the lane's keys before anything else (see `keys.lua_table`).
+guarded form is run, which touches the lane's keys before anything else (see `keys.lua_root`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from .keys import lua_table
+from .keys import lua_root, with_key_names
 
 _INCLUDE = re.compile(r"^-- @include (\w+)$", re.MULTILINE)
 
@@ -37,7 +37,7 @@ def _expand(text: str, seen: set[str], guarded: bool) -> str:
             return ""
         seen.add(name)
         if name == "keys":
-            return lua_table(guarded)
+            return lua_root(guarded)
         return _expand((files(__package__) / "scripts" / "include" / f"{name}.lua").read_text("utf-8"), seen, guarded)
 
     return _INCLUDE.sub(part, text)
@@ -51,6 +51,7 @@ def script(name: str, *, guarded: bool = False) -> Script:
         FileNotFoundError: there is no such verb.
     """
     text = _expand((files(__package__) / "scripts" / f"{name}.lua").read_text("utf-8"), set(), guarded)
+    text = with_key_names(text)
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from .descriptions import (
     BuriedMessage,
@@ -26,6 +26,7 @@ from .descriptions import (
 )
 from .errors import InvalidEntry
 from .keys import Keys, account_of, shard_of, token
+from .known_lanes import KnownLanes, configure
 from .limits import FOR_GOOD, RUNNING, QueueLimits, StoredSettings, until_ms
 from .lua import script
 from .server import Argument, Call, Server
@@ -37,8 +38,7 @@ _PURGED_TOGETHER = 50
 _ASKED_AT_ONCE = 500
 _CHECKED_AT_ONCE = 50
 # So many queues a script: others' calls come between two of them.
-_CONFIGURED_AT_ONCE = 100
-_SENT_AT_ONCE = 20
+_SET_AT_ONCE = 100
 _CHECKED = ("leases", "queues")
 
 #: Shard, what of it, and where to go on.
@@ -49,17 +49,17 @@ _LISTED_AT_ONCE = 500
 class TenantQueues:
     """The tenant queues of a namespace. Thread-safe; every method may raise Dramatiq's `ConnectionClosed`."""
 
-    def __init__(self, server: Server, keys: Keys, declared: Callable[[], Iterable[str]]) -> None:
+    def __init__(self, server: Server, keys: Keys, known: KnownLanes, declared: Callable[[], Iterable[str]]) -> None:
         self._server = server
         self._keys = keys
+        self._known = known
         self._declared = declared
 
     # -- looking
 
     def lanes(self) -> list[str]:
         """Every lane that was declared here or ever had a message, sorted."""
-        known = {raw.decode() for raw in self._server.command("SMEMBERS", self._keys.lanes)}
-        return sorted(known | set(self._declared()))
+        return sorted(self._known.all() | set(self._declared()))
 
     def describe(self, lane: str, account: str | None) -> QueueDescription | None:
         """The tenant queue; None when it has neither state nor settings."""
@@ -347,28 +347,32 @@ class TenantQueues:
 
     def _pause(self, lane: str, account: str | None, until: int) -> None:
         if account is None:
+            self._known.make_known(lane)
             for shard in range(self._keys.shards):
                 self._server.run(script("configure_lane"), self._keys.root(lane, shard), "paused", until)
         else:
             self._configure(lane, [account], "queue_paused", until)
 
     def pause_account(self, account: str, until: datetime | None = None) -> None:
-        """Nothing of the account starts, on any lane that exists; a queue's own pause is apart from it."""
+        """Nothing of the account starts, on any lane, also on those to come; a queue's own pause is apart from it."""
+        ends = until_ms(until)
+        self._known.pause(token(account), ends)
         for lane in self.lanes():
-            self._configure(lane, [account], "account_paused", until_ms(until))
+            self._configure(lane, [account], "account_paused", ends)
 
     def resume_account(self, account: str) -> None:
         """Ends the account's pause."""
+        self._known.resume(token(account))
         for lane in self.lanes():
             self._configure(lane, [account], "account_paused", RUNNING)
 
     def pause_many(self, lane: str, accounts: Iterable[str], until: datetime | None = None) -> None:
         """`pause` for many accounts, in a few round trips."""
-        self._configure(lane, list(accounts), "queue_paused", until_ms(until))
+        self._configure(lane, accounts, "queue_paused", until_ms(until))
 
     def resume_many(self, lane: str, accounts: Iterable[str]) -> None:
         """`resume` for many accounts, in a few round trips."""
-        self._configure(lane, list(accounts), "queue_paused", RUNNING)
+        self._configure(lane, accounts, "queue_paused", RUNNING)
 
     def set_limits(self, lane: str, account: str, limits: QueueLimits) -> None:
         """Replaces the tenant queue's limits; what waits already feels it at once."""
@@ -377,11 +381,11 @@ class TenantQueues:
     def set_settings(self, lane: str, settings: Mapping[str, StoredSettings]) -> int:
         """Replaces everything that is set for these accounts' queues. Returns how many had something else before."""
         changed = 0
-        self._server.command("SADD", self._keys.lanes, lane)
+        self._known.make_known(lane)
         values = {token(account): each.encode() for account, each in settings.items()}
         for root, tokens in self._by_root(lane, values).items():
-            for start in range(0, len(tokens), _CONFIGURED_AT_ONCE):
-                pairs = [part for raw in tokens[start : start + _CONFIGURED_AT_ONCE] for part in (raw, values[raw])]
+            for start in range(0, len(tokens), _SET_AT_ONCE):
+                pairs = [part for raw in tokens[start : start + _SET_AT_ONCE] for part in (raw, values[raw])]
                 changed += self._server.run(script("set_settings"), root, *pairs)
         return changed
 
@@ -404,6 +408,7 @@ class TenantQueues:
         """
         if global_concurrency is not None and global_concurrency < self._keys.shards:
             raise InvalidEntry(f"global_concurrency: {global_concurrency}; at least {self._keys.shards}, or None")
+        self._known.make_known(lane)
         for shard in range(self._keys.shards):
             part = 0
             if global_concurrency is not None:
@@ -452,20 +457,10 @@ class TenantQueues:
             grouped.setdefault(self._root(lane, raw), []).append(raw)
         return grouped
 
-    def _configure(self, lane: str, accounts: Sequence[str], what: str, value: Argument) -> None:
-        self._server.command("SADD", self._keys.lanes, lane)
-        calls: list[Call] = []
-        for root, tokens in self._by_root(lane, map(token, accounts)).items():
-            for start in range(0, len(tokens), _CONFIGURED_AT_ONCE):
-                page = tokens[start : start + _CONFIGURED_AT_ONCE]
-                calls.append(Call(script("configure"), root, (what, value, *page)))
-        for answer in self._run_in_turns(calls):
-            if isinstance(answer, Exception):
-                raise answer
-
-    def _run_in_turns(self, calls: Sequence[Call]) -> Iterator[Any]:
-        for start in range(0, len(calls), _SENT_AT_ONCE):
-            yield from self._server.run_many(calls[start : start + _SENT_AT_ONCE])
+    def _configure(self, lane: str, accounts: Iterable[str], what: str, value: Argument) -> None:
+        tokens = [token(account) for account in accounts]
+        self._known.make_known(lane)
+        configure(self._server, self._keys, lane, tokens, what, value)
 
     def _describe(self, lane: str, tokens: Sequence[bytes]) -> list[QueueDescription | None]:
         found: dict[bytes, QueueDescription | None] = {}

@@ -133,10 +133,10 @@ def test_every_script_keeps_to_one_slot(
 @pytest.mark.parametrize("verb", verbs())
 def test_every_script_touches_its_keys_before_it_writes(verb: str) -> None:
     text = script(verb).guarded.text
-    touch = text.index("redis.call('EXISTS', R, K.")
-    assert text.count("\nredis.call('EXISTS', R, K.") == 1
+    touch = text.index("redis.call('EXISTS', R, R .. ':ready'")
+    assert text.count("\nredis.call('EXISTS', R, R .. ':ready'") == 1
     assert "redis.call" not in text[:touch].replace("-- ", "")
-    assert all(f"K.{name}" in text[touch : text.index("\n", touch)] for name in LANE_KEYS)
+    assert all(f"R .. '{suffix}'" in text[touch : text.index("\n", touch)] for suffix, _ in LANE_KEYS.values())
 
 
 def test_a_script_does_nothing_while_its_slot_is_moving(cluster: Cluster, on_cluster: TenantBroker) -> None:

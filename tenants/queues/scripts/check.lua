@@ -25,7 +25,7 @@ local function check_slots(a)
       redis.call('ZADD', K.leases, now, member)
     end
     local record = lease_in(a, slot)
-    if redis.call('HEXISTS', a.entries, record.id) == 0 then
+    if redis.call('HEXISTS', K.entries .. a.token, record.id) == 0 then
       violation('lease_without_entry', a.token, record.id)
       drop_lease(a, slot)
       redis.call('ZREM', K.leases, member)
@@ -36,22 +36,27 @@ end
 
 local function check_queue(token)
   local a = open(token)
-  local held = redis.call('HLEN', a.entries)
-  local waiting, delayed = redis.call('ZCARD', a.waiting), redis.call('ZCARD', a.delayed)
+  local held = redis.call('HLEN', K.entries .. a.token)
+  local waiting, delayed = redis.call('ZCARD', K.waiting .. a.token), redis.call('ZCARD', K.delayed .. a.token)
   local leased = check_slots(a)
+  if a.count ~= waiting then
+    violation('waiting', token, a.count .. ' counted, ' .. waiting .. ' wait')
+    a.count = waiting
+  end
   if held ~= waiting + delayed + leased then
     violation('entries', token, held .. ' held, ' .. waiting .. '+' .. delayed .. '+' .. leased .. ' placed')
   end
   local stands = a.stands
   if not stands then violation('no_state', token, '') end
-  for set, letter in pairs({ ready = 'r', timers = 't', idle = 'i' }) do
-    local present = redis.call('ZSCORE', K[set], token)
+  for key, set in pairs({ [K.ready] = 'ready', [K.timers] = 'timers', [K.idle] = 'idle' }) do
+    local letter = string.sub(set, 1, 1)
+    local present = redis.call('ZSCORE', key, token)
     if present and stands ~= letter then
       violation('stands_twice', token, set)
-      redis.call('ZREM', K[set], token)
+      redis.call('ZREM', key, token)
     elseif not present and stands == letter then
       violation('stands_nowhere', token, set)
-      a.stands = 'n' -- so that placing it anew writes it everywhere
+      a.stands, a.stood = 'n', 'n' -- so that placing it anew writes it everywhere
     end
   end
   a.head_changed = true
@@ -68,7 +73,9 @@ local go_on = ''
 if ARGV[1] == 'queues' then
   local after = ARGV[2] == '' and '-' or '(' .. ARGV[2]
   local tokens = redis.call('ZRANGEBYLEX', K.names, after, '+', 'LIMIT', 0, tonumber(ARGV[3]))
+  open_soon(tokens, 1, 1)
   for _, token in ipairs(tokens) do check_queue(token) end
+  save_accounts()
   if #tokens == tonumber(ARGV[3]) then go_on = tokens[#tokens] end
 else
   local from, number = tonumber(ARGV[2]) or 0, tonumber(ARGV[3])

@@ -17,6 +17,7 @@ if #claimed == 0 then
   claimed = start_some(worker, request, lease_ms, count)
 end
 save_leases()
+save_accounts()
 redis.call('PEXPIRE', K.worker .. worker, WORKER_TTL)
 local left = pass_on()
 save_lane()

@@ -8,6 +8,7 @@
 local what, value = ARGV[1], ARGV[2]
 local present = 0
 lane.configured = 1
+open_soon(ARGV, 3, 1)
 for i = 3, #ARGV do
   local token = ARGV[i]
   local raw = redis.call('HGET', K.limits, token) or '1:1:0:0:0:0:0:0:0'
@@ -28,6 +29,7 @@ for i = 3, #ARGV do
     present = present + 1
   end
 end
+save_accounts()
 if wake then ring() end
 save_lane()
 return present

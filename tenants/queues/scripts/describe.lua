@@ -13,7 +13,7 @@ for _, token in ipairs(ARGV) do
     out[#out + 1] = false
   else
     local at = start_at(a)
-    out[#out + 1] = { redis.call('ZCARD', a.waiting), redis.call('ZCARD', a.delayed), running(a),
+    out[#out + 1] = { redis.call('ZCARD', K.waiting .. a.token), redis.call('ZCARD', K.delayed .. a.token), running(a),
       redis.call('ZSCORE', K.since, token) or '0', whole(a.used_at), a.stands or '-', at, settings or '',
       whole(a.estimate), whole(a.due) }
   end

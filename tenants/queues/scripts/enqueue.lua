@@ -1,15 +1,16 @@
 -- Adds entries to tenant queues of one lane; all or, where a queue would be too full, none.
 -- KEYS: root
--- ARGV: for each entry: token, entry id, once (1: nothing happens while that id is held), rank (0-255),
---       sequence ('' : the lane gives the next), delay in ms, message
+-- ARGV: for each entry: token, entry id (nothing happens while it is held), rank (0-255), sequence ('' : the lane
+--       gives the next), delay in ms, message
 -- Returns {1 if the lane was new, added (1/0 for each)} or {'full', token, max_waiting}
--- Invariant: an id stands in `entries` exactly while the queue holds it, so a second enqueue_once finds it.
+-- Invariant: an id stands in `entries` exactly while the queue holds it, so a second enqueue of it finds it.
 -- @include lane
 -- @include account
 local SEQUENCES = 35184372088832 -- 2^45: the sequence's part of a score
-local FIELDS = 7
+local FIELDS = 6
 
 local accounts, order, planned = {}, {}, {}
+open_soon(ARGV, 1, FIELDS)
 for i = 1, #ARGV, FIELDS do
   local token = ARGV[i]
   if not accounts[token] then
@@ -18,7 +19,7 @@ for i = 1, #ARGV, FIELDS do
     planned[token] = 0
   end
   local a = accounts[token]
-  if a.limits.max_waiting > 0 and (ARGV[i + 2] == '0' or redis.call('HEXISTS', a.entries, ARGV[i + 1]) == 0) then
+  if a.limits.max_waiting > 0 and redis.call('HEXISTS', K.entries .. a.token, ARGV[i + 1]) == 0 then
     planned[token] = planned[token] + 1
   end
 end
@@ -26,7 +27,7 @@ for _, token in ipairs(order) do
   local a = accounts[token]
   local most = a.limits.max_waiting
   if planned[token] > 0 and
-    redis.call('ZCARD', a.waiting) + redis.call('ZCARD', a.delayed) + planned[token] > most then
+    a.count + redis.call('ZCARD', K.delayed .. a.token) + planned[token] > most then
     return { 'full', token, most }
   end
 end
@@ -34,25 +35,24 @@ end
 local is_new = lane.seq == 0 and 1 or 0
 local added = {}
 for i = 1, #ARGV, FIELDS do
-  local a, id, once = accounts[ARGV[i]], ARGV[i + 1], ARGV[i + 2] == '1'
-  if once and redis.call('HEXISTS', a.entries, id) == 1 then
+  local a, id, delay = accounts[ARGV[i]], ARGV[i + 1], tonumber(ARGV[i + 4])
+  local sequence = tonumber(ARGV[i + 3]) or lane.seq + 1
+  local score = tonumber(ARGV[i + 2]) * SEQUENCES + sequence
+  local due = now + delay
+  if redis.call('HSETNX', K.entries .. a.token, id, encode_entry(score, due, 0, ARGV[i + 5])) == 0 then
     added[#added + 1] = 0
   else
-    local delay = tonumber(ARGV[i + 5])
     lane.seq = lane.seq + 1
-    local sequence = tonumber(ARGV[i + 4]) or lane.seq
-    local score = tonumber(ARGV[i + 3]) * SEQUENCES + sequence
-    local due = now + delay
-    redis.call('HSET', a.entries, id, encode_entry(score, due, 0, ARGV[i + 6]))
-    if delay > 0 then put_delayed(a, id, due) else put_waiting(a, id, score) end
+    if delay > 0 then put_delayed(a, id, due) else put_waiting(a, id, score, due) end
     a.used_at = now
-    a.changed = true
+    a.grew = true
     added[#added + 1] = 1
   end
 end
 for _, token in ipairs(order) do
-  if accounts[token].changed then put(accounts[token]) end
+  if accounts[token].grew then put(accounts[token]) end
 end
+save_accounts()
 if wake then ring() end
 save_lane()
 return { is_new, added }

@@ -8,10 +8,11 @@
 -- @include lease
 local a = open(ARGV[1])
 local from, most = tonumber(ARGV[2]), tonumber(ARGV[3])
-local ids = redis.call('ZRANGE', a.waiting, from, from + most - 1)
+local ids = redis.call('ZRANGE', K.waiting .. a.token, from, from + most - 1)
 if #ids < most then
-  local skipped = math.max(0, from - redis.call('ZCARD', a.waiting))
-  for _, id in ipairs(redis.call('ZRANGE', a.delayed, skipped, skipped + most - #ids - 1)) do ids[#ids + 1] = id end
+  local skipped = math.max(0, from - redis.call('ZCARD', K.waiting .. a.token))
+  local delayed = redis.call('ZRANGE', K.delayed .. a.token, skipped, skipped + most - #ids - 1)
+  for _, id in ipairs(delayed) do ids[#ids + 1] = id end
 end
 local leases = {}
 if from == 0 then

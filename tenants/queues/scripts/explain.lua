@@ -9,10 +9,10 @@ local a = open(ARGV[1])
 local id = ARGV[2]
 local at, reason = start_at(a)
 local state, due, place_in_queue = 'absent', 0, 0
-local waiting_place = redis.call('ZRANK', a.waiting, id)
-local delayed_until = redis.call('ZSCORE', a.delayed, id)
+local waiting_place = redis.call('ZRANK', K.waiting .. a.token, id)
+local delayed_until = redis.call('ZSCORE', K.delayed .. a.token, id)
 if waiting_place then state, place_in_queue = 'waiting', waiting_place
 elseif delayed_until then state, due = 'delayed', delayed_until
-elseif redis.call('HEXISTS', a.entries, id) == 1 then state = 'leased' end
+elseif redis.call('HEXISTS', K.entries .. a.token, id) == 1 then state = 'leased' end
 return { now, state, tostring(due), place_in_queue, running(a), math.min(a.concurrency, 1000000), at,
   reason or '', tostring(lane.paused), redis.call('ZCARD', K.leases), lane.global }

@@ -10,6 +10,7 @@
 local worker, lease_ms, issued, flying = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local in_flight, named, lost = {}, {}, {}
 for i = 5, 4 + flying do in_flight[ARGV[i]] = true end
+open_soon(ARGV, 5 + flying, 3)
 for i = 5 + flying, #ARGV, 3 do
   local token, slot, epoch = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local member = slot .. ':' .. token
@@ -42,6 +43,7 @@ for i = 1, #held, 2 do
 end
 if given_back > 0 then
   save_leases()
+  save_accounts()
   ring()
   save_lane()
 end

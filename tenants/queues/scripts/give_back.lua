@@ -7,6 +7,7 @@
 -- @include account
 -- @include lease
 local given_back = 0
+open_soon(ARGV, 1, 3)
 for i = 1, #ARGV, 3 do
   local record, a = find_lease(ARGV[i], ARGV[i + 1], ARGV[i + 2])
   if record then
@@ -17,6 +18,7 @@ for i = 1, #ARGV, 3 do
   end
 end
 save_leases()
+save_accounts()
 if wake then ring() end
 save_lane()
 return given_back

@@ -7,14 +7,16 @@
 -- @include drop
 local a = open(ARGV[1])
 local most = tonumber(ARGV[2])
-local removed = redis.call('ZRANGE', a.waiting, 0, most - 1)
+local removed = redis.call('ZRANGE', K.waiting .. a.token, 0, most - 1)
 if #removed < most then
-  for _, id in ipairs(redis.call('ZRANGE', a.delayed, 0, most - #removed - 1)) do removed[#removed + 1] = id end
+  local delayed = redis.call('ZRANGE', K.delayed .. a.token, 0, most - #removed - 1)
+  for _, id in ipairs(delayed) do removed[#removed + 1] = id end
 end
 for _, id in ipairs(removed) do drop(a, id) end
 if #removed > 0 then
   a.hold = 0
   after_drops(a)
+  save_accounts()
   save_lane()
 end
 return removed

@@ -24,6 +24,7 @@ for _, token in ipairs(redis.call('ZRANGEBYSCORE', K.idle, '-inf', now - idle, '
       -- It holds something after all: it does not belong among the idle ones.
       place(a)
       close(a)
+      save_accounts()
       if a.stands == 'i' then redis.call('ZADD', K.idle, now, token) else redis.call('ZREM', K.idle, token) end
     end
   end

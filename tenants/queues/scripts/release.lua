@@ -8,6 +8,7 @@
 -- @include lease
 -- @include start
 local ended = 0
+open_soon(ARGV, 1, 3)
 for i = 1, #ARGV, 3 do
   if find_lease(ARGV[i], ARGV[i + 1], ARGV[i + 2]) then
     rescue(ARGV[i + 1] .. ':' .. ARGV[i])
@@ -15,6 +16,7 @@ for i = 1, #ARGV, 3 do
   end
 end
 save_leases()
+save_accounts()
 pass_on()
 save_lane()
 return ended

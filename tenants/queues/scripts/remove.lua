@@ -13,6 +13,7 @@ for i = 2, #ARGV do
 end
 if #removed > 0 then
   after_drops(a)
+  save_accounts()
   save_lane()
 end
 return removed

@@ -14,6 +14,7 @@ local value = redis.call('HGET', key, record.id)
 record.due = now + tonumber(ARGV[4])
 keep_lease(a, slot, record)
 close(a)
+save_accounts()
 if message ~= '' and value then
   local score, added, deliveries = decode_entry(value)
   redis.call('HSET', key, record.id, encode_entry(score, added, deliveries, message))

@@ -9,6 +9,7 @@
 -- @include start
 local ended = rescue_some(tonumber(ARGV[1]))
 save_leases()
+save_accounts()
 pass_on()
 save_lane()
 return ended

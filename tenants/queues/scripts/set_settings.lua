@@ -5,13 +5,14 @@
 -- Invariant: as in configure: default settings are not kept, and what waits already feels a change at once.
 -- @include lane
 -- @include account
-local changed = 0
+local replaced = 0
+open_soon(ARGV, 1, 2)
 for i = 1, #ARGV, 2 do
   local token, value = ARGV[i], ARGV[i + 1]
   local default = value == '1:1:0:0:0:0:0:0:0'
   local before = redis.call('HGET', K.limits, token) or '1:1:0:0:0:0:0:0:0'
   if before ~= value then
-    changed = changed + 1
+    replaced = replaced + 1
     if default then
       redis.call('HDEL', K.limits, token)
     else
@@ -25,6 +26,7 @@ for i = 1, #ARGV, 2 do
     end
   end
 end
+save_accounts()
 if wake then ring() end
 save_lane()
-return changed
+return replaced

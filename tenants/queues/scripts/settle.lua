@@ -36,11 +36,11 @@ end
 local function settle(a, slot, record, outcome, delay, message, reason)
   release(a, slot, record, true)
   if outcome == 'done' and record.due == 0 then
-    redis.call('HDEL', a.entries, record.id)
+    redis.call('HDEL', K.entries .. a.token, record.id)
   elseif outcome == 'retry' then
     put_back(a, record, now + delay, 0, message ~= '' and message or nil)
   elseif outcome == 'bury' then
-    local value = redis.call('HGET', a.entries, record.id)
+    local value = redis.call('HGET', K.entries .. a.token, record.id)
     a.hold = 0
     if value then
       local score, _, _, start = decode_entry(value)
@@ -52,6 +52,7 @@ local function settle(a, slot, record, outcome, delay, message, reason)
   put(a)
 end
 
+open_soon(ARGV, 7, FIELDS)
 local results = {}
 for i = 7, #ARGV, FIELDS do
   local record, a = find_lease(ARGV[i], ARGV[i + 1], ARGV[i + 2])
@@ -66,8 +67,9 @@ local claimed = {}
 if count > 0 then
   claimed = start_some(worker, request, lease_ms, count)
 end
-if wake and #claimed == 0 then ring() end
 save_leases()
+save_accounts()
+if wake and #claimed == 0 then ring() end
 local left = pass_on()
 save_lane()
 return { left, next_look(left), claimed, now, told(results) }

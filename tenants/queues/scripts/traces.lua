@@ -1,17 +1,20 @@
 -- What is left of a tenant queue anywhere in the lane: messages, state, leases, settings, what it used. Changes nothing.
 -- KEYS: root
 -- ARGV: token
--- Returns the names (see keys.py) of what holds something of it.
+-- Returns the names (see keys.py) of what holds something of it, in any order.
 -- @include lane
 -- Slots are numbered below the highest concurrency that can be set.
 local SLOTS = 1000
 local token = ARGV[1]
 local out = {}
-for _, name in ipairs({ 'state', 'waiting', 'delayed', 'entries', 'slots' }) do
-  if redis.call('EXISTS', K[name] .. token) == 1 then out[#out + 1] = name end
+local own = { state = K.state, waiting = K.waiting, delayed = K.delayed, entries = K.entries, slots = K.slots }
+for name, key in pairs(own) do
+  if redis.call('EXISTS', key .. token) == 1 then out[#out + 1] = name end
 end
-for _, name in ipairs({ 'ready', 'timers', 'idle', 'names', 'since', 'backlog' }) do
-  if redis.call('ZSCORE', K[name], token) then out[#out + 1] = name end
+local shared = { ready = K.ready, timers = K.timers, idle = K.idle, names = K.names, since = K.since,
+  backlog = K.backlog }
+for name, key in pairs(shared) do
+  if redis.call('ZSCORE', key, token) then out[#out + 1] = name end
 end
 if redis.call('HEXISTS', K.limits, token) == 1 then out[#out + 1] = 'limits' end
 for slot = 0, SLOTS - 1 do

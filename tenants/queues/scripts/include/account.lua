@@ -1,7 +1,11 @@
--- One tenant queue. Needs lane.lua. Gives: open(token), close(a), place(a), put(a) and wake, promote(a),
--- start_at(a), put_waiting, put_delayed, encode_entry, decode_entry, running(a), tear_down(a).
+-- One tenant queue. Needs lane.lua. Gives: open(token), open_soon(tokens), close(a), place(a), put(a), promote(a),
+-- save_sets(), save_accounts() and wake, start_at(a), put_waiting, put_delayed, encode_entry, decode_entry, running(a),
+-- tear_down(a).
 -- Invariant: after place() the queue stands in exactly one of: r ready, t timers, f full (a settle looks again),
 -- p parked (paused for good), b busy (nothing waits, something runs), i idle. Its state says which.
+-- Invariant: a call opens a queue once, and what it changes stands in `changed` until save_accounts(), which each
+-- script that closes one calls before its end: one command for all queues of a call costs less than one for each.
+-- Whoever reads ready, timers or idle calls save_sets() first.
 local DEFAULT_LIMITS = { weight = 1, concurrency = 1, rate_limit = 0, rate_per = 0, strict = false, max_waiting = 0,
   max_deliveries = 0, queue_paused = 0, account_paused = 0 }
 local UNLIMITED = 1e9
@@ -10,6 +14,8 @@ local PROMOTED_AT_ONCE = 100
 local HEAVY = 10
 -- The most that an account's past may hold it back, µs.
 local MOST_DEBT = 60000000
+-- Lua passes a few thousand arguments at most; even, because many are pairs.
+local PART = 1000
 
 local function limits_of(token)
   local raw = lane.configured == 1 and redis.call('HGET', K.limits, token)
@@ -29,7 +35,7 @@ end
 -- The state is packed, because reading and writing it as fields of a hash cost more than all the rest of a settle.
 -- The lease of slot 0 follows it, because most queues have no other slot; others stand in a hash. The layout stands in
 -- keys.py too.
-local STATE = '>c1ddddddddI'
+local STATE = '>c1ddddddddII'
 local LEASE = '>dddBdIHc0'
 
 -- epoch: also the µs at which it began; charge: µs charged at the claim; rated: 1 when a rate token was taken; due: ms
@@ -44,28 +50,50 @@ local function decode_lease(raw, from)
     deliveries = deliveries, id = string.sub(raw, start) }
 end
 
+-- The queues that this call has opened; the states that were read for those that it will open; those to be written.
+local opened, read, changed = {}, {}, {}
+
+-- Reads the states of queues that will be opened, all at once. Tokens stand at every `step`th place from `from` on.
+local function open_soon(list, from, step)
+  local wanted, keys = {}, {}
+  for i = from, #list, step do
+    local token = list[i]
+    if not opened[token] and read[token] == nil then
+      read[token] = false
+      wanted[#wanted + 1] = token
+      keys[#keys + 1] = K.state .. token
+    end
+  end
+  for first = 1, #keys, PART do
+    local raws = redis.call('MGET', unpack(keys, first, math.min(first + PART - 1, #keys)))
+    for i = 1, #raws do read[wanted[first + i - 1]] = raws[i] end
+  end
+end
+
 local function open(token)
-  local state = K.state .. token
-  local stands, v, estimate, used_at, rate_at, hold, due, spent, heavy, others, start, held
-  local raw = redis.call('GET', state)
+  local known = opened[token]
+  if known then return known end
+  local raw = read[token]
+  if raw == nil then raw = redis.call('GET', K.state .. token) end
+  local stands, v, estimate, used_at, rate_at, hold, due, spent, heavy, others, count, start, held
   if raw then
-    stands, v, estimate, used_at, rate_at, hold, due, spent, heavy, others, start = struct.unpack(STATE, raw)
+    stands, v, estimate, used_at, rate_at, hold, due, spent, heavy, others, count, start = struct.unpack(STATE, raw)
     if start <= #raw then held = decode_lease(raw, start) end
   end
   local limits = limits_of(token)
-  return {
+  local a = {
     token = token,
     limits = limits,
     -- Messages without an account are no tenant: no bound on how many run.
     concurrency = token == '-' and UNLIMITED or limits.concurrency,
-    state = state, waiting = K.waiting .. token, delayed = K.delayed .. token,
-    entries = K.entries .. token,
     held = held,                         -- the lease of slot 0, or nil
     others = others or 0,                -- how many other slots are taken
+    count = count or 0,                  -- how many entries wait
     v = v or 0,
     estimate = estimate or lane.mean,
     used_at = used_at or now,
     stands = stands,                     -- nil: the queue has no state yet
+    stood = stands,                      -- which of the lane's sets it is in now
     rate_at = rate_at or 0,              -- theoretical arrival time of the rate's bucket, ms
     hold = hold or 0,                    -- strict ordering: nothing starts before, ms
     due = due or 0,                      -- when the first delayed entry is due, ms; 0 none
@@ -73,13 +101,16 @@ local function open(token)
     spent = spent or 0,                  -- µs used that the hour's account does not show yet
     heavy = heavy or 0,                  -- 1: it stands among the longest backlogs
   }
+  opened[token] = a
+  return a
 end
 
+-- It is written by save_accounts().
 local function close(a)
-  if not a.stands then return end
-  local packed = struct.pack(STATE, a.stands, a.v, a.estimate, a.used_at, a.rate_at, a.hold, a.due, a.spent, a.heavy,
-    a.others)
-  redis.call('SET', a.state, a.held and packed .. encode_lease(a.held) or packed)
+  if a.stands and not a.changed then
+    a.changed = true
+    changed[#changed + 1] = a
+  end
 end
 
 -- How many messages of it run.
@@ -97,36 +128,26 @@ local function decode_entry(value)
   return tonumber(score), tonumber(added), tonumber(deliveries), start
 end
 
--- Keeps the arrival of the next message, for "oldest wait", and the length of the backlog. `a.next_id`: the head,
--- where it is known already.
-local function mark_head(a, count)
-  if count >= HEAVY then
-    redis.call('ZADD', K.backlog, whole(count), a.token)
-    a.heavy = 1
-  elseif a.heavy == 1 then
-    redis.call('ZREM', K.backlog, a.token)
-    a.heavy = 0
-  end
-  if count == 0 then
-    redis.call('ZREM', K.since, a.token)
-    return
-  end
-  local head = a.next_id or redis.call('ZRANGE', a.waiting, 0, 0)[1]
-  local value = redis.call('HGET', a.entries, head)
-  if value then
-    redis.call('ZADD', K.since, string.match(value, '^%d+:(%d+):'), a.token)
-  end
+-- `added`: since when it waits, ms, where the caller knows it.
+local function put_waiting(a, id, score, added)
+  local new = redis.call('ZADD', K.waiting .. a.token, whole(score), id)
+  a.count = a.count + new
+  lane.waiting = lane.waiting + new
+  a.head_changed = true
+  a.head_added = a.count == 1 and added or nil
 end
 
-local function put_waiting(a, id, score)
-  redis.call('ZADD', a.waiting, whole(score), id)
-  lane.waiting = lane.waiting + 1
+local function take_waiting(a, id)
+  local gone = redis.call('ZREM', K.waiting .. a.token, id)
+  a.count = a.count - gone
+  lane.waiting = lane.waiting - gone
   a.head_changed = true
-  a.next_id = nil
+  a.head_added = nil
+  return gone == 1
 end
 
 local function put_delayed(a, id, due)
-  redis.call('ZADD', a.delayed, whole(due), id)
+  redis.call('ZADD', K.delayed .. a.token, whole(due), id)
   lane.delayed = lane.delayed + 1
   if a.due == 0 or due < a.due then a.due = due end
 end
@@ -134,16 +155,17 @@ end
 -- Moves what is due to the waiting ones; bounded, the rest follows at the next look.
 local function promote(a)
   if a.due == 0 or a.due > now then return end
-  local ids = redis.call('ZRANGEBYSCORE', a.delayed, '-inf', now, 'LIMIT', 0, PROMOTED_AT_ONCE)
+  local ids = redis.call('ZRANGEBYSCORE', K.delayed .. a.token, '-inf', now, 'LIMIT', 0, PROMOTED_AT_ONCE)
   for _, id in ipairs(ids) do
-    local value = redis.call('HGET', a.entries, id)
-    redis.call('ZREM', a.delayed, id)
+    local value = redis.call('HGET', K.entries .. a.token, id)
+    redis.call('ZREM', K.delayed .. a.token, id)
     lane.delayed = lane.delayed - 1
     if value then
-      put_waiting(a, id, (decode_entry(value)))
+      local score, added = decode_entry(value)
+      put_waiting(a, id, score, added)
     end
   end
-  local first = redis.call('ZRANGE', a.delayed, 0, 0, 'WITHSCORES')
+  local first = redis.call('ZRANGE', K.delayed .. a.token, 0, 0, 'WITHSCORES')
   a.due = tonumber(first[2]) or 0
 end
 
@@ -168,9 +190,8 @@ end
 
 local function place(a)
   promote(a)
-  local count = redis.call('ZCARD', a.waiting)
   local stands, at
-  if count == 0 then
+  if a.count == 0 then
     if a.due > 0 then stands, at = 't', a.due
     elseif running(a) > 0 then stands = 'b'
     else stands = 'i' end
@@ -180,30 +201,13 @@ local function place(a)
     at = start_at(a)
     if at == -1 then stands = 'p' elseif at > 0 then stands = 't' else stands = 'r' end
   end
-  local before = a.stands
-  if not before then redis.call('ZADD', K.names, 0, a.token) end
-  if before == 'r' and stands ~= 'r' and not a.popped then redis.call('ZREM', K.ready, a.token) end
-  if before == 't' and stands ~= 't' then redis.call('ZREM', K.timers, a.token) end
-  if before == 'i' and stands ~= 'i' then redis.call('ZREM', K.idle, a.token) end
-  if stands == 'r' then
-    if before ~= 'r' then
-      -- Nobody saves credit, and equals come in the order in which they became ready.
-      if a.v < lane.v then a.v = lane.v end
-      lane.v = lane.v + 1
-    end
-    redis.call('ZADD', K.ready, whole(a.v), a.token)
-  elseif stands == 't' then
-    redis.call('ZADD', K.timers, whole(at), a.token)
-  elseif stands == 'i' and before ~= 'i' then
-    redis.call('ZADD', K.idle, whole(now), a.token)
+  if stands == 'r' and a.stands ~= 'r' then
+    -- Nobody saves credit, and equals come in the order in which they became ready.
+    if a.v < lane.v then a.v = lane.v end
+    lane.v = lane.v + 1
   end
-  if a.head_changed then
-    mark_head(a, count)
-    a.head_changed = false
-  end
-  a.stands = stands
-  a.popped = false
-  return stands, at
+  a.stands, a.at = stands, at
+  return stands
 end
 
 -- Whether this call made something that a waiting consumer must hear of.
@@ -213,17 +217,109 @@ local wake = false
 local function put(a)
   local stands = place(a)
   close(a)
-  if stands == 'r' then
-    wake = true
-  elseif stands == 't' and redis.call('ZRANGE', K.timers, 0, 0)[1] == a.token then
-    wake = true
+  if stands == 'r' then wake = true elseif stands == 't' then a.tell = true end
+end
+
+-- Adds arguments to the list that stands under a key. `second`: nil where the command takes single ones.
+local function add_to(lists, key, first, second)
+  local list = lists[key]
+  if not list then
+    list = {}
+    lists[key] = list
   end
+  list[#list + 1] = first
+  list[#list + 1] = second
+end
+
+-- The same command for each key, with all of its arguments. `root`: what the keys begin with, where that is left out.
+local function call_each(command, lists, root)
+  for name, list in pairs(lists) do
+    local key = root and root .. name or name
+    for i = 1, #list, PART do redis.call(command, key, unpack(list, i, math.min(i + PART - 1, #list))) end
+  end
+end
+
+-- Brings ready, timers, idle and names to where the changed queues stand.
+local function save_sets()
+  local come, gone, timed = {}, {}, false
+  for _, a in ipairs(changed) do
+    local stands, stood, token = a.stands, a.stood, a.token
+    if not stood then add_to(come, K.names, '0', token) end
+    if stands ~= stood then
+      local left = stood == 'r' and K.ready or stood == 't' and K.timers or stood == 'i' and K.idle
+      if left then add_to(gone, left, token) end
+    end
+    if stands == 'r' then
+      if stood ~= 'r' or a.score ~= a.v then add_to(come, K.ready, whole(a.v), token) end
+      a.score = a.v
+    elseif stands == 't' then
+      if a.at then -- it was placed in this call
+        add_to(come, K.timers, whole(a.at), token)
+        timed = true
+      end
+    elseif stands == 'i' and stood ~= 'i' then
+      add_to(come, K.idle, whole(now), token)
+    end
+    a.stood = stands
+  end
+  call_each('ZREM', gone)
+  call_each('ZADD', come)
+  if timed and not wake then
+    local first = opened[redis.call('ZRANGE', K.timers, 0, 0)[1]]
+    wake = first ~= nil and first.tell == true
+  end
+end
+
+-- Since when the queue's next entry waits, as text; nil: none waits.
+local function arrival(a)
+  if a.head_added then return whole(a.head_added) end
+  local head = redis.call('ZRANGE', K.waiting .. a.token, 0, 0)[1]
+  local value = head and redis.call('HGET', K.entries .. a.token, head)
+  return value and string.match(value, '^%d+:(%d+):')
+end
+
+-- Writes what the call has changed: where the queues stand, the arrivals of their next messages (for "oldest wait"),
+-- the long backlogs, the states.
+local function save_accounts()
+  save_sets()
+  local come, gone, states = {}, {}, {}
+  for i, a in ipairs(changed) do
+    if a.head_changed then
+      if a.count >= HEAVY then
+        add_to(come, K.backlog, whole(a.count), a.token)
+        a.heavy = 1
+      elseif a.heavy == 1 then
+        add_to(gone, K.backlog, a.token)
+        a.heavy = 0
+      end
+      local added = a.count > 0 and arrival(a)
+      if added then
+        add_to(come, K.since, added, a.token)
+      elseif a.count == 0 then
+        add_to(gone, K.since, a.token)
+      end
+      a.head_changed = false
+    end
+    local packed = struct.pack(STATE, a.stands, a.v, a.estimate, a.used_at, a.rate_at, a.hold, a.due, a.spent, a.heavy,
+      a.others, a.count)
+    states[2 * i - 1] = K.state .. a.token
+    states[2 * i] = a.held and packed .. encode_lease(a.held) or packed
+    a.changed = false
+  end
+  changed = {}
+  call_each('ZREM', gone)
+  call_each('ZADD', come)
+  for i = 1, #states, PART do redis.call('MSET', unpack(states, i, math.min(i + PART - 1, #states))) end
 end
 
 -- Removes all state of a queue that holds nothing; its settings stay. False when it holds something.
 local function tear_down(a)
-  if redis.call('EXISTS', a.waiting, a.delayed, a.entries, K.slots .. a.token) > 0 then return false end
-  redis.call('DEL', a.state)
+  local token = a.token
+  if redis.call('EXISTS', K.waiting .. token, K.delayed .. token, K.entries .. token, K.slots .. token) > 0 then
+    return false
+  end
+  redis.call('DEL', K.state .. a.token)
+  opened[a.token], read[a.token] = nil, false
   for _, key in ipairs({ K.names, K.idle, K.ready, K.timers, K.since, K.backlog }) do
     redis.call('ZREM', key, a.token)
   end

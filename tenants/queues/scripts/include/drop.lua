@@ -1,20 +1,16 @@
 -- Needs account.lua. Gives: drop(a, id): removes an entry that waits or is delayed; false when it does neither.
 local function drop(a, id)
-  if redis.call('ZREM', a.waiting, id) == 1 then
-    lane.waiting = lane.waiting - 1
-  elseif redis.call('ZREM', a.delayed, id) == 1 then
+  if not take_waiting(a, id) then
+    if redis.call('ZREM', K.delayed .. a.token, id) == 0 then return false end
     lane.delayed = lane.delayed - 1
-  else
-    return false
   end
-  redis.call('HDEL', a.entries, id)
-  a.head_changed = true
+  redis.call('HDEL', K.entries .. a.token, id)
   return true
 end
 
 -- After drops: the first due time may be another one.
 local function after_drops(a)
-  local first = redis.call('ZRANGE', a.delayed, 0, 0, 'WITHSCORES')
+  local first = redis.call('ZRANGE', K.delayed .. a.token, 0, 0, 'WITHSCORES')
   a.due = tonumber(first[2]) or 0
   put(a)
 end

@@ -54,10 +54,10 @@ local function lane_is_paused()
   return lane.paused == -1 or lane.paused > now
 end
 
--- Whether the lane as a whole lets another message start.
-local function lane_has_room()
-  if lane_is_paused() then return false end
-  return lane.global == 0 or redis.call('ZCARD', K.leases) < lane.global
+-- How many more messages the lane as a whole lets start.
+local function lane_room()
+  if lane_is_paused() then return 0 end
+  return lane.global == 0 and math.huge or math.max(0, lane.global - redis.call('ZCARD', K.leases))
 end
 
 -- One element is enough: a consumer that comes later takes it at once, and each claim that leaves work behind

@@ -7,38 +7,21 @@ local WORKER_TTL = 600000
 local BURIED_TTL = 604800000
 local LEAST_CHARGE = 100
 local SPENT_STEP = 10000 -- µs
--- Lua passes a few thousand arguments at most.
-local PART = 1000
 
--- What a call has to write in the zset of leases and in workers' hashes; one command each for all of its messages.
-local ended, made, gone_of, told_of = {}, {}, {}, {}
-
--- What stands under a key of `lists`: a list of arguments, which grows.
-local function list_of(lists, key)
-  local list = lists[key]
-  if not list then
-    list = {}
-    lists[key] = list
-  end
-  return list
-end
+-- What a call has to write in the zset of leases, by key, and in workers' hashes, by worker: one command each for all
+-- of its messages.
+local expiries, ended, told, untold = {}, {}, {}, {}
 
 local function tell_worker(worker, field, value)
-  local fields = list_of(told_of, worker)
-  fields[#fields + 1] = field
-  fields[#fields + 1] = value
-end
-
-local function call_in_parts(command, key, arguments)
-  for i = 1, #arguments, PART do redis.call(command, key, unpack(arguments, i, math.min(i + PART - 1, #arguments))) end
+  add_to(told, worker, field, value)
 end
 
 local function save_leases()
-  call_in_parts('ZREM', K.leases, ended)
-  call_in_parts('ZADD', K.leases, made)
-  for worker, members in pairs(gone_of) do call_in_parts('HDEL', K.worker .. worker, members) end
-  for worker, fields in pairs(told_of) do call_in_parts('HSET', K.worker .. worker, fields) end
-  ended, made, gone_of, told_of = {}, {}, {}, {}
+  call_each('ZREM', ended)
+  call_each('ZADD', expiries)
+  call_each('HDEL', untold, K.worker)
+  call_each('HSET', told, K.worker)
+  expiries, ended, told, untold = {}, {}, {}, {}
 end
 
 -- The taken slots, as text.
@@ -88,16 +71,14 @@ end
 local function take(a, start, worker, request, lease_ms)
   if start > lane.v then lane.v = start end
   promote(a)
-  local heads = redis.call('ZRANGE', a.waiting, 0, 1)
-  local id = heads[1]
-  local value = id and redis.call('HGET', a.entries, id)
+  local heads = redis.call('ZRANGE', K.waiting .. a.token, 0, 1)
+  local id, following = heads[1], heads[2]
+  local values = following and redis.call('HMGET', K.entries .. a.token, id, following) or
+    { id and redis.call('HGET', K.entries .. a.token, id) }
+  local value = values[1]
   local slot = value and free_slot(a)
   if not slot or start_at(a) ~= 0 then
-    if id and not value then
-      redis.call('ZREM', a.waiting, id)
-      lane.waiting = lane.waiting - 1
-      a.head_changed = true
-    end
+    if id and not value then take_waiting(a, id) end
     place(a)
     close(a)
     return nil
@@ -117,15 +98,12 @@ local function take(a, start, worker, request, lease_ms)
   local record = { epoch = lane.epoch, worker = worker, request = request, charge = charge, rated = rated, due = 0,
     deliveries = deliveries, id = id }
   local member = slot .. ':' .. a.token
-  redis.call('ZREM', a.waiting, id)
+  take_waiting(a, id)
+  if values[2] then a.head_added = tonumber((string.match(values[2], '^%d+:(%d+):'))) end
   keep_lease(a, slot, record)
-  made[#made + 1] = whole(now + lease_ms)
-  made[#made + 1] = member
+  add_to(expiries, K.leases, whole(now + lease_ms), member)
   local epoch = whole(lane.epoch)
   tell_worker(worker, member, epoch .. ':' .. request)
-  lane.waiting = lane.waiting - 1
-  a.head_changed = true
-  a.next_id = heads[2]
   place(a)
   close(a)
   return { a.token, slot, epoch, id, value }
@@ -143,9 +121,8 @@ end
 local function release(a, slot, record, started)
   local member = slot .. ':' .. a.token
   drop_lease(a, slot)
-  ended[#ended + 1] = member
-  local gone = list_of(gone_of, record.worker)
-  gone[#gone + 1] = member
+  add_to(ended, K.leases, member)
+  add_to(untold, record.worker, member)
   if not started then
     a.v = math.max(0, a.v - record.charge / a.limits.weight)
     if record.rated == 1 and a.limits.rate_limit > 0 then
@@ -175,7 +152,7 @@ end
 local function bury(a, id, score, reason, message)
   local burial = whole(math.max(lane.epoch + 1, now_us))
   lane.epoch = tonumber(burial)
-  redis.call('HDEL', a.entries, id)
+  redis.call('HDEL', K.entries .. a.token, id)
   redis.call('ZADD', K.buried, now, burial)
   redis.call('HSET', K.graves, burial, cjson.encode({ #a.token, #id, #reason }) .. '\n' .. a.token .. id .. reason ..
     message)
@@ -188,7 +165,7 @@ end
 
 -- Gives an entry back to its queue with its old sequence. `due` 0: it waits at once.
 local function put_back(a, record, due, deliveries, message)
-  local value = redis.call('HGET', a.entries, record.id)
+  local value = redis.call('HGET', K.entries .. a.token, record.id)
   if not value then return end
   local score, added, _, start = decode_entry(value)
   if due > now then
@@ -200,9 +177,9 @@ local function put_back(a, record, due, deliveries, message)
     due = 0
   end
   local since = due > 0 and due or (message and now or added)
-  redis.call('HSET', a.entries, record.id,
+  redis.call('HSET', K.entries .. a.token, record.id,
     encode_entry(score, since, deliveries, message or string.sub(value, start)))
-  if due > 0 then put_delayed(a, record.id, due) else put_waiting(a, record.id, score) end
+  if due > 0 then put_delayed(a, record.id, due) else put_waiting(a, record.id, score, since) end
 end
 
 -- A lease that expired: the entry goes back, as its reschedule says where one was recorded, and the loss is counted.
@@ -219,7 +196,7 @@ local function rescue(member)
   if record.due > 0 then
     put_back(a, record, record.due, 0)
   elseif a.limits.max_deliveries > 0 and record.deliveries + 1 >= a.limits.max_deliveries then
-    local value = redis.call('HGET', a.entries, record.id)
+    local value = redis.call('HGET', K.entries .. a.token, record.id)
     if value then
       local score, _, _, start = decode_entry(value)
       bury(a, record.id, score, 'max_deliveries', string.sub(value, start))
@@ -233,7 +210,8 @@ end
 
 -- Returns how many leases had expired and were ended, at most `most`.
 local function rescue_some(most)
-  save_leases() -- what this call has taken must not be found under an older expiry time
+  -- What this call has taken must not be found under an older expiry time.
+  save_leases()
   local expired = redis.call('ZRANGEBYSCORE', K.leases, '-inf', now, 'LIMIT', 0, most)
   for _, member in ipairs(expired) do rescue(member) end
   return #expired
