@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tenants.queues import InvalidEntry, QueueFull, QueueLimits, Rate, TenantBroker
-from tests.queues.conftest import eventually
+from tests.queues.conftest import PATIENCE_MS, eventually
 from tests.queues.lanes import LANE, VIRTUAL_START, Client, Hand, Lease, age_lease, clock_of, entry, state_of
 
 DEFAULT = QueueLimits()
@@ -78,14 +80,75 @@ def test_a_pause_holds_until_resumed(broker: TenantBroker, scope: str) -> None:
     assert "1" in ids(hand.claim(10))
 
 
-def test_a_pause_until_a_time_ends_by_itself(broker: TenantBroker) -> None:
+@pytest.mark.parametrize("scope", ["queue", "account", "lane"])
+def test_a_pause_until_a_time_ends_by_itself(broker: TenantBroker, scope: str) -> None:
     broker.enqueue_once(entry("1"))
     hand = Hand(broker)
-    broker.queues_admin.pause(LANE, "acme", until=datetime.now(UTC) + timedelta(hours=1))
+
+    def pause(span: timedelta) -> None:
+        until = datetime.now(UTC) + span
+        if scope == "account":
+            broker.queues_admin.pause_account("acme", until)
+        else:
+            broker.queues_admin.pause(LANE, "acme" if scope == "queue" else None, until)
+
+    pause(timedelta(hours=1))
     assert hand.claim() == []
     assert 3_500_000 <= hand.next_ms <= 3_600_001
-    broker.queues_admin.pause(LANE, "acme", until=datetime.now(UTC) + timedelta(milliseconds=250))
+    described = broker.queues_admin.describe(LANE, "acme")
+    assert described is not None
+    assert described.paused_until is not None
+    pause(timedelta(milliseconds=250))
     eventually(lambda: ids(hand.claim()) == ["1"])
+
+
+def test_a_pause_of_an_account_holds_on_lanes_that_come_later(
+    broker: TenantBroker, make_broker: Callable[..., TenantBroker], client: Client
+) -> None:
+    admin = broker.queues_admin
+    admin.pause_account("acme")
+    admin.pause_account("later", until=datetime.now(UTC) + timedelta(hours=1))
+    admin.pause_account("free")
+    admin.resume_account("free")
+    # Whoever puts the lane to its first use is another process, which knows nothing of it.
+    make_broker().enqueue_many([entry("1", account) for account in ("acme", "later", "free")])
+    hand = Hand(broker)
+    assert [each.account for each in hand.claim(10)] == ["free"]
+    make_broker().queues_admin.set_limits("generate", "acme", QueueLimits(weight=2))
+    broker.enqueue_once(entry("1", "acme", "generate"))
+    assert Hand(broker, lane="generate").claim(10) == []
+    admin.resume_account("acme")
+    assert [each.account for each in hand.claim(10)] == ["acme"]
+    assert [each.account for each in Hand(broker, lane="generate").claim(10)] == ["acme"]
+    admin.resume_account("later")
+    assert not client.exists("onelane:lanes:paused")
+
+
+def test_pauses_and_first_uses_of_lanes_at_one_time_come_out_right(
+    broker: TenantBroker, make_broker: Callable[..., TenantBroker]
+) -> None:
+    brokers = [make_broker() for _ in range(3)]
+    for round_number in range(25):
+        gate, lane = threading.Barrier(3), f"lane-{round_number}"
+        acts: list[Callable[[], object]] = [
+            lambda lane=lane: brokers[0].enqueue_once(entry("1", "paused", lane)),  # type: ignore[misc]
+            lambda: brokers[1].queues_admin.pause_account("paused"),
+            lambda: brokers[2].queues_admin.resume_account("resumed"),
+        ]
+        broker.queues_admin.resume_account("paused")
+        broker.queues_admin.pause_account("resumed")
+
+        def run(act: Callable[[], object], gate: threading.Barrier = gate) -> None:
+            gate.wait(PATIENCE_MS / 1000)
+            act()
+
+        threads = [threading.Thread(target=run, args=(act,)) for act in acts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_MS / 1000)
+        broker.enqueue_once(entry("1", "resumed", lane))
+        assert [each.account for each in Hand(broker, lane=lane).claim(10)] == ["resumed"]
 
 
 def test_resuming_a_queue_does_not_resume_its_account(broker: TenantBroker) -> None:
