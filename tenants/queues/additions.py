@@ -6,7 +6,7 @@ Invariants: of the entries that one script adds all or none are added; a lane th
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dramatiq import Actor, Message
@@ -21,8 +21,10 @@ from .lua import script
 from .server import Argument, Call, Server
 
 _ENQUEUE = script("enqueue")
-#: Entries that one script adds, and scripts that one round trip carries.
+#: Entries that one script adds (more, up to the second, where they are one account's), and scripts that one round trip
+#: carries.
 _CHUNK = 200
+_MOST_OF_ONE = 1000
 _PIPELINED = 10
 
 
@@ -73,7 +75,7 @@ def add(server: Server, keys: Keys, known: KnownLanes, additions: Sequence[Addit
         known.make_known_once(lane)
         calls.extend(
             (lane, Call(_ENQUEUE, root, [field for each in chunk for field in each.fields()]))
-            for chunk in (members[start : start + _CHUNK] for start in range(0, len(members), _CHUNK))
+            for chunk in _chunks(members)
         )
     added = 0
     failure: Exception | None = None
@@ -99,6 +101,28 @@ def _by_root(keys: Keys, additions: Sequence[Addition]) -> dict[str, list[Additi
         root = keys.root(each.message.queue_name, shard_of(each.token, keys.shards))
         grouped.setdefault(root, []).append(each)
     return grouped
+
+
+def _chunks(members: Sequence[Addition]) -> Iterator[list[Addition]]:
+    """What one script each adds: never a part of what is for one account, because its queue takes all or nothing."""
+    if len(members) <= _CHUNK:
+        yield list(members)
+        return
+    by_account: dict[bytes, list[Addition]] = {}
+    for each in members:
+        by_account.setdefault(each.token, []).append(each)
+    chunk: list[Addition] = []
+    for entries in by_account.values():
+        if chunk and len(chunk) + len(entries) > _CHUNK:
+            yield chunk
+            chunk = []
+        for start in range(0, len(entries), _MOST_OF_ONE):
+            chunk += entries[start : start + _MOST_OF_ONE]
+            if len(chunk) >= _CHUNK:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk
 
 
 def plain_message(message: Message[Any] | MessageProxy) -> Message[Any]:

@@ -249,8 +249,8 @@ class TenantBroker(Broker):
         the meantime is added anew.
 
         Raises:
-            QueueFull: a queue would exceed its `max_waiting`. Of each 200 entries of a lane all or none are added.
-            Others as `enqueue`.
+            QueueFull: a queue would exceed its `max_waiting`; of what is for it nothing was added (of each 1,000
+            entries all or nothing). Others as `enqueue`.
         """
         prepared = []
         for entry in entries:

@@ -54,6 +54,47 @@ def test_a_rate_counts_starts_and_tells_when_to_look_again(broker: TenantBroker,
     assert ids(hand.claim(10)) == ["2", "3"]
 
 
+@pytest.mark.parametrize("many", [350, 1000])
+def test_max_waiting_takes_all_or_nothing_of_a_queue_in_a_batch_of_any_accounts(
+    broker: TenantBroker, many: int
+) -> None:
+    """More than one script adds, and others' entries stand between the queue's own."""
+    broker.queues_admin.set_limits(LANE, "acme", QueueLimits(max_waiting=many - 1))
+    batch = [entry(f"{number}", account) for number in range(many) for account in ("acme", f"other {number % 30}")]
+    with pytest.raises(QueueFull) as caught:
+        broker.enqueue_many(batch)
+    assert (caught.value.lane, caught.value.account, caught.value.max_waiting) == (LANE, "acme", many - 1)
+    assert broker.queues_admin.describe(LANE, "acme").waiting == 0  # type: ignore[union-attr]
+    assert broker.queues_admin.totals(LANE).waiting == many
+    broker.queues_admin.set_limits(LANE, "acme", QueueLimits(max_waiting=many))
+    assert broker.enqueue_many(batch) == many
+    held = next(page for page in broker.queues_admin.entries(LANE) if page.account == "acme")
+    assert list(held.ids[:5]) == ["0", "1", "2", "3", "4"]
+
+
+def test_many_senders_at_one_time_never_exceed_max_waiting(
+    broker: TenantBroker, make_broker: Callable[..., TenantBroker]
+) -> None:
+    broker.queues_admin.set_limits(LANE, "acme", QueueLimits(max_waiting=50))
+    gate, refused = threading.Barrier(4), []
+
+    def send(name: str, own: TenantBroker) -> None:
+        gate.wait(PATIENCE_MS / 1000)
+        for number in range(40):
+            try:
+                own.enqueue_once(entry(f"{name} {number}"))
+            except QueueFull:
+                refused.append(name)
+
+    threads = [threading.Thread(target=send, args=(str(n), make_broker())) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_MS / 1000)
+    assert broker.queues_admin.totals(LANE).waiting == 50
+    assert len(refused) == 4 * 40 - 50
+
+
 @pytest.mark.parametrize("scope", ["queue", "account", "lane"])
 def test_a_pause_holds_until_resumed(broker: TenantBroker, scope: str) -> None:
     admin, hand = broker.queues_admin, Hand(broker)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import dramatiq
 import pytest
 from dramatiq import Worker
 
 from tenants.queues import Entry, InvalidEntry, QueueLimits, TenantBroker, current_message
+from tenants.queues.server import Call, Server
 from tests.queues.conftest import PATIENCE_MS, eventually
 from tests.queues.lanes import LANE, Client, Hand, entry, message
 
@@ -123,9 +125,21 @@ def test_an_entry_is_added_once_while_it_is_held(broker: TenantBroker) -> None:
     assert broker.enqueue_once(entry("1"))
 
 
-def test_a_thousand_entries_in_one_call(broker: TenantBroker) -> None:
+def test_a_thousand_entries_in_one_round_trip(broker: TenantBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [entry(str(number), f"account-{number % 300}") for number in range(1000)]
+    broker.enqueue_once(entry("first"))
+    calls: list[int] = []
+    run_many = Server.run_many
+
+    def note(self: Server, scripts: Sequence[Call]) -> list[Any]:
+        calls.append(len(scripts))
+        return run_many(self, scripts)
+
+    monkeypatch.setattr(Server, "run_many", note)
     assert broker.enqueue_many(entries) == 1000
+    assert len(calls) == 1
+    assert calls[0] <= 6
+    broker.queues_admin.purge(LANE, "acme")
     assert broker.enqueue_many(entries) == 0
     assert broker.queues_admin.totals(LANE).waiting == 1000
     held = broker.queues_admin.contains_many(LANE, ((f"account-{n % 300}", str(n)) for n in range(1100)))
