@@ -9,7 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tenants.queues import InvalidEntry, QueueLimits, Rate, TenantBroker
-from tests.queues.lanes import LANE, Client, Hand, age_lease, entry
+from tests.queues.lanes import LANE, Client, Hand, age_lease, entry, set_state, state_of
+
+#: Of a tenant queue's state.
+LAST_USED = 3
 
 
 def test_describe_tells_what_a_queue_holds(broker: TenantBroker) -> None:
@@ -45,10 +48,29 @@ def test_lists_page_through_every_queue_once(broker: TenantBroker) -> None:
     assert len(seen) == len(set(seen))
     only, _ = broker.queues_admin.list_queues(account="acme")
     assert [(each.lane, each.account) for each in only] == [("generate", "acme")]
-    idle, _ = broker.queues_admin.list_queues(LANE, idle_longer_than=3600)
-    assert idle == []
     with pytest.raises(InvalidEntry, match="cursor"):
         broker.queues_admin.list_queues(cursor="not ours")
+
+
+def test_lists_tell_queues_by_how_long_they_were_unused(broker: TenantBroker, client: Client) -> None:
+    hand = Hand(broker)
+    broker.enqueue_many([entry("1", account) for account in ("old", "new")])
+    for lease in hand.claim(2):
+        hand.settle(lease)
+    raw = b"@old"
+    state = state_of(client, hand.root, raw)
+    state[LAST_USED] -= 2 * 3600 * 1000
+    set_state(client, hand.root, raw, state)
+
+    def idle(seconds: float, account: str | None = None) -> list[str | None]:
+        page, _ = broker.queues_admin.list_queues(LANE, account=account, idle_longer_than=seconds)
+        return [each.account for each in page]
+
+    assert idle(3600) == ["old"]
+    assert idle(3600, account="new") == []
+    assert idle(3600, account="old") == ["old"]
+    assert idle(0) == ["new", "old"]
+    assert idle(3 * 3600) == []
 
 
 def test_position_counts_who_comes_first(broker: TenantBroker) -> None:
@@ -82,9 +104,11 @@ def test_the_reaper_leaves_nothing_of_idle_queues_and_touches_no_other(broker: T
     hand.claim_one()
     before = key_space(client)
     idle = [f"idle{number}" for number in range(30)]
-    broker.enqueue_many([entry("1", account) for account in idle])
-    for lease in hand.claim(30):
-        hand.settle(lease)
+    broker.enqueue_many([entry(str(number), account) for account in idle for number in range(12)])
+    for _ in range(12):
+        for lease in hand.claim(30):
+            age_lease(client, broker, lease, 0.05)  # so much that the hour's account shows it
+            hand.settle(lease)
     broker.enqueue_once(entry("1", "later", delay_seconds=3600))
     assert admin.reap(3600) == []
     assert sorted(admin.reap(0, dry_run=True)) == sorted((LANE, account) for account in idle)
@@ -110,7 +134,7 @@ def key_space(client: Client) -> dict[bytes, object]:
             found[key] = kind
     for lane_wide in (b"onelane:{publish}", b"onelane:{publish}:bell"):
         found.pop(lane_wide, None)
-    return {key: value for key, value in found.items() if value != [] and b":spent:" not in key}
+    return {key: value for key, value in found.items() if value != []}
 
 
 def test_the_reaper_never_takes_a_message(broker: TenantBroker, make_broker: Callable[..., TenantBroker]) -> None:
@@ -141,6 +165,9 @@ def test_the_heaviest_accounts_by_name(broker: TenantBroker, client: Client) -> 
         age_lease(client, broker, lease, seconds)
         hand.settle(lease)
     assert broker.queues_admin.heaviest(LANE, "backlog") == [("noisy", 12.0)]
+    broker.enqueue_many([entry(str(number), account) for account, n in (("b", 3), ("a", 5)) for number in range(n)])
+    assert broker.queues_admin.heaviest(LANE, "backlog") == [("noisy", 12.0), ("a", 5.0), ("b", 3.0)]
+    assert broker.queues_admin.heaviest(LANE, "backlog", number=2) == [("noisy", 12.0), ("a", 5.0)]
     (first, most), (second, less) = broker.queues_admin.heaviest(LANE)
     assert (first, second) == ("noisy", "quiet")
     assert 30 <= most < 31
@@ -187,7 +214,7 @@ def test_dwell_time_runs_from_arrival_to_start(broker: TenantBroker, client: Cli
 
 def test_the_heaviest_are_kept_in_bounded_space(broker: TenantBroker, client: Client) -> None:
     """Only accounts with a backlog of ten or more stand in the list by backlog; the hours' lists end by themselves."""
-    broker.enqueue_many(entry("1", f"light{number}") for number in range(300))
+    broker.enqueue_many(entry("1", f"light{number}") for number in range(1001))
     broker.enqueue_many(entry(str(n), account) for account, count in (("a", 30), ("b", 12)) for n in range(count))
     assert broker.queues_admin.heaviest(LANE, "backlog") == [("a", 30.0), ("b", 12.0)]
     assert client.zcard(f"{broker.keys.root(LANE)}:backlog") == 2
