@@ -13,7 +13,7 @@ from .cluster import SCHEMES as CLUSTER_SCHEMES
 from .cluster import node_urls
 from .descriptions import BuriedMessage, HeldEntries, HeldLease, LaneTotals, QueueDescription, Reason, Violation
 from .embedded import EmbeddedValkey
-from .entry import Entry
+from .entry import Entry, entry_id_of
 from .errors import (
     EmbeddedServerFailed,
     InvalidEntry,
@@ -61,6 +61,7 @@ __all__ = [
     "UnsupportedServer",
     "Violation",
     "current_message",
+    "entry_id_of",
     "lease_holder",
     "node_urls",
     "until_ms",

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from queue import PriorityQueue
 from typing import Any
 
@@ -30,7 +31,7 @@ from .additions import Addition, add, plain_message, without_eta
 from .budget import ThreadBudget
 from .cluster import ClusterServer, is_cluster_url
 from .consumer import LaneShard, TenantConsumer
-from .entry import Entry
+from .entry import MAX_DELAY_SECONDS, Entry, remember_entry
 from .errors import InvalidEntry
 from .keys import Keys
 from .known_lanes import KnownLanes
@@ -179,6 +180,8 @@ class TenantBroker(Broker):
     def enqueue(self, message: Message[Any] | MessageProxy, *, delay: int | None = None) -> Message[Any]:
         """Adds the message to the queue of its account on its lane, after `delay` ms.
 
+        `entry_id_of` what comes back names the entry, for `queues_admin.explain` and its like.
+
         Raises:
             QueueFull: the tenant queue has reached its `max_waiting`.
             InvalidEntry: the account cannot be one.
@@ -186,15 +189,17 @@ class TenantBroker(Broker):
         """
         if isinstance(message, LeasedMessage) and message.consumer.broker is self and not message.settling:
             return self._reschedule(message, delay)
-        plain = plain_message(message)
-        plain, delay_ms = without_eta(self._with_account(plain), delay)
+        # A copy, as with Dramatiq's own brokers: what middleware does to it is for this run alone.
+        plain, delay_ms = without_eta(self._with_account(plain_message(message).copy()), delay)
         self.emit_before("enqueue", plain, delay)
-        add(self.server, self.keys, self._known, [Addition.of_message(self.actors, plain, delay_ms)])
+        addition = Addition.of_message(self.actors, plain, delay_ms)
+        add(self.server, self.keys, self._known, [addition])
+        remember_entry(plain, addition.entry_id)
         self.emit_after("enqueue", plain, delay)
         return plain
 
     def _reschedule(self, message: LeasedMessage, delay: int | None) -> Message[Any]:
-        plain, delay_ms = without_eta(plain_message(message), delay)
+        plain, delay_ms = without_eta(plain_message(message).copy(), delay)
         self.emit_before("enqueue", plain, delay)
         message.reschedule(delay_ms / 1000, plain)
         self.emit_after("enqueue", plain, delay)
@@ -254,7 +259,9 @@ class TenantBroker(Broker):
         """
         prepared = []
         for entry in entries:
-            message = self._with_account(entry.message)
+            message, delay_ms = without_eta(self._with_account(entry.message), None)
+            if delay_ms and not entry.delay_seconds:
+                entry = replace(entry, delay_seconds=min(delay_ms / 1000, MAX_DELAY_SECONDS))
             self.emit_before("enqueue", message, None)
             prepared.append(Addition.of_entry(message, entry))
         added = add(self.server, self.keys, self._known, prepared)

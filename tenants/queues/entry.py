@@ -55,3 +55,14 @@ def rank_of_actor(priority: int) -> int:
 def milliseconds(seconds: float) -> int:
     """Whole ms, rounded up, so that nothing starts too early."""
     return max(0, -int(-seconds * 1000 // 1))
+
+
+def remember_entry(message: Message[Any], entry_id: str) -> None:
+    """Notes under which entry a message went in: beside its fields, so that it stays equal to what is received."""
+    vars(message)["_entry_id"] = entry_id
+
+
+def entry_id_of(message: Message[Any]) -> str | None:
+    """The id of the entry that a message became: of the message that `enqueue` (or an actor's `send`) gave back."""
+    found: str | None = vars(message).get("_entry_id")
+    return found

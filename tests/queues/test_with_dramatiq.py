@@ -15,7 +15,7 @@ from dramatiq.middleware import AgeLimit, AsyncIO, CurrentMessage
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-from tenants.queues import TenantBroker, current_message
+from tenants.queues import Entry, QueueLimits, TenantBroker, current_message, entry_id_of
 from tests.queues.conftest import PATIENCE_MS, eventually
 from tests.queues.lanes import LANE, Client
 
@@ -37,6 +37,90 @@ def test_the_same_message_enqueued_three_times_runs_three_times(
     start_worker(broker)
     broker.join("default", timeout=PATIENCE_MS)
     assert len(runs) == 3
+
+
+def test_what_middleware_does_to_a_message_is_for_one_run(broker: TenantBroker, start_worker: StartWorker) -> None:
+    """As with Dramatiq's own brokers, where each enqueue makes a copy."""
+    runs: list[tuple[int, str | None]] = []
+
+    class Tracer(dramatiq.Middleware):
+        number = 0
+
+        def before_enqueue(self, broker: dramatiq.Broker, message: Message[Any], delay: int | None) -> None:
+            assert "trace" not in message.options
+            self.number += 1
+            message.options.update(trace=self.number, account=f"a{self.number}")
+
+    broker.add_middleware(Tracer())
+
+    @dramatiq.actor
+    def act() -> None:
+        current = current_message()
+        assert current is not None
+        runs.append((current.options["trace"], current.account))
+
+    message = act.message()
+    for _ in range(3):
+        broker.enqueue(message)
+    assert message.options == {}
+    start_worker(broker)
+    broker.join("default", timeout=PATIENCE_MS)
+    assert sorted(runs, key=lambda run: run[0]) == [(1, "a1"), (2, "a2"), (3, "a3")]
+
+
+def test_what_send_gives_back_names_the_entry(broker: TenantBroker, start_worker: StartWorker) -> None:
+    received: list[Message[Any]] = []
+
+    @dramatiq.actor
+    def act() -> None:
+        current = current_message()
+        assert current is not None
+        received.append(current._message)
+
+    first = act.send_with_options(account="acme")
+    second = act.send_with_options(account="acme")
+    admin = broker.queues_admin
+    assert admin.explain("default", "acme", str(entry_id_of(first))) == []
+    (reason,) = admin.explain("default", "acme", str(entry_id_of(second)))
+    assert (reason.code, reason.count) == ("behind_other_messages", 1)
+    again = broker.enqueue(first)
+    assert admin.position("default", "acme", str(entry_id_of(again))) == 2
+    start_worker(broker)
+    broker.join("default", timeout=PATIENCE_MS)
+    assert received == [first, second, again]
+    assert entry_id_of(act.message()) is None
+
+
+def test_a_strict_queue_waits_for_its_retries(broker: TenantBroker, start_worker: StartWorker) -> None:
+    order: list[int] = []
+
+    @dramatiq.actor(min_backoff=30, max_backoff=30, max_retries=2)
+    def act(number: int) -> None:
+        order.append(number)
+        if number != 2 and order.count(number) < 4:
+            raise RuntimeError("again")
+
+    broker.queues_admin.set_limits("default", "acme", QueueLimits(ordering="strict"))
+    for number in (1, 2):
+        act.send_with_options(args=(number,), account="acme")
+    start_worker(broker)
+    broker.join("default", timeout=PATIENCE_MS)
+    assert order == [1, 1, 1, 2]  # the second goes on once the first is buried
+    assert [each.account for each in broker.queues_admin.buried("default")] == ["acme"]
+
+
+def test_a_message_too_old_is_buried_unrun(broker: TenantBroker, start_worker: StartWorker) -> None:
+    runs: list[int] = []
+
+    @dramatiq.actor(max_age=60_000)
+    def act() -> None:
+        runs.append(1)
+
+    broker.enqueue(Message("default", "act", (), {}, {"account": "acme"}, message_timestamp=1))
+    start_worker(broker)
+    broker.join("default", timeout=PATIENCE_MS)
+    assert runs == []
+    assert len(broker.queues_admin.buried("default")) == 1
 
 
 def test_retries_keep_entry_and_account(broker: TenantBroker, start_worker: StartWorker) -> None:
@@ -147,17 +231,28 @@ def test_async_actors_know_their_message(make_broker: Callable[..., TenantBroker
     broker.add_middleware(AsyncIO())
     broker.add_middleware(CurrentMessage())
     seen: list[str | None] = []
+    same: list[bool] = []
+
+    async def child() -> None:
+        await act()
 
     async def act() -> None:
         await asyncio.sleep(0)
         current = current_message()
         seen.append(current.account if current else None)
+        known: object = CurrentMessage.get_current_message()
+        same.append(known is current)
 
-    actor = dramatiq.actor(broker=broker)(act)
-    actor.send_with_options(account="acme")
+    async def parent() -> None:
+        await act()
+        sent.send()
+
+    sent = dramatiq.actor(broker=broker)(child)
+    dramatiq.actor(broker=broker)(parent).send_with_options(account="acme")
     start_worker(broker)
     broker.join("default", timeout=PATIENCE_MS)
-    assert seen == ["acme"]
+    assert seen == ["acme", "acme"]
+    assert same == [True, True]
 
 
 def test_delays_and_etas_wait_in_the_server(broker: TenantBroker, start_worker: StartWorker) -> None:
@@ -183,6 +278,9 @@ def test_delays_and_etas_wait_in_the_server(broker: TenantBroker, start_worker: 
     eventually(lambda: broker.queues_admin.totals("default").active == 0)
     assert broker.queues_admin.totals("default").delayed == 1
     assert broker.get_declared_delay_queues() == set()
+    late = act.message_with_options(args=("late",), eta=int(time.time() * 1000) + 86_400_000)
+    assert broker.enqueue_once(Entry(late, "late"))
+    assert broker.queues_admin.totals("default").delayed == 2
     assert all(consumer.delay_queue.empty() for consumer in worker.consumers.values())
 
 
@@ -229,9 +327,22 @@ def test_flush_drops_all_and_settings_stay(broker: TenantBroker, client: Client)
 
     for number in range(250):
         act.send_with_options(account=f"a{number}", delay=60_000 if number % 2 else None)
-    broker.flush_all()
+    broker.queues_admin.set_limits("default", "a1", QueueLimits(weight=7))
+
+    @dramatiq.actor(queue_name="other")
+    def other() -> None: ...
+
+    other.send()
+    assert broker.get_declared_queues() == {"default", "other"}
+    broker.flush("default")
     broker.join("default", timeout=PATIENCE_MS)
     assert broker.queues_admin.list_queues("default") == ([], None)
+    kept = broker.queues_admin.describe("default", "a1")
+    assert kept is not None
+    assert kept.limits.weight == 7
+    assert broker.queues_admin.totals("other").waiting == 1
+    broker.flush_all()
+    broker.join("other", timeout=PATIENCE_MS)
 
 
 def test_no_more_is_claimed_than_threads_are_free(broker: TenantBroker, start_worker: StartWorker) -> None:
