@@ -298,6 +298,34 @@ def test_weights_share_the_seconds(broker: TenantBroker, client: Client) -> None
     assert 28 <= heavy <= 32
 
 
+def test_a_weight_acts_on_the_backlog(broker: TenantBroker) -> None:
+    for account in ("one", "other"):
+        broker.queues_admin.set_limits(LANE, account, QueueLimits(concurrency=100))
+    broker.enqueue_many([entry(str(n), account) for n in range(60) for account in ("one", "other")])
+    hand = Hand(broker)
+    assert 9 <= sum(each.account == "one" for each in hand.claim(20)) <= 11
+    broker.queues_admin.set_limits(LANE, "one", QueueLimits(concurrency=100, weight=4))
+    assert 31 <= sum(each.account == "one" for each in hand.claim(40)) <= 33
+
+
+def test_who_was_away_has_saved_up_nothing(broker: TenantBroker, client: Client) -> None:
+    hand = Hand(broker)
+    broker.enqueue_many([entry("0", "away")] + [entry(str(n), "there") for n in range(60)])
+    away, there = sorted(hand.claim(2), key=lambda lease: lease.account or "")
+    hand.settle(away)
+    for _ in range(30):  # half a minute, which the other one spends away
+        age_lease(client, broker, there, 1)
+        (there,) = hand.settle(there, chain=True)
+    broker.enqueue_many([entry(str(n), "away") for n in range(1, 21)])
+    served = []
+    lease = there
+    for _ in range(12):
+        age_lease(client, broker, lease, 1)
+        (lease,) = hand.settle(lease, chain=True)
+        served.append(lease.account)
+    assert 5 <= served.count("away") <= 8
+
+
 def test_who_used_more_seconds_waits_longer(broker: TenantBroker, client: Client) -> None:
     hand = Hand(broker)
     broker.enqueue_many([entry("1", "slow"), entry("1", "quick")])
