@@ -1,14 +1,17 @@
-"""docs/queues.md names every key, script, limit and reason that there is."""
+"""docs/queues.md names every key, script, limit and reason that there is, and its examples run."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import dramatiq
 import pytest
 
-from tenants.queues import QueueLimits
+from tenants.queues import QueueLimits, Rate, TenantBroker
 from tenants.queues import descriptions as described
 from tenants.queues.keys import LANE_KEYS, OTHER_KEYS, QUEUE_KEYS
 from tenants.queues.lua import verbs
@@ -32,3 +35,31 @@ def test_every_limit_and_reason_is_documented() -> None:
     source = Path(described.__file__).read_text("utf-8")
     reasons = set(re.findall(r'Reason\("(\w+)"', source)) | {"queue_paused", "account_paused"}
     assert {name for name in names | reasons if f"`{name}`" not in TEXT} == set()
+
+
+class Names(dict[str, Any]):
+    """What the examples take for given; the actor is declared at its first use, when the broker is set."""
+
+    def __missing__(self, name: str) -> Any:
+        if name != "resize":
+            raise KeyError(name)
+
+        @dramatiq.actor(queue_name="resize")
+        def resize(picture: str) -> None: ...
+
+        return self.setdefault(name, resize)
+
+
+def test_the_examples_run(redis_url: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert len(blocks) == 2
+    names = Names(dramatiq=dramatiq, QueueLimits=QueueLimits, Rate=Rate, picture="a.png")
+    names["tomorrow"] = datetime.now(UTC) + timedelta(days=1)
+    exec("\n".join(blocks).replace("redis://localhost:6379", redis_url), {}, names)  # noqa: S102
+    broker = names["broker"]
+    assert isinstance(broker, TenantBroker)
+    described = broker.queues_admin.describe("resize", "acme")
+    assert described is not None
+    assert (described.waiting, described.limits.max_waiting, described.paused) == (1, 1000, True)
+    assert broker.queues_admin.totals("resize").waiting == 2
+    broker.close()

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from orchestrator import cli
+from orchestrator.cli import FAILED
 from orchestrator.cli.app import run
 from orchestrator.client import Onelane
 from orchestrator.client.connection import Api as ClientApi
@@ -313,6 +315,20 @@ def test_queues_and_lanes_are_paused_limited_and_reaped(command: Command, refuse
     assert "1 would be torn down" in command("reap", "--idle-longer-than", "0", "--dry-run")
     assert "1 were torn down" in command("reap", "--idle-longer-than", "0")
     assert "no live tenant queue" in refused("queues", "get", "generate", "a/b", status=1)
+
+
+def test_a_check_of_the_queues_tells_mends_and_ends_with_a_status(
+    command: Command, runtime: Runtime, redis_url: str
+) -> None:
+    made(command)
+    assert command("queues", "check").startswith("0 violations")
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.zrem(runtime.broker.keys.root("generate") + ":ready", "@a/b") == 1
+    found = command("queues", "check", status=FAILED)
+    assert "stands_nowhere" in found
+    assert "a/b" in found
+    assert json.loads(command("queues", "check", "--json"))["violations"] == 0
+    assert runtime.broker.queues_admin.totals("generate").ready == 1
 
 
 def test_dead_letters_are_shown_replayed_and_discarded_by_filter(command: Command, api: Api, bench: Bench) -> None:
