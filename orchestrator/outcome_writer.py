@@ -21,12 +21,13 @@ from actors import Pipeline
 from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
-from tenants.store import backoffs, circuits, dispatch, outcomes, ownership, steps
+from tenants.store import backoffs, circuits, dispatch, outcomes, ownership, publications, steps
 from tenants.store.circuits import CircuitPolicy
 from tenants.store.steps import Owned
 
 from . import metrics
 from .dispatch import Dispatcher
+from .effects import NOBODY_KNOWS, is_irreversible
 from .queue_settings import QueueSettings
 from .sandbox import Cancelled, Completed, Crashed, Failed, Lost, Outcome, OutOfMemory, Signalled, TimedOut
 
@@ -98,26 +99,37 @@ class OutcomeWriter:
                 self._record(owned, "cancelled")
                 self._database.write(lambda connection: outcomes.cancel(connection, owned))
             case Cancelled():
-                error = {"code": "lost", "message": "the worker was stopped; the step was handed back"}
-                self._wait(owned, "lost", error, 0.0, message, handed_back=True)
+                text = "the worker was stopped; the step was handed back"
+                if not self._gave_up(owned, "lost", text, message):
+                    self._wait(owned, "lost", {"code": "lost", "message": text}, 0.0, message, handed_back=True)
             case Signalled():
                 self._steer(owned, outcome, message)
             case TimedOut() if owned.deadline_seconds is not None and outcome.time_limit < self._limit_of(owned):
                 self._record(owned, "timed_out")
                 self._database.write(lambda connection: outcomes.time_out_job(connection, owned))
             case TimedOut():
-                self._fail(owned, "timed_out", "timed_out", outcome.message, "", False, message)
+                if not self._gave_up(owned, "timed_out", outcome.message, message):
+                    self._fail(owned, "timed_out", "timed_out", outcome.message, "", False, message)
             case Failed():
                 self._fail(
                     owned, "failed", outcome.code, outcome.message, outcome.traceback, outcome.permanent, message
                 )
-            case Crashed():
-                self._fail(owned, "failed", "crashed", outcome.message, "", False, message)
-            case OutOfMemory():
-                self._fail(owned, "failed", "out_of_memory", outcome.message, "", False, message)
+            case Crashed() | OutOfMemory():
+                code = "crashed" if isinstance(outcome, Crashed) else "out_of_memory"
+                if not self._gave_up(owned, "failed", outcome.message, message):
+                    self._fail(owned, "failed", code, outcome.message, "", False, message)
             case Lost():
-                error = {"code": "lost", "message": outcome.message}
-                self._wait(owned, "lost", error, 0.0, message)
+                if not self._gave_up(owned, "lost", outcome.message, message):
+                    self._wait(owned, "lost", {"code": "lost", "message": outcome.message}, 0.0, message)
+
+    def _gave_up(self, owned: Owned, outcome: Any, text: str, message: LeasedMessage) -> bool:
+        """End a step for good that was cut off and of which nobody can tell what it did; False for any other."""
+        if not is_irreversible(self._pipelines, owned.pipeline, owned.name):
+            return False
+        if self._database.read(lambda connection: publications.load_draft(connection, owned)) is not None:
+            return False  # the ledger tells, and the next attempt looks there first
+        self._fail(owned, outcome, "outcome_unknown", text + NOBODY_KNOWS, "", True, message)
+        return True
 
     def _complete(self, owned: Owned, output: Any, message: LeasedMessage) -> None:
         fault = _fault_of(output)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 
 from tenants.errors import OwnershipLost
 from tenants.store import outcomes
@@ -15,6 +15,7 @@ from tenants.store import workers as store
 
 from .. import metrics
 from ..circuits import circuit_policy
+from ..effects import NOBODY_KNOWS, is_irreversible
 from ..runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -41,9 +42,10 @@ class Rescuer:
         circuit = circuit_policy(self._runtime.settings)
         taken = []
         for step in database.read(store.abandoned_steps):
+            last_word = NOBODY_KNOWS if self._is_irreversible(step) else None
 
-            def take(connection: Connection, step_id: str = step["id"], run_token: int = step["run_token"]) -> None:
-                outcomes.lose(connection, step_id, run_token, circuit=circuit)
+            def take(connection: Connection, step: RowMapping = step, last_word: str | None = last_word) -> None:
+                outcomes.lose(connection, step["id"], step["run_token"], unless_known=last_word, circuit=circuit)
 
             try:
                 database.write(take)
@@ -55,3 +57,6 @@ class Rescuer:
             if circuit is not None and step["lost"] >= outcomes.LOST_BUDGET:
                 self._runtime.queue_settings.carry_account(step["account"])  # it may have opened a circuit
         return taken
+
+    def _is_irreversible(self, step: RowMapping) -> bool:
+        return is_irreversible(self._runtime.pipelines, step["pipeline"], step["name"])

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from ..columns import db_now
 from ..errors import OwnershipLost
 from ..models import Attempt, DeadLetter, Job, Step, new_id
-from . import alerts, circuits, deliveries, endings, unknown_outcomes
+from . import alerts, circuits, deliveries, endings, publications, unknown_outcomes
 from .circuits import CircuitPolicy
 from .dispatch import Dispatch
 from .events import NewEvent, record
@@ -158,8 +158,10 @@ def fail(
     Raises:
         OwnershipLost: another attempt owns the step.
     """
-    status = "timed_out" if outcome == "timed_out" else "failed"
-    error = _end_or_move_on(connection, owned, status, error)
+    error = _with_unknown_outcome(connection, owned, error)
+    # Of an unknown outcome more is to be said than that the time was over: it is a failure that somebody looks at.
+    status = "timed_out" if outcome == "timed_out" and error["code"] != "outcome_unknown" else "failed"
+    _end_or_move_on(connection, owned, status, error)
     guarded(connection, owned, status=status, error=error, finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, outcome, error)
     following = _leave_letter(
@@ -177,7 +179,8 @@ def fail_waiting(
     Raises:
         OwnershipLost: the step does not wait any more.
     """
-    error = _end_or_move_on(connection, waiting, "failed", error)
+    error = _with_unknown_outcome(connection, waiting, error)
+    _end_or_move_on(connection, waiting, "failed", error)
     changed = connection.execute(
         update(steps)
         .where(
@@ -224,11 +227,14 @@ def lose(
     run_token: int,
     *,
     handed_back: bool = False,
+    unless_known: str | None = None,
     circuit: CircuitPolicy | None = None,
 ) -> None:
     """Take a running step from a worker that is dead. Its attempt is `lost`, which has a budget of its own.
 
-    With `handed_back` the worker lives and does not run it; then the budget is not touched.
+    With `handed_back` the worker lives and does not run it; then the budget is not touched. `unless_known` is given for
+    an irreversible step, and ends it with `outcome_unknown` (and with this end of its message) if its job has no draft
+    and so no ledger that could tell what it did.
 
     A job that somebody wants cancelled ends here: its worker can no longer do it.
 
@@ -246,6 +252,10 @@ def lose(
     if handed_back:
         error["message"] = f"the worker {found['worker_id']} never began to run it"
         retry(connection, owned, outcome="lost", error=error, delay_seconds=0.0, handed_back=True)
+    elif unless_known is not None and publications.load_draft(connection, owned) is None:
+        error = {"code": "outcome_unknown", "message": error["message"] + unless_known}
+        message = {"args": [owned.step_id]}
+        fail(connection, owned, outcome="lost", error=error, traceback=None, message=message, circuit=circuit)
     elif owned.lost + 1 > LOST_BUDGET:
         error["message"] = f"{LOST_BUDGET + 1} attempts in all were lost with their workers; " + error["message"]
         message = {"args": [owned.step_id]}
@@ -257,9 +267,8 @@ def lose(
 # --- shared --------------------------------------------------------------------------------------------------------
 
 
-def _end_or_move_on(connection: Connection, owned: Owned, status: str, error: dict[str, Any]) -> dict[str, Any]:
-    """What a step's final failure does to its job; gives back the error, which may have become an unknown outcome."""
-    error = _with_unknown_outcome(connection, owned, error)
+def _end_or_move_on(connection: Connection, owned: Owned, status: str, error: dict[str, Any]) -> None:
+    """What a step's final failure does to its job."""
     if owned.required:
         job_error = {"code": error["code"], "message": error["message"], "step": owned.name}
         endings.end(connection, owned.job, status, error=job_error, failed_step=owned.name)
@@ -269,7 +278,6 @@ def _end_or_move_on(connection: Connection, owned: Owned, status: str, error: di
             endings.end(connection, owned.job, "cancelled")
         else:
             record(connection, NewEvent(owned.account, owned.job_id, "status", {"status": job_status}))
-    return error
 
 
 def _leave_letter(

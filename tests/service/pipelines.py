@@ -119,6 +119,16 @@ def patient(ctx: StepContext[Orders]) -> dict[str, Any]:
     return obey(ctx)
 
 
+@step(lane="apart", time_limit=3, max_attempts=3, backoff=(0.05, 0.1), effect="irreversible")
+def once(ctx: StepContext[Orders]) -> dict[str, Any]:
+    return obey(ctx)
+
+
+@step(lane="apart", time_limit=120, max_attempts=3, backoff=(0.05, 0.1), effect="irreversible")
+def once_slowly(ctx: StepContext[Orders]) -> dict[str, Any]:
+    return obey(ctx)
+
+
 @step(lane="last", time_limit=30, max_attempts=1, isolation="thread")
 def last(ctx: StepContext[Orders]) -> dict[str, Any]:
     return {"before": dict(ctx.outputs)}
@@ -141,6 +151,8 @@ PIPELINES = [
     Pipeline("small", input=Orders, steps=[small]),
     Pipeline("hurried", input=Orders, steps=[hurried]),
     Pipeline("patient", input=Orders, steps=[patient, last]),
+    Pipeline("once", input=Orders, steps=[once]),
+    Pipeline("once-slowly", input=Orders, steps=[once_slowly]),
     Pipeline("chain", input=Orders, steps=[quick, last, extra]),
     Pipeline("lingering", input=Orders, steps=[patient, hanging]),
 ]

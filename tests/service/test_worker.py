@@ -23,6 +23,18 @@ def outcomes(job: dict[str, Any], step: int = 0) -> list[str]:
     return [attempt["outcome"] for attempt in job["steps"][step]["attempts"]]
 
 
+def starts(service: Service, job_id: str) -> int:
+    return (service.settings.data_dir / "notes" / f"{job_id}.log").read_text().count("start")
+
+
+def is_left_to_a_person(service: Service, job_id: str, outcome: str) -> bool:
+    """An irreversible step that keeps no ledger was cut off: nobody knows what it did, and it is not run again."""
+    job = service.wait(job_id)
+    assert (job["status"], job["error"]["code"], outcomes(job)) == ("failed", "outcome_unknown", [outcome])
+    assert "only if it did not" in job["error"]["message"]
+    return starts(service, job_id) == 1
+
+
 def test_what_becomes_of_jobs(service: Service) -> None:
     """One worker, one job of each kind, side by side in accounts of their own."""
     service.work(threads=8)
@@ -41,6 +53,9 @@ def test_what_becomes_of_jobs(service: Service) -> None:
             ("hang", "hurried", "hang"),
             ("snooze", "quick", "snooze_once"),
             ("memory", "small", "grow"),
+            ("once, crash", "once", "exit"),
+            ("once, hang", "once", "hang"),
+            ("once, fail once", "once", "fail_once"),
         ]
     }
     made["deadline"] = service.make("patient", account="account deadline", do="hang", deadline=1.0)
@@ -58,6 +73,9 @@ def test_what_becomes_of_jobs(service: Service) -> None:
         "hang": "timed_out",
         "snooze": "completed",
         "memory": "failed",
+        "once, crash": "failed",
+        "once, hang": "failed",
+        "once, fail once": "completed",
         "deadline": "timed_out",
     }
     assert ended["plain"]["result"]["account"] == "account plain"
@@ -81,6 +99,9 @@ def test_what_becomes_of_jobs(service: Service) -> None:
     assert str(400 << 20) in ended["memory"]["error"]["message"]
     assert (ended["deadline"]["error"]["code"], ended["deadline"]["failed_step"]) == ("deadline_passed", "patient")
     assert outcomes(ended["deadline"]) == ["timed_out"]
+    assert is_left_to_a_person(service, made["once, crash"], "failed")
+    assert is_left_to_a_person(service, made["once, hang"], "timed_out")
+    assert outcomes(ended["once, fail once"]) == ["failed", "completed"], "it said itself how it ended"
 
 
 @pytest.mark.parametrize(
@@ -129,8 +150,11 @@ def test_sigterm_hands_back_and_another_worker_goes_on(service: Service) -> None
     worker = service.work()
     job_id = service.make("patient", do="wait")
     service.until(lambda: service.began(job_id), "the step to begin")
+    once = service.make("once-slowly", account="once", do="wait")
+    service.until(lambda: service.began(once), "the irreversible step to begin")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(timeout=90) == 0
+    assert is_left_to_a_person(service, once, "lost")
     job = service.job(job_id)
     assert (job["status"], job["steps"][0]["attempt"], outcomes(job)) == ("queued", 0, ["lost"])
     service.go()
@@ -151,10 +175,13 @@ def test_sigterm_lets_a_step_finish_within_the_grace(service: Service) -> None:
 def test_a_killed_workers_step_runs_again_elsewhere(service: Service) -> None:
     worker = service.work()
     job_id = service.make("patient", do="wait")
-    service.until(lambda: service.began(job_id), "the step to begin")
+    once = service.make("once-slowly", account="once", do="wait")
+    for each in (job_id, once):
+        service.until(lambda each=each: service.began(each), "the step to begin")  # type: ignore[misc]
     worker.kill()
     service.go()
     service.work()
+    assert is_left_to_a_person(service, once, "lost")
     job = service.wait(job_id)
     assert job["status"] == "completed"
     assert outcomes(job) == ["lost", "completed"]

@@ -110,13 +110,18 @@ def test_a_publish_without_a_draft_says_so(bench: Bench) -> None:
         bench.write(lambda c: publications.open_entry(c, owned, publisher="demo", base_url="http://blog"))
 
 
-def test_a_job_that_ends_with_a_started_publish_leaves_it_to_a_person(bench: Bench, publishing: Owned) -> None:
+@pytest.mark.parametrize("outcome", ["failed", "timed_out", "lost"])
+def test_a_job_that_ends_with_a_started_publish_leaves_it_to_a_person(
+    bench: Bench, publishing: Owned, outcome: Any
+) -> None:
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     error = {"code": "crashed", "message": "the process died"}
-    bench.write(lambda c: outcomes.fail(c, publishing, outcome="failed", error=error, traceback=None, message={}))
+    bench.write(lambda c: outcomes.fail(c, publishing, outcome=outcome, error=error, traceback=None, message={}))
     assert (entry(bench)["status"], draft(bench)["status"]) == ("unknown", "needs_review")
-    assert bench.job(publishing.job_id)["error"]["code"] == "outcome_unknown"
+    job = bench.job(publishing.job_id)
+    assert (job["status"], job["error"]["code"]) == ("failed", "outcome_unknown")
+    assert bench.attempts(publishing.job_id)[-1]["outcome"] == outcome
 
 
 def run_the_clock(bench: Bench, job_id: str) -> None:
