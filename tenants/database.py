@@ -48,8 +48,10 @@ SQLITE_BUSY_SECONDS = 15
 #: Short transactions that share a commit on SQLite, at most.
 _MOST_TOGETHER = 32
 
-#: PostgreSQL: serialization_failure, deadlock_detected, lock_not_available.
-_RETRY_STATES = frozenset({"40001", "40P01", "55P03"})
+#: PostgreSQL: read_only_sql_transaction, from a server that was the primary until a failover and kept its connections.
+_READ_ONLY = "25006"
+#: PostgreSQL: serialization_failure, deadlock_detected, lock_not_available; and the above, on other connections.
+_RETRY_STATES = frozenset({"40001", "40P01", "55P03", _READ_ONLY})
 #: SQLite: a snapshot that became too old to write on, a WAL that another process recovers, a shared cache's lock.
 _RETRY_CODES = frozenset({sqlite3.SQLITE_BUSY_SNAPSHOT, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_LOCKED})
 
@@ -100,6 +102,7 @@ class Database:
             except DBAPIError as error:
                 if not _worth_a_retry(error) or tries == MAX_TRIES:
                     raise _translated(error) from error
+                self._leave_former_primary(error.orig)
             except PoolTimeout as error:
                 raise Unavailable(f"no database connection became free: {error}") from error
             time.sleep(random.uniform(0, 0.01 * 2**tries))
@@ -142,12 +145,18 @@ class Database:
             except psycopg.Error as error:
                 if error.sqlstate not in _RETRY_STATES or tries == MAX_TRIES:
                     raise Unavailable(f"the database failed: {type(error).__name__}: {str(error).strip()}") from error
+                self._leave_former_primary(error)
             except DBAPIError as error:
                 raise _translated(error) from error  # it could not be connected to
             except PoolTimeout as error:
                 raise Unavailable(f"no database connection became free: {error}") from error
             time.sleep(random.uniform(0, 0.01 * 2**tries))
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def _leave_former_primary(self, error: BaseException | None) -> None:
+        """Close what is pooled, so that the next try asks anew for the server that takes writes."""
+        if isinstance(error, psycopg.Error) and error.sqlstate == _READ_ONLY:
+            self.engine.dispose()
 
     def _run_once(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
         # Below SQLAlchemy's own connection, whose bookkeeping costs more than such a statement takes to run.

@@ -146,6 +146,42 @@ def test_serialization_failures_are_tried_again_a_bounded_number_of_times(postgr
     assert postgres.read(lambda c: meta.get_many(c, "serialization")) != {"serialization": str(MAX_TRIES)}
 
 
+@pytest.mark.parametrize("state", ["53100", "53200", "57014", "58030", "XX001"])
+def test_a_database_that_cannot_write_is_told_at_once_and_keeps_nothing(postgres: Database, state: str) -> None:
+    """Disk full, out of memory, over the statement's time, an I/O error, a damaged page: another try is no better."""
+    runs = 0
+
+    def work(connection: Connection) -> None:
+        nonlocal runs
+        runs += 1
+        new_jobs.create(connection, "acme", [plan(), plan()])
+        connection.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
+
+    before = count(postgres, Job.__table__), count(postgres, Step.__table__), count(postgres, Event.__table__)
+    with pytest.raises(Unavailable) as told:
+        postgres.write(work)
+    assert not isinstance(told.value, CommitUnknown)
+    assert runs == 1
+    assert before == (
+        count(postgres, Job.__table__),
+        count(postgres, Step.__table__),
+        count(postgres, Event.__table__),
+    )
+
+
+@pytest.mark.parametrize("short_way", [False, True])
+def test_connections_to_a_former_primary_are_left(postgres: Database, short_way: bool) -> None:
+    """After a failover the old primary may live on, read-only, with all its connections."""
+    with postgres.engine.connect() as pooled:
+        pooled.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+        pooled.commit()
+    if short_way:
+        statement = "INSERT INTO meta (key, value) VALUES (%(name)s, 'x') RETURNING value"
+        assert postgres.run_one(statement, {"name": "after the failover"})[0].value == "x"
+    else:
+        postgres.write(lambda c: meta.put(c, "after the failover, too", "x"))
+
+
 # --- connections that break ----------------------------------------------------------------------------------------
 
 
