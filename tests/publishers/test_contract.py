@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from playwright.sync_api import Route
 
 from actors.clients.browser import Browser
 from actors.clients.publishers import open_publisher
 from actors.clients.publishers.base import Post
 from actors.context import Credentials, SessionState, Target
-from actors.errors import LoginRequired, ProviderError, PublishFailed
+from actors.errors import LoginRequired, ProviderError, PublishFailed, StepError
 from actors.markdown import comparable, plain_text, render
 from actors.publishing import publish_draft
-from actors.signals import Snooze
+from actors.signals import Retry, Snooze
 from tests.ports import MemoryPort, make_context
 from tests.publishers.conftest import PASSWORD, DemoBlog
 from tests.wordpress import WordPressSite
@@ -184,6 +185,72 @@ def test_a_crash_right_before_the_click_loses_nothing(account: Account, name: st
     now[0] += 60
     publish_draft(make_context(port))
     assert account.states(marker) == ["publish"]
+
+
+def until_published(port: MemoryPort, now: list[float]) -> dict[str, Any]:
+    """Try again as the worker would, each time after the settling time; waits on the spot are over at once."""
+    for attempt in range(1, 5):
+        try:
+            return publish_draft(make_context(port, attempt=attempt), pause=lambda seconds: None)
+        except (Snooze, Retry, StepError):
+            now[0] += 120
+    pytest.fail(f"it is not published: {port.verbs()}")
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["the answer is lost", "the request is lost"])
+def test_a_connection_that_breaks_during_the_click_publishes_once(
+    account: Account, name: str, lent_browser: Browser, arrives: bool
+) -> None:
+    marker = f"during-{name}"
+    port, now = account.port(marker), [0.0]
+    port.now = lambda: now[0]
+    broken: list[str] = []
+
+    def end(route: Route) -> None:
+        """What the page sends from the click on gets to the site, or nowhere; the page hears of neither."""
+        if route.request.method == "GET":
+            route.fallback()
+            return
+        broken.append(route.request.url)
+        if arrives:
+            route.fetch(max_redirects=0)
+        route.abort()
+
+    def break_from_now_on() -> None:
+        port.fail.clear()
+        for context in lent_browser._chromium.contexts:
+            context.route("**/*", end)
+
+    port.fail["publication.started"] = break_from_now_on
+    result = until_published(port, now)
+    assert broken
+    assert account.states(marker) == ["publish"]
+    assert marker in result["url"]
+    assert port.verbs().count("publication.started") == (1 if arrives else 2)
+
+
+@pytest.mark.parametrize("fault", [Crash(), ProviderError("503")], ids=["crash", "error"])
+def test_a_fault_at_read_back_publishes_nothing_twice(
+    account: Account, name: str, lent_browser: Browser, fault: BaseException
+) -> None:
+    marker = f"readback-{name}"
+    port, now = account.port(marker), [0.0]
+    port.now = lambda: now[0]
+
+    def broken(self: Any, url: str) -> Any:
+        raise fault
+
+    publisher = type(open_publisher(Target(account.publisher, account.url, {}), lent_browser))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publisher, "read_back", broken)
+        with pytest.raises(type(fault)):
+            publish_draft(make_context(port), pause=lambda seconds: None)
+    assert port.publication is not None
+    assert port.publication["status"] == "started", "what nobody has read back is not published"
+    until_published(port, now)
+    assert port.publication["status"] == "confirmed"
+    assert account.states(marker) == ["publish"]
+    assert port.verbs().count("publication.started") == 1
 
 
 def test_a_dead_session_is_renewed_with_credentials_and_reported_without(
