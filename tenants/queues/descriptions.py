@@ -185,19 +185,31 @@ def when(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
-def decode_reasons(answer: list[Any]) -> list[Reason]:
-    """From the answer of `explain`."""
+def settings_of(described: list[Any] | None) -> StoredSettings:
+    """From what `describe` answers for one tenant queue."""
+    return StoredSettings.decode((described[7] if described else None) or None)
+
+
+def decode_reasons(answer: list[Any], settings: StoredSettings) -> list[Reason]:
+    """From the answer of `explain`, and the queue's settings, because it names one of two pauses."""
     now, state, due, place, used, allowed, at, reason, lane_paused, leases, most = answer
-    reasons: list[Reason] = []
-    if state == b"delayed":
-        return [Reason("delayed", until=when(int(float(due))))]
-    if state != b"waiting":
+    due_at = int(float(due)) if state == b"delayed" else now
+    if state not in (b"waiting", b"delayed"):
         return []
-    paused = int(float(lane_paused))
-    if paused == FOR_GOOD or paused > now:
-        reasons.append(Reason("lane_paused", until=None if paused == FOR_GOOD else when(paused)))
-    if at == FOR_GOOD or at > now:
-        reasons.append(Reason(reason.decode(), until=None if at == FOR_GOOD else when(at)))
+    reasons = [Reason("delayed", until=when(due_at))] if state == b"delayed" else []
+    pauses = {
+        "lane_paused": int(float(lane_paused)),
+        "queue_paused": settings.queue_paused,
+        "account_paused": settings.account_paused,
+    }
+    for code, until in pauses.items():
+        # What ends before the message is due does not hold it up.
+        if until == FOR_GOOD or until > due_at:
+            reasons.append(Reason(code, until=None if until == FOR_GOOD else when(until)))
+    if state == b"delayed":
+        return reasons
+    if at > now and reason.decode() not in pauses:
+        reasons.append(Reason(reason.decode(), until=when(at)))
     if place:
         reasons.append(Reason("behind_other_messages", count=place))
     if used >= allowed:

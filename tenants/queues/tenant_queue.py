@@ -23,6 +23,7 @@ from .descriptions import (
     decode_description,
     decode_grave,
     decode_reasons,
+    settings_of,
 )
 from .errors import InvalidEntry
 from .keys import LANE_KEYS, Keys, account_of, shard_of, token
@@ -214,9 +215,18 @@ class TenantQueues:
                         yield raw, float(queue.waiting)
 
     def explain(self, lane: str, account: str | None, entry_id: str) -> list[Reason]:
-        """Why an entry does not run now: all reasons that hold; none once it runs, or where it is not held."""
+        """Why an entry does not run now: all reasons that hold; none once it runs, or where it is not held.
+
+        Of a rate and a backoff only the later one is told, and neither while a pause outlasts it.
+        """
         raw = token(account)
-        return decode_reasons(self._server.run(script("explain"), self._root(lane, raw), raw, entry_id))
+        root = self._root(lane, raw)
+        calls = [Call(script("explain"), root, (raw, entry_id)), Call(script("describe"), root, (raw,))]
+        reasons, described = self._server.run_many(calls)
+        for answer in (reasons, described):
+            if isinstance(answer, Exception):
+                raise answer
+        return decode_reasons(reasons, settings_of(described[2]))
 
     def check(self, lane: str) -> list[Violation]:
         """Checks every tenant queue and lease of a live lane, and mends what it finds. In pages, never all at once."""

@@ -264,11 +264,15 @@ def test_every_reason_why_a_message_waits(broker: TenantBroker) -> None:
     admin.pause(LANE)
     assert codes(broker, "2") == ["lane_paused", "queue_paused", "at_concurrency"]
     admin.resume(LANE)
-    admin.resume(LANE, "acme")
     admin.pause_account("acme", until=datetime.now(UTC) + timedelta(hours=1))
-    reason = admin.explain(LANE, "acme", "2")[0]
-    assert reason.code == "account_paused"
-    assert reason.until is not None
+    for_good, for_an_hour, _ = admin.explain(LANE, "acme", "2")
+    assert (for_good.code, for_good.until) == ("queue_paused", None)
+    assert for_an_hour.code == "account_paused"
+    assert for_an_hour.until is not None
+    assert codes(broker, "late") == ["delayed", "queue_paused", "account_paused"]
+    admin.resume(LANE, "acme")
+    admin.pause_account("acme", until=datetime.now(UTC) + timedelta(seconds=10))
+    assert codes(broker, "late") == ["delayed"]  # the pause ends before its time comes
     admin.resume_account("acme")
     admin.set_lane_limits(LANE, 1)
     assert codes(broker, "2") == ["at_concurrency", "lane_at_concurrency"]

@@ -33,7 +33,8 @@ def test_every_script_is_documented_and_no_other() -> None:
 def test_every_limit_and_reason_is_documented() -> None:
     names = {field.name for field in dataclasses.fields(QueueLimits)}
     source = Path(described.__file__).read_text("utf-8")
-    reasons = set(re.findall(r'Reason\("(\w+)"', source)) | {"queue_paused", "account_paused"}
+    reasons = set(re.findall(r'(?:Reason\(|^        )"(\w+)"[,:]', source, re.MULTILINE))
+    assert {"delayed", "account_paused", "lane_at_concurrency"} <= reasons
     assert {name for name in names | reasons if f"`{name}`" not in TEXT} == set()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
 
 import dramatiq
 from dramatiq import Message, Worker
+from dramatiq.middleware import AsyncIO
 
 from tenants.queues import LeaseLost, QueueLimits, TenantBroker
 from tests.queues.conftest import PATIENCE_MS, eventually
@@ -157,6 +159,27 @@ def test_a_lost_lease_interrupts_the_actor(
             heard.append("interrupted")
 
     act.send_with_options(account="acme")
+    start_worker(broker)
+    eventually(lambda: heard == ["started"])
+    client.flushall()
+    eventually(lambda: heard == ["started", "interrupted"])
+
+
+def test_a_lost_lease_interrupts_an_actor_that_awaits(
+    make_broker: Callable[..., TenantBroker], start_worker: Callable[..., Worker], client: Client
+) -> None:
+    broker = make_broker(lease_seconds=30.0, extend_seconds=0.05, middleware=[AsyncIO()])
+    heard: list[str] = []
+
+    async def act() -> None:
+        heard.append("started")
+        try:
+            await asyncio.sleep(PATIENCE_MS / 1000)
+        except asyncio.CancelledError:
+            heard.append("interrupted")
+            raise
+
+    dramatiq.actor(broker=broker, queue_name=LANE)(act).send_with_options(account="acme")
     start_worker(broker)
     eventually(lambda: heard == ["started"])
     client.flushall()
