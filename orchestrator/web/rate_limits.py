@@ -90,16 +90,27 @@ class LocalCounts(Storage, SlidingWindowCounterSupport, TimestampedSlidingWindow
                 return
             del self._counts[oldest]
 
-    # What the library asks of every storage, and this use of it does not need.
+    # What the library's other strategies count with; a key is a window by itself then.
 
     def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        raise NotImplementedError
+        now = time.time()
+        with self._lock:
+            count, until = self._counts.get(key, (0, 0.0))
+            if until <= now:
+                self._counts.pop(key, None)
+                self._make_room(now)
+                count, until = 0, now + expiry
+            self._counts[key] = (count + amount, until)
+            return count + amount
 
     def get(self, key: str) -> int:
-        raise NotImplementedError
+        with self._lock:
+            count, until = self._counts.get(key, (0, 0.0))
+            return count if until > time.time() else 0
 
     def get_expiry(self, key: str) -> float:
-        raise NotImplementedError
+        with self._lock:
+            return max(self._counts.get(key, (0, 0.0))[1], time.time())
 
     def check(self) -> bool:
         return True
@@ -111,7 +122,8 @@ class LocalCounts(Storage, SlidingWindowCounterSupport, TimestampedSlidingWindow
         return found
 
     def clear(self, key: str) -> None:
-        raise NotImplementedError
+        with self._lock:
+            self._counts.pop(key, None)
 
 
 class RateLimits:

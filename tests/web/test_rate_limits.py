@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import limits
 import pytest
 import uvicorn
+from limits.strategies import FixedWindowRateLimiter
 from starlette.testclient import TestClient
 
 from orchestrator.cli.service import proxy_options
@@ -231,3 +233,19 @@ def test_no_wrong_key_is_kept_or_logged(serve: Serve, caplog: pytest.LogCaptureF
         assert guess not in answer.text
     assert "192.0.2.1" in caplog.text
     assert guess not in caplog.text
+
+
+def test_the_counts_of_a_process_keep_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They serve every strategy of it, so that another one may be chosen."""
+    now = [1000.0]
+    monkeypatch.setattr(rate_limits.time, "time", lambda: now[0])
+    counts, limit = LocalCounts(), limits.parse("2/minute")
+    limiter = FixedWindowRateLimiter(counts)
+    assert [limiter.hit(limit, "a"), limiter.hit(limit, "a"), limiter.hit(limit, "a")] == [True, True, False]
+    assert limiter.hit(limit, "b")
+    assert limiter.get_window_stats(limit, "a") == (1060.0, 0)
+    now[0] += 61
+    assert limiter.get_window_stats(limit, "a").remaining == 2
+    assert limiter.hit(limit, "a")
+    limiter.clear(limit, "a")
+    assert limiter.get_window_stats(limit, "a").remaining == 2
