@@ -238,7 +238,7 @@ def test_no_wrong_key_is_kept_or_logged(serve: Serve, caplog: pytest.LogCaptureF
 def test_the_counts_of_a_process_keep_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """They serve every strategy of it, so that another one may be chosen."""
     now = [1000.0]
-    monkeypatch.setattr(rate_limits.time, "time", lambda: now[0])
+    monkeypatch.setattr("time.time", lambda: now[0])
     counts, limit = LocalCounts(), limits.parse("2/minute")
     limiter = FixedWindowRateLimiter(counts)
     assert [limiter.hit(limit, "a"), limiter.hit(limit, "a"), limiter.hit(limit, "a")] == [True, True, False]
