@@ -17,7 +17,7 @@ import dramatiq
 import pytest
 import redis
 
-from tenants.queues import Entry, TenantBroker
+from tenants.queues import Entry, QueueLimits, TenantBroker
 from tests.queues.conftest import PATIENCE_MS, eventually
 from tests.queues.lanes import LANE, Client, Hand, entry
 from tests.queues.observed import SLACK, attempts, events, overlaps, recovery, report, runs
@@ -167,6 +167,22 @@ def test_kills_in_the_middle_of_many_accounts_lose_nothing(
     found = attempts(client, died)
     assert set(runs(found)) == set(range(total))
     assert overlaps(found) == []
+
+
+def test_a_message_that_kills_its_workers_is_buried(
+    broker: TenantBroker, client: Client, redis_url: str, start_process: StartProcess
+) -> None:
+    broker.queues_admin.set_limits(LANE, "acme", QueueLimits(max_deliveries=2))
+    workers = [start_process(redis_url, lease=2, threads=1) for _ in range(2)]
+    deadly = Entry(dramatiq.Message(LANE, "die", (1,), {}, {"account": "acme"}), "1")
+    broker.enqueue_many([deadly, note(2, "acme"), note(3, "other")])
+    for worker in workers:
+        assert worker.wait(timeout=PATIENCE_MS / 1000) == -signal.SIGKILL
+    start_process(redis_url, lease=2, threads=1)
+    eventually(lambda: {each[1] for each in events(client, "end")} == {"2", "3"})
+    (grave,) = broker.queues_admin.buried(LANE)
+    assert (grave.account, grave.entry_id, grave.reason) == ("acme", "1", "max_deliveries")
+    assert runs(attempts(client))[1] == 2
 
 
 def test_lost_answers_of_claims_and_settles_harm_nothing(

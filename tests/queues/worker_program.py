@@ -2,7 +2,8 @@
 
 Actors of lane `publish`:
 - `note(n, seconds)`: appends `start n`, sleeps, appends `end n` to the list `events` (account, epoch, time, pid);
-- `stay(n)`: appends `start n` and stays until the key `go` exists; a lost lease ends it with `interrupted n`.
+- `stay(n)`: appends `start n` and stays until the key `go` exists; a lost lease ends it with `interrupted n`;
+- `die(n)`: appends `start n` and kills its process.
 `--events URL` keeps the events on another server than the queues: one that the test does not attack.
 """
 
@@ -60,6 +61,11 @@ def main(arguments: argparse.Namespace) -> None:
             tell("interrupted", number)
             raise
         tell("end", number)
+
+    @dramatiq.actor(queue_name="publish", max_retries=0)
+    def die(number: int) -> None:
+        tell("start", number)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     stopping = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
