@@ -266,6 +266,7 @@ class Jobs:
         return job_view(job, store.fetch_steps(connection, job_id), store.fetch_attempts(connection, job_id))
 
     # --- steering ------------------------------------------------------------------------------------------------
+    # Each answer is read in the transaction that it tells of: once that is committed, no error can hide it.
 
     def cancel(self, job_id: str, account: str | None = None) -> tuple[dict[str, Any], bool]:
         """Cancel a job. Gives back the job, and whether it ended at once; else its running step is being killed.
@@ -274,9 +275,14 @@ class Jobs:
             NotFound: as `get`.
             JobFinished: it has ended already.
         """
-        ended, withdrawn = self._database.write(lambda connection: self.cancel_within(connection, job_id, account))
+
+        def work(connection: Connection) -> tuple[bool, Sequence[Dispatch], dict[str, Any]]:
+            ended, withdrawn = self.cancel_within(connection, job_id, account)
+            return ended, withdrawn, self.view(connection, job_id, None)
+
+        ended, withdrawn, job = self._database.write(work)
         self._dispatcher.withdraw(withdrawn)
-        return self.get(job_id), ended
+        return job, ended
 
     def cancel_within(
         self, connection: Connection, job_id: str, account: str | None
@@ -300,20 +306,20 @@ class Jobs:
             JobNotRetryable: it has not ended, or it completed.
         """
 
-        def work(connection: Connection) -> Dispatch:
+        def work(connection: Connection) -> tuple[Dispatch, dict[str, Any]]:
             job = store.lock(connection, job_id, account)
             if job["status"] not in ("failed", "timed_out", "cancelled", "expired"):
                 raise JobNotRetryable(f"job {job_id} is {job['status']}; only a job that ended without success goes on")
-            return _go_on(connection, job, delay_seconds)
+            return _go_on(connection, job, delay_seconds), self.view(connection, job_id, None)
 
         try:
-            step = self._database.write(work)
+            step, answer = self._database.write(work)
         except IntegrityError as error:
             raise JobNotRetryable(
                 f"job {job_id} cannot go on: another unfinished job has its unique_key now"
             ) from error
         self._dispatcher.send([step])
-        return self.get(job_id)
+        return answer
 
     def approve(self, job_id: str, account: str | None = None) -> dict[str, Any]:
         """Let a job that awaits approval run its last step.
@@ -323,11 +329,13 @@ class Jobs:
             NotAwaitingApproval: it does not wait for that.
         """
 
-        def work(connection: Connection) -> Dispatch:
-            return approvals.approve(connection, self._awaiting(connection, job_id, account))
+        def work(connection: Connection) -> tuple[Dispatch, dict[str, Any]]:
+            step = approvals.approve(connection, self._awaiting(connection, job_id, account))
+            return step, self.view(connection, job_id, None)
 
-        self._dispatcher.send([self._database.write(work)])
-        return self.get(job_id)
+        step, answer = self._database.write(work)
+        self._dispatcher.send([step])
+        return answer
 
     def reject(self, job_id: str, account: str | None = None, *, reason: str | None = None) -> dict[str, Any]:
         """Refuse a job that awaits approval: it is cancelled, and its draft discarded.
@@ -336,11 +344,11 @@ class Jobs:
             NotFound, NotAwaitingApproval: as `approve`.
         """
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> dict[str, Any]:
             approvals.reject(connection, self._awaiting(connection, job_id, account), reason)
+            return self.view(connection, job_id, None)
 
-        self._database.write(work)
-        return self.get(job_id)
+        return self._database.write(work)
 
     def settle_publication(
         self, publication_id: str, *, url: str | None = None, external_id: str | None = None
@@ -352,16 +360,16 @@ class Jobs:
             JobNotRetryable: the job has not ended, or cannot go on.
         """
 
-        def work(connection: Connection) -> Dispatch:
+        def work(connection: Connection) -> tuple[Dispatch, dict[str, Any]]:
             entry = publications.settle_by_hand(connection, publication_id, url=url, external_id=external_id)
             job = store.lock(connection, entry["job_id"], None)
             if job["status"] not in ("failed", "timed_out", "cancelled"):
                 raise JobNotRetryable(f"job {job['id']} is {job['status']}; it has not ended without success")
-            return _go_on(connection, job)
+            return _go_on(connection, job), dict(entry)
 
-        step = self._database.write(work)
+        step, entry = self._database.write(work)
         self._dispatcher.send([step])
-        return self._database.read(lambda connection: dict(publications.by_id(connection, publication_id)))
+        return entry
 
     def _awaiting(self, connection: Connection, job_id: str, account: str | None) -> RowMapping:
         job = store.lock(connection, job_id, account)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text, update
 
 from orchestrator.jobs import Jobs
 from tenants.columns import db_now
-from tenants.errors import AccountBusy, NotAwaitingApproval, OwnershipLost
+from tenants.errors import AccountBusy, NotAwaitingApproval, OwnershipLost, Unavailable
 from tenants.models import Job
 from tenants.store import accounts, clock, erasures, new_jobs, outcomes, steps
 from tenants.store.new_jobs import StepPlan
@@ -224,6 +224,27 @@ def test_starts_at_one_moment_in_a_narrowed_tenant_queue(bench: Bench) -> None:
     assert isinstance(answers[1], Refused)
     bench.complete(answers[0], {})
     assert isinstance(bench.start(made[2], slot=0), Owned), "the lower slots are free for whoever comes"
+
+
+@pytest.mark.parametrize("verb", ["cancel", "approve", "reject", "retry"])
+def test_a_database_that_goes_away_after_the_commit_hides_no_answer(
+    bench: Bench, steering: Jobs, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """A 503 says that nothing was accepted."""
+    plan = new_jobs.JobPlan(pipeline="blog", input={}, steps=ONE_STEP, approval=verb in ("approve", "reject"))
+    job_id = bench.write(lambda c: new_jobs.create(c, "acme", [plan])).ids[0]
+    if verb == "retry":
+        steering.cancel(job_id)
+    with monkeypatch.context() as patch:
+
+        def away(work: Any) -> Any:
+            raise Unavailable("away")
+
+        patch.setattr(bench.database, "read", away)
+        answer = getattr(steering, verb)(job_id)
+    job = answer[0] if verb == "cancel" else answer
+    wanted = {"cancel": "cancelled", "approve": "queued", "reject": "cancelled", "retry": "queued"}[verb]
+    assert (job["status"], bench.job(job_id)["status"]) == (wanted, wanted)
 
 
 def test_two_rescuers_take_a_step_once(bench: Bench) -> None:
