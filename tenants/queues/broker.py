@@ -24,12 +24,13 @@ from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.common import iter_queue
 from dramatiq.errors import QueueJoinTimeout
 from dramatiq.middleware import Middleware, MiddlewareError
+from dramatiq.threading import is_gevent_active
 from dramatiq.worker import ConsumerThread
 
 from . import forks
 from .additions import Addition, add, plain_message, without_eta
 from .budget import ThreadBudget
-from .cluster import ClusterServer, is_cluster_url
+from .cluster import connect
 from .consumer import LaneShard, TenantConsumer
 from .entry import MAX_DELAY_SECONDS, Entry, remember_entry
 from .errors import InvalidEntry
@@ -37,7 +38,7 @@ from .keys import Keys
 from .known_lanes import KnownLanes
 from .leases import LeaseKeeper, interrupt, lease_holder
 from .message import LeasedMessage, current_message
-from .server import Server, ServerInfo, with_time_limits
+from .server import ServerInfo
 from .sharded import ShardedConsumer
 from .tenant_queue import TenantQueues
 from .work_queue import WorkQueue
@@ -82,7 +83,7 @@ class TenantBroker(Broker):
             raise InvalidEntry(f"shards: {shards}; 1 to {MAX_SHARDS} are allowed")
         self.queues: set[str] = set()
         self.keys = Keys(namespace, shards)
-        self.server = _connect(url, client, connection_parameters)
+        self.server = connect(url, client, connection_parameters)
         self.budget = ThreadBudget(lane_minimum)
         self._known = KnownLanes(self.server, self.keys)
         self.queues_admin = TenantQueues(self.server, self.keys, self._known, lambda: self.queues)
@@ -328,7 +329,7 @@ class TenantBroker(Broker):
         self.stopping = False
         self._threads.clear()
         self.budget.open(worker.worker_threads)
-        if type(worker.work_queue) is PriorityQueue:
+        if type(worker.work_queue) is PriorityQueue and not is_gevent_active():  # type: ignore[no-untyped-call]
             worker.work_queue = WorkQueue()  # its threads are started after this
 
     def add_thread(self, thread: ConsumerThread) -> None:
@@ -393,9 +394,3 @@ class TenantBroker(Broker):
         if current is None or current.account is None:
             return message
         return message.copy(options={"account": current.account})
-
-
-def _connect(url: str | None, client: redis.Redis | None, parameters: dict[str, Any]) -> Server:
-    if client is None and url is not None and is_cluster_url(url):
-        return ClusterServer(url, with_time_limits(parameters))
-    return Server.connect(url, client, parameters)

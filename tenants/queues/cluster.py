@@ -24,7 +24,7 @@ from redis.crc import key_slot
 
 from .errors import InvalidEntry, SlotMoved, to_dramatiq
 from .lua import Script
-from .server import Argument, Call, Server, ServerInfo
+from .server import Argument, Call, Server, ServerInfo, with_time_limits
 
 SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 _MOST_MOVES = 5
@@ -200,6 +200,13 @@ class ClusterServer(Server):
         known = {each for each in self._holders if each is not None}
         yield from sorted(known)
         yield from (each for each in [*self._seeds, *self._nodes] if each not in known)
+
+
+def connect(url: str | None, client: redis.Redis | None, parameters: dict[str, Any]) -> Server:
+    """The server, or the cluster, that the caller names."""
+    if client is None and url is not None and is_cluster_url(url):
+        return ClusterServer(url, with_time_limits(parameters))
+    return Server.connect(url, client, parameters)
 
 
 def _holders(ranges: list[list[Any]], asked: str) -> list[Address | None]:

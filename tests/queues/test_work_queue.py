@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 
+import dramatiq
 import pytest
+from dramatiq import Worker
 
+from tenants.queues import TenantBroker
 from tenants.queues.work_queue import WorkQueue
+from tests.queues.conftest import PATIENCE_MS
 
 
 def test_the_first_comes_first_and_an_empty_queue_says_so() -> None:
@@ -62,3 +67,21 @@ def test_nothing_is_left_lying_while_waits_end_by_time() -> None:
     for thread in threads:
         thread.join(timeout=30)
     assert sorted(took) == list(range(total))
+
+
+def test_a_worker_of_greenlets_keeps_its_own_queue(
+    broker: TenantBroker, start_worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gevent exchanges the standard library's queue for one that has no mutex; ours is built on the former."""
+    runs: list[int] = []
+
+    @dramatiq.actor
+    def act() -> None:
+        runs.append(1)
+
+    monkeypatch.setattr("tenants.queues.broker.is_gevent_active", lambda: True)
+    act.send_with_options(account="acme")
+    worker = start_worker(broker)
+    broker.join("default", timeout=PATIENCE_MS)
+    assert type(worker.work_queue) is queue.PriorityQueue
+    assert runs == [1]
