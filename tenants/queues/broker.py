@@ -191,7 +191,7 @@ class TenantBroker(Broker):
         if isinstance(message, LeasedMessage) and message.consumer.broker is self and not message.settling:
             return self._reschedule(message, delay)
         # A copy, as with Dramatiq's own brokers: what middleware does to it is for this run alone.
-        plain, delay_ms = without_eta(self._with_account(plain_message(message).copy()), delay)
+        plain, delay_ms = without_eta(self._with_account(plain_message(message)), delay)
         self.emit_before("enqueue", plain, delay)
         addition = Addition.of_message(self.actors, plain, delay_ms)
         add(self.server, self.keys, self._known, [addition])
@@ -200,7 +200,7 @@ class TenantBroker(Broker):
         return plain
 
     def _reschedule(self, message: LeasedMessage, delay: int | None) -> Message[Any]:
-        plain, delay_ms = without_eta(plain_message(message).copy(), delay)
+        plain, delay_ms = without_eta(plain_message(message), delay)
         self.emit_before("enqueue", plain, delay)
         message.reschedule(delay_ms / 1000, plain)
         self.emit_after("enqueue", plain, delay)

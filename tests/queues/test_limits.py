@@ -219,7 +219,8 @@ def test_max_waiting_refuses_whole_calls(broker: TenantBroker) -> None:
         broker.enqueue_many([entry("2"), entry("3", delay_seconds=60), entry("4", "other")])
     assert (caught.value.account, caught.value.max_waiting) == ("acme", 2)
     assert broker.queues_admin.totals(LANE).waiting == 1
-    assert broker.enqueue_many([entry("1"), entry("2")]) == 1  # an id that is held takes no room
+    # An id that is held takes no room, nor does one that is named twice.
+    assert broker.enqueue_many([entry("1"), entry("2"), entry("2")]) == 1
     with pytest.raises(QueueFull):
         broker.enqueue(entry("5").message)
     Hand(broker).claim_one()
