@@ -91,7 +91,10 @@ def _told(letter: RowMapping, resolution: str) -> dict[str, Any]:
 
 
 def replay_all(call: Call[Query, ReplayRequest]) -> Reply:
-    """The oldest first, each due a moment after the one before it, so that what broke is not broken again at once."""
+    """The oldest first, each due a moment after the one before it, so that what broke is not broken again at once.
+
+    Steps of which nobody knows whether they took effect are for a person to look at, one by one.
+    """
     pause = 1.0 / call.body.per_second if call.body.per_second is not None else 0.0
     jobs = call.service.jobs
 
@@ -104,7 +107,7 @@ def replay_all(call: Call[Query, ReplayRequest]) -> Reply:
             return False
         return True
 
-    return _resolve_all(call, replay)
+    return _resolve_all(call, replay, only_known_outcomes=True)
 
 
 def discard_all(call: Call[Query, DiscardRequest]) -> Reply:
@@ -120,10 +123,12 @@ def discard_all(call: Call[Query, DiscardRequest]) -> Reply:
     return _resolve_all(call, discard)
 
 
-def _resolve_all(call: Call[Query, Any], resolve: Callable[[RowMapping, int], bool]) -> Reply:
+def _resolve_all(
+    call: Call[Query, Any], resolve: Callable[[RowMapping, int], bool], *, only_known_outcomes: bool = False
+) -> Reply:
     """Each letter in a transaction of its own: what was done stays done when one of them cannot be."""
     wanted, database = call.body.filter, call.service.database
-    chosen = LetterFilter(wanted.account, wanted.lane, wanted.pipeline, wanted.error_code)
+    chosen = LetterFilter(wanted.account, wanted.lane, wanted.pipeline, wanted.error_code, only_known_outcomes)
     matched = database.read(lambda connection: dead_letters.count(connection, chosen))
     found = database.read(lambda connection: dead_letters.heads(connection, chosen, limit=RESOLVED_AT_ONCE))
     done: list[str] = []
@@ -172,7 +177,8 @@ ROUTES = [
         {200: Resolved},
         "Dead letters",
         body=ReplayRequest,
-        description="The oldest first, at most 1,000 in a call. `per_second` spreads the jobs over time.",
+        description="The oldest first, at most 1,000 in a call. `per_second` spreads the jobs over time. Those with "
+        "the error code `outcome_unknown` may have taken effect: they fit only a filter that names this code.",
     ),
     Route(
         "POST",

@@ -29,10 +29,14 @@ class LetterFilter:
     lane: str | None = None
     pipeline: str | None = None
     error_code: str | None = None
+    #: Leaves those out whose step may have taken effect, unless their code is asked for.
+    only_known_outcomes: bool = False
 
 
 def _conditions(chosen: LetterFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [letters.c.resolution.is_(None)]
+    if chosen.only_known_outcomes and chosen.error_code is None:
+        conditions.append(letters.c.error_code != "outcome_unknown")
     for column in (letters.c.account, letters.c.lane, letters.c.pipeline, letters.c.error_code):
         value = getattr(chosen, column.name)
         if value is not None:

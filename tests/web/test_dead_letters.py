@@ -42,6 +42,19 @@ def test_a_dry_run_only_counts(api: Api, dead: list[dict[str, Any]]) -> None:
 
 
 @ON_BOTH
+def test_what_may_have_taken_effect_is_replayed_only_by_name(api: Api, bench: Bench, new_job: Any) -> None:
+    jobs = [new_job("acme"), new_job("other")]
+    for job, code in zip(jobs, ("outcome_unknown", "crashed"), strict=True):
+        bench.fail(bench.start(job), code)
+    wanted: dict[str, Any] = {"filter": {}}
+    assert api.post(f"{LETTERS}:replay", {**wanted, "dry_run": True}).json()["matched"] == 1
+    assert api.post(f"{LETTERS}:replay", wanted).json()["resolved"] == 1
+    assert statuses(api, jobs) == ["failed", "queued"]
+    assert api.post(f"{LETTERS}:replay", {"filter": {"error_code": "outcome_unknown"}}).json()["resolved"] == 1
+    assert statuses(api, jobs) == ["queued", "queued"]
+
+
+@ON_BOTH
 def test_those_that_fit_are_replayed_and_spread(api: Api, dead: list[dict[str, Any]]) -> None:
     wanted = {"filter": {"account": "acme", "error_code": "publish_failed"}, "per_second": 0.1}
 
