@@ -244,6 +244,8 @@ class TenantBroker(Broker):
     def enqueue_once(self, entry: Entry) -> bool:
         """Adds an entry unless its id waits, is delayed or is leased in that tenant queue: then False.
 
+        Of one that is delayed the earlier time counts: it comes due when this one would.
+
         Raises: as `enqueue`. After `ConnectionClosed` the same call may be made again.
         """
         return self.enqueue_many([entry]) == 1

@@ -191,8 +191,8 @@ def settings_of(described: list[Any] | None) -> StoredSettings:
 
 
 def decode_reasons(answer: list[Any], settings: StoredSettings) -> list[Reason]:
-    """From the answer of `explain`, and the queue's settings, because it names one of two pauses."""
-    now, state, due, place, used, allowed, at, reason, lane_paused, leases, most = answer
+    """From the answer of `explain`, and the queue's settings, where its pauses stand."""
+    now, state, due, place, used, allowed, backoff, rate, lane_paused, leases, most = answer
     due_at = int(float(due)) if state == b"delayed" else now
     if state not in (b"waiting", b"delayed"):
         return []
@@ -208,8 +208,8 @@ def decode_reasons(answer: list[Any], settings: StoredSettings) -> list[Reason]:
             reasons.append(Reason(code, until=None if until == FOR_GOOD else when(until)))
     if state == b"delayed":
         return reasons
-    if at > now and reason.decode() not in pauses:
-        reasons.append(Reason(reason.decode(), until=when(at)))
+    holds = {"retry_backoff": backoff, "rate_limited": rate}
+    reasons += [Reason(code, until=when(until)) for code, until in holds.items() if until]
     if place:
         reasons.append(Reason("behind_other_messages", count=place))
     if used >= allowed:

@@ -125,6 +125,11 @@ class Keys:
         return f"{self.namespace}:lanes"
 
     @property
+    def paused_accounts(self) -> str:
+        """Zset account's token → ms: accounts that are paused on all lanes, also on those to come; `+inf`: for good."""
+        return f"{self.namespace}:lanes:paused"
+
+    @property
     def generation(self) -> str:
         """The number that tells the reconciler whether this is still the same Redis."""
         return f"{self.namespace}:generation"

@@ -34,8 +34,6 @@ class KnownLanes:
     def __init__(self, server: Server, keys: Keys) -> None:
         self._server = server
         self._keys = keys
-        # Derived from the set's name; like it, it belongs to no lane.
-        self._paused_key = keys.lanes + ":paused"
         self._seen: set[str] = set()
 
     def all(self) -> set[str]:
@@ -89,17 +87,17 @@ class KnownLanes:
     def pause(self, raw: bytes, until: int) -> None:
         """Keeps the pause of an account (by its token) for lanes to come; `until` as in `until_ms`."""
         ended = round(datetime.now(UTC).timestamp() * 1000) - _ENDED_MS
-        self._server.command("ZREMRANGEBYSCORE", self._paused_key, 0, ended)
-        self._server.command("ZADD", self._paused_key, "+inf" if until == FOR_GOOD else until, raw)
+        self._server.command("ZREMRANGEBYSCORE", self._keys.paused_accounts, 0, ended)
+        self._server.command("ZADD", self._keys.paused_accounts, "+inf" if until == FOR_GOOD else until, raw)
 
     def resume(self, raw: bytes) -> None:
         """Forgets it."""
-        self._server.command("ZREM", self._paused_key, raw)
+        self._server.command("ZREM", self._keys.paused_accounts, raw)
 
     def _paused(self) -> Iterator[tuple[bytes, int]]:
         cursor: Argument = 0
         while True:
-            cursor, found = self._server.command("ZSCAN", self._paused_key, cursor, "COUNT", _SCANNED_AT_ONCE)
+            cursor, found = self._server.command("ZSCAN", self._keys.paused_accounts, cursor, "COUNT", _SCANNED_AT_ONCE)
             for raw, score in zip(found[::2], found[1::2], strict=True):
                 until = float(score)
                 yield raw, FOR_GOOD if until == float("inf") else int(until)

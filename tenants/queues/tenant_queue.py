@@ -215,10 +215,7 @@ class TenantQueues:
                         yield raw, float(queue.waiting)
 
     def explain(self, lane: str, account: str | None, entry_id: str) -> list[Reason]:
-        """Why an entry does not run now: all reasons that hold; none once it runs, or where it is not held.
-
-        Of a rate and a backoff only the later one is told, and neither while a pause outlasts it.
-        """
+        """Why an entry does not run now: all reasons that hold; none once it runs, or where it is not held."""
         raw = token(account)
         root = self._root(lane, raw)
         calls = [Call(script("explain"), root, (raw, entry_id)), Call(script("describe"), root, (raw,))]

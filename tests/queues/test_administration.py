@@ -137,6 +137,18 @@ def key_space(client: Client) -> dict[bytes, object]:
     return {key: value for key, value in found.items() if value != []}
 
 
+def test_the_reaper_leaves_what_owes_starts(broker: TenantBroker) -> None:
+    """With its state a queue's rate would be forgotten. A dry run tells what a real one does."""
+    admin, hand = broker.queues_admin, Hand(broker)
+    admin.set_limits(LANE, "limited", QueueLimits(rate=Rate(1, 3600)))
+    broker.enqueue_many([entry("1", "limited"), entry("1", "free")])
+    for lease in hand.claim(2):
+        hand.settle(lease)
+    assert admin.reap(0, dry_run=True) == [(LANE, "free")]
+    assert admin.reap(0) == [(LANE, "free")]
+    assert admin.describe(LANE, "limited") is not None
+
+
 def test_the_reaper_never_takes_a_message(broker: TenantBroker, make_broker: Callable[..., TenantBroker]) -> None:
     admin = make_broker().queues_admin
     stop = threading.Event()
@@ -283,8 +295,13 @@ def test_every_reason_why_a_message_waits(broker: TenantBroker) -> None:
     assert held.code == "retry_backoff"
     assert held.until is not None
     admin.set_limits(LANE, "acme", QueueLimits(rate=Rate(1, 3600)))
-    hand.settle(hand.claim_one())
-    limited = admin.explain(LANE, "acme", "2")[0]
+    running = hand.claim_one()
+    admin.set_limits(LANE, "acme", QueueLimits(rate=Rate(1, 3600), ordering="strict"))
+    hand.settle(running, "retry", delay_ms=60_000)
+    admin.pause(LANE, "acme")
+    assert codes(broker, "2")[:3] == ["queue_paused", "retry_backoff", "rate_limited"]
+    admin.resume(LANE, "acme")
+    limited = admin.explain(LANE, "acme", "2")[1]
     assert limited.code == "rate_limited"
     assert limited.until is not None
     assert limited.until > datetime.now(UTC) + timedelta(minutes=50)

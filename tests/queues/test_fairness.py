@@ -10,8 +10,8 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 
-from tenants.queues import Entry, QueueLimits, TenantBroker
-from tests.queues.lanes import LANE, Hand, age_lease, message
+from tenants.queues import Entry, QueueLimits, StoredSettings, TenantBroker
+from tests.queues.lanes import LANE, VIRTUAL_START, Client, Hand, age_lease, clock_of, entry, message, state_of
 
 
 class Share:
@@ -63,3 +63,24 @@ def test_no_account_is_ahead_of_another_by_more_than_its_own_messages(
             assert ahead <= (workers + 1) * (one.longest / one.weight + other.longest / other.weight) + 0.5
     broker.close()
     client.close()
+
+
+def test_a_changed_weight_changes_what_is_owed(broker: TenantBroker, client: Client) -> None:
+    """What an account has used counts by its weight, also what it used before the weight was changed."""
+    admin, hand, root = broker.queues_admin, Hand(broker), broker.keys.root(LANE)
+
+    def owed_seconds() -> float:
+        start: float = state_of(client, root, b"@acme")[VIRTUAL_START]
+        return (start - clock_of(client, root)) / 1e6
+
+    broker.enqueue_many([entry("1"), entry("2")])
+    lease = hand.claim_one()
+    age_lease(client, broker, lease, 40)
+    hand.settle(lease)
+    assert owed_seconds() == pytest.approx(40, abs=5)
+    admin.set_limits(LANE, "acme", QueueLimits(weight=10))
+    assert owed_seconds() == pytest.approx(4, abs=0.5)
+    admin.set_settings(LANE, {"acme": StoredSettings(limits=QueueLimits(weight=2))})
+    assert owed_seconds() == pytest.approx(20, abs=2.5)
+    admin.pause(LANE, "acme")
+    assert owed_seconds() == pytest.approx(20, abs=2.5)

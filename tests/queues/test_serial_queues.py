@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import dramatiq
@@ -123,6 +124,31 @@ def test_an_entry_is_added_once_while_it_is_held(broker: TenantBroker) -> None:
     assert broker.enqueue_once(entry("1", "other"))
     assert broker.queues_admin.remove(LANE, "acme", ["1"]) == ["1"]
     assert broker.enqueue_once(entry("1"))
+
+
+def test_of_a_delayed_entry_that_is_enqueued_again_the_earlier_time_counts(broker: TenantBroker) -> None:
+    admin, hand = broker.queues_admin, Hand(broker)
+    broker.enqueue_many([entry("1", delay_seconds=3600), entry("2", delay_seconds=7200)])
+
+    def due(entry_id: str) -> float:
+        (delayed,) = admin.explain(LANE, "acme", entry_id)
+        assert delayed.until is not None
+        return (delayed.until - datetime.now(UTC)).total_seconds()
+
+    assert not broker.enqueue_once(entry("2", delay_seconds=60))
+    assert due("2") == pytest.approx(60, abs=30)
+    assert not broker.enqueue_once(entry("2", delay_seconds=3600))
+    assert due("2") == pytest.approx(60, abs=30)
+    assert not broker.enqueue_once(entry("1"))
+    assert due("2") == pytest.approx(60, abs=30)
+    totals = admin.totals(LANE)
+    assert (totals.waiting, totals.delayed) == (1, 1)
+    lease = hand.claim_one()
+    assert lease.id == "1"
+    assert not broker.enqueue_once(entry("1"))  # it runs: nothing is brought forward
+    hand.settle(lease)
+    assert admin.check(LANE) == []
+    assert admin.totals(LANE).waiting == 0
 
 
 def test_a_thousand_entries_in_one_round_trip(broker: TenantBroker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,8 @@ class Scripts(RuleBasedStateMachine):
         if entry.id not in entries:
             place: Place = "delayed" if delayed else "waiting"
             entries[entry.id] = Held(entry.id, (priority, self.sequence), place)
+        elif entries[entry.id].place == "delayed" and not delayed:
+            entries[entry.id].place = "waiting"  # the earlier time counts
 
     @rule(worker=st.sampled_from(WORKERS), number=st.integers(1, 4), lose_answer=st.booleans())
     def claim(self, worker: str, number: int, lose_answer: bool) -> None:

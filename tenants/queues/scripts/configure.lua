@@ -24,6 +24,7 @@ for i = 3, #ARGV do
   end
   local a = open(token)
   if a.stands then
+    reweigh(a, raw)
     if not a.limits.strict then a.hold = 0 end
     put(a)
     present = present + 1

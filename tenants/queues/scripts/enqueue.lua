@@ -1,7 +1,7 @@
 -- Adds entries to tenant queues of one lane; all or, where a queue would be too full, none.
 -- KEYS: root
--- ARGV: for each entry: token, entry id (nothing happens while it is held), rank (0-255), sequence ('' : the lane
---       gives the next), delay in ms, message
+-- ARGV: for each entry: token, entry id (while it is held, nothing happens but that one that is delayed comes due
+--       earlier, if it is to), rank (0-255), sequence ('' : the lane gives the next), delay in ms, message
 -- Returns {1 if the lane was new, added (1/0 for each)} or {'full', token, max_waiting}
 -- Invariant: an id stands in `entries` exactly while the queue holds it, so a second enqueue of it finds it.
 -- @include lane
@@ -32,6 +32,21 @@ for _, token in ipairs(order) do
   end
 end
 
+-- A held entry that is delayed for longer than is asked for now: the earlier time counts.
+local function hasten(a, id, due, delay)
+  local until_now = tonumber(redis.call('ZSCORE', K.delayed .. a.token, id))
+  if not until_now or until_now <= due then return end
+  local value = redis.call('HGET', K.entries .. a.token, id)
+  local score, _, deliveries, start = decode_entry(value)
+  redis.call('HSET', K.entries .. a.token, id, encode_entry(score, due, deliveries, string.sub(value, start)))
+  redis.call('ZREM', K.delayed .. a.token, id)
+  lane.delayed = lane.delayed - 1
+  local first = redis.call('ZRANGE', K.delayed .. a.token, 0, 0, 'WITHSCORES')
+  a.due = tonumber(first[2]) or 0
+  if delay > 0 then put_delayed(a, id, due) else put_waiting(a, id, score, due) end
+  a.grew = true
+end
+
 local is_new = lane.seq == 0 and 1 or 0
 local added = {}
 for i = 1, #ARGV, FIELDS do
@@ -40,6 +55,7 @@ for i = 1, #ARGV, FIELDS do
   local score = tonumber(ARGV[i + 2]) * SEQUENCES + sequence
   local due = now + delay
   if redis.call('HSETNX', K.entries .. a.token, id, encode_entry(score, due, 0, ARGV[i + 5])) == 0 then
+    hasten(a, id, due, delay)
     added[#added + 1] = 0
   else
     lane.seq = lane.seq + 1

@@ -2,17 +2,18 @@
 -- KEYS: root
 -- ARGV: token, entry id
 -- Returns {the server's ms, 'absent'|'leased'|'delayed'|'waiting', due ms or 0, place (waiting), slots in use, slots
---         allowed, next start ms or 0 or -1, reason of that, lane paused ms or 0 or -1, lane's leases, lane's most}
+--         allowed, ms until which a strict backoff holds or 0, the same of the rate, lane paused ms or 0 or -1, lane's
+--         leases, lane's most}
 -- @include lane
 -- @include account
 local a = open(ARGV[1])
 local id = ARGV[2]
-local at, reason = start_at(a)
+local backoff, rate = held_until(a)
 local state, due, place_in_queue = 'absent', 0, 0
 local waiting_place = redis.call('ZRANK', K.waiting .. a.token, id)
 local delayed_until = redis.call('ZSCORE', K.delayed .. a.token, id)
 if waiting_place then state, place_in_queue = 'waiting', waiting_place
 elseif delayed_until then state, due = 'delayed', delayed_until
 elseif redis.call('HEXISTS', K.entries .. a.token, id) == 1 then state = 'leased' end
-return { now, state, tostring(due), place_in_queue, running(a), math.min(a.concurrency, 1000000), at,
-  reason or '', tostring(lane.paused), redis.call('ZCARD', K.leases), lane.global }
+return { now, state, tostring(due), place_in_queue, running(a), math.min(a.concurrency, 1000000),
+  backoff, rate, tostring(lane.paused), redis.call('ZCARD', K.leases), lane.global }

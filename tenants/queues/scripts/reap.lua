@@ -13,20 +13,18 @@ local function owes_starts(a)
   return a.limits.rate_limit > 0 and a.rate_at > now
 end
 
-for _, token in ipairs(redis.call('ZRANGEBYSCORE', K.idle, '-inf', now - idle, 'LIMIT', 0, most)) do
-  if dry then
+local tokens = redis.call('ZRANGEBYSCORE', K.idle, '-inf', now - idle, 'LIMIT', 0, most)
+open_soon(tokens, 1, 1)
+for _, token in ipairs(tokens) do
+  local a = open(token)
+  if not owes_starts(a) and (dry or tear_down(a)) then
     reaped[#reaped + 1] = token
-  else
-    local a = open(token)
-    if not owes_starts(a) and tear_down(a) then
-      reaped[#reaped + 1] = token
-    else
-      -- It holds something after all: it does not belong among the idle ones.
-      place(a)
-      close(a)
-      save_accounts()
-      if a.stands == 'i' then redis.call('ZADD', K.idle, now, token) else redis.call('ZREM', K.idle, token) end
-    end
+  elseif not dry then
+    -- It owes starts, or holds something after all and does not belong among the idle ones.
+    place(a)
+    close(a)
+    save_accounts()
+    if a.stands == 'i' then redis.call('ZADD', K.idle, now, token) else redis.call('ZREM', K.idle, token) end
   end
 end
 return reaped

@@ -21,6 +21,7 @@ for i = 1, #ARGV, 2 do
     end
     local a = open(token)
     if a.stands then
+      reweigh(a, before)
       if not a.limits.strict then a.hold = 0 end
       put(a)
     end

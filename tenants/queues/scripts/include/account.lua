@@ -1,6 +1,6 @@
 -- One tenant queue. Needs lane.lua. Gives: open(token), open_soon(tokens), close(a), place(a), put(a), promote(a),
--- save_sets(), save_accounts() and wake, start_at(a), put_waiting, put_delayed, encode_entry, decode_entry, running(a),
--- tear_down(a).
+-- save_sets(), save_accounts() and wake, held_until(a), start_at(a), reweigh(a, settings), put_waiting, put_delayed,
+-- encode_entry, decode_entry, running(a), tear_down(a).
 -- Invariant: after place() the queue stands in exactly one of: r ready, t timers, f full (a settle looks again),
 -- p parked (paused for good), b busy (nothing waits, something runs), i idle. Its state says which.
 -- Invariant: a call opens a queue once, and what it changes stands in `changed` until save_accounts(), which each
@@ -169,23 +169,32 @@ local function promote(a)
   a.due = tonumber(first[2]) or 0
 end
 
--- When a start of this account is allowed: -1 never (paused for good), 0 now, otherwise ms; and why not.
-local function start_at(a)
-  local l = a.limits
-  if l.queue_paused == -1 then return -1, 'queue_paused' end
-  if l.account_paused == -1 then return -1, 'account_paused' end
-  local at, reason = 0, nil
-  if l.queue_paused > now then at, reason = l.queue_paused, 'queue_paused' end
-  if l.account_paused > now and l.account_paused > at then at, reason = l.account_paused, 'account_paused' end
-  if l.strict and a.hold > now and a.hold > at then at, reason = a.hold, 'retry_backoff' end
+-- Until when its backoff (strict ordering) and its rate hold it, ms; 0: not.
+local function held_until(a)
+  local l, backoff, rate = a.limits, 0, 0
+  if l.strict and a.hold > now then backoff = a.hold end
   if l.rate_limit > 0 then
     local interval = l.rate_per / l.rate_limit
     -- A changed rate must not leave a debt that the new one could not have made.
     if a.rate_at > now + l.rate_per then a.rate_at = now + l.rate_per end
     local allowed = math.ceil(a.rate_at - (l.rate_limit - 1) * interval)
-    if allowed > now and allowed > at then at, reason = allowed, 'rate_limited' end
+    if allowed > now then rate = allowed end
   end
-  return at, reason
+  return backoff, rate
+end
+
+-- When a start of this account is allowed: -1 never (paused for good), 0 now, otherwise ms.
+local function start_at(a)
+  local l = a.limits
+  if l.queue_paused == -1 or l.account_paused == -1 then return -1 end
+  local at = math.max(l.queue_paused, l.account_paused, held_until(a))
+  return at > now and at or 0
+end
+
+-- The limits have changed: what it owes was counted at the weight that it had before (`settings`: as they were kept).
+local function reweigh(a, settings)
+  local weight = tonumber(string.match(settings, '^%d+'))
+  if a.v > lane.v then a.v = lane.v + (a.v - lane.v) * weight / a.limits.weight end
 end
 
 local function place(a)
