@@ -138,7 +138,8 @@ def run(arguments: list[str] | None = None) -> int:
             return USAGE
     try:
         # Wrong usage and `typer.Exit` end here too: typer prints what is to be said and raises SystemExit.
-        app(args=arguments)
+        # By name: however it was started, help and completion speak of the command that people type.
+        app(args=arguments, prog_name="onelane")
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else OK
         try:
