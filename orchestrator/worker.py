@@ -30,6 +30,7 @@ from tenants.store import workers as store
 
 from .execution import Execution
 from .guard import Guard
+from .heap import freeze_heap
 from .isolation.environment import allowed_environment
 from .liveness import Liveness
 from .metrics import REGISTRY
@@ -148,6 +149,7 @@ class WorkerProcess:
         liveness = Liveness(self.id, runtime.database, execution, guard, on_unfit=self.give_up)
         liveness.start()
         worker = Worker(runtime.broker, queues=set(lanes), worker_threads=self._threads, worker_timeout=200)
+        freeze_heap()
         worker.start()
         log.info("worker %s serves %s with %d threads", self.id, ", ".join(lanes), self._threads)
         try:

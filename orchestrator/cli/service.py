@@ -213,6 +213,9 @@ def _require(settings: Settings, *names: str) -> None:
 def _serve(app: Starlette, host: str, port: int, trusted_proxies: Sequence[str] = ()) -> None:
     import uvicorn
 
+    from ..heap import freeze_heap
+
+    freeze_heap()
     logger.info("listening on http://%s:%d", reachable_host(host), port)
     uvicorn.run(
         app,
