@@ -118,6 +118,8 @@ class QueueSettings:
 
         Raises: as `carry_all`.
         """
+        if not accounts:
+            return 0
         changed = 0
         settings = self._settings_of(accounts)
         for _ in range(_MOST_WRITES):
@@ -135,7 +137,7 @@ class QueueSettings:
         )
 
     def _settings_of(self, accounts: Sequence[str]) -> list[store.AccountSettings]:
-        return self._database.read(lambda connection: store.of_accounts(connection, accounts)) if accounts else []
+        return self._database.read(lambda connection: store.of_accounts(connection, accounts))
 
     def _carry_lanes(self) -> None:
         admin = self._broker.queues_admin
