@@ -187,6 +187,13 @@ def test_a_crash_right_before_the_click_loses_nothing(account: Account, name: st
     assert account.states(marker) == ["publish"]
 
 
+def clocked_port(account: Account, marker: str) -> tuple[MemoryPort, list[float]]:
+    """The port of an attempt whose clock stands where the list says, seconds."""
+    port, now = account.port(marker), [0.0]
+    port.now = lambda: now[0]
+    return port, now
+
+
 def until_published(port: MemoryPort, now: list[float]) -> dict[str, Any]:
     """Try again as the worker would, each time after the settling time; waits on the spot are over at once."""
     for attempt in range(1, 5):
@@ -202,8 +209,7 @@ def test_a_connection_that_breaks_during_the_click_publishes_once(
     account: Account, name: str, lent_browser: Browser, arrives: bool
 ) -> None:
     marker = f"during-{name}"
-    port, now = account.port(marker), [0.0]
-    port.now = lambda: now[0]
+    port, now = clocked_port(account, marker)
     broken: list[str] = []
 
     def end(route: Route) -> None:
@@ -234,8 +240,7 @@ def test_a_fault_at_read_back_publishes_nothing_twice(
     account: Account, name: str, lent_browser: Browser, fault: BaseException
 ) -> None:
     marker = f"readback-{name}"
-    port, now = account.port(marker), [0.0]
-    port.now = lambda: now[0]
+    port, now = clocked_port(account, marker)
 
     def broken(self: Any, url: str) -> Any:
         raise fault

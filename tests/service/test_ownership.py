@@ -28,13 +28,19 @@ def notes(service: Service, job_id: str) -> list[str]:
     return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_a_stopped_worker_comes_back_to_nothing(service: Service) -> None:
-    """SIGSTOP until its steps run elsewhere, then SIGCONT: nothing of the first attempts takes effect any more."""
-    worker = service.work()
+def begin_both(service: Service) -> tuple[str, str]:
+    """Two jobs whose steps wait, one in a process of its own and one in a thread; both have begun."""
     in_process = service.make("patient", account="in a process", do="wait")
     in_thread = service.make("quick", account="in a thread", do="wait")
     for job_id in (in_process, in_thread):
         service.until(lambda job_id=job_id: service.began(job_id), "the step to begin")  # type: ignore[misc]
+    return in_process, in_thread
+
+
+def test_a_stopped_worker_comes_back_to_nothing(service: Service) -> None:
+    """SIGSTOP until its steps run elsewhere, then SIGCONT: nothing of the first attempts takes effect any more."""
+    worker = service.work()
+    in_process, in_thread = begin_both(service)
     worker.send_signal(signal.SIGSTOP)
     service.work()
     for job_id in (in_process, in_thread):
@@ -56,10 +62,7 @@ def test_a_stopped_worker_comes_back_to_nothing(service: Service) -> None:
 def test_a_host_that_is_paused_comes_back_to_nothing(service: Service) -> None:
     """Worker, guard, keepers and steps stand still together until all runs elsewhere: nobody is there to watch."""
     worker = service.work()
-    in_process = service.make("patient", account="in a process", do="wait")
-    in_thread = service.make("quick", account="in a thread", do="wait")
-    for job_id in (in_process, in_thread):
-        service.until(lambda job_id=job_id: service.began(job_id), "the step to begin")  # type: ignore[misc]
+    in_process, in_thread = begin_both(service)
     host = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
     assert {"onelane-guard", "onelane-keeper", "onelane-step"} <= {each.name() for each in host}
     for each in host:
