@@ -62,9 +62,10 @@ def _now_on_postgresql(element: db_now, compiler: Any, **kw: Any) -> str:
 
 @compiles(db_now, "sqlite")
 def _now_on_sqlite(element: db_now, compiler: Any, **kw: Any) -> str:
-    if not len(element.clauses):
-        return "onelane_now(0)"
-    return f"onelane_now({compiler.process(element.clauses, **kw)})"
+    # As a subquery, which runs once for a statement unless it names a column. The bare call would run for each row and
+    # take the interpreter's lock for it, while the only writer's turn is held.
+    seconds = compiler.process(element.clauses, **kw) if len(element.clauses) else "0"
+    return f"(SELECT onelane_now({seconds}))"
 
 
 def sqlite_now(seconds: float | None) -> str | None:

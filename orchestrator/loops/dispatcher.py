@@ -35,14 +35,22 @@ class DispatchLoop:
 
     def run_once(self) -> bool:
         """Mark what was sent; each second also send one batch. True when there may be more."""
-        while sent := self._runtime.dispatcher.take_sent(self.batch, older_than=self.soon_started_seconds):
-            store.mark_first_dispatch(self._runtime.database, sent)
+        self._mark_sent()
         if time.monotonic() < self._looked_at + self.look_seconds:
             return False
         if self._send_one_batch():
             return True
         self._looked_at = time.monotonic()
         return False
+
+    def _mark_sent(self) -> None:
+        # Only after a full batch is there more for now. To take until nothing is left would never end under load: a
+        # few more are old enough after each commit, and each few would be one more turn of the writer.
+        full = True
+        while full:
+            sent = self._runtime.dispatcher.take_sent(self.batch, older_than=self.soon_started_seconds)
+            store.mark_first_dispatch(self._runtime.database, sent)
+            full = len(sent) == self.batch
 
     def _send_one_batch(self) -> bool:
         def look(connection: Connection) -> list[Dispatch]:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
-from ..columns import SQLITE_TIME_FORMAT
+from ..columns import SQLITE_TIME_FORMAT, sqlite_now
 from ..database import Database
 from .dispatch import Dispatch
 from .new_jobs import BLANK_JOB, BLANK_STEP, JobPlan, JobRows, Made, job_row, step_row
@@ -55,7 +55,7 @@ SELECT seq, created_at, expires_at FROM made
 """
 
 _LOOK = """
-    SELECT onelane_now(0) FROM accounts WHERE id = ? AND status NOT IN ('draining', 'suspended')
+    SELECT 1 FROM accounts WHERE id = ? AND status NOT IN ('draining', 'suspended')
       AND json_extract(limits, '$.max_waiting') IS NULL AND json_extract(limits, '$.daily_quota') IS NULL
 """
 _COUNT = """
@@ -73,7 +73,7 @@ _STEP = """
                        attempt, max_attempts, lost, run_token, progress, note, queued_at)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, 0, 0, 0, '', ?)
 """
-_TELL = "INSERT INTO events (account, job_id, type, data, created_at) VALUES (?, ?, 'status', ?, onelane_now(0))"
+_TELL = "INSERT INTO events (account, job_id, type, data, created_at) VALUES (?, ?, 'status', ?, ?)"
 
 
 def make(database: Database, account: str, plan: JobPlan) -> Made | None:
@@ -127,10 +127,9 @@ def _make_on_sqlite(
     driver: sqlite3.Connection, job: dict[str, Any], steps: list[dict[str, Any]], plan: JobPlan
 ) -> _Told | None:
     account = job["account"]
-    looked = driver.execute(_LOOK, (account,)).fetchone()
-    if looked is None:
+    if driver.execute(_LOOK, (account,)).fetchone() is None:
         return None
-    (text,) = looked
+    text = cast("str", sqlite_now(0))
     now = datetime.strptime(text, SQLITE_TIME_FORMAT).replace(tzinfo=UTC)
     expires_at = None if plan.expires_in is None else now + timedelta(seconds=plan.expires_in)
     driver.execute(_COUNT, (account, now.date().isoformat()))
@@ -142,5 +141,5 @@ def _make_on_sqlite(
     for step in steps:
         queued_at = text if step["status"] == "queued" else None
         driver.execute(_STEP, (*(step[name] for name in shared), sequence, step["max_attempts"], queued_at))
-    driver.execute(_TELL, (account, job["id"], json.dumps({"status": job["status"]})))
+    driver.execute(_TELL, (account, job["id"], json.dumps({"status": job["status"]}), text))
     return sequence, now, expires_at

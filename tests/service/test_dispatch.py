@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from orchestrator.jobs import NewJob
 from orchestrator.loops.dispatcher import DispatchLoop
 from orchestrator.runtime import Runtime
 from tenants.columns import db_now
+from tenants.database import Database
 from tenants.models import Step
 from tenants.store import dispatch
 
@@ -74,6 +75,26 @@ def test_a_batch_is_marked_too(runtime: Runtime, loop: DispatchLoop) -> None:
     loop.run_once()
     assert len(marked(runtime)) == 1500
     assert sent_again() == before
+
+
+def test_marking_ends_though_more_is_sent_all_the_time(
+    runtime: Runtime, loop: DispatchLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each commit takes a moment, in which more becomes old enough; that is left to the next run."""
+    turns: list[int] = []
+    mark = dispatch.mark_first_dispatch
+
+    def mark_while_more_comes(database: Database, ids: Sequence[str]) -> None:
+        turns.append(len(ids))
+        assert len(turns) < 10, "marking goes on and on"
+        mark(database, ids)
+        make(runtime)
+
+    monkeypatch.setattr(dispatch, "mark_first_dispatch", mark_while_more_comes)
+    make(runtime, 3)
+    loop.run_once()
+    loop.run_once()
+    assert turns == [3, 1]
 
 
 def test_what_another_process_made_is_sent_after_a_second(runtime: Runtime) -> None:
