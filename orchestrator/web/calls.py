@@ -32,6 +32,8 @@ from .validation import validate
 log = logging.getLogger(__name__)
 
 _NO_QUERY, _NO_BODY = Query(), Nothing()
+#: Bytes above which a body is read on a thread; up to here that takes a millisecond at most.
+_LARGE_BODY = 16 * 1024
 
 
 class Api:
@@ -93,8 +95,15 @@ class Api:
             probe = Call(self._service, caller, params, _NO_QUERY, _NO_BODY, request)
             exists = route.exists
             await self._service.in_thread(lambda: exists(probe))
-        body, given = await self._body(request, route)
-        query, content = validate(route, params, request.scope["query_string"], body, given)
+        text = await self._text(request, route)
+
+        def checked() -> tuple[Any, Query, BaseModel]:
+            body = None if text is None else decode_json(text)
+            return body, *validate(route, params, request.scope["query_string"], body, text is not None)
+
+        # The checks of a large body take longer than others may be kept waiting.
+        large = text is not None and len(text) > _LARGE_BODY
+        body, query, content = await self._service.in_thread(checked) if large else checked()
         call: Call[Any, Any] = Call(self._service, caller, params, query, content, request)
         key = request.headers.get("idempotency-key") if route.creates else None
         if key is not None:
@@ -103,16 +112,15 @@ class Api:
             return _response(await cast("Awaitable[Reply | Response]", route.endpoint(call)))
         return await self._service.in_thread(lambda: _run(route, call))
 
-    async def _body(self, request: Request, route: Route) -> tuple[Any, bool]:
-        """The parsed body, and whether there was one."""
-        model: type[BaseModel] | None = route.body_model
-        if model is None:
-            return None, False
+    async def _text(self, request: Request, route: Route) -> bytes | None:
+        """The body, which calls itself JSON; None where there is none and none is needed."""
+        if route.body_model is None:
+            return None
         body = await read_body(request, getattr(self._service.settings, route.body_limit))
         if not body and not route.needs_body:
-            return None, False
+            return None
         check_json_type(request)
-        return decode_json(body), True
+        return body
 
     async def _caller(self, request: Request, raw: bytes) -> None:
         """Below /v1 even a path that leads nowhere asks for the key first, and counts as a call of it."""

@@ -2,7 +2,8 @@
 
 With a parameter for each value, psycopg goes through a text of 14,000 placeholders for a thousand jobs: that was half
 of the time that such a batch took. Here the rows travel as one JSON parameter, of which PostgreSQL makes rows of the
-table. SQLite takes plain tuples, made here: SQLAlchemy's processing of each value took a quarter of a batch's time.
+table. SQLite does the same: row by row, each row gives up the interpreter's lock and waits for it again, among threads
+that serialize other batches, with the only writer's turn held.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import (
     JSON,
     ColumnElement,
     Connection,
-    CursorResult,
     Insert,
     String,
     Table,
@@ -40,54 +40,70 @@ MANY = 8
 
 def insert_rows(
     connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, returning: tuple[str, ...] = ()
-) -> CursorResult[Any]:
+) -> Sequence[Sequence[Any]]:
     """Insert rows that all name the same columns; with `created_at` unnamed it is the database's time, where it exists.
 
     Gives back the columns of `returning`, in any order of rows.
     """
     names = tuple(rows[0])
+    if connection.dialect.name == "sqlite" and len(rows) >= MANY:
+        return _insert_on_sqlite(connection, table, names, rows, returning)
     if connection.dialect.name == "postgresql" and len(rows) >= MANY:
         document = to_json(rows, inf_nan_mode="constants").decode()  # a fifth of what the standard library's takes
-        return connection.execute(_from_document(table, names, returning), {"its_rows": document})
-    if connection.dialect.name == "sqlite" and len(rows) >= MANY:
-        return _insert_tuples(connection, table, names, rows, returning)
-    return connection.execute(_one_by_one(table, names, returning), [dict(row) for row in rows])
+        inserted = connection.execute(_from_document(table, names, returning), {"its_rows": document})
+    else:
+        inserted = connection.execute(_one_by_one(table, names, returning), [dict(row) for row in rows])
+    return inserted.all() if returning else ()
 
 
-def _insert_tuples(
+def _insert_on_sqlite(
     connection: Connection,
     table: Table,
     names: tuple[str, ...],
     rows: Sequence[Mapping[str, Any]],
     returning: tuple[str, ...],
-) -> CursorResult[Any]:
-    key = table.primary_key.columns[0].name
-    # SQLite has one writer, and a transaction that inserts is it: whatever is newer than this is ours.
-    before = connection.execute(select(func.max(table.c[key]))).scalar() if returning else None
+) -> Sequence[Sequence[Any]]:
     forms = [_FORMS.get(type(table.c[name].type)) for name in names]
-    values = [[form(row[name]) if form else row[name] for name, form in zip(names, forms, strict=True)] for row in rows]
-    if _dated_here(table, names):
-        names, now = (*names, "created_at"), sqlite_now(0)
-        for value in values:
-            value.append(now)
-    marks = ", ".join("?" * len(names))
-    statement = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - names of our own schema
-    inserted = connection.exec_driver_sql(statement, [tuple(value) for value in values])
+    columns = [
+        [form(row[name]) for row in rows] if form else [row[name] for row in rows]
+        for name, form in zip(names, forms, strict=True)
+    ]
+    document = to_json(list(zip(*columns, strict=True)), inf_nan_mode="constants").decode()
+    now = (sqlite_now(0),) if _dated_here(table, names) else ()
+    insertion, highest, look = _statements_of_sqlite(table, names, returning)
+    # SQLite has one writer, and a transaction that inserts is it: whatever is newer than this is ours.
+    before = connection.exec_driver_sql(highest).scalar() if returning else None
+    connection.exec_driver_sql(insertion, (*now, document))
     if not returning:
-        return inserted
-    wanted = [table.c[name] for name in returning]
-    return connection.execute(select(*wanted).where(table.c[key] > (before or 0)))
+        return ()
+    found: list[list[Any]] = from_json(connection.exec_driver_sql(look, (before or 0,)).scalar_one())
+    return found
 
 
+@cache
+def _statements_of_sqlite(table: Table, names: tuple[str, ...], returning: tuple[str, ...]) -> tuple[str, str, str]:
+    """Insert the rows of a document, look for the highest key before, read back what has a higher one."""
+    its, key = table.name, table.primary_key.columns[0].name  # like all names here, of our own schema
+    values = [f"json_extract(value, '$[{at}]')" for at in range(len(names))]
+    if _dated_here(table, names):
+        names, values = (*names, "created_at"), [*values, "?"]
+    return (
+        f"INSERT INTO {its} ({', '.join(names)}) SELECT {', '.join(values)} FROM json_each(?) ORDER BY key",  # noqa: S608
+        f"SELECT max({key}) FROM {its}",  # noqa: S608
+        f"SELECT json_group_array(json_array({', '.join(returning)})) FROM {its} WHERE {key} > ?",  # noqa: S608
+    )
+
+
+@lru_cache(maxsize=1024)  # most of the times in a batch are the same one
 def _time_form(value: datetime | None) -> str | None:
     return None if value is None else value.astimezone(UTC).strftime(SQLITE_TIME_FORMAT)
 
 
 def _json_form(value: Any) -> str | None:
-    return None if value is None else json.dumps(value)
+    return None if value is None else to_json(value, inf_nan_mode="constants").decode()
 
 
-#: How the values of a column are written on SQLite, as SQLAlchemy writes them; those of other types stand as they are.
+#: How the values of a column are written on SQLite, as SQLAlchemy reads them; those of other types stand as they are.
 _FORMS: dict[type, Callable[[Any], Any]] = {UtcTime: _time_form, JSON: _json_form}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
@@ -35,9 +36,10 @@ class Dispatch:
     @classmethod
     def of(cls, row: Any) -> Dispatch:
         """From a row of `steps`, as a mapping."""
-        return cls(*(row[name] for name in cls.__slots__))
+        return cls(*_fields_of(row))
 
 
+_fields_of = itemgetter(*Dispatch.__slots__)
 _COLUMNS = [steps.c[name] for name in Dispatch.__slots__]
 
 

@@ -200,7 +200,7 @@ def insert(
 ) -> dict[str, JobRows]:
     """Insert jobs of an account that exists, with their steps, by id; nothing is refused or counted here."""
     job_rows = [job_row(account, job_id, plan, now) for job_id, plan in fresh]
-    sequence = {row.id: row.seq for row in insert_rows(connection, jobs, job_rows, returning=("id", "seq"))}
+    sequence: dict[str, int] = dict(insert_rows(connection, jobs, job_rows, returning=("id", "seq")))  # type: ignore[arg-type]
     made: dict[str, JobRows] = {}
     step_rows: list[dict[str, Any]] = []
     for (job_id, plan), row in zip(fresh, job_rows, strict=True):

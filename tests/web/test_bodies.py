@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from orchestrator.web import bodies, calls
 from orchestrator.web.json_text import MAX_DEPTH, MalformedJson, parse_json
 from tests.web.conftest import JOB, Api
 
@@ -74,6 +78,40 @@ def test_deep_nesting_is_422(api: Api, opening: str) -> None:
         closing = "]" if opening == "[" else "}"
         answer = send(api, opening * depth + "1" + closing * depth)
         assert answer.status_code in (413, 422), depth
+
+
+def test_brackets_in_text_are_no_nesting_and_siblings_are_not_deep() -> None:
+    text = "[{" * 200 + '\\"' + "]}" * 10
+    for value in (text, [text] * 100, [{"a": [text]}] * 100, {text: [[]] * 100}):
+        assert parse_json(json.dumps(value).encode()) == (value, [])
+
+
+@given(depth=st.integers(MAX_DEPTH - 2, MAX_DEPTH + 2), wide=st.integers(0, 80), text=st.text(alphabet='[]{}"\\a'))
+def test_the_depth_is_told_exactly(depth: int, wide: int, text: str) -> None:
+    value: Any = text
+    for level in range(depth):
+        value = [*([{text: []}] * (wide if level == 5 else 0)), value] if level % 2 else {text: value}
+    faults = parse_json(json.dumps(value).encode())[1]
+    assert bool(faults) == (depth > MAX_DEPTH)
+
+
+def test_a_large_body_is_checked_beside_the_event_loop(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one body of 16 MiB was read, nobody else was answered."""
+    decode, threads = bodies.decode_json, list[str]()
+
+    def noted(body: bytes) -> Any:
+        threads.append(threading.current_thread().name)
+        return decode(body)
+
+    monkeypatch.setattr(calls, "decode_json", noted)
+    loop_thread = send(api, json.dumps(JOB)).status_code == 202 and threads.pop()
+    large = [{**JOB, "input": {"topic": "x" * 1000}}] * 100
+    assert send(api, json.dumps({"jobs": large}), path=f"{JOBS}:batch").status_code == 202
+    assert threads.pop() != loop_thread
+    refused = send(api, json.dumps({"jobs": [*large, {**JOB, "colour": 1}]}), path=f"{JOBS}:batch")
+    assert (refused.status_code, refused.json()["errors"][0]["loc"]) == (422, ["jobs", 100, "colour"])
+    assert threads.pop() != loop_thread
+    assert send(api, json.dumps({"jobs": large})[:-1], path=f"{JOBS}:batch").status_code == 400
 
 
 def test_the_strict_parser_keeps_what_is_fine() -> None:
