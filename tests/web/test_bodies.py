@@ -82,7 +82,8 @@ def test_deep_nesting_is_422(api: Api, opening: str) -> None:
 
 def test_brackets_in_text_are_no_nesting_and_siblings_are_not_deep() -> None:
     text = "[{" * 200 + '\\"' + "]}" * 10
-    for value in (text, [text] * 100, [{"a": [text]}] * 100, {text: [[]] * 100}):
+    values: list[Any] = [text, [text] * 100, [{"a": [text]}] * 100, {text: [[]] * 100}]
+    for value in values:
         assert parse_json(json.dumps(value).encode()) == (value, [])
 
 
