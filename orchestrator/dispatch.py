@@ -9,6 +9,7 @@ would be one more commit a step.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 
 #: A step that is due later than this stays in SQL; the dispatcher loop sends it when its time is near.
 HORIZON_SECONDS = 60.0
-#: After a failure nothing is sent at once for so long; the loop sends it.
+#: After a failure nothing is sent at once for so long, in a process without the loop; in one with it, until the loop
+#: has found that Redis answers.
 AWAY_SECONDS = 2.0
 #: Sent steps that are remembered until they are marked; those beyond are sent once more, which does no harm.
 _MOST_UNMARKED = 100_000
@@ -50,10 +52,12 @@ class Dispatcher:
     def __init__(self, broker: TenantBroker) -> None:
         self._broker = broker
         self._away_until = 0.0
+        #: The lane on which Redis failed.
+        self._away_lane = ""
         self._unmarked: deque[tuple[float, str]] | None = None
 
     def remember_sent(self) -> None:
-        """From now on keep the ids of what is sent for `take_sent`; for the process whose loop marks them."""
+        """From now on keep the ids of what is sent for `take_sent`, and rely on `ask_again`: for the loop's process."""
         if self._unmarked is None:
             self._unmarked = deque(maxlen=_MOST_UNMARKED)
 
@@ -84,7 +88,8 @@ class Dispatcher:
                 self._broker.enqueue_many(near)
         except (BrokerConnectionError, QueueError) as error:
             # A Redis that hangs answers nobody: the next callers must not wait for its time-out one after the other.
-            self._away_until = time.monotonic() + AWAY_SECONDS
+            self._away_lane = near[0].message.queue_name
+            self._away_until = math.inf if self._unmarked is not None else time.monotonic() + AWAY_SECONDS
             log.warning("Redis did not take %d step(s), they will be sent again: %s", len(near), error)
             return False
         if self._unmarked is not None:
@@ -93,8 +98,19 @@ class Dispatcher:
         return True
 
     def is_away(self) -> bool:
-        """Redis failed a moment ago, and is not asked again yet."""
+        """Redis failed, and is not asked again yet."""
         return time.monotonic() < self._away_until
+
+    def ask_again(self) -> None:
+        """See whether a Redis that failed answers now: for the loop, since one that hangs takes seconds of who asks."""
+        if not self.is_away():
+            return
+        try:
+            self._broker.queues_admin.totals(self._away_lane)
+        except (BrokerConnectionError, QueueError) as error:
+            log.debug("Redis is still away: %s", error)
+        else:
+            self._away_until = 0.0
 
     def send_missing(self, steps: Sequence[Dispatch]) -> int:
         """Send steps for a rebuild; gives back how many Redis did not have.

@@ -36,6 +36,7 @@ class DispatchLoop:
     def run_once(self) -> bool:
         """Mark what was sent; each second also send one batch. True when there may be more."""
         self._mark_sent()
+        self._runtime.dispatcher.ask_again()
         if time.monotonic() < self._looked_at + self.look_seconds:
             return False
         if self._send_one_batch():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dramatiq.errors import ConnectionClosed
 from sqlalchemy import select, update
 
 from orchestrator import metrics
+from orchestrator.dispatch import AWAY_SECONDS, Dispatcher
 from orchestrator.jobs import NewJob
 from orchestrator.loops.dispatcher import DispatchLoop
 from orchestrator.runtime import Runtime
@@ -57,6 +60,30 @@ def marked(runtime: Runtime) -> set[str]:
 
 def sent_again() -> float:
     return float(metrics.REDISPATCHED._value.get())
+
+
+def without_redis(patch: pytest.MonkeyPatch, runtime: Runtime) -> list[str]:
+    """From now on nobody answers there; gives back who asked."""
+    asked: list[str] = []
+
+    def unanswered(name: str) -> Any:
+        def ask(*_: Any) -> None:
+            asked.append(name)
+            raise ConnectionClosed(OSError("nobody answers"))  # type: ignore[no-untyped-call]
+
+        return ask
+
+    patch.setattr(runtime.broker, "enqueue_once", unanswered("enqueue"))
+    patch.setattr(runtime.broker, "enqueue_many", unanswered("enqueue"))
+    patch.setattr(type(runtime.broker.queues_admin), "totals", unanswered("totals"))
+    return asked
+
+
+def set_clock(patch: pytest.MonkeyPatch) -> list[float]:
+    """The dispatcher's clock, in seconds, which stands still."""
+    clock = [1000.0]
+    patch.setattr("orchestrator.dispatch.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    return clock
 
 
 def test_what_was_sent_is_marked_and_not_sent_again(runtime: Runtime, loop: DispatchLoop) -> None:
@@ -125,14 +152,42 @@ def test_a_step_that_was_started_meanwhile_is_left_alone(runtime: Runtime, loop:
 
 
 def test_what_redis_refused_is_not_taken_for_sent(runtime: Runtime, loop: DispatchLoop) -> None:
-    runtime.dispatcher._away_until = float("inf")
-    (step_id,) = make(runtime)
-    age(runtime)
-    loop.run_once()
-    assert marked(runtime) == set()
-    runtime.dispatcher._away_until = 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        asked = without_redis(patch, runtime)
+        (step_id,) = make(runtime)
+        age(runtime)
+        loop.run_once()
+        assert marked(runtime) == set()
+        assert asked == ["enqueue", "totals"]
     loop.run_once()
     assert marked(runtime) == {step_id}
+
+
+def test_only_the_loop_asks_a_redis_that_failed(
+    runtime: Runtime, loop: DispatchLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs takes 5 s of whoever asks: it was one caller in every two seconds, for as long as it hung."""
+    asked, clock = without_redis(monkeypatch, runtime), set_clock(monkeypatch)
+    make(runtime, 3)
+    assert asked == ["enqueue"]
+    clock[0] += 3600
+    make(runtime, 3)
+    assert asked == ["enqueue"]
+    loop.run_once()
+    assert asked == ["enqueue", "totals"]
+    make(runtime)
+    assert asked == ["enqueue", "totals"]
+
+
+def test_a_process_without_the_loop_asks_again_by_itself(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, clock = without_redis(monkeypatch, runtime), set_clock(monkeypatch)
+    dispatcher = Dispatcher(runtime.broker)
+    step = dispatch.Dispatch("an id", "acme", "quick", "quick", "quick", 5, 1, None)
+    assert [dispatcher.send([step]) for _ in range(3)] == [False] * 3
+    assert asked == ["enqueue"]
+    clock[0] += AWAY_SECONDS
+    assert not dispatcher.send([step])
+    assert asked == ["enqueue"] * 2
 
 
 def test_marks_of_steps_that_are_gone_do_nothing(runtime: Runtime) -> None:
