@@ -258,6 +258,40 @@ def test_strict_ordering_lets_go_at_the_dead_letter(broker: TenantBroker) -> Non
     assert ids(hand.settle(hand.claim_one(), "bury", chain=True)) == ["2"]
 
 
+@pytest.mark.parametrize("verb", ["remove", "purge"])
+def test_strict_ordering_lets_go_when_the_retry_is_removed(broker: TenantBroker, verb: str) -> None:
+    broker.queues_admin.set_limits(LANE, "acme", QueueLimits(ordering="strict"))
+    broker.enqueue_many([entry("1"), entry("2")])
+    hand = Hand(broker)
+    hand.settle(hand.claim_one(), "retry", delay_ms=3_600_000)
+    broker.queues_admin.remove(LANE, "acme", ["2"])
+    broker.enqueue_once(entry("3"))
+    assert hand.claim() == []
+    if verb == "remove":
+        assert broker.queues_admin.remove(LANE, "acme", ["1"]) == ["1"]
+    else:
+        assert broker.queues_admin.purge(LANE, "acme") == ["1", "3"]
+        broker.enqueue_once(entry("3"))
+    assert ids(hand.claim()) == ["3"]
+
+
+def test_strict_ordering_lets_go_when_no_retry_of_the_queue_is_left(broker: TenantBroker) -> None:
+    """Messages that ran side by side until the limits were changed may all be retries, or end otherwise."""
+    admin, hand = broker.queues_admin, Hand(broker)
+    admin.set_limits(LANE, "acme", QueueLimits(concurrency=3))
+    broker.enqueue_many([entry(str(number)) for number in range(4)])
+    first, second, third = hand.claim(10)
+    admin.set_limits(LANE, "acme", QueueLimits(ordering="strict"))
+    hand.settle(first, "retry", delay_ms=7_200_000)
+    hand.settle(second, "retry", delay_ms=3_600_000)
+    hand.settle(third, "bury")
+    assert hand.claim() == []
+    admin.remove(LANE, "acme", ["0"])
+    assert hand.claim() == []
+    admin.remove(LANE, "acme", ["1"])
+    assert ids(hand.claim()) == ["3"]
+
+
 def test_relaxed_ordering_goes_on_during_backoff(broker: TenantBroker) -> None:
     broker.enqueue_many([entry("1"), entry("2")])
     hand = Hand(broker)

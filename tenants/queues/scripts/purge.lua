@@ -14,7 +14,6 @@ if #removed < most then
 end
 for _, id in ipairs(removed) do drop(a, id) end
 if #removed > 0 then
-  a.hold = 0
   after_drops(a)
   save_accounts()
   save_lane()

@@ -41,7 +41,6 @@ local function settle(a, slot, record, outcome, delay, message, reason)
     put_back(a, record, now + delay, 0, message ~= '' and message or nil)
   elseif outcome == 'bury' then
     local value = redis.call('HGET', K.entries .. a.token, record.id)
-    a.hold = 0
     if value then
       local score, _, _, start = decode_entry(value)
       bury(a, record.id, score, reason, string.sub(value, start))

@@ -168,15 +168,12 @@ local function put_back(a, record, due, deliveries, message)
   local value = redis.call('HGET', K.entries .. a.token, record.id)
   if not value then return end
   local score, added, _, start = decode_entry(value)
-  if due > now then
-    if a.limits.strict then
-      a.hold = math.max(a.hold, due)
-      due = 0
-    end
-  else
+  if due <= now then due = 0 end
+  local since = due > 0 and due or (message and now or added)
+  if due > 0 and a.limits.strict then
+    a.hold = math.max(a.hold, due)
     due = 0
   end
-  local since = due > 0 and due or (message and now or added)
   redis.call('HSET', K.entries .. a.token, record.id,
     encode_entry(score, since, deliveries, message or string.sub(value, start)))
   if due > 0 then put_delayed(a, record.id, due) else put_waiting(a, record.id, score, since) end
