@@ -2,7 +2,8 @@
 
 Both sides in one run, on one PostgreSQL, with one worker process of 8 at a time: Procrastinate with a lock per account
 (its way of running one account's jobs one at a time), onelane with no-op pipelines of one and of two steps in thread
-isolation. Jobs are made in batches of 100 while the worker runs; the clock runs from the first batch to the last end.
+isolation. Jobs are made in batches of 100 while the worker runs, which has come to rest after its start; the clock runs
+from the first batch to the last end. All sides run in each of several rounds, and ratios are taken within a round.
 Also onelane on SQLite, and with a process per step (`isolation_cost` takes that apart). Prints a table with ratios in
 steps a second, and writes `whole_path.json` beside this file (or where `--json` says).
 """
@@ -20,8 +21,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import psutil
 import psycopg
 from pydantic import SecretStr
 from sqlalchemy import text
@@ -93,8 +96,9 @@ def measure_procrastinate(url: str, jobs: int) -> float:
     app = procrastinate_app(url)
     with app.open():
         app.schema_manager.apply_schema()
-        with worker_process("--procrastinate", url), psycopg.connect(url, autocommit=True) as connection:
+        with worker_process("--procrastinate", url) as worker, psycopg.connect(url, autocommit=True) as connection:
             wait_until(lambda: _one(connection, "SELECT count(*) FROM procrastinate_workers") > 0, "its worker")
+            wait_until_at_rest(worker)
             began = time.perf_counter()
             task = app.tasks["noop"]
             for start in range(0, jobs, BATCH):
@@ -137,8 +141,9 @@ def measure_onelane(url: str, pipeline: str, jobs: int) -> float:
             "ONELANE_LOG_LEVEL": "warning",
         }
         try:
-            with worker_process("--onelane", "-", **environment):
+            with worker_process("--onelane", "-", **environment) as worker:
                 wait_until(lambda: bool(runtime.database.read(workers.live)), "our worker")
+                wait_until_at_rest(worker)
                 began = time.perf_counter()
                 for start in range(0, jobs, BATCH):
                     _make(runtime, pipeline, range(start, min(start + BATCH, jobs)))
@@ -163,11 +168,11 @@ def _completed(runtime: Runtime) -> int:
 
 
 @contextlib.contextmanager
-def worker_process(*arguments: str, **environment: str) -> Iterator[None]:
+def worker_process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "tests.benchmarks.whole_path", *arguments]
     worker = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment})
     try:
-        yield
+        yield worker
     finally:
         worker.terminate()
         try:
@@ -175,6 +180,24 @@ def worker_process(*arguments: str, **environment: str) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             worker.kill()
             worker.wait()
+
+
+def wait_until_at_rest(worker: subprocess.Popen[bytes]) -> None:
+    """Until it has started up: what it still loads and forks would be counted as the first jobs' cost."""
+
+    def used() -> float:
+        processes = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
+        return float(sum(sum(each.cpu_times()[:2]) for each in processes))
+
+    last = [-1.0, -1.0, -1.0]
+
+    def rests() -> bool:
+        last.append(used())
+        del last[0]
+        time.sleep(0.3)
+        return last[-1] - last[0] < 0.03
+
+    wait_until(rests, "the worker to come to rest")
 
 
 def wait_until(true: Callable[[], bool], what: str) -> None:
@@ -188,6 +211,7 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--only", choices=["procrastinate", "onelane"])
     parser.add_argument("--procrastinate", help=argparse.SUPPRESS)
@@ -206,27 +230,41 @@ def main() -> None:
 
 def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     jobs: int = chosen.jobs
-    rates: dict[str, float] = {}
+    few = max(1, jobs // 10)
+    rounds: dict[str, list[float]] = {}
     with postgres() as server, tempfile.TemporaryDirectory() as folder:
-        if chosen.only != "onelane":
-            rates["Procrastinate, PostgreSQL"] = jobs / measure_procrastinate(
-                database_of(server, "procrastinate"), jobs
-            )
-        if chosen.only != "procrastinate":
-            rates["onelane, one step, PostgreSQL"] = jobs / measure_onelane(database_of(server, "one"), "one", jobs)
-            rates["onelane, two steps, PostgreSQL"] = (
-                2 * jobs / measure_onelane(database_of(server, "two"), "two", jobs)
-            )
-            rates["onelane, one step, SQLite"] = jobs / measure_onelane(f"sqlite:///{folder}/one.db", "one", jobs)
-            few = max(1, jobs // 10)
-            rates["onelane, a process per step, PostgreSQL"] = few / measure_onelane(
-                database_of(server, "apart"), "apart", few
-            )
-    base = rates.get("Procrastinate, PostgreSQL")
-    print(f"{'steps a second, 1 process × 8':44} {'rate':>8} {'ratio':>7}")
-    for name, rate in rates.items():
-        print(f"{name:44} {rate:8.0f} {'' if not base else f'{rate / base:7.2f}'}")
-    return {"jobs": jobs, "threads": THREADS, "accounts": ACCOUNTS, "cores": os.cpu_count(), "steps_per_second": rates}
+        for number in range(chosen.rounds):
+
+            def fresh(name: str, number: int = number) -> str:
+                return database_of(server, f"{name}{number}")
+
+            sqlite = f"sqlite:///{folder}/one{number}.db"
+            # Each gives its steps a second. All sides run in each round: this machine may be another a minute later.
+            sides: dict[str, Callable[[], float]] = {
+                "Procrastinate, PostgreSQL": lambda: jobs / measure_procrastinate(fresh("theirs"), jobs),
+                "onelane, one step, PostgreSQL": lambda: jobs / measure_onelane(fresh("one"), "one", jobs),
+                "onelane, two steps, PostgreSQL": lambda: 2 * jobs / measure_onelane(fresh("two"), "two", jobs),
+                "onelane, one step, SQLite": lambda: jobs / measure_onelane(sqlite, "one", jobs),  # noqa: B023
+                "onelane, a process per step, PostgreSQL": lambda: few / measure_onelane(fresh("apart"), "apart", few),
+            }
+            for name, run in sides.items():
+                if chosen.only in (None, name.partition(",")[0].lower()):
+                    rounds.setdefault(name, []).append(run())
+    rates = {name: median(found) for name, found in rounds.items()}
+    base = rounds.get("Procrastinate, PostgreSQL")
+    print(f"{'steps a second, 1 process × 8, medians':44} {'rate':>8} {'ratio':>7}  ratio of each round")
+    for name, found in rounds.items():
+        ratios = [ours / theirs for ours, theirs in zip(found, base, strict=True)] if base else []
+        told = f"{median(ratios):7.2f}  " + " ".join(f"{each:.2f}" for each in ratios) if ratios else ""
+        print(f"{name:44} {rates[name]:8.0f} {told}")
+    return {
+        "jobs": jobs,
+        "threads": THREADS,
+        "accounts": ACCOUNTS,
+        "cores": os.cpu_count(),
+        "steps_per_second": rates,
+        "rounds": rounds,
+    }
 
 
 if __name__ == "__main__":
