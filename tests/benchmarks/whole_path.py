@@ -186,8 +186,11 @@ def wait_until_at_rest(worker: subprocess.Popen[bytes]) -> None:
     """Until it has started up: what it still loads and forks would be counted as the first jobs' cost."""
 
     def used() -> float:
-        processes = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
-        return float(sum(sum(each.cpu_times()[:2]) for each in processes))
+        seconds = 0.0
+        for each in [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since it was listed
+                seconds += sum(each.cpu_times()[:2])
+        return seconds
 
     last = [-1.0, -1.0, -1.0]
 
@@ -228,26 +231,30 @@ def main() -> None:
     chosen.json.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 
 
+def _sides(server: str, folder: Path, number: int, jobs: int) -> dict[str, Callable[[], float]]:
+    """What runs in a round, each on a database of its own; each gives its steps a second."""
+
+    def theirs() -> float:
+        return jobs / measure_procrastinate(database_of(server, f"theirs{number}"), jobs)
+
+    def ours(pipeline: str, jobs: int, steps: int = 1) -> Callable[[], float]:
+        return lambda: steps * jobs / measure_onelane(database_of(server, f"{pipeline}{number}"), pipeline, jobs)
+
+    return {
+        "Procrastinate, PostgreSQL": theirs,
+        "onelane, one step, PostgreSQL": ours("one", jobs),
+        "onelane, two steps, PostgreSQL": ours("two", jobs, steps=2),
+        "onelane, one step, SQLite": lambda: jobs / measure_onelane(f"sqlite:///{folder}/one{number}.db", "one", jobs),
+        "onelane, a process per step, PostgreSQL": ours("apart", max(1, jobs // 10)),
+    }
+
+
 def measure(chosen: argparse.Namespace) -> dict[str, Any]:
-    jobs: int = chosen.jobs
-    few = max(1, jobs // 10)
     rounds: dict[str, list[float]] = {}
     with postgres() as server, tempfile.TemporaryDirectory() as folder:
+        # All sides run in each round: this machine may be another a minute later.
         for number in range(chosen.rounds):
-
-            def fresh(name: str, number: int = number) -> str:
-                return database_of(server, f"{name}{number}")
-
-            sqlite = f"sqlite:///{folder}/one{number}.db"
-            # Each gives its steps a second. All sides run in each round: this machine may be another a minute later.
-            sides: dict[str, Callable[[], float]] = {
-                "Procrastinate, PostgreSQL": lambda: jobs / measure_procrastinate(fresh("theirs"), jobs),
-                "onelane, one step, PostgreSQL": lambda: jobs / measure_onelane(fresh("one"), "one", jobs),
-                "onelane, two steps, PostgreSQL": lambda: 2 * jobs / measure_onelane(fresh("two"), "two", jobs),
-                "onelane, one step, SQLite": lambda: jobs / measure_onelane(sqlite, "one", jobs),  # noqa: B023
-                "onelane, a process per step, PostgreSQL": lambda: few / measure_onelane(fresh("apart"), "apart", few),
-            }
-            for name, run in sides.items():
+            for name, run in _sides(server, Path(folder), number, chosen.jobs).items():
                 if chosen.only in (None, name.partition(",")[0].lower()):
                     rounds.setdefault(name, []).append(run())
     rates = {name: median(found) for name, found in rounds.items()}
@@ -258,7 +265,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         told = f"{median(ratios):7.2f}  " + " ".join(f"{each:.2f}" for each in ratios) if ratios else ""
         print(f"{name:44} {rates[name]:8.0f} {told}")
     return {
-        "jobs": jobs,
+        "jobs": chosen.jobs,
         "threads": THREADS,
         "accounts": ACCOUNTS,
         "cores": os.cpu_count(),
