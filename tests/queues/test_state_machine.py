@@ -3,6 +3,8 @@
 A step is what callers and workers do, or time that passes. Time is the server's; the machine moves it by making leases,
 due times, backoffs and pauses old, as if the clock had gone on. After each step server and model must agree, and the
 live check must find nothing.
+
+One class, however long: Hypothesis draws the rules of a machine from one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A drop-in broker: what Dramatiq's users rely on, under Dramatiq's own worker."""
+"""A drop-in broker: what Dramatiq's users rely on, under Dramatiq's own worker.
+
+One module, however long: it is read beside Dramatiq's list of what a broker and its middleware do.
+"""
 
 from __future__ import annotations
 
