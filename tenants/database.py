@@ -11,6 +11,7 @@ Invariants
 
 from __future__ import annotations
 
+import functools
 import random
 import sqlite3
 import threading
@@ -33,6 +34,8 @@ from .errors import Unavailable
 
 T = TypeVar("T")
 _Work = Callable[[sqlite3.Connection], Any]
+_Item = Mapping[str, Any]
+_StatementFor = Callable[[Sequence[_Item]], str]
 
 #: Noted in a connection's `info` by the transaction that recorded events.
 EVENTS_RECORDED = "onelane_events_recorded"
@@ -45,7 +48,7 @@ STATEMENT_TIMEOUT_SECONDS = 30
 TCP_SECONDS = 20
 #: Seconds that SQLite waits for a writer of another process.
 SQLITE_BUSY_SECONDS = 15
-#: Short transactions that share a commit on SQLite, at most.
+#: Short transactions that share a commit, at most.
 _MOST_TOGETHER = 32
 
 #: PostgreSQL: read_only_sql_transaction, from a server that was the primary until a failover and kept its connections.
@@ -82,6 +85,8 @@ class Database:
         self._writing: AbstractContextManager[Any] = threading.Lock() if self.dialect == "sqlite" else nullcontext()
         #: On SQLite, short transactions that share a commit.
         self._together = Combined(self._run_all_on_sqlite, turn=self._writing, most=_MOST_TOGETHER)
+        #: On PostgreSQL, items that share a statement, by what makes the statement for them.
+        self._shared: dict[_StatementFor, Combined[_Item, Any]] = {}
         self._writer = self.engine.execution_options(onelane_begin="BEGIN IMMEDIATE")
         self._reader = (
             self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -152,6 +157,48 @@ class Database:
                 raise Unavailable(f"no database connection became free: {error}") from error
             time.sleep(random.uniform(0, 0.01 * 2**tries))
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def run_together(self, statement_for: _StatementFor, item: _Item) -> Any | None:
+        """Run one statement that commits itself, on PostgreSQL, for this item and those that other threads bring.
+
+        Whoever finds nobody on the way goes at once, alone; what others bring meanwhile goes together.
+
+        Args:
+            statement_for: gives the statement for some items. In it `%(name)s` marks an array, of each item's value of
+                that name, and each row's `place` says which item it is of, counted from 1. The same function for all
+                items that may go together.
+            item: its values by name.
+
+        Returns:
+            The item's row, or None if the statement gave none for it.
+
+        Raises:
+            IntegrityError, Unavailable, CommitUnknown: as `run_one`, for this item.
+        """
+        shared = self._shared.get(statement_for)
+        if shared is None:
+            run_all = functools.partial(self._run_for_all, statement_for)
+            made: Combined[_Item, Any] = Combined(run_all, turn=nullcontext(), most=_MOST_TOGETHER)
+            shared = self._shared.setdefault(statement_for, made)
+        try:
+            return shared.run(item)
+        except Interrupted as error:
+            raise CommitUnknown(str(error)) from error
+
+    def _run_for_all(self, statement_for: _StatementFor, items: Sequence[_Item]) -> list[Any]:
+        """The row of each item, None, or its error."""
+        arrays = {name: [item[name] for item in items] for name in items[0]}
+        try:
+            rows = {row.place: row for row in self.run_one(statement_for(items), arrays)}
+        except (IntegrityError, DataError) as error:
+            # One of them is to blame, and nothing was written: each is told by itself.
+            if len(items) == 1:
+                return [error]
+            return [self._run_for_all(statement_for, [item])[0] for item in items]
+        except Unavailable as error:
+            # Each thread raises an error of its own: one that several raise would mix their tracebacks.
+            return [type(error)(*error.args) for _ in items]
+        return [rows.get(place) for place in range(1, len(items) + 1)]
 
     def _leave_former_primary(self, error: BaseException | None) -> None:
         """Close what is pooled, so that the next try asks anew for the server that takes writes."""
@@ -305,7 +352,8 @@ def _is_sqlite(url: URL) -> bool:
 
 
 def _make_engine(url: URL, pool_size: int) -> Engine:
-    options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 10}
+    # The connection that was used last is used next: its statements are prepared, and its server's caches are warm.
+    options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 10, "pool_use_lifo": True}
     if _is_sqlite(url):
         engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS}, **options)
         event.listen(engine, "connect", _prepare_sqlite)
@@ -315,8 +363,10 @@ def _make_engine(url: URL, pool_size: int) -> Engine:
         url,
         connect_args={
             "connect_timeout": 5,
+            # A plan is kept with the connection: one that was made while a table was small must not be to read all of
+            # it. Everything that is asked has an index.
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s -c lock_timeout=10s"
-            " -c idle_in_transaction_session_timeout=60s -c timezone=UTC -c jit=off",
+            " -c idle_in_transaction_session_timeout=60s -c timezone=UTC -c jit=off -c enable_seqscan=off",
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,

@@ -79,7 +79,14 @@ def wanted_messages(connection: Connection, ids: Sequence[str]) -> set[tuple[str
 
 def mark_dispatched(connection: Connection, ids: Sequence[str]) -> None:
     """Note that Redis holds them. A step that moved on meanwhile is left alone."""
-    connection.execute(update(steps).where(steps.c.id.in_(ids), _WAITING).values(dispatched_at=db_now()))
+    _mark(connection, and_(steps.c.id.in_(ids), _WAITING))
+
+
+def _mark(connection: Connection, which: ColumnElement[bool]) -> None:
+    # Starts of several steps go together, too: of two that hold rows and wait for each other's one would fail. A row
+    # that is held is about to start, or is sent and marked once more.
+    free = select(steps.c.id).where(which).with_for_update(skip_locked=True)
+    connection.execute(update(steps).where(steps.c.id.in_(free)).values(dispatched_at=db_now()))
 
 
 def mark_first_dispatch(database: Database, ids: Sequence[str]) -> None:
@@ -91,7 +98,7 @@ def mark_first_dispatch(database: Database, ids: Sequence[str]) -> None:
         return
 
     def mark(connection: Connection) -> None:
-        connection.execute(update(steps).where(_unmarked(connection, ids)).values(dispatched_at=db_now()))
+        _mark(connection, _unmarked(connection, ids))
 
     def is_any(connection: Connection) -> bool:
         return connection.execute(select(steps.c.id).where(_unmarked(connection, ids)).limit(1)).first() is not None

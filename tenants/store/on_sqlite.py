@@ -19,9 +19,8 @@ from typing import Any
 from ..columns import sqlite_now
 from ..database import Database
 from ..models import new_id
-from .dispatch import Dispatch
-from .one_statement import owned_of
-from .steps import Owned, lost_ownership
+from .one_statement import owned_of, status_after
+from .steps import Owned
 
 _FIND = """
     SELECT s.id, s.job_id, s.account, s.pipeline, s.name, s.lane, s.position, s.run_token, s.attempt,
@@ -142,16 +141,9 @@ def _row_type(names: tuple[str, ...]) -> Any:
     return namedtuple("Found", names)  # noqa: PYI024
 
 
-def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispatch | None:
-    """As `one_statement.complete`.
-
-    Raises:
-        OwnershipLost: as there.
-    """
-    text, following = json.dumps(output), owned.following
-    status = "completed"
-    if following is not None:
-        status = "awaiting_approval" if owned.following_awaits_approval else "queued"
+def complete(database: Database, owned: Owned, output: dict[str, Any]) -> bool:
+    """As `one_statement.complete`."""
+    text, following, status = json.dumps(output), owned.following, status_after(owned)
 
     def work(connection: sqlite3.Connection) -> bool | None:
         now = sqlite_now(0)
@@ -171,11 +163,7 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispat
         connection.execute(_TELL_BOTH, (*who, "step", step, now, *who, "status", json.dumps({"status": status}), now))
         return True
 
-    if following is None and not owned.required:
-        raise ValueError(f"step {owned.step_id} is best effort and its job's last; use outcomes.complete")
-    if not database.run_on_sqlite(work):
-        raise lost_ownership(owned)
-    return None if owned.following_awaits_approval else following
+    return database.run_on_sqlite(work) is not None
 
 
 def _step_data(name: str, status: str, attempt: int) -> str:

@@ -1,32 +1,45 @@
-"""The ordinary start and end of a step on PostgreSQL: each in one statement, and so in one round trip.
+"""The ordinary starts and ends of steps on PostgreSQL: those of several threads in one statement, one round trip.
 
-What `steps.start` and `outcomes.complete` do in six round trips, for the case that nothing stands in the way. Whatever
-is out of the ordinary (a pause, a deadline that has passed, a cancelled job, limits over all lanes) matches no row
-here; then the caller takes the long way, which says what it was. Together these round trips were most of a short
-step's time.
+What `steps.start` and `outcomes.complete` do in six round trips each, for the case that nothing stands in the way.
+Whatever is out of the ordinary (a pause, a deadline that has passed, a cancelled job, limits over all lanes, a job that
+somebody else holds at the moment) matches no row here; then the caller takes the long way, which says what it was.
 
-Invariants: as in `steps` and `outcomes`. One statement is one transaction: all of it takes effect, or nothing. The
-job's row is locked first, by the part that the others read from; a row that changed meanwhile is looked at again.
+Most of such a statement's cost is paid however many steps it is for: the commit's flush, the way there and back, and
+PostgreSQL's own setting up of the writes with their indexes. So calls of several threads go together, without waiting
+for company (`Database.run_together`).
+
+Invariants: as in `steps` and `outcomes`, for each step by itself: what one matches does not depend on the others. One
+statement is one transaction: all of it takes effect, or nothing. Each job's row is locked first, by the part that the
+others read from; one that is held elsewhere is passed over, so that steps that go together never wait for each other's
+jobs in two orders; a row that changed meanwhile is looked at again.
+
+How it is planned does not depend on what PostgreSQL thinks of the tables' sizes, because a plan is kept for as long as
+the connection, and one that was made while a table was new would read all of it at each step: each table is looked up
+by its own fenced subquery (``LATERAL … OFFSET 0``), what is written is named by ``= ANY`` beside the join, a status
+that has an index of its own comes from a row and not from a literal, and the arrays are of a length that the planner
+does not see (or it would make a plan for each call, which takes longer than running it).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..database import Database
 from ..models import new_id
 from .dispatch import Dispatch
-from .steps import Owned, lost_ownership, may_have_failures
+from .steps import Owned, may_have_failures
 
 _START = """
-WITH found AS MATERIALIZED (
-    SELECT s.id, s.job_id, s.account, s.pipeline, s.name, s.lane, s.position, s.run_token AS seen_token,
-           s.max_attempts, s.lost, s.required, s.priority, s.sequence,
-           j.status AS job_status, j.input, j.tags, j.approval, j.callback_url, j.created_at,
-           j.started_at AS job_started_at,
-           CASE WHEN j.started_at IS NULL THEN j.deadline_seconds
-                ELSE EXTRACT(EPOCH FROM (j.deadline_at - clock_timestamp()))::double precision END AS deadline_left,
+WITH arrays AS MATERIALIZED (
+    SELECT %(step_id)s::varchar[] AS step_ids, %(worker_id)s::varchar[] AS worker_ids, %(slot)s::int[] AS slots,
+           %(attempt_id)s::varchar[] AS attempt_ids
+), given AS MATERIALIZED (
+    SELECT g.* FROM arrays, unnest(step_ids, worker_ids, slots, attempt_ids)
+        WITH ORDINALITY AS g(step_id, worker_id, slot, attempt_id, place)
+), found AS MATERIALIZED (
+    SELECT g.worker_id, g.slot, g.attempt_id, g.place, s.*, j.*,
            n.id AS next_id, n.name AS next_name, n.lane AS next_lane,
            EXISTS (SELECT 1 FROM steps f WHERE f.job_id = s.job_id AND f.position > n.position) AS more_follow,
            coalesce((a.limits -> 'lanes' -> s.lane ->> 'concurrency')::int, 1) AS concurrency,
@@ -35,112 +48,139 @@ WITH found AS MATERIALIZED (
                 ELSE (SELECT json_object_agg(b.name, b.output) FROM steps b
                       WHERE b.job_id = s.job_id AND b.position < s.position AND b.status = 'completed')
            END AS outputs
-    FROM steps s
-    JOIN jobs j ON j.id = s.job_id
-    JOIN accounts a ON a.id = s.account
-    LEFT JOIN steps n ON n.job_id = s.job_id AND n.position = s.position + 1
-    LEFT JOIN circuits c ON c.account = s.account AND c.lane = s.lane
-    WHERE s.id = %(step_id)s::varchar
-      AND s.status IN ('queued', 'retrying')
-      AND (s.due_at IS NULL OR s.due_at <= clock_timestamp())
-      AND j.finished_at IS NULL AND j.cancel_requested_at IS NULL
-      AND (j.started_at IS NOT NULL OR j.expires_at IS NULL OR j.expires_at > clock_timestamp())
-      AND (j.deadline_at IS NULL OR j.deadline_at > clock_timestamp())
-      AND a.status NOT IN ('paused', 'suspended') AND (a.limits ->> 'account_concurrency') IS NULL
-      AND NOT EXISTS (SELECT 1 FROM lanes l WHERE l.lane = s.lane AND l.paused)
-      AND NOT EXISTS (SELECT 1 FROM tenant_queues q WHERE q.lane = s.lane AND q.account = s.account AND q.paused
-                      AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp()))
+    FROM given g
+    CROSS JOIN LATERAL (
+        SELECT t.id, t.job_id, t.account, t.pipeline, t.name, t.lane, t.position, t.status, t.run_token AS seen_token,
+               t.max_attempts, t.lost, t.required, t.priority, t.sequence
+        FROM steps t WHERE t.id = g.step_id AND (t.due_at IS NULL OR t.due_at <= clock_timestamp()) OFFSET 0
+    ) s
+    CROSS JOIN LATERAL (
+        SELECT o.limits FROM accounts o
+        WHERE o.id = s.account AND o.status NOT IN ('paused', 'suspended')
+          AND (o.limits ->> 'account_concurrency') IS NULL OFFSET 0
+    ) a
+    LEFT JOIN LATERAL (
+        SELECT t.id, t.name, t.lane, t.position FROM steps t
+        WHERE t.job_id = s.job_id AND t.position = s.position + 1 OFFSET 0
+    ) n ON true
+    LEFT JOIN LATERAL (
+        SELECT o.failures, o.opened_at FROM circuits o WHERE o.account = s.account AND o.lane = s.lane OFFSET 0
+    ) c ON true
+    CROSS JOIN LATERAL (
+        SELECT o.status AS job_status, o.input, o.tags, o.approval, o.callback_url, o.created_at,
+               o.started_at AS job_started_at,
+               CASE WHEN o.started_at IS NULL THEN o.deadline_seconds
+                    ELSE EXTRACT(EPOCH FROM (o.deadline_at - clock_timestamp()))::double precision END AS deadline_left
+        FROM jobs o
+        WHERE o.id = s.job_id AND o.finished_at IS NULL AND o.cancel_requested_at IS NULL
+          AND (o.started_at IS NOT NULL OR o.expires_at IS NULL OR o.expires_at > clock_timestamp())
+          AND (o.deadline_at IS NULL OR o.deadline_at > clock_timestamp())
+        OFFSET 0 FOR UPDATE SKIP LOCKED
+    ) j
+    WHERE s.status IN ('queued', 'retrying')
+      AND (SELECT l.paused FROM lanes l WHERE l.lane = s.lane) IS NOT TRUE
+      AND (SELECT q.paused AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp())
+           FROM tenant_queues q WHERE q.lane = s.lane AND q.account = s.account) IS NOT TRUE
       AND c.opened_at IS NULL
-    FOR UPDATE OF j
 ), taken AS (
     UPDATE steps SET status = 'running', run_token = steps.run_token + 1, attempt = steps.attempt + 1,
-           slot = %(slot)s::int, worker_id = %(worker_id)s::varchar, started_at = clock_timestamp(), due_at = NULL,
+           slot = found.slot, worker_id = found.worker_id, started_at = clock_timestamp(), due_at = NULL,
            progress = 0, note = '', error = NULL
     FROM found
-    WHERE steps.id = found.id AND steps.status IN ('queued', 'retrying') AND steps.run_token = found.seen_token
-      AND %(slot)s::int + (SELECT count(*) FROM steps t
+    WHERE steps.id = found.id AND steps.id = ANY (ARRAY(SELECT step_id FROM given))
+      AND steps.status = found.status AND steps.run_token = found.seen_token
+      AND found.slot + (SELECT count(*) FROM steps t
            WHERE t.lane = found.lane AND t.account = found.account AND t.status = 'running'
-             AND t.slot > %(slot)s::int) < found.concurrency
-    RETURNING steps.run_token, steps.attempt, steps.started_at
+             AND t.slot > found.slot) < found.concurrency
+    RETURNING steps.id, steps.run_token, steps.attempt, steps.started_at
+), owned AS MATERIALIZED (
+    SELECT found.*, taken.run_token, taken.attempt, taken.started_at FROM found JOIN taken ON taken.id = found.id
 ), noted AS (
     INSERT INTO attempts (id, step_id, job_id, account, lane, number, run_token, slot, worker, started_at)
-    SELECT %(attempt_id)s::varchar, found.id, found.job_id, found.account, found.lane, taken.attempt, taken.run_token,
-           %(slot)s::int, %(worker_id)s::varchar, taken.started_at
-    FROM found, taken
+    SELECT attempt_id, id, job_id, account, lane, attempt, run_token, slot, worker_id, started_at FROM owned
 ), begun AS (
-    UPDATE jobs SET status = 'running', current_step = found.name,
-           started_at = coalesce(jobs.started_at, taken.started_at),
+    UPDATE jobs SET status = 'running', current_step = owned.name,
+           started_at = coalesce(jobs.started_at, owned.started_at),
            deadline_at = CASE WHEN jobs.started_at IS NULL AND jobs.deadline_seconds IS NOT NULL
                               THEN clock_timestamp() + make_interval(secs => jobs.deadline_seconds)
                               ELSE jobs.deadline_at END
-    FROM found, taken WHERE jobs.id = found.job_id
+    FROM owned WHERE jobs.id = owned.job_id AND jobs.id = ANY (ARRAY(SELECT job_id FROM owned))
 ), told AS (
     INSERT INTO events (account, job_id, type, data, created_at)
-    SELECT found.account, found.job_id, 'status', '{"status": "running"}'::json, clock_timestamp()
-    FROM found, taken WHERE found.job_status <> 'running'
+    SELECT account, job_id, 'status', '{"status": "running"}'::json, clock_timestamp()
+    FROM owned WHERE job_status <> 'running'
     UNION ALL
-    SELECT found.account, found.job_id, 'step',
-           json_build_object('step', found.name, 'status', 'running', 'attempt', taken.attempt), clock_timestamp()
-    FROM found, taken
+    SELECT account, job_id, 'step',
+           json_build_object('step', name, 'status', 'running', 'attempt', attempt), clock_timestamp()
+    FROM owned
 )
-SELECT found.*, taken.run_token, taken.attempt FROM found, taken
+SELECT * FROM owned
 """
 
-_MOVED_ON = "SET status = %(job_status)s::varchar, current_step = %(next_name)s::varchar"
-_ENDED = """SET status = 'completed', finished_at = clock_timestamp(), current_step = NULL, error = NULL,
-           result = %(output)s::json"""
 _QUEUED = """), queued AS (
-    UPDATE steps SET status = %(next_status)s::varchar,
-           queued_at = CASE WHEN %(next_status)s::varchar = 'queued' THEN clock_timestamp() ELSE steps.queued_at END
-    FROM done WHERE steps.id = %(next_id)s::varchar AND steps.status = 'pending'"""
-
-
+    UPDATE steps SET status = done.job_status,
+           queued_at = CASE WHEN done.job_status = 'queued' THEN clock_timestamp() ELSE steps.queued_at END
+    FROM done WHERE steps.id = done.next_id AND steps.id = ANY (ARRAY(SELECT next_id FROM given))
+      AND steps.status = 'pending'
+"""
+_FORGOTTEN = """), forgotten AS (
+    DELETE FROM circuits USING done
+    WHERE done.forgets AND circuits.account = done.account AND circuits.lane = done.lane
+      AND circuits.account = ANY (ARRAY(SELECT account FROM given)) AND circuits.opened_at IS NULL
+"""
+# A job that somebody wants cancelled does not go on to another step; that is out of the ordinary.
 _COMPLETE_TEXT = """
-WITH held AS MATERIALIZED (
-    SELECT id FROM jobs WHERE id = %(job_id)s::varchar/* goes on */ FOR UPDATE
+WITH arrays AS MATERIALIZED (
+    SELECT %(step_id)s::varchar[] AS step_ids, %(job_id)s::varchar[] AS job_ids, %(account)s::varchar[] AS accounts,
+           %(lane)s::varchar[] AS lanes, %(run_token)s::int[] AS run_tokens, %(output)s::text[] AS outputs,
+           %(step_data)s::text[] AS step_datas, %(job_status)s::varchar[] AS job_statuses,
+           %(next_id)s::varchar[] AS next_ids, %(next_name)s::varchar[] AS next_names, %(forgets)s::boolean[] AS forget
+), given AS MATERIALIZED (
+    SELECT g.*, 'running'::varchar AS status
+    FROM arrays, unnest(step_ids, job_ids, accounts, lanes, run_tokens, outputs, step_datas, job_statuses, next_ids,
+                        next_names, forget)
+        WITH ORDINALITY AS g(step_id, job_id, account, lane, run_token, output, step_data, job_status, next_id,
+                             next_name, forgets, place)
+), held AS MATERIALIZED (
+    SELECT g.* FROM given g
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM jobs o WHERE o.id = g.job_id AND (g.next_id = '' OR o.cancel_requested_at IS NULL)
+        OFFSET 0 FOR UPDATE SKIP LOCKED
+    ) j
 ), done AS (
-    UPDATE steps SET status = 'completed', output = %(output)s::json, progress = 100,
+    UPDATE steps SET status = 'completed', output = held.output::json, progress = 100,
            finished_at = clock_timestamp(), slot = NULL, worker_id = NULL, error = NULL
-    FROM held WHERE steps.id = %(step_id)s::varchar AND steps.status = 'running'
-      AND steps.run_token = %(run_token)s::int
-    RETURNING steps.id
+    FROM held WHERE steps.id = held.step_id AND steps.id = ANY (ARRAY(SELECT step_id FROM given))
+      AND steps.status = held.status AND steps.run_token = held.run_token
+    RETURNING held.*
 ), closed AS (
     UPDATE attempts SET outcome = 'completed', error = NULL, finished_at = clock_timestamp()
-    FROM done WHERE attempts.step_id = done.id AND attempts.run_token = %(run_token)s::int
+    FROM done WHERE attempts.step_id = done.step_id AND attempts.run_token = done.run_token
+      AND attempts.step_id = ANY (ARRAY(SELECT step_id FROM given))
 ), moved AS (
-    UPDATE jobs /* moved */ FROM done WHERE jobs.id = %(job_id)s::varchar AND jobs.finished_at IS NULL
+    UPDATE jobs SET status = done.job_status, current_step = nullif(done.next_name, ''),
+           finished_at = CASE WHEN done.next_id = '' THEN clock_timestamp() END,
+           error = CASE WHEN done.next_id = '' THEN NULL ELSE jobs.error END,
+           result = CASE WHEN done.next_id = '' THEN done.output::json ELSE jobs.result END
+    FROM done WHERE jobs.id = done.job_id AND jobs.id = ANY (ARRAY(SELECT job_id FROM given))
+      AND jobs.finished_at IS NULL
 /* queued *//* forgotten */
 ), told AS (
     INSERT INTO events (account, job_id, type, data, created_at)
-    SELECT %(account)s::varchar, %(job_id)s::varchar, 'step', %(step_data)s::json, clock_timestamp() FROM done
+    SELECT account, job_id, 'step', step_data::json, clock_timestamp() FROM done
     UNION ALL
-    SELECT %(account)s::varchar, %(job_id)s::varchar, 'status',
-           json_build_object('status', %(job_status)s::varchar), clock_timestamp()
-    FROM done
+    SELECT account, job_id, 'status', json_build_object('status', job_status), clock_timestamp() FROM done
 )
-SELECT count(*) AS written FROM done
+SELECT place FROM done
 """
-_FORGOTTEN = """), forgotten AS (
-    DELETE FROM circuits USING done WHERE circuits.account = %(account)s::varchar
-      AND circuits.lane = %(lane)s::varchar AND circuits.opened_at IS NULL"""
-
-
-#: A job that somebody wants cancelled does not go on; that is out of the ordinary.
-_GOES_ON = " AND cancel_requested_at IS NULL"
-
-
-def _completion(moved: str, queued: str, forgotten: str) -> str:
-    text = _COMPLETE_TEXT.replace("/* moved */", moved).replace("/* queued */", queued)
-    return text.replace("/* forgotten */", forgotten).replace("/* goes on */", _GOES_ON if queued else "")
-
-
-#: By whether another step follows, and whether there may be failures in a row, which are over now: without those
-#: nothing looks at circuits.
+#: By whether a step follows any of them, and whether any may have failures in a row to forget: without those nothing
+#: looks at circuits.
 _COMPLETIONS = {
-    (False, False): _completion(_ENDED, "", ""),
-    (False, True): _completion(_ENDED, "", _FORGOTTEN),
-    (True, False): _completion(_MOVED_ON, _QUEUED, ""),
-    (True, True): _completion(_MOVED_ON, _QUEUED, _FORGOTTEN),
+    (follows, forgets): _COMPLETE_TEXT.replace("/* queued */", _QUEUED if follows else "").replace(
+        "/* forgotten */", _FORGOTTEN if forgets else ""
+    )
+    for follows in (False, True)
+    for forgets in (False, True)
 }
 
 
@@ -149,13 +189,15 @@ def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> Own
 
     Raises:
         IntegrityError: the slot is taken.
-        Unavailable, CommitUnknown: as `Database.run_one`.
+        Unavailable, CommitUnknown: as `Database.run_together`.
     """
     known = {"step_id": step_id, "worker_id": worker_id, "slot": slot, "attempt_id": new_id()}
-    rows = database.run_one(_START, known)
-    if not rows:
-        return None
-    return owned_of(rows[0])
+    row = database.run_together(_start_of, known)
+    return None if row is None else owned_of(row)
+
+
+def _start_of(_: Sequence[Mapping[str, Any]]) -> str:
+    return _START
 
 
 def owned_of(row: Any) -> Owned:
@@ -199,35 +241,37 @@ def owned_of(row: Any) -> Owned:
     )
 
 
-def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispatch | None:
-    """As `outcomes.complete`; not for a best-effort step that is the job's last (its result is another step's).
+def complete(database: Database, owned: Owned, output: dict[str, Any]) -> bool:
+    """As `outcomes.complete`, but for a best-effort step that is the job's last (its result is another step's).
+
+    False when something is out of the ordinary, and nothing was written.
 
     Raises:
-        OwnershipLost: another attempt owns the step, or the job does not go on although a step follows; nothing was
-            written, and `outcomes.complete` tells which.
-        Unavailable, CommitUnknown: as `Database.run_one`.
+        Unavailable, CommitUnknown: as `Database.run_together`.
     """
     following = owned.following
     known: dict[str, Any] = {
         "step_id": owned.step_id,
         "job_id": owned.job_id,
         "account": owned.account,
+        "lane": owned.lane,
         "run_token": owned.run_token,
         "output": json.dumps(output),
         "step_data": json.dumps({"step": owned.name, "status": "completed", "attempt": owned.attempt}),
-        "job_status": "completed",
+        "job_status": status_after(owned),
+        "next_id": "" if following is None else following.id,
+        "next_name": "" if following is None else following.name,
+        "forgets": owned.after_failures,
     }
-    if following is None:
-        if not owned.required:
-            raise ValueError(f"step {owned.step_id} is best effort and its job's last; use outcomes.complete")
-    else:
-        known["next_id"], known["next_name"] = following.id, following.name
-        known["next_status"] = known["job_status"] = (
-            "awaiting_approval" if owned.following_awaits_approval else "queued"
-        )
-    if owned.after_failures:
-        known["lane"] = owned.lane
-    rows = database.run_one(_COMPLETIONS[following is not None, owned.after_failures], known)
-    if not rows[0].written:
-        raise lost_ownership(owned)
-    return None if owned.following_awaits_approval else following
+    return database.run_together(_completion_of, known) is not None
+
+
+def _completion_of(items: Sequence[Mapping[str, Any]]) -> str:
+    return _COMPLETIONS[any(item["next_id"] for item in items), any(item["forgets"] for item in items)]
+
+
+def status_after(owned: Owned) -> str:
+    """The job's status when this step has completed, and its next step's, if one follows."""
+    if owned.following is None:
+        return "completed"
+    return "awaiting_approval" if owned.following_awaits_approval else "queued"

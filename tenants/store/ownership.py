@@ -7,7 +7,6 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 
 from ..database import Database
-from ..errors import OwnershipLost
 from . import on_sqlite, one_statement, outcomes, steps
 from .dispatch import Dispatch
 from .steps import Gone, Owned, Refused
@@ -37,13 +36,15 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispat
         OwnershipLost: another attempt owns the step; nothing was written.
         Unavailable, CommitUnknown: as `start`.
     """
-    ends_with_a_call = owned.following is None and owned.job["callback_url"] is not None
-    if (owned.required or owned.following is not None) and not ends_with_a_call and not owned.canary:
+    if _is_ordinary(owned):
         complete_quickly = one_statement.complete if database.dialect == "postgresql" else on_sqlite.complete
-        try:
-            return complete_quickly(database, owned, output)
-        except OwnershipLost:
-            if owned.following is None:
-                raise
-            # Or it is owned, and its job was cancelled meanwhile: the long way tells, and ends the job.
+        if complete_quickly(database, owned, output):
+            return None if owned.following_awaits_approval else owned.following
     return database.write(lambda connection: outcomes.complete(connection, owned, output))
+
+
+def _is_ordinary(owned: Owned) -> bool:
+    """Whether nothing but the step, its job and the step after it has to be written when it completes."""
+    if owned.canary:
+        return False
+    return owned.following is not None or (owned.required and owned.job["callback_url"] is None)

@@ -1,0 +1,264 @@
+"""Steps of several threads that start and end in one statement, on PostgreSQL: each has an answer of its own.
+
+What a single step's start and end do is said in `test_steps` and `test_races`, which go by the same statements.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from tenants.database import CommitUnknown, Database
+from tenants.errors import Unavailable
+from tenants.store import dispatch
+from tenants.store.new_jobs import StepPlan
+from tenants.store.steps import Gone, Owned, Refused
+from tests.store.conftest import Bench
+
+pytestmark = pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+
+PATIENCE_SECONDS = 60.0
+ONE_STEP = (StepPlan("generate", "generate", True, 3),)
+_NOTE = """
+    INSERT INTO meta (key, value) SELECT name, 'x' FROM unnest(%(name)s::varchar[]) AS g(name) WHERE name <> 'nothing'
+    RETURNING key, array_position(%(name)s::varchar[], key) AS place
+"""
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as made:
+        yield made
+
+
+class Turn:
+    """Holds up whoever goes first, until all others have come."""
+
+    def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._database = database
+        self._armed = False
+        self._comes, self._goes = threading.Event(), threading.Event()
+        #: How many went together, each time.
+        self.sizes: list[int] = []
+        run_for_all = database._run_for_all
+
+        def held_up(statement_for: Any, items: Sequence[Mapping[str, Any]]) -> list[Any]:
+            if not self._armed:
+                return run_for_all(statement_for, items)
+            self.sizes.append(len(items))
+            if not self._comes.is_set():
+                self._comes.set()
+                assert self._goes.wait(PATIENCE_SECONDS)
+            return run_for_all(statement_for, items)
+
+        monkeypatch.setattr(database, "_run_for_all", held_up)
+
+    def share(self, threads: ThreadPoolExecutor, first: Callable[[], Any], *others: Callable[[], Any]) -> list[Any]:
+        """The answers, or what was raised: the first goes alone, all others together."""
+        self._armed = True
+        calls: list[Future[Any]] = [threads.submit(first)]
+        assert self._comes.wait(PATIENCE_SECONDS)
+        (shared,) = self._database._shared.values()
+        for number, other in enumerate(others, start=1):
+            calls.append(threads.submit(other))
+            until = time.monotonic() + PATIENCE_SECONDS
+            while len(shared._waiting) < number:
+                assert time.monotonic() < until, "it did not come along"
+                time.sleep(0.002)
+        self._goes.set()
+        return [call.exception(PATIENCE_SECONDS) or call.result() for call in calls]
+
+
+@pytest.fixture
+def turn(database: Database, monkeypatch: pytest.MonkeyPatch) -> Turn:
+    return Turn(database, monkeypatch)
+
+
+def note_statement(items: Sequence[Mapping[str, Any]]) -> str:
+    return _NOTE
+
+
+def note(database: Database, name: str) -> Callable[[], Any]:
+    return lambda: database.run_together(note_statement, {"name": name})
+
+
+def noted(database: Database) -> set[str]:
+    rows = database.read(lambda c: c.execute(text("SELECT key FROM meta WHERE value = 'x'")).scalars().all())
+    return set(rows)
+
+
+# --- what goes together --------------------------------------------------------------------------------------------
+
+
+def test_each_has_its_own_row_or_none(database: Database, turn: Turn, threads: ThreadPoolExecutor) -> None:
+    told: list[int] = []
+    database.on_events = lambda: told.append(1)
+    names = ["a", "b", "nothing", "c"]
+    answers = turn.share(threads, *(note(database, name) for name in names))
+    assert [answer and answer.key for answer in answers] == ["a", "b", None, "c"]
+    assert turn.sizes == [1, 3]
+    assert len(told) == 2
+
+
+def test_one_that_is_refused_hinders_nobody(database: Database, turn: Turn, threads: ThreadPoolExecutor) -> None:
+    answers = turn.share(threads, *(note(database, name) for name in ("a", "b", "a", "c")))
+    assert isinstance(answers[2], IntegrityError), answers
+    assert [answers[number].key for number in (0, 1, 3)] == ["a", "b", "c"]
+    assert noted(database) >= {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("failure", [CommitUnknown("the connection was lost"), Unavailable("nobody answers")])
+def test_a_failure_is_everybodys_and_each_has_an_error_of_its_own(
+    database: Database,
+    turn: Turn,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Unavailable,
+) -> None:
+    run_one = database.run_one
+
+    def fail(statement: str, arrays: Mapping[str, Any]) -> list[Any]:
+        if len(arrays["name"]) > 1:
+            raise failure
+        return run_one(statement, arrays)
+
+    monkeypatch.setattr(database, "run_one", fail)
+    first, *others = turn.share(threads, *(note(database, name) for name in ("a", "b", "c")))
+    assert first.key == "a"
+    assert [type(error) for error in others] == [type(failure)] * 2
+    assert [str(error) for error in others] == [str(failure)] * 2
+    assert others[0] is not others[1]
+
+
+# --- steps that go together ----------------------------------------------------------------------------------------
+
+
+def test_steps_of_several_accounts_start_and_end_together(
+    bench: Bench, turn: Turn, threads: ThreadPoolExecutor
+) -> None:
+    made = [bench.make(f"account-{number}") for number in range(4)]
+    started = turn.share(threads, *(lambda step=step: bench.start(step.id) for _, step in made))
+    assert turn.sizes == [1, 3]
+    assert [owned.step_id for owned in started] == [step.id for _, step in made]
+    assert {(owned.run_token, owned.attempt) for owned in started} == {(1, 1)}
+    bench.complete(started[0], {"of": 0})
+    with ThreadPoolExecutor(3) as all_at_once:
+        list(all_at_once.map(lambda n: bench.complete(started[n], {"of": n}), range(1, 4)))
+    for number, (job_id, _) in enumerate(made):
+        first, second = bench.steps(job_id)
+        assert (first["status"], first["output"], second["status"]) == ("completed", {"of": number}, "queued")
+        assert [each["outcome"] for each in bench.attempts(job_id)] == ["completed"]
+        assert bench.job(job_id)["current_step"] == "publish"
+
+
+def test_what_is_out_of_the_ordinary_for_one_is_so_for_none_else(
+    bench: Bench, turn: Turn, threads: ThreadPoolExecutor
+) -> None:
+    """Beyond its concurrency, a slot that is taken, a paused account, a step that is gone: the others start."""
+    first, beyond, taken, paused, fine = (bench.make(name, steps=ONE_STEP)[1].id for name in "abcde")
+    bench.limit("c", {"lanes": {"generate": {"concurrency": 2}}})
+    bench.own(bench.make("c", steps=ONE_STEP)[1].id, slot=0)
+    bench.write(lambda c: c.execute(text("UPDATE accounts SET status = 'paused' WHERE id = 'd'")))
+    answers = turn.share(
+        threads,
+        lambda: bench.start(first),
+        lambda: bench.start(beyond, slot=1),
+        lambda: bench.start(taken, slot=0),
+        lambda: bench.start(paused),
+        lambda: bench.start("01900000-0000-7000-8000-000000000000"),
+        lambda: bench.start(fine),
+    )
+    assert turn.sizes[:2] == [1, 5]
+    assert [type(answer) for answer in answers] == [Owned, Refused, Refused, Refused, Gone, Owned]
+
+
+def test_a_step_that_two_threads_start_at_once_starts_once(
+    bench: Bench, turn: Turn, threads: ThreadPoolExecutor
+) -> None:
+    """Its message came twice, say. The other steps of that moment start all the same."""
+    bench.limit("a", {"lanes": {"generate": {"concurrency": 2}}})
+    first, twice, fine = (bench.make(name, steps=ONE_STEP)[1].id for name in ("x", "a", "b"))
+    answers = turn.share(
+        threads,
+        lambda: bench.start(first),
+        lambda: bench.start(twice, slot=0),
+        lambda: bench.start(twice, slot=1),
+        lambda: bench.start(fine),
+    )
+    assert isinstance(answers[0], Owned)
+    assert isinstance(answers[3], Owned)
+    assert sorted(type(answer).__name__ for answer in answers[1:3]) == ["Owned", "Refused"]
+
+
+def test_a_job_that_is_held_elsewhere_is_waited_for_by_its_own_step_alone(
+    bench: Bench, turn: Turn, threads: ThreadPoolExecutor
+) -> None:
+    (held_job, held), (_, first), (free_job, free) = (bench.make(name, steps=ONE_STEP) for name in "abc")
+    with bench.database.engine.connect() as holder:
+        holder.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": held_job})
+        calls = threads.submit(
+            turn.share,
+            threads,
+            lambda: bench.start(first.id),
+            lambda: bench.start(held.id),
+            lambda: bench.start(free.id),
+        )
+        until = time.monotonic() + PATIENCE_SECONDS
+        while bench.job(free_job)["status"] != "running":
+            assert time.monotonic() < until, "it waits for another step's job"
+            time.sleep(0.01)
+        assert bench.job(held_job)["status"] == "queued"
+        holder.rollback()
+        assert [type(answer) for answer in calls.result(PATIENCE_SECONDS)] == [Owned, Owned, Owned]
+
+
+def test_marking_passes_over_a_step_that_is_held(bench: Bench) -> None:
+    """A start holds several steps at once, as marking does: neither may wait for the other."""
+    held, free = (bench.make(name)[1].id for name in "ab")
+    with bench.database.engine.connect() as holder:
+        holder.execute(text("SELECT 1 FROM steps WHERE id = :id FOR UPDATE"), {"id": held})
+        dispatch.mark_first_dispatch(bench.database, [held, free])
+        bench.write(lambda c: dispatch.mark_dispatched(c, [held, free]))
+        holder.rollback()
+    marked = text("SELECT id FROM steps WHERE dispatched_at IS NOT NULL")
+    assert bench.database.read(lambda c: c.execute(marked).scalars().all()) == [free]
+
+
+# --- what they cost ------------------------------------------------------------------------------------------------
+
+
+def rows_read(database: Database) -> int:
+    """Rows of tables that statements have looked at, since the server counts."""
+    database.run_one("SELECT pg_stat_force_next_flush()", {})
+    (found,) = database.run_one(
+        "SELECT coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0) AS rows "
+        "FROM pg_stat_user_tables",
+        {},
+    )
+    return int(found.rows)
+
+
+def test_plans_that_were_made_in_an_empty_database_do_not_read_all_of_a_full_one(bench: Bench) -> None:
+    """They are kept with the connection, and the server may take a minute to look at the tables again."""
+
+    def run(step_id: str) -> None:
+        following = bench.complete(bench.own(step_id), {})
+        assert following is not None
+        bench.complete(bench.own(following.id), {})
+
+    for _ in range(10):
+        run(bench.make()[1].id)
+    waiting = [bench.make(f"other-{number % 20}")[1].id for number in range(300)]
+    for step_id in waiting[:150]:
+        run(step_id)
+    read_before = rows_read(bench.database)
+    for step_id in waiting[150:170]:
+        run(step_id)
+    assert (rows_read(bench.database) - read_before) / 40 < 25
