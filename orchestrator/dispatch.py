@@ -13,11 +13,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import dramatiq
 from dramatiq.errors import BrokerConnectionError
 
+from tenants.combining import Combined, Interrupted
 from tenants.queues import Entry, QueueError, TenantBroker
 from tenants.store.dispatch import Dispatch
 
@@ -30,6 +32,8 @@ HORIZON_SECONDS = 60.0
 AWAY_SECONDS = 2.0
 #: Sent steps that are remembered until they are marked; those beyond are sent once more, which does no harm.
 _MOST_UNMARKED = 100_000
+#: Sendings of other threads that one round trip carries at most.
+_MOST_TOGETHER = 32
 
 
 def entry_of(step: Dispatch, now: datetime) -> Entry:
@@ -55,6 +59,8 @@ class Dispatcher:
         #: The lane on which Redis failed.
         self._away_lane = ""
         self._unmarked: deque[tuple[float, str]] | None = None
+        #: What several threads send at one moment goes in one round trip.
+        self._together: Combined[list[Entry], bool] = Combined(self._send_all, turn=nullcontext(), most=_MOST_TOGETHER)
 
     def remember_sent(self) -> None:
         """From now on keep the ids of what is sent for `take_sent`, and rely on `ask_again`: for the loop's process."""
@@ -82,20 +88,26 @@ class Dispatcher:
         if self.is_away():
             return False
         try:
-            if len(near) == 1:
-                self._broker.enqueue_once(near[0])
-            else:
-                self._broker.enqueue_many(near)
+            return self._together.run(near)
+        except Interrupted:
+            return False
+
+    def _send_all(self, sendings: Sequence[list[Entry]]) -> list[bool]:
+        near = [entry for entries in sendings for entry in entries]
+        if self.is_away():
+            return [False] * len(sendings)
+        try:
+            self._broker.enqueue_many(near)
         except (BrokerConnectionError, QueueError) as error:
             # A Redis that hangs answers nobody: the next callers must not wait for its time-out one after the other.
             self._away_lane = near[0].message.queue_name
             self._away_until = math.inf if self._unmarked is not None else time.monotonic() + AWAY_SECONDS
             log.warning("Redis did not take %d step(s), they will be sent again: %s", len(near), error)
-            return False
+            return [False] * len(sendings)
         if self._unmarked is not None:
             sent_at = time.monotonic()
             self._unmarked.extend((sent_at, entry.id) for entry in near)
-        return True
+        return [True] * len(sendings)
 
     def is_away(self) -> bool:
         """Redis failed, and is not asked again yet."""

@@ -165,9 +165,9 @@ class Database:
 
         Args:
             statement_for: gives the statement for some items. In it `%(name)s` marks an array, of each item's value of
-                that name, and each row's `place` says which item it is of, counted from 1. The same function for all
-                items that may go together.
-            item: its values by name.
+                that name (to be cast: its type is not told), and each row's `place` says which item it is of, counted
+                from 1. The same function for all items that may go together.
+            item: its values by name: texts, whole numbers and truth values.
 
         Returns:
             The item's row, or None if the statement gave none for it.
@@ -187,7 +187,7 @@ class Database:
 
     def _run_for_all(self, statement_for: _StatementFor, items: Sequence[_Item]) -> list[Any]:
         """The row of each item, None, or its error."""
-        arrays = {name: [item[name] for item in items] for name in items[0]}
+        arrays = {name: _array_literal([item[name] for item in items]) for name in items[0]}
         try:
             rows = {row.place: row for row in self.run_one(statement_for(items), arrays)}
         except (IntegrityError, DataError) as error:
@@ -304,6 +304,15 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _array_literal(values: Sequence[str | int | bool]) -> str:
+    """PostgreSQL's text of an array. The driver's own takes ten times as long, which was a tenth of a worker's time."""
+    return "{" + ",".join([_element(value) if isinstance(value, str) else str(value) for value in values]) + "}"
+
+
+def _element(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _within(driver: sqlite3.Connection, work: _Work) -> Any:

@@ -107,6 +107,12 @@ def test_each_has_its_own_row_or_none(database: Database, turn: Turn, threads: T
     assert len(told) == 2
 
 
+def test_values_arrive_as_they_were_given(database: Database, turn: Turn, threads: ThreadPoolExecutor) -> None:
+    names = ["first", 'a "quoted" one', "back\\slash\\", "{br,aces}", "NULL", " spaces\nand lines ", "Ünïcödé 🐘", ""]
+    answers = turn.share(threads, *(note(database, name) for name in names))
+    assert [answer.key for answer in answers] == names
+
+
 def test_one_that_is_refused_hinders_nobody(database: Database, turn: Turn, threads: ThreadPoolExecutor) -> None:
     answers = turn.share(threads, *(note(database, name) for name in ("a", "b", "a", "c")))
     assert isinstance(answers[2], IntegrityError), answers
@@ -125,7 +131,7 @@ def test_a_failure_is_everybodys_and_each_has_an_error_of_its_own(
     run_one = database.run_one
 
     def fail(statement: str, arrays: Mapping[str, Any]) -> list[Any]:
-        if len(arrays["name"]) > 1:
+        if "," in arrays["name"]:
             raise failure
         return run_one(statement, arrays)
 
