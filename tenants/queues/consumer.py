@@ -48,6 +48,7 @@ class LaneShard:
     """
 
     __slots__ = (
+        "_bell_taken_at",
         "_known_since",
         "_mutex",
         "_waits_until",
@@ -77,6 +78,8 @@ class LaneShard:
         self._known_since = 0.0
         #: Until when the consumer waits for the bell, as far as it knew when it began to.
         self._waits_until = 0.0
+        #: When the bell was taken; None once a script was called after it, which leaves it to others if there is need.
+        self._bell_taken_at: float | None = None
         self._mutex = threading.Lock()
 
     def note(self, left: int, next_ms: int, sent_at: float) -> bool:
@@ -88,6 +91,8 @@ class LaneShard:
         look_at = now + next_ms / 1000 if next_ms >= 0 else None
         with self._mutex:
             self.looked_at = now
+            if self._bell_taken_at is not None and sent_at >= self._bell_taken_at:
+                self._bell_taken_at = None
             if sent_at >= self._known_since:
                 self._known_since, self.more, self.look_at = sent_at, left > 0, look_at
             else:
@@ -102,16 +107,29 @@ class LaneShard:
     def note_bell(self) -> None:
         """The bell has rung: whatever was asked before, something may be started."""
         with self._mutex:
-            self._known_since, self.more = time.monotonic(), True
+            self._known_since = self._bell_taken_at = time.monotonic()
+            self.more = True
+
+    def owes_bell(self) -> bool:
+        """Whether the bell was taken and nobody has looked since; it is owed once."""
+        with self._mutex:
+            owed, self._bell_taken_at = self._bell_taken_at is not None, None
+            return owed
 
     def wait_seconds(self) -> float:
         """How long to wait for the bell at most; the caller does so."""
         with self._mutex:
-            at = self.looked_at + IDLE_SECONDS
-            if self.look_at is not None and self.look_at < at:
-                at = self.look_at
-            self._waits_until = at
+            self._waits_until = at = self._next_look()
             return max(0.0, at - time.monotonic())
+
+    def wants_look(self) -> bool:
+        """Whether something may be started, or it is time to look whether it may."""
+        with self._mutex:
+            return self.more or self._next_look() <= time.monotonic()
+
+    def _next_look(self) -> float:
+        at = self.looked_at + IDLE_SECONDS
+        return at if self.look_at is None else min(at, self.look_at)
 
 
 class TenantConsumer(Consumer):
@@ -183,12 +201,13 @@ class TenantConsumer(Consumer):
         if permits:
             return permits
         ticket = budget.queue_up(lane, self.prefetch, self._bell.wake)
-        # The bell was taken, or others may be waiting for it, and this process cannot use it now.
-        self._ring_again()
+        if self.shard.owes_bell():
+            # It is for others, who may be waiting for it: this process cannot use it now.
+            self._ring_again()
         deadline = time.monotonic() + seconds
         while not ticket.granted and not self.broker.stopping:
             left = deadline - time.monotonic()
-            if left <= 0 or not self.shard.more:
+            if left <= 0 or not self.shard.wants_look():
                 break
             if self._bell.wait(left, listen=False) == "bell":
                 self._ring_again()

@@ -180,6 +180,54 @@ def test_a_settle_that_chains_wakes_the_consumer_for_what_is_due_soon(
         assert retried.account == "a"
 
 
+def calls_of_scripts(client: Client) -> int:
+    return int(client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+@pytest.mark.parametrize("why", ["something is ready", "a time has come"])
+def test_a_consumer_without_a_free_thread_waits_for_one_and_asks_nobody(
+    broker: TenantBroker, client: Client, why: str
+) -> None:
+    (message,) = claimed(broker, "a")
+    consumer, shard = message.consumer, message.shard
+    broker.budget.open(1)
+    assert broker.budget.acquire("another lane", 1) == 1
+    broker.enqueue_once(entry("of b", "b"))
+    shard.note(1 if why == "something is ready" else 0, 0, time.monotonic())
+    asked = calls_of_scripts(client)
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, consumer)
+        eventually(lambda: len(broker.budget._tickets) == 1)
+        (ticket,) = broker.budget._tickets
+        time.sleep(0.2)
+        assert broker.budget._tickets == [ticket], "it stands in the row once"
+        assert calls_of_scripts(client) == asked
+        broker.budget.release("another lane")
+        found = following.result(PATIENCE_MS / 1000)
+    assert found is not None
+    assert found.account == "b"
+
+
+def test_a_consumer_that_took_the_bell_and_has_no_free_thread_leaves_it_to_another_process(
+    broker: TenantBroker, client: Client
+) -> None:
+    (message,) = claimed(broker, "a")
+    bell = f"{broker.keys.root(LANE)}:bell"
+    broker.budget.open(1)
+    assert broker.budget.acquire("another lane", 1) == 1
+    message.shard.note(0, -1, time.monotonic())
+    client.delete(bell)
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, message.consumer)
+        eventually(lambda: message.consumer._bell._connection is not None)
+        broker.enqueue_once(entry("of b", "b"))
+        eventually(lambda: client.llen(bell) == 1 and len(broker.budget._tickets) == 1)
+        broker.budget.release("another lane")
+        found = following.result(PATIENCE_MS / 1000)
+    assert found is not None
+    assert found.account == "b"
+
+
 def test_a_message_that_is_settled_is_not_interrupted(broker: TenantBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     (message,) = claimed(broker, "a")
     struck: list[LeasedMessage] = []
