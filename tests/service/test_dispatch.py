@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +27,7 @@ from tenants.store import dispatch
 from .conftest import make_service
 
 STEPS = Step.__table__
+PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -161,6 +165,44 @@ def test_what_redis_refused_is_not_taken_for_sent(runtime: Runtime, loop: Dispat
         assert asked == ["enqueue", "totals"]
     loop.run_once()
     assert marked(runtime) == {step_id}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_threads_send_at_one_moment_goes_in_one_call_and_each_is_told(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """The first call is held up until all others have come."""
+    entries: list[list[str]] = []
+    comes, goes = threading.Event(), threading.Event()
+    enqueue_many = runtime.broker.enqueue_many
+
+    def held_up(given: Sequence[Any]) -> int:
+        entries.append([entry.id for entry in given])
+        if len(entries) == 1:
+            comes.set()
+            assert goes.wait(PATIENCE_SECONDS)
+        elif fails:
+            raise ConnectionClosed("Redis has gone")  # type: ignore[no-untyped-call]
+        return enqueue_many(given)
+
+    make(runtime, 4)
+    steps = runtime.database.read(lambda c: dispatch.waiting_after(c, "", horizon_seconds=60, limit=9))
+    monkeypatch.setattr(runtime.broker, "enqueue_many", held_up)
+    dispatcher = runtime.dispatcher
+    with ThreadPoolExecutor(4) as threads:
+        calls = [threads.submit(dispatcher.send, [steps[0]])]
+        assert comes.wait(PATIENCE_SECONDS)
+        for number, step in enumerate(steps[1:], start=1):
+            calls.append(threads.submit(dispatcher.send, [step]))
+            until = time.monotonic() + PATIENCE_SECONDS
+            while len(dispatcher._together._waiting) < number:
+                assert time.monotonic() < until, "it did not come along"
+                time.sleep(0.002)
+        goes.set()
+        answers = [call.result(PATIENCE_SECONDS) for call in calls]
+    assert entries == [[steps[0].id], [step.id for step in steps[1:]]]
+    assert answers == [True] + 3 * [not fails]
+    assert dispatcher.is_away() == fails
 
 
 def test_only_the_loop_asks_a_redis_that_failed(
