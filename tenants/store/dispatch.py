@@ -86,7 +86,8 @@ def _mark(connection: Connection, which: ColumnElement[bool]) -> None:
     # Starts of several steps go together, too: of two that hold rows and wait for each other's one would fail. A row
     # that is held is about to start, or is sent and marked once more.
     free = select(steps.c.id).where(which).with_for_update(skip_locked=True)
-    connection.execute(update(steps).where(steps.c.id.in_(free)).values(dispatched_at=db_now()))
+    # Said twice, so that the rows are looked up by their ids whatever their number is taken for.
+    connection.execute(update(steps).where(which, steps.c.id.in_(free)).values(dispatched_at=db_now()))
 
 
 def mark_first_dispatch(database: Database, ids: Sequence[str]) -> None:
