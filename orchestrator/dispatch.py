@@ -13,7 +13,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import dramatiq
@@ -32,8 +31,6 @@ HORIZON_SECONDS = 60.0
 AWAY_SECONDS = 2.0
 #: Sent steps that are remembered until they are marked; those beyond are sent once more, which does no harm.
 _MOST_UNMARKED = 100_000
-#: Sendings of other threads that one round trip carries at most.
-_MOST_TOGETHER = 32
 
 
 def entry_of(step: Dispatch, now: datetime) -> Entry:
@@ -59,8 +56,8 @@ class Dispatcher:
         #: The lane on which Redis failed.
         self._away_lane = ""
         self._unmarked: deque[tuple[float, str]] | None = None
-        #: What several threads send at one moment goes in one round trip.
-        self._together: Combined[list[Entry], bool] = Combined(self._send_all, turn=nullcontext(), most=_MOST_TOGETHER)
+        #: Single steps that several threads send at one moment go in one round trip.
+        self._together: Combined[Entry, bool] = Combined(self._send_together)
 
     def remember_sent(self) -> None:
         """From now on keep the ids of what is sent for `take_sent`, and rely on `ask_again`: for the loop's process."""
@@ -85,17 +82,19 @@ class Dispatcher:
         ]
         if not near:
             return True
-        if self.is_away():
-            return False
+        if len(near) > 1:
+            return self._send_now(near)  # a large batch must not hold up the single steps of others
         try:
-            return self._together.run(near)
+            return self._together.run(near[0])
         except Interrupted:
             return False
 
-    def _send_all(self, sendings: Sequence[list[Entry]]) -> list[bool]:
-        near = [entry for entries in sendings for entry in entries]
+    def _send_together(self, near: Sequence[Entry]) -> list[bool]:
+        return [self._send_now(near)] * len(near)
+
+    def _send_now(self, near: Sequence[Entry]) -> bool:
         if self.is_away():
-            return [False] * len(sendings)
+            return False
         try:
             self._broker.enqueue_many(near)
         except (BrokerConnectionError, QueueError) as error:
@@ -103,11 +102,11 @@ class Dispatcher:
             self._away_lane = near[0].message.queue_name
             self._away_until = math.inf if self._unmarked is not None else time.monotonic() + AWAY_SECONDS
             log.warning("Redis did not take %d step(s), they will be sent again: %s", len(near), error)
-            return [False] * len(sendings)
+            return False
         if self._unmarked is not None:
             sent_at = time.monotonic()
             self._unmarked.extend((sent_at, entry.id) for entry in near)
-        return [True] * len(sendings)
+        return True
 
     def is_away(self) -> bool:
         """Redis failed, and is not asked again yet."""

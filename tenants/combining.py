@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+#: Items that go together at most, unless the caller says otherwise.
+MOST = 32
 
 
 class Interrupted(Exception):
@@ -39,7 +43,7 @@ class Combined(Generic[T, R]):
 
     Args:
         run_all: takes items, and gives an answer or an exception for each, in their order.
-        turn: entered around each way; what has come by then goes along.
+        turn: entered around each way, if given; what has come by then goes along.
         most: items that go together at most.
     """
 
@@ -47,11 +51,11 @@ class Combined(Generic[T, R]):
         self,
         run_all: Callable[[Sequence[T]], Sequence[R | Exception]],
         *,
-        turn: AbstractContextManager[Any],
-        most: int,
+        turn: AbstractContextManager[Any] | None = None,
+        most: int = MOST,
     ) -> None:
         self._run_all = run_all
-        self._turn = turn
+        self._turn = turn or nullcontext()
         self._most = most
         self._led = False
         self._mutex = threading.Lock()

@@ -48,8 +48,6 @@ STATEMENT_TIMEOUT_SECONDS = 30
 TCP_SECONDS = 20
 #: Seconds that SQLite waits for a writer of another process.
 SQLITE_BUSY_SECONDS = 15
-#: Short transactions that share a commit, at most.
-_MOST_TOGETHER = 32
 
 #: PostgreSQL: read_only_sql_transaction, from a server that was the primary until a failover and kept its connections.
 _READ_ONLY = "25006"
@@ -84,7 +82,7 @@ class Database:
         #: Writers of this process, one at a time on SQLite, which has one writer anyway.
         self._writing: AbstractContextManager[Any] = threading.Lock() if self.dialect == "sqlite" else nullcontext()
         #: On SQLite, short transactions that share a commit.
-        self._together = Combined(self._run_all_on_sqlite, turn=self._writing, most=_MOST_TOGETHER)
+        self._together = Combined(self._run_all_on_sqlite, turn=self._writing)
         #: On PostgreSQL, items that share a statement, by what makes the statement for them.
         self._shared: dict[_StatementFor, Combined[_Item, Any]] = {}
         self._writer = self.engine.execution_options(onelane_begin="BEGIN IMMEDIATE")
@@ -178,7 +176,7 @@ class Database:
         shared = self._shared.get(statement_for)
         if shared is None:
             run_all = functools.partial(self._run_for_all, statement_for)
-            made: Combined[_Item, Any] = Combined(run_all, turn=nullcontext(), most=_MOST_TOGETHER)
+            made: Combined[_Item, Any] = Combined(run_all)
             shared = self._shared.setdefault(statement_for, made)
         try:
             return shared.run(item)

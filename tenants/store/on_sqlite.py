@@ -19,7 +19,7 @@ from typing import Any
 from ..columns import sqlite_now
 from ..database import Database
 from ..models import new_id
-from .one_statement import owned_of, status_after
+from .one_statement import owned_of
 from .steps import Owned
 
 _FIND = """
@@ -143,7 +143,7 @@ def _row_type(names: tuple[str, ...]) -> Any:
 
 def complete(database: Database, owned: Owned, output: dict[str, Any]) -> bool:
     """As `one_statement.complete`."""
-    text, following, status = json.dumps(output), owned.following, status_after(owned)
+    text, following, status = json.dumps(output), owned.following, owned.status_after
 
     def work(connection: sqlite3.Connection) -> bool | None:
         now = sqlite_now(0)

@@ -258,7 +258,7 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> bool:
         "run_token": owned.run_token,
         "output": json.dumps(output),
         "step_data": json.dumps({"step": owned.name, "status": "completed", "attempt": owned.attempt}),
-        "job_status": status_after(owned),
+        "job_status": owned.status_after,
         "next_id": "" if following is None else following.id,
         "next_name": "" if following is None else following.name,
         "forgets": owned.after_failures,
@@ -268,10 +268,3 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> bool:
 
 def _completion_of(items: Sequence[Mapping[str, Any]]) -> str:
     return _COMPLETIONS[any(item["next_id"] for item in items), any(item["forgets"] for item in items)]
-
-
-def status_after(owned: Owned) -> str:
-    """The job's status when this step has completed, and its next step's, if one follows."""
-    if owned.following is None:
-        return "completed"
-    return "awaiting_approval" if owned.following_awaits_approval else "queued"

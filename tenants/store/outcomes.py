@@ -316,8 +316,8 @@ def _move_on(connection: Connection, owned: Owned, output: dict[str, Any] | None
     `output` is None after a failure. The status is None when somebody wants the job cancelled: the caller ends it.
     """
     if owned.following is None:
-        return "completed", _complete_job(connection, owned, output)
-    status = "awaiting_approval" if owned.following_awaits_approval else "queued"
+        return owned.status_after, _complete_job(connection, owned, output)
+    status = owned.status_after
     return status if _set_job(connection, owned, status, owned.following.name) else None, None
 
 

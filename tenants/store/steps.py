@@ -79,6 +79,13 @@ class Owned:
     #: It is the one that the tenant queue's open circuit let start.
     canary: bool = False
 
+    @property
+    def status_after(self) -> str:
+        """The job's status when this step has completed, and its next step's, if one follows."""
+        if self.following is None:
+            return "completed"
+        return "awaiting_approval" if self.following_awaits_approval else "queued"
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:

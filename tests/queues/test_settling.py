@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tenants.queues import LeasedMessage, LeaseLost, TenantBroker
+from tenants.queues.bell import Heard
 from tenants.queues.settling import Batch, Settler
 from tests.queues.conftest import PATIENCE_MS, eventually
 from tests.queues.lanes import LANE, Client, entry
@@ -186,7 +187,7 @@ def calls_of_scripts(client: Client) -> int:
 
 @pytest.mark.parametrize("why", ["something is ready", "a time has come"])
 def test_a_consumer_without_a_free_thread_waits_for_one_and_asks_nobody(
-    broker: TenantBroker, client: Client, why: str
+    broker: TenantBroker, client: Client, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     (message,) = claimed(broker, "a")
     consumer, shard = message.consumer, message.shard
@@ -195,12 +196,18 @@ def test_a_consumer_without_a_free_thread_waits_for_one_and_asks_nobody(
     broker.enqueue_once(entry("of b", "b"))
     shard.note(1 if why == "something is ready" else 0, 0, time.monotonic())
     asked = calls_of_scripts(client)
+    waits, wait = threading.Event(), consumer._bell.wait
+
+    def noted(seconds: float, *, listen: bool = True) -> Heard:
+        if not listen:
+            waits.set()
+        return wait(seconds, listen=listen)
+
+    monkeypatch.setattr(consumer._bell, "wait", noted)
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(next, consumer)
-        eventually(lambda: len(broker.budget._tickets) == 1)
-        (ticket,) = broker.budget._tickets
-        time.sleep(0.2)
-        assert broker.budget._tickets == [ticket], "it stands in the row once"
+        assert waits.wait(PATIENCE_MS / 1000), "it does not wait"
+        assert len(broker.budget._tickets) == 1
         assert calls_of_scripts(client) == asked
         broker.budget.release("another lane")
         found = following.result(PATIENCE_MS / 1000)

@@ -205,6 +205,29 @@ def test_what_threads_send_at_one_moment_goes_in_one_call_and_each_is_told(
     assert dispatcher.is_away() == fails
 
 
+def test_a_batch_goes_by_itself(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one must not hold up the single steps of others, and waits for none of them."""
+    comes, goes = threading.Event(), threading.Event()
+    enqueue_many = runtime.broker.enqueue_many
+
+    def held_up(given: Sequence[Any]) -> int:
+        if len(given) == 1:
+            comes.set()
+            assert goes.wait(PATIENCE_SECONDS)
+        return enqueue_many(given)
+
+    make(runtime, 3)
+    single, *batch = runtime.database.read(lambda c: dispatch.waiting_after(c, "", horizon_seconds=60, limit=9))
+    monkeypatch.setattr(runtime.broker, "enqueue_many", held_up)
+    with ThreadPoolExecutor(2) as threads:
+        call = threads.submit(runtime.dispatcher.send, [single])
+        assert comes.wait(PATIENCE_SECONDS)
+        assert threads.submit(runtime.dispatcher.send, batch).result(PATIENCE_SECONDS)
+        assert not call.done()
+        goes.set()
+        assert call.result(PATIENCE_SECONDS)
+
+
 def test_only_the_loop_asks_a_redis_that_failed(
     runtime: Runtime, loop: DispatchLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
