@@ -18,6 +18,8 @@ from .bulk import among
 steps = Step.__table__
 _ASKED_AT_ONCE = 1000
 _WAITING = steps.c.status.in_(("queued", "retrying"))
+#: Waits for its first start, and is not known to be in Redis.
+_UNMARKED = and_(steps.c.status == "queued", steps.c.run_token == 0, steps.c.dispatched_at.is_(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +81,22 @@ def wanted_messages(connection: Connection, ids: Sequence[str]) -> set[tuple[str
 
 def mark_dispatched(connection: Connection, ids: Sequence[str]) -> None:
     """Note that Redis holds them. A step that moved on meanwhile is left alone."""
-    _mark(connection, and_(steps.c.id.in_(ids), _WAITING))
+    _mark(connection, ids, _WAITING)
 
 
-def _mark(connection: Connection, which: ColumnElement[bool]) -> None:
+def _mark(connection: Connection, ids: Sequence[str], which: ColumnElement[bool]) -> None:
+    """Mark those of these steps of which `which` still holds."""
+    given = among(connection, steps.c.id, ids)
+    mark = update(steps).values(dispatched_at=db_now())
+    if connection.dialect.name != "postgresql":
+        connection.execute(mark.where(given, which))
+        return
     # Starts of several steps go together, too: of two that hold rows and wait for each other's one would fail. A row
-    # that is held is about to start, or is sent and marked once more.
-    free = select(steps.c.id).where(which).with_for_update(skip_locked=True)
-    # Said twice, so that the rows are looked up by their ids whatever their number is taken for.
-    connection.execute(update(steps).where(which, steps.c.id.in_(free)).values(dispatched_at=db_now()))
+    # that is held is about to start, or is sent and marked once more. The rows are asked for by nothing but their ids:
+    # with `which` beside them the indexes of waiting steps would do as well, and one of those was gone through for
+    # each of the ids. What is selected is told of the row as it is once locked.
+    free = select(steps.c.id, which.label("still")).where(given).with_for_update(skip_locked=True).cte("free")
+    connection.execute(mark.where(free.c.still, steps.c.id == free.c.id))
 
 
 def mark_first_dispatch(database: Database, ids: Sequence[str]) -> None:
@@ -98,20 +107,14 @@ def mark_first_dispatch(database: Database, ids: Sequence[str]) -> None:
     if not ids:
         return
 
-    def mark(connection: Connection) -> None:
-        _mark(connection, _unmarked(connection, ids))
+    def look(connection: Connection) -> list[str]:
+        wanted = select(steps.c.id, _UNMARKED.label("wanted")).where(among(connection, steps.c.id, ids))
+        return [row.id for row in connection.execute(wanted) if row.wanted]
 
-    def is_any(connection: Connection) -> bool:
-        return connection.execute(select(steps.c.id).where(_unmarked(connection, ids)).limit(1)).first() is not None
-
-    # SQLite has one writer; it is not held up for steps that have all started.
-    if database.dialect == "postgresql" or database.read(is_any):
-        database.write(mark)
-
-
-def _unmarked(connection: Connection, ids: Sequence[str]) -> ColumnElement[bool]:
-    never_started = and_(steps.c.status == "queued", steps.c.run_token == 0, steps.c.dispatched_at.is_(None))
-    return and_(among(connection, steps.c.id, ids), never_started)
+    # Most have started by now: their rows are not locked, and SQLite's one writer is not held up, for nothing.
+    unmarked = database.read(look)
+    if unmarked:
+        database.write(lambda connection: _mark(connection, unmarked, _UNMARKED))
 
 
 def unmark_dispatched(connection: Connection, step_id: str) -> None:

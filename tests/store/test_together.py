@@ -268,3 +268,14 @@ def test_plans_that_were_made_in_an_empty_database_do_not_read_all_of_a_full_one
     for step_id in waiting[150:170]:
         run(step_id)
     assert (rows_read(bench.database) - read_before) / 40 < 25
+
+
+def test_marking_reads_no_more_rows_than_it_marks(bench: Bench) -> None:
+    """All of them wait, so an index of waiting steps finds all of them too: it was gone through for each."""
+    waiting = [bench.make(f"other-{number % 20}")[1].id for number in range(300)]
+    for marked in (waiting[:100], waiting[100:200], waiting[200:]):
+        read_before = rows_read(bench.database)
+        dispatch.mark_first_dispatch(bench.database, marked)
+        assert (rows_read(bench.database) - read_before) / len(marked) < 10
+    count = text("SELECT count(*) FROM steps WHERE dispatched_at IS NOT NULL")
+    assert bench.database.read(lambda c: c.execute(count).scalar()) == 300
