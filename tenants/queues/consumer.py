@@ -247,11 +247,12 @@ class TenantConsumer(Consumer):
         except BrokerConnectionError:
             return send(1)
 
-    def receive(self, claimed: list[list[bytes]], server_ms: int, sent_at: float) -> list[LeasedMessage]:
+    def receive(self, claimed: list[bytes], server_ms: int, sent_at: float) -> list[LeasedMessage]:
         """The messages of a claim's or settle's answer. One that cannot be decoded is buried."""
         messages: list[LeasedMessage] = []
         undecodable: list[LeasedMessage] = []
-        for raw_token, slot, epoch, entry_id, stored in claimed:
+        parts = iter(claimed)
+        for raw_token, slot, epoch, entry_id, stored in zip(parts, parts, parts, parts, parts, strict=True):
             _, added, deliveries, payload = stored.split(b":", 3)
             found = messages
             try:

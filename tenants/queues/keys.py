@@ -141,16 +141,18 @@ _SUFFIXES = {
     **{name: suffix for name, (suffix, _) in QUEUE_KEYS.items()},
     **{name: suffix for name, (suffix, _) in OTHER_KEYS.items()},
 }
-_NAMED = re.compile(r"\bK\.(\w+)")
+_NAMED = re.compile(r"\b([KS])\.(\w+)")
 
 
 def with_key_names(text: str) -> str:
     """Lua with each `K.name` written out as the expression that makes that key: a call pays for those that it uses.
 
+    `S.name` is only what follows the root in it.
+
     Raises:
         KeyError: there is no such key.
     """
-    return _NAMED.sub(lambda match: f"R .. '{_SUFFIXES[match[1]]}'", text)
+    return _NAMED.sub(lambda match: ("R .. " if match[1] == "K" else "") + f"'{_SUFFIXES[match[2]]}'", text)
 
 
 def lua_root(guarded: bool = False) -> str:

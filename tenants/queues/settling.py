@@ -57,7 +57,10 @@ class Settlement:
             delay, new = message.rescheduled
             delay_ms = milliseconds(delay)
             payload = new.encode() if new is not None else b""
-        return (message.token, message.slot, message.epoch, self.outcome, delay_ms, payload, self.reason)
+        return (*self.lease(), self.outcome, delay_ms, payload, self.reason)
+
+    def lease(self) -> tuple[Argument, ...]:
+        return (self.message.token, self.message.slot, self.message.epoch)
 
 
 @dataclass(eq=False, slots=True)
@@ -74,6 +77,21 @@ class Batch:
     #: The leader that has it; None while it waits for one, and once it was answered.
     leader: object = None
     arguments: list[Argument] = field(default_factory=list)
+
+
+def _is_not_done(settlement: Settlement) -> bool:
+    return settlement.outcome != "done"
+
+
+def _arguments(settlements: Sequence[Settlement]) -> list[Argument]:
+    """As the script takes them: how many are done, which, and how the others ended."""
+    done = next((place for place, each in enumerate(settlements) if _is_not_done(each)), len(settlements))
+    told: list[Argument] = [done]
+    for each in settlements[:done]:
+        told += each.lease()
+    for each in settlements[done:]:
+        told += each.arguments()
+    return told
 
 
 class Settler:
@@ -156,7 +174,8 @@ class Settler:
         else:
             channel = self._channels_made
             self._channels_made += 1
-        settlements = [settlement for _, settlement in members]
+        # What is done is told in fewer words; the answer names settlements by their places.
+        settlements = sorted((settlement for _, settlement in members), key=_is_not_done)
         return Batch(members[0][0], settlements, self._broker.keeper.open_request(), channel)
 
     def _send(self, batch: Batch) -> None:
@@ -165,8 +184,7 @@ class Settler:
         threads = sum(each.permit and each.message.thread_id is not None for each in batch.settlements)
         count = threads if threads and broker.may_chain(shard) else 0
         if not batch.arguments:
-            for each in batch.settlements:
-                batch.arguments.extend(each.arguments())
+            batch.arguments = _arguments(batch.settlements)
         sent_at = time.monotonic()
         try:
             if batch.tried:

@@ -53,9 +53,10 @@ class Hand:
 
     def _leases(self, answer: Any) -> list[Lease]:
         self.left, self.next_ms = answer[0], answer[1]
+        parts = iter(answer[2])
         return [
             Lease(account_of(raw), int(slot), int(epoch), entry_id.decode(), int(stored.split(b":", 3)[2]))
-            for raw, slot, epoch, entry_id, stored in answer[2]
+            for raw, slot, epoch, entry_id, stored in zip(parts, parts, parts, parts, parts, strict=True)
         ]
 
     def claim(self, number: int = 1, *, request: int | None = None, again: bool = False) -> list[Lease]:
@@ -80,6 +81,7 @@ class Hand:
         new: bytes = b"",
     ) -> list[Lease]:
         request = request or next(self.numbers)
+        named = (token(lease.account), lease.slot, lease.epoch)
         answer = self.server.run(
             script("settle"),
             self.root,
@@ -89,13 +91,7 @@ class Hand:
             int(chain),
             self.lease_ms,
             0,
-            token(lease.account),
-            lease.slot,
-            lease.epoch,
-            outcome,
-            delay_ms,
-            new,
-            "reason",
+            *((1, *named) if outcome == "done" else (0, *named, outcome, delay_ms, new, "reason")),
         )
         self.settled = bool(answer[4])
         return self._leases(answer)

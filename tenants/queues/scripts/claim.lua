@@ -1,8 +1,8 @@
 -- Starts up to `count` messages of the lane, for the accounts whose turn it is.
 -- KEYS: root
 -- ARGV: worker, request number, again (1: an answer to this request may have been lost), count, lease in ms
--- Returns {accounts still ready, ms until the next look or -1, messages}, a message being
---         {token, slot, epoch, entry id, score:added:deliveries:message}, and the server's ms.
+-- Returns {accounts still ready, ms until the next look or -1, messages, the server's ms}. The messages are one list: of
+--         each its token, slot, epoch, entry id, score:added:deliveries:message.
 -- Invariant: message and slot are taken together; no queue runs more than its concurrency.
 -- @include lane
 -- @include account

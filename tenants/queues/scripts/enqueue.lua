@@ -66,7 +66,8 @@ for i = 1, #ARGV, FIELDS do
   end
 end
 for _, token in ipairs(order) do
-  if accounts[token].grew then put(accounts[token]) end
+  local a = accounts[token]
+  if a.grew then put(a) end
 end
 save_accounts()
 if wake then ring() end

@@ -1,10 +1,11 @@
 -- Ends leases and, in the same call, starts the next messages of the lane.
 -- KEYS: root
 -- ARGV: worker, request number, again, count (of messages to start), lease in ms, channel (a number that no other
---       settle of this worker uses until this one is answered), then for each lease: token, slot, epoch,
---       outcome (done | retry | bury), delay in ms (retry), message (retry: '' leaves it as it is), reason (bury)
--- Returns {accounts still ready, ms until the next look or -1, messages, the server's ms, number settled,
---         positions (from 0) of the leases that were lost}
+--       settle of this worker uses until this one is answered), number of leases whose messages are done, then for
+--       each of those: token, slot, epoch; then for each other lease: token, slot, epoch, outcome (retry | bury),
+--       delay in ms (retry), message (retry: '' leaves it as it is), reason (bury)
+-- Returns {accounts still ready, ms until the next look or -1, messages as claim tells them, the server's ms, number
+--         settled, positions (from 0) of the leases that were lost}
 -- Invariant: only the holder of the epoch settles; entry, slot, lease and charge change together; the same request
 -- settles once, and is told the same again.
 -- @include lane
@@ -14,7 +15,8 @@
 -- @include answer
 local worker, request, again, count, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local mark = 'r' .. ARGV[6]
-local FIELDS = 7
+local FIRST, DONE_FIELDS, FIELDS = 8, 3, 7
+local first_other = FIRST + DONE_FIELDS * tonumber(ARGV[7])
 
 -- What was settled, as a string of 1 and 0, and back.
 local function told(results)
@@ -33,30 +35,42 @@ if again == '1' then
   end
 end
 
-local function settle(a, slot, record, outcome, delay, message, reason)
+local function settle_done(a, slot, record)
   release(a, slot, record, true)
-  if outcome == 'done' and record.due == 0 then
+  if record.due == 0 then
     redis.call('HDEL', K.entries .. a.token, record.id)
-  elseif outcome == 'retry' then
-    put_back(a, record, now + delay, 0, message ~= '' and message or nil)
-  elseif outcome == 'bury' then
-    local value = redis.call('HGET', K.entries .. a.token, record.id)
-    if value then
-      local score, _, _, start = decode_entry(value)
-      bury(a, record.id, score, reason, string.sub(value, start))
-    end
   else
     put_back(a, record, record.due, 0)
   end
   put(a)
 end
 
-open_soon(ARGV, 7, FIELDS)
+local function settle_other(a, slot, record, outcome, delay, message, reason)
+  release(a, slot, record, true)
+  if outcome == 'retry' then
+    put_back(a, record, now + delay, 0, message ~= '' and message or nil)
+  else
+    local value = redis.call('HGET', K.entries .. a.token, record.id)
+    if value then
+      local score, _, _, start = decode_entry(value)
+      bury(a, record.id, score, reason, string.sub(value, start))
+    end
+  end
+  put(a)
+end
+
+open_soon(ARGV, FIRST, DONE_FIELDS, first_other - 1)
+open_soon(ARGV, first_other, FIELDS)
 local results = {}
-for i = 7, #ARGV, FIELDS do
+for i = FIRST, first_other - 1, DONE_FIELDS do
+  local record, a = find_lease(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  if record then settle_done(a, ARGV[i + 1], record) end
+  results[#results + 1] = record and '1' or '0'
+end
+for i = first_other, #ARGV, FIELDS do
   local record, a = find_lease(ARGV[i], ARGV[i + 1], ARGV[i + 2])
   if record then
-    settle(a, ARGV[i + 1], record, ARGV[i + 3], tonumber(ARGV[i + 4]), ARGV[i + 5], ARGV[i + 6])
+    settle_other(a, ARGV[i + 1], record, ARGV[i + 3], tonumber(ARGV[i + 4]), ARGV[i + 5], ARGV[i + 6])
   end
   results[#results + 1] = record and '1' or '0'
 end

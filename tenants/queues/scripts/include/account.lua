@@ -38,25 +38,32 @@ end
 local STATE = '>c1ddddddddII'
 local LEASE = '>dddBdIHc0'
 
--- epoch: also the µs at which it began; charge: µs charged at the claim; rated: 1 when a rate token was taken; due: ms
--- of a recorded reschedule, or 0.
-local function encode_lease(r)
-  return struct.pack(LEASE, r.epoch, r.request, r.charge, r.rated, r.due, r.deliveries, #r.worker, r.worker) .. r.id
+-- A lease, in the order of LEASE. epoch: also the µs at which it began; charge: µs charged at the claim; rated: 1 when
+-- a rate token was taken; due: ms of a recorded reschedule, or 0.
+-- @fields record: epoch request charge rated due deliveries worker id
+local function encode_lease(record)
+  return struct.pack(LEASE .. 'c0', record.epoch, record.request, record.charge, record.rated, record.due,
+    record.deliveries, #record.worker, record.worker, record.id)
 end
 
 local function decode_lease(raw, from)
-  local epoch, request, charge, rated, due, deliveries, worker, start = struct.unpack(LEASE, raw, from)
-  return { epoch = epoch, worker = worker, request = request, charge = charge, rated = rated, due = due,
-    deliveries = deliveries, id = string.sub(raw, start) }
+  local record = { struct.unpack(LEASE, raw, from) } -- and where the id begins, in its place
+  record.id = string.sub(raw, record.id)
+  return record
 end
+
+-- A tenant queue, as open() makes it.
+-- @fields a: token limits concurrency held others count v estimate used_at stands stood rate_at hold due due_read spent
+-- @fields a: heavy head_changed head_added at changed tell score grew let_go
 
 -- The queues that this call has opened; the states that were read for those that it will open; those to be written.
 local opened, read, changed = {}, {}, {}
 
--- Reads the states of queues that will be opened, all at once. Tokens stand at every `step`th place from `from` on.
-local function open_soon(list, from, step)
+-- Reads the states of queues that will be opened, all at once. Tokens stand at every `step`th place from `from` on, to
+-- the end or `to`.
+local function open_soon(list, from, step, to)
   local wanted, keys = {}, {}
-  for i = from, #list, step do
+  for i = from, to or #list, step do
     local token = list[i]
     if not opened[token] and read[token] == nil then
       read[token] = false
@@ -82,24 +89,28 @@ local function open(token)
   end
   local limits = limits_of(token)
   local a = {
-    token = token,
-    limits = limits,
+    token,
+    limits,
     -- Messages without an account are no tenant: no bound on how many run.
-    concurrency = token == '-' and UNLIMITED or limits.concurrency,
-    held = held,                         -- the lease of slot 0, or nil
-    others = others or 0,                -- how many other slots are taken
-    count = count or 0,                  -- how many entries wait
-    v = v or 0,
-    estimate = estimate or lane.mean,
-    used_at = used_at or now,
-    stands = stands,                     -- nil: the queue has no state yet
-    stood = stands,                      -- which of the lane's sets it is in now
-    rate_at = rate_at or 0,              -- theoretical arrival time of the rate's bucket, ms
-    hold = hold or 0,                    -- strict ordering: nothing starts before, ms
-    due = due or 0,                      -- when the first delayed entry is due, ms; 0 none
-    due_read = due or 0,                 -- the same, as it was found
-    spent = spent or 0,                  -- µs used that the hour's account does not show yet
-    heavy = heavy or 0,                  -- 1: it stands among the longest backlogs
+    token == '-' and UNLIMITED or limits.concurrency,
+    held,                         -- the lease of slot 0, or nil
+    others or 0,                  -- how many other slots are taken
+    count or 0,                   -- how many entries wait
+    v or 0,
+    estimate or lane.mean,
+    used_at or now,
+    stands,                       -- nil: the queue has no state yet
+    stands,                       -- `stood`: which of the lane's sets it is in now
+    rate_at or 0,                 -- theoretical arrival time of the rate's bucket, ms
+    hold or 0,                    -- strict ordering: nothing starts before, ms
+    due or 0,                     -- when the first delayed entry is due, ms; 0 none
+    due or 0,                     -- `due_read`: the same, as it was found
+    spent or 0,                   -- µs used that the hour's account does not show yet
+    heavy or 0,                   -- 1: it stands among the longest backlogs
+    -- Of this call only: `head_changed`; `head_added`: since when the next entry waits, as text, where that is known;
+    -- `at`: when it can start, ms; `changed`: it is to be written; `tell`: of an earlier time; `score`: in ready.
+    false, false, false, false, false, false,
+    false, false,                 -- `grew`: something was enqueued; `let_go`: the retry that held it was dropped
   }
   opened[token] = a
   return a
@@ -134,15 +145,19 @@ local function put_waiting(a, id, score, added)
   a.count = a.count + new
   lane.waiting = lane.waiting + new
   a.head_changed = true
-  a.head_added = a.count == 1 and added or nil
+  a.head_added = a.count == 1 and added and whole(added)
+end
+
+local function note_taken(a, gone)
+  a.count = a.count - gone
+  lane.waiting = lane.waiting - gone
+  a.head_changed = true
+  a.head_added = false
 end
 
 local function take_waiting(a, id)
   local gone = redis.call('ZREM', K.waiting .. a.token, id)
-  a.count = a.count - gone
-  lane.waiting = lane.waiting - gone
-  a.head_changed = true
-  a.head_added = nil
+  note_taken(a, gone)
   return gone == 1
 end
 
@@ -186,6 +201,7 @@ end
 -- When a start of this account is allowed: -1 never (paused for good), 0 now, otherwise ms.
 local function start_at(a)
   local l = a.limits
+  if l == DEFAULT_LIMITS then return 0 end
   if l.queue_paused == -1 or l.account_paused == -1 then return -1 end
   local at = math.max(l.queue_paused, l.account_paused, held_until(a))
   return at > now and at or 0
@@ -229,21 +245,22 @@ local function put(a)
   if stands == 'r' then wake = true elseif stands == 't' then a.tell = true end
 end
 
--- Adds arguments to the list that stands under a key. `second`: nil where the command takes single ones.
+-- Adds arguments to the list that stands under a key, which is told by what follows the root. `second`: nil where the
+-- command takes single ones.
 local function add_to(lists, key, first, second)
   local list = lists[key]
   if not list then
     list = {}
     lists[key] = list
   end
-  list[#list + 1] = first
-  list[#list + 1] = second
+  local n = #list
+  list[n + 1], list[n + 2] = first, second
 end
 
--- The same command for each key, with all of its arguments. `root`: what the keys begin with, where that is left out.
+-- The same command for each key, with all of its arguments. `root`: what the keys begin with, where that is not R.
 local function call_each(command, lists, root)
   for name, list in pairs(lists) do
-    local key = root and root .. name or name
+    local key = (root or R) .. name
     for i = 1, #list, PART do redis.call(command, key, unpack(list, i, math.min(i + PART - 1, #list))) end
   end
 end
@@ -253,38 +270,49 @@ local function save_sets()
   local come, gone, timed = {}, {}, false
   for _, a in ipairs(changed) do
     local stands, stood, token = a.stands, a.stood, a.token
-    if not stood then add_to(come, K.names, '0', token) end
+    if not stood then add_to(come, S.names, '0', token) end
     if stands ~= stood then
-      local left = stood == 'r' and K.ready or stood == 't' and K.timers or stood == 'i' and K.idle
+      local left = stood == 'r' and S.ready or stood == 't' and S.timers or stood == 'i' and S.idle
       if left then add_to(gone, left, token) end
     end
     if stands == 'r' then
-      if stood ~= 'r' or a.score ~= a.v then add_to(come, K.ready, whole(a.v), token) end
+      if stood ~= 'r' or a.score ~= a.v then add_to(come, S.ready, whole(a.v), token) end
       a.score = a.v
     elseif stands == 't' then
       if a.at then -- it was placed in this call
-        add_to(come, K.timers, whole(a.at), token)
+        add_to(come, S.timers, whole(a.at), token)
         timed = true
       end
     elseif stands == 'i' and stood ~= 'i' then
-      add_to(come, K.idle, whole(now), token)
+      add_to(come, S.idle, whole(now), token)
     end
     a.stood = stands
   end
   call_each('ZREM', gone)
   call_each('ZADD', come)
   if timed and not wake then
-    local first = opened[redis.call('ZRANGE', K.timers, 0, 0)[1]]
-    wake = first ~= nil and first.tell == true
+    local a = opened[redis.call('ZRANGE', K.timers, 0, 0)[1]]
+    wake = a ~= nil and a.tell
   end
 end
 
 -- Since when the queue's next entry waits, as text; nil: none waits.
 local function arrival(a)
-  if a.head_added then return whole(a.head_added) end
+  if a.head_added then return a.head_added end
   local head = redis.call('ZRANGE', K.waiting .. a.token, 0, 0)[1]
   local value = head and redis.call('HGET', K.entries .. a.token, head)
   return value and string.match(value, '^%d+:(%d+):')
+end
+
+local function encode_state(a)
+  local record = a.held
+  if not record then
+    return struct.pack(STATE, a.stands, a.v, a.estimate, a.used_at, a.rate_at, a.hold, a.due, a.spent, a.heavy,
+      a.others, a.count)
+  end
+  return struct.pack(STATE .. LEASE .. 'c0', a.stands, a.v, a.estimate, a.used_at, a.rate_at, a.hold, a.due, a.spent,
+    a.heavy, a.others, a.count, record.epoch, record.request, record.charge, record.rated, record.due,
+    record.deliveries, #record.worker, record.worker, record.id)
 end
 
 -- Writes what the call has changed: where the queues stand, the arrivals of their next messages (for "oldest wait"),
@@ -295,24 +323,22 @@ local function save_accounts()
   for i, a in ipairs(changed) do
     if a.head_changed then
       if a.count >= HEAVY then
-        add_to(come, K.backlog, whole(a.count), a.token)
+        add_to(come, S.backlog, whole(a.count), a.token)
         a.heavy = 1
       elseif a.heavy == 1 then
-        add_to(gone, K.backlog, a.token)
+        add_to(gone, S.backlog, a.token)
         a.heavy = 0
       end
       local added = a.count > 0 and arrival(a)
       if added then
-        add_to(come, K.since, added, a.token)
+        add_to(come, S.since, added, a.token)
       elseif a.count == 0 then
-        add_to(gone, K.since, a.token)
+        add_to(gone, S.since, a.token)
       end
       a.head_changed = false
     end
-    local packed = struct.pack(STATE, a.stands, a.v, a.estimate, a.used_at, a.rate_at, a.hold, a.due, a.spent, a.heavy,
-      a.others, a.count)
     states[2 * i - 1] = K.state .. a.token
-    states[2 * i] = a.held and packed .. encode_lease(a.held) or packed
+    states[2 * i] = encode_state(a)
     a.changed = false
   end
   changed = {}

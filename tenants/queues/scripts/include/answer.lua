@@ -10,7 +10,7 @@ local function recover(worker, request)
     if slot and made_by == request then
       local record = (find_lease(token, slot, epoch))
       local value = record and redis.call('HGET', K.entries .. token, record.id)
-      if value then claimed[#claimed + 1] = { token, slot, epoch, record.id, value } end
+      if value then tell_claim(claimed, token, slot, epoch, record.id, value) end
     end
   end
   return claimed

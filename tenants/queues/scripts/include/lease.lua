@@ -66,24 +66,45 @@ local function free_slot(a)
   end
 end
 
--- Starts the first waiting entry of an account that was taken out of ready. Returns the claimed message as
--- {token, slot, epoch, entry id, stored entry}, or nil.
-local function take(a, start, worker, request, lease_ms)
+-- A claimed message as the worker is told of it, at the end of a list.
+local CLAIM_FIELDS = 5
+local function tell_claim(claimed, token, slot, epoch, id, value)
+  local n = #claimed
+  claimed[n + 1], claimed[n + 2], claimed[n + 3], claimed[n + 4], claimed[n + 5] = token, slot, epoch, id, value
+end
+
+-- Takes the first waiting entry out of the row: its id, and what is stored, if it is.
+local function take_first(a)
+  local waiting, entries = K.waiting .. a.token, K.entries .. a.token
+  if a.count == 1 then
+    local id = redis.call('ZPOPMIN', waiting)[1]
+    if not id then return nil end
+    note_taken(a, 1)
+    return id, redis.call('HGET', entries, id)
+  end
+  local heads = redis.call('ZRANGE', waiting, 0, 1)
+  local id, following = heads[1], heads[2]
+  if not id then return nil end
+  take_waiting(a, id)
+  if not following then return id, redis.call('HGET', entries, id) end
+  local values = redis.call('HMGET', entries, id, following)
+  if values[2] then a.head_added = string.match(values[2], '^%d+:(%d+):') end
+  return id, values[1]
+end
+
+-- Starts the first waiting entry of an account that was taken out of ready, and tells of it in `claimed`.
+local function take(a, start, worker, request, lease_ms, claimed)
   if start > lane.v then lane.v = start end
   promote(a)
-  local heads = redis.call('ZRANGE', K.waiting .. a.token, 0, 1)
-  local id, following = heads[1], heads[2]
-  local values = following and redis.call('HMGET', K.entries .. a.token, id, following) or
-    { id and redis.call('HGET', K.entries .. a.token, id) }
-  local value = values[1]
-  local slot = value and free_slot(a)
-  if not slot or start_at(a) ~= 0 then
-    if id and not value then take_waiting(a, id) end
+  local slot = start_at(a) == 0 and free_slot(a)
+  local id, value = nil, nil
+  if slot then id, value = take_first(a) end
+  if not value then
     place(a)
     close(a)
-    return nil
+    return
   end
-  local _, added, deliveries = decode_entry(value)
+  local added, deliveries = string.match(value, '^%d+:(%d+):(%d+):')
   lane.starts = lane.starts + 1
   lane.dwelt = lane.dwelt + math.max(0, now - added)
   lane.epoch = math.max(lane.epoch + 1, now_us)
@@ -95,18 +116,15 @@ local function take(a, start, worker, request, lease_ms)
   local charge = math.max(a.estimate, LEAST_CHARGE)
   a.v = start + charge / a.limits.weight
   a.used_at = now
-  local record = { epoch = lane.epoch, worker = worker, request = request, charge = charge, rated = rated, due = 0,
-    deliveries = deliveries, id = id }
+  local record = { lane.epoch, request, charge, rated, 0, tonumber(deliveries), worker, id }
   local member = slot .. ':' .. a.token
-  take_waiting(a, id)
-  if values[2] then a.head_added = tonumber((string.match(values[2], '^%d+:(%d+):'))) end
   keep_lease(a, slot, record)
-  add_to(expiries, K.leases, whole(now + lease_ms), member)
+  add_to(expiries, S.leases, whole(now + lease_ms), member)
   local epoch = whole(lane.epoch)
   tell_worker(worker, member, epoch .. ':' .. request)
   place(a)
   close(a)
-  return { a.token, slot, epoch, id, value }
+  tell_claim(claimed, a.token, slot, epoch, id, value)
 end
 
 -- The lease record, if it is still this lease, and its queue.
@@ -121,7 +139,7 @@ end
 local function release(a, slot, record, started)
   local member = slot .. ':' .. a.token
   drop_lease(a, slot)
-  add_to(ended, K.leases, member)
+  add_to(ended, S.leases, member)
   add_to(untold, record.worker, member)
   if not started then
     a.v = math.max(0, a.v - record.charge / a.limits.weight)

@@ -54,9 +54,9 @@ local function start_some(worker, request, lease_ms, count)
   local at_once = count
   -- An account that cannot start after all is placed elsewhere and costs one turn, so the loop is bounded.
   local turns = count + LOOKED_AT
-  while turns > 0 and #claimed < count do
+  while turns > 0 and #claimed < count * CLAIM_FIELDS do
     if lane.global > 0 then save_leases() end -- they are counted
-    local most = math.min(count - #claimed, at_once, turns, lane_room())
+    local most = math.min(count - #claimed / CLAIM_FIELDS, at_once, turns, lane_room())
     if most == 0 then break end
     local popped = pop_ready(most)
     if not popped[1] and not looked then
@@ -71,7 +71,7 @@ local function start_some(worker, request, lease_ms, count)
       local start = tonumber(popped[i + 1])
       if again and again < start then
         -- An account that has just started a message may start its next one before these.
-        call_each('ZADD', { [K.ready] = reversed(popped, i) })
+        call_each('ZADD', { [S.ready] = reversed(popped, i) })
         at_once = 1
         break
       end
@@ -79,8 +79,7 @@ local function start_some(worker, request, lease_ms, count)
       advance_clock(start, (#popped - i + 1) / 2)
       local a = open(popped[i])
       a.stands, a.stood = 'r', 'x' -- in no set
-      local message = take(a, start, worker, request, lease_ms)
-      if message then claimed[#claimed + 1] = message end
+      take(a, start, worker, request, lease_ms, claimed)
       if a.stands == 'r' and (not again or a.v < again) then again = a.v end
     end
   end
