@@ -131,15 +131,13 @@ class WorkerProcess:
             )
             lanes = self._lanes(runtime)
             declare_actors(runtime, execution, lanes)
-            runtime.database.write(
-                lambda connection: store.register(
-                    connection,
-                    id=self.id,
-                    host=socket.gethostname(),
-                    pid=os.getpid(),
-                    lanes=lanes,
-                    threads=self._threads,
-                )
+            store.register_surely(
+                runtime.database,
+                id=self.id,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                lanes=lanes,
+                threads=self._threads,
             )
             self._claim_until_stopped(runtime, execution, guard, lanes)
         finally:

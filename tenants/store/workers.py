@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, RowMapping, and_, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, and_, or_, select, update
 
-from ..columns import db_now
+from ..columns import db_now, upsert
+from ..database import MAX_TRIES, CommitUnknown, Database
 from ..models import Job, Step, Worker
 
 workers, steps, jobs = Worker.__table__, Step.__table__, Job.__table__
@@ -20,18 +21,36 @@ DEAD_SECONDS = 15.0
 
 
 def register(connection: Connection, *, id: str, host: str, pid: int, lanes: Sequence[str], threads: int) -> None:
-    connection.execute(
-        insert(workers).values(
-            id=id,
-            host=host,
-            pid=pid,
-            lanes=list(lanes),
-            threads=threads,
-            busy=0,
-            started_at=db_now(),
-            heartbeat_at=db_now(),
-        )
+    """Note a worker that begins; once more, it changes nothing."""
+    statement = upsert(connection, workers).values(
+        id=id,
+        host=host,
+        pid=pid,
+        lanes=list(lanes),
+        threads=threads,
+        busy=0,
+        started_at=db_now(),
+        heartbeat_at=db_now(),
     )
+    connection.execute(statement.on_conflict_do_nothing())
+
+
+def register_surely(database: Database, *, id: str, host: str, pid: int, lanes: Sequence[str], threads: int) -> None:
+    """As `register`, by itself; where the answer to its commit was lost, again.
+
+    Raises:
+        Unavailable: the database cannot be reached.
+        CommitUnknown: one answer after the other was lost.
+    """
+    for tries in range(1, MAX_TRIES + 1):
+        try:
+            return database.write(
+                lambda connection: register(connection, id=id, host=host, pid=pid, lanes=lanes, threads=threads)
+            )
+        except CommitUnknown:
+            if tries == MAX_TRIES:
+                raise
+    raise AssertionError("unreachable: the last try returns or raises")
 
 
 def renew(connection: Connection, worker_id: str, busy: int) -> bool:

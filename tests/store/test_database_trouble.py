@@ -22,8 +22,8 @@ import tenants.database as database_module
 from tenants.database import MAX_TRIES, CommitUnknown, Database
 from tenants.errors import Unavailable
 from tenants.migrations import _ADVISORY_LOCK as ADVISORY_LOCK
-from tenants.models import Event, Job, Step
-from tenants.store import jobs, meta, new_jobs
+from tenants.models import Event, Job, Step, Worker
+from tenants.store import jobs, meta, new_jobs, workers
 from tenants.store.new_jobs import JobPlan, StepPlan
 from tests.crashes.installation import ROOT
 from tests.crashes.postgres import Postgres, running_postgres
@@ -239,6 +239,30 @@ def test_a_connection_lost_in_the_commit_leaves_the_outcome_open(
         through.write(work)
     assert is_written() == takes_effect
     through.ping()
+
+
+@pytest.mark.parametrize("what", ["hold", "deafen"])
+def test_a_worker_whose_registration_lost_its_answer_begins_all_the_same(
+    postgres: Database, through: Database, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    through.ping()
+    name, register, struck = f"of {what}", workers.register, False
+
+    def registered() -> int:
+        query = select(func.count()).where(Worker.__table__.c.id == name)
+        return int(postgres.read(lambda c: c.execute(query).scalar_one()))
+
+    def break_the_first(connection: Connection, **values: Any) -> None:
+        nonlocal struck
+        register(connection, **values)
+        if not struck:
+            struck = True
+            break_commit(proxy, connection, what, lambda: registered() == 1)
+
+    monkeypatch.setattr(workers, "register", break_the_first)
+    workers.register_surely(through, id=name, host="here", pid=1, lanes=["generate"], threads=1)
+    assert struck
+    assert registered() == 1
 
 
 def break_commit(proxy: Proxy, connection: Connection, what: str, is_written: Callable[[], bool]) -> None:
