@@ -149,10 +149,10 @@ class Reconciler:
 
     def _go_through_sql(self) -> tuple[int, int]:
         requeued = checked = 0
-        last = ""
+        last: Dispatch | None = None
         while True:
 
-            def look(connection: Connection, last: str = last) -> list[Dispatch]:
+            def look(connection: Connection, last: Dispatch | None = last) -> list[Dispatch]:
                 return store.waiting_after(connection, last, horizon_seconds=HORIZON_SECONDS, limit=self.batch)
 
             found = self._runtime.database.read(look)
@@ -160,7 +160,7 @@ class Reconciler:
                 return requeued, checked
             requeued += self._runtime.dispatcher.send_missing(found)
             checked += len(found)
-            last = found[-1].id
+            last = found[-1]
 
     # --- whether it is the Redis that SQL knows ------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_, update
 
 from ..columns import db_now
 from ..database import Database
@@ -43,6 +43,8 @@ class Dispatch:
 
 _fields_of = itemgetter(*Dispatch.__slots__)
 _COLUMNS = [steps.c[name] for name in Dispatch.__slots__]
+#: The order of the index of waiting steps. No two stand at one place: of a job, whose number `sequence` is, one waits.
+_PLACE = ("lane", "account", "priority", "sequence")
 
 
 def undispatched(connection: Connection, *, horizon_seconds: float, limit: int) -> list[Dispatch]:
@@ -53,7 +55,7 @@ def undispatched(connection: Connection, *, horizon_seconds: float, limit: int) 
             steps.c.status.in_(("queued", "retrying")),
             steps.c.dispatched_at.is_(None),
             steps.c.queued_at < db_now(-1.0),
-            or_(steps.c.due_at.is_(None), steps.c.due_at < db_now(horizon_seconds)),
+            _near(horizon_seconds),
         )
         .order_by(steps.c.queued_at)
         .limit(limit)
@@ -63,9 +65,14 @@ def undispatched(connection: Connection, *, horizon_seconds: float, limit: int) 
 
 def waiting_of(connection: Connection, ids: Sequence[str], *, horizon_seconds: float) -> list[Dispatch]:
     """Those of these steps that wait and that Redis should hold."""
-    near = or_(steps.c.due_at.is_(None), steps.c.due_at < db_now(horizon_seconds))
-    rows = connection.execute(select(*_COLUMNS).where(_WAITING, steps.c.id.in_(ids), near)).mappings()
-    return [Dispatch.of(row) for row in rows]
+    # Asked for by nothing but their ids, as in `_mark`.
+    waits = and_(_WAITING, _near(horizon_seconds)).label("waits")
+    rows = connection.execute(select(*_COLUMNS, waits).where(among(connection, steps.c.id, ids))).mappings()
+    return [Dispatch.of(row) for row in rows if row["waits"]]
+
+
+def _near(horizon_seconds: float) -> ColumnElement[bool]:
+    return or_(steps.c.due_at.is_(None), steps.c.due_at < db_now(horizon_seconds))
 
 
 def wanted_messages(connection: Connection, ids: Sequence[str]) -> set[tuple[str, str, str]]:
@@ -122,16 +129,18 @@ def unmark_dispatched(connection: Connection, step_id: str) -> None:
     connection.execute(update(steps).where(steps.c.id == step_id, _WAITING).values(dispatched_at=None))
 
 
-def waiting_after(connection: Connection, step_id: str, *, horizon_seconds: float, limit: int) -> list[Dispatch]:
-    """All waiting steps that Redis should hold, by id, for a rebuild that goes through them once."""
-    rows = connection.execute(
-        select(*_COLUMNS)
-        .where(
-            _WAITING,
-            steps.c.id > step_id,
-            or_(steps.c.due_at.is_(None), steps.c.due_at < db_now(horizon_seconds)),
-        )
-        .order_by(steps.c.id)
-        .limit(limit)
-    ).mappings()
+def waiting_after(
+    connection: Connection, last: Dispatch | None, *, horizon_seconds: float, limit: int
+) -> list[Dispatch]:
+    """Waiting steps that Redis should hold, after `last`, each tenant queue in its order: for a rebuild, page by page.
+
+    They come in the order of the index of waiting steps, so that a page costs what it holds, whatever else waits and
+    however much has ended. A step's place in it never changes; what is queued meanwhile is sent by whoever queues it.
+    What is due later than `horizon_seconds` is left out.
+    """
+    place = tuple_(*(steps.c[name] for name in _PLACE))
+    statement = select(*_COLUMNS).where(_WAITING, _near(horizon_seconds))
+    if last is not None:
+        statement = statement.where(place > tuple_(*(getattr(last, name) for name in _PLACE)))
+    rows = connection.execute(statement.order_by(*place.clauses).limit(limit)).mappings()
     return [Dispatch.of(row) for row in rows]

@@ -186,7 +186,7 @@ def test_what_threads_send_at_one_moment_goes_in_one_call_and_each_is_told(
         return enqueue_many(given)
 
     make(runtime, 4)
-    steps = runtime.database.read(lambda c: dispatch.waiting_after(c, "", horizon_seconds=60, limit=9))
+    steps = runtime.database.read(lambda c: dispatch.waiting_after(c, None, horizon_seconds=60, limit=9))
     monkeypatch.setattr(runtime.broker, "enqueue_many", held_up)
     dispatcher = runtime.dispatcher
     with ThreadPoolExecutor(4) as threads:
@@ -217,7 +217,7 @@ def test_a_batch_goes_by_itself(runtime: Runtime, monkeypatch: pytest.MonkeyPatc
         return enqueue_many(given)
 
     make(runtime, 3)
-    single, *batch = runtime.database.read(lambda c: dispatch.waiting_after(c, "", horizon_seconds=60, limit=9))
+    single, *batch = runtime.database.read(lambda c: dispatch.waiting_after(c, None, horizon_seconds=60, limit=9))
     monkeypatch.setattr(runtime.broker, "enqueue_many", held_up)
     with ThreadPoolExecutor(2) as threads:
         call = threads.submit(runtime.dispatcher.send, [single])

@@ -12,12 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from tenants.database import CommitUnknown, Database
 from tenants.errors import Unavailable
 from tenants.store import dispatch
+from tenants.store.dispatch import Dispatch
 from tenants.store.new_jobs import StepPlan
 from tenants.store.steps import Gone, Owned, Refused
 from tests.store.conftest import Bench
@@ -279,3 +280,30 @@ def test_marking_reads_no_more_rows_than_it_marks(bench: Bench) -> None:
         assert (rows_read(bench.database) - read_before) / len(marked) < 10
     count = text("SELECT count(*) FROM steps WHERE dispatched_at IS NOT NULL")
     assert bench.database.read(lambda c: c.execute(count).scalar()) == 300
+
+
+def test_a_rebuild_reads_each_waiting_step_once(bench: Bench) -> None:
+    """Page by page, and in the order of each tenant queue, though no plan knows yet how many wait."""
+    made = {bench.make(f"account-{number % 3}", priority=number % 2)[1].id for number in range(200)}
+    read_before = rows_read(bench.database)
+    found: list[Dispatch] = []
+
+    def read_page(connection: Connection) -> list[Dispatch]:
+        return dispatch.waiting_after(connection, found[-1] if found else None, horizon_seconds=60, limit=10)
+
+    while page := bench.database.read(read_page):
+        found += page
+    assert len(found) == 200
+    assert {step.id for step in found} == made
+    places = [(step.account, step.priority, step.sequence) for step in found]
+    assert places == sorted(places)
+    assert (rows_read(bench.database) - read_before) / 200 < 3
+
+
+def test_steps_whose_messages_were_removed_are_looked_up_by_their_ids(bench: Bench) -> None:
+    made = [bench.make(f"account-{number % 20}")[1].id for number in range(300)]
+    bench.own(made[0])
+    read_before = rows_read(bench.database)
+    found = bench.database.read(lambda c: dispatch.waiting_of(c, [*made[:10], "unknown"], horizon_seconds=60))
+    assert {step.id for step in found} == set(made[1:10])
+    assert rows_read(bench.database) - read_before < 50
