@@ -50,17 +50,22 @@ class Settlement:
     #: Whether the message holds a permit: a free thread that its end makes available.
     permit: bool
 
+    @property
+    def is_done(self) -> bool:
+        return self.outcome == "done"
+
     def arguments(self) -> tuple[Argument, ...]:
+        """As the script takes them, which are fewer for a message that is done."""
         message = self.message
+        lease = (message.token, message.slot, message.epoch)
+        if self.is_done:
+            return lease
         delay_ms, payload = 0, b""
         if self.outcome == "retry" and message.rescheduled is not None:
             delay, new = message.rescheduled
             delay_ms = milliseconds(delay)
             payload = new.encode() if new is not None else b""
-        return (*self.lease(), self.outcome, delay_ms, payload, self.reason)
-
-    def lease(self) -> tuple[Argument, ...]:
-        return (self.message.token, self.message.slot, self.message.epoch)
+        return (*lease, self.outcome, delay_ms, payload, self.reason)
 
 
 @dataclass(eq=False, slots=True)
@@ -68,6 +73,7 @@ class Batch:
     """Settlements that are sent together, always under the same number."""
 
     consumer: TenantConsumer
+    #: Those that are done first; the answer names them by their places.
     settlements: Sequence[Settlement]
     request: int
     channel: int
@@ -77,21 +83,6 @@ class Batch:
     #: The leader that has it; None while it waits for one, and once it was answered.
     leader: object = None
     arguments: list[Argument] = field(default_factory=list)
-
-
-def _is_not_done(settlement: Settlement) -> bool:
-    return settlement.outcome != "done"
-
-
-def _arguments(settlements: Sequence[Settlement]) -> list[Argument]:
-    """As the script takes them: how many are done, which, and how the others ended."""
-    done = next((place for place, each in enumerate(settlements) if _is_not_done(each)), len(settlements))
-    told: list[Argument] = [done]
-    for each in settlements[:done]:
-        told += each.lease()
-    for each in settlements[done:]:
-        told += each.arguments()
-    return told
 
 
 class Settler:
@@ -174,8 +165,7 @@ class Settler:
         else:
             channel = self._channels_made
             self._channels_made += 1
-        # What is done is told in fewer words; the answer names settlements by their places.
-        settlements = sorted((settlement for _, settlement in members), key=_is_not_done)
+        settlements = sorted((settlement for _, settlement in members), key=lambda each: not each.is_done)
         return Batch(members[0][0], settlements, self._broker.keeper.open_request(), channel)
 
     def _send(self, batch: Batch) -> None:
@@ -184,7 +174,9 @@ class Settler:
         threads = sum(each.permit and each.message.thread_id is not None for each in batch.settlements)
         count = threads if threads and broker.may_chain(shard) else 0
         if not batch.arguments:
-            batch.arguments = _arguments(batch.settlements)
+            batch.arguments.append(sum(each.is_done for each in batch.settlements))
+            for each in batch.settlements:
+                batch.arguments.extend(each.arguments())
         sent_at = time.monotonic()
         try:
             if batch.tried:
