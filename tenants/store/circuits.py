@@ -26,6 +26,7 @@ from ..columns import db_now, upsert
 from ..models import Circuit, Step
 from . import alerts
 from .listings import Page, by_name
+from .states import WAITING
 
 if TYPE_CHECKING:
     from .steps import Owned
@@ -266,7 +267,7 @@ def open_by_lane(connection: Connection) -> dict[str, int]:
         .where(
             steps.c.lane == circuits.c.lane,
             steps.c.account == circuits.c.account,
-            steps.c.status.in_(("queued", "retrying")),
+            WAITING,
         )
         .exists()
     )

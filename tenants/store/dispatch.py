@@ -14,10 +14,10 @@ from ..columns import db_now
 from ..database import Database
 from ..models import Step
 from .bulk import among
+from .states import WAITING
 
 steps = Step.__table__
 _ASKED_AT_ONCE = 1000
-_WAITING = steps.c.status.in_(("queued", "retrying"))
 #: Waits for its first start, and is not known to be in Redis.
 _UNMARKED = and_(steps.c.status == "queued", steps.c.run_token == 0, steps.c.dispatched_at.is_(None))
 
@@ -52,7 +52,7 @@ def undispatched(connection: Connection, *, horizon_seconds: float, limit: int) 
     rows = connection.execute(
         select(*_COLUMNS)
         .where(
-            steps.c.status.in_(("queued", "retrying")),
+            WAITING,
             steps.c.dispatched_at.is_(None),
             steps.c.queued_at < db_now(-1.0),
             _near(horizon_seconds),
@@ -66,7 +66,7 @@ def undispatched(connection: Connection, *, horizon_seconds: float, limit: int) 
 def waiting_of(connection: Connection, ids: Sequence[str], *, horizon_seconds: float) -> list[Dispatch]:
     """Those of these steps that wait and that Redis should hold."""
     # Asked for by nothing but their ids, as in `_mark`.
-    waits = and_(_WAITING, _near(horizon_seconds)).label("waits")
+    waits = and_(WAITING, _near(horizon_seconds)).label("waits")
     rows = connection.execute(select(*_COLUMNS, waits).where(among(connection, steps.c.id, ids))).mappings()
     return [Dispatch.of(row) for row in rows if row["waits"]]
 
@@ -88,7 +88,7 @@ def wanted_messages(connection: Connection, ids: Sequence[str]) -> set[tuple[str
 
 def mark_dispatched(connection: Connection, ids: Sequence[str]) -> None:
     """Note that Redis holds them. A step that moved on meanwhile is left alone."""
-    _mark(connection, ids, _WAITING)
+    _mark(connection, ids, WAITING)
 
 
 def _mark(connection: Connection, ids: Sequence[str], which: ColumnElement[bool]) -> None:
@@ -126,7 +126,7 @@ def mark_first_dispatch(database: Database, ids: Sequence[str]) -> None:
 
 def unmark_dispatched(connection: Connection, step_id: str) -> None:
     """Note that Redis does not hold a waiting step any more, so that the dispatcher loop sends it."""
-    connection.execute(update(steps).where(steps.c.id == step_id, _WAITING).values(dispatched_at=None))
+    connection.execute(update(steps).where(steps.c.id == step_id, WAITING).values(dispatched_at=None))
 
 
 def waiting_after(
@@ -139,7 +139,7 @@ def waiting_after(
     What is due later than `horizon_seconds` is left out.
     """
     place = tuple_(*(steps.c[name] for name in _PLACE))
-    statement = select(*_COLUMNS).where(_WAITING, _near(horizon_seconds))
+    statement = select(*_COLUMNS).where(WAITING, _near(horizon_seconds))
     if last is not None:
         statement = statement.where(place > tuple_(*(getattr(last, name) for name in _PLACE)))
     rows = connection.execute(statement.order_by(*place.clauses).limit(limit)).mappings()

@@ -34,6 +34,7 @@ from ..models import Account, Artifact, Erasure, Fire, Job, Schedule, Step, new_
 from . import holdings
 from .holdings import Holding
 from .listings import Page, newest_first
+from .states import RUNNING
 
 erasures, accounts, jobs, steps = Erasure.__table__, Account.__table__, Job.__table__, Step.__table__
 artifacts = Artifact.__table__
@@ -99,7 +100,7 @@ def _unfinished(connection: Connection, account: str) -> str | None:
 
 def count_running(connection: Connection, account: str) -> int:
     """How many steps of the account run."""
-    statement = select(func.count()).where(steps.c.account == account, steps.c.status == "running")
+    statement = select(func.count()).where(steps.c.account == account, RUNNING)
     return int(connection.execute(statement).scalar_one())
 
 
@@ -169,7 +170,7 @@ def move(
 
 def cancel_running(connection: Connection, account: str) -> None:
     """Ask for the end of whatever runs: its worker kills it, proves it gone, and writes that down."""
-    running = select(steps.c.job_id).where(steps.c.account == account, steps.c.status == "running")
+    running = select(steps.c.job_id).where(steps.c.account == account, RUNNING)
     connection.execute(
         update(jobs)
         .where(jobs.c.id.in_(running), jobs.c.cancel_requested_at.is_(None))

@@ -17,6 +17,7 @@ from ..columns import db_now
 from ..models import Account, Attempt, Lane, Step, TenantQueue
 from . import circuits, workers
 from . import jobs as job_store
+from .states import RUNNING
 
 accounts, steps, attempts = Account.__table__, Step.__table__, Attempt.__table__
 lanes, tenant_queues = Lane.__table__, TenantQueue.__table__
@@ -113,7 +114,7 @@ def _circuit(connection: Connection, lane: str, account: str) -> tuple[str, date
 
 
 def _running(connection: Connection, account: str, lane: str | None = None) -> int:
-    statement = select(func.count()).where(steps.c.account == account, steps.c.status == "running")
+    statement = select(func.count()).where(steps.c.account == account, RUNNING)
     if lane is not None:
         statement = statement.where(steps.c.lane == lane)
     return int(connection.execute(statement).scalar_one())

@@ -12,6 +12,7 @@ from ..models import Job, Step, TenantQueue
 from . import deliveries, unknown_outcomes
 from .accounts import ensure_account
 from .events import NewEvent, record
+from .states import WAITING
 
 steps, jobs, tenant_queues = Step.__table__, Job.__table__, TenantQueue.__table__
 
@@ -43,7 +44,7 @@ def cancel_waiting(connection: Connection, lane: str, account: str, *, limit: in
     waiting: Sequence[RowMapping] = (
         connection.execute(
             select(steps.c.id, steps.c.job_id)
-            .where(steps.c.lane == lane, steps.c.account == account, steps.c.status.in_(_WAITING))
+            .where(steps.c.lane == lane, steps.c.account == account, WAITING)
             .order_by(steps.c.priority, steps.c.sequence)
             .limit(limit)
             .with_for_update(skip_locked=True)

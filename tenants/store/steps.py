@@ -42,6 +42,7 @@ from ..models import Account, Attempt, Circuit, Job, Lane, Step, TenantQueue, ne
 from . import circuits, endings
 from .dispatch import Dispatch
 from .events import NewEvent, record
+from .states import RUNNING
 
 accounts, jobs, steps, attempts = Account.__table__, Job.__table__, Step.__table__, Attempt.__table__
 lanes, tenant_queues, circuit = Lane.__table__, TenantQueue.__table__, Circuit.__table__
@@ -269,9 +270,7 @@ def _may_start(connection: Connection, found: RowMapping) -> Refused | Gone | No
 def _account_has_room(connection: Connection, account: str, most: int) -> bool:
     """Count what runs over all lanes, while the account's row is held, so that two starts cannot both see room."""
     connection.execute(select(accounts.c.id).where(accounts.c.id == account).with_for_update())
-    running = connection.execute(
-        select(func.count()).where(steps.c.account == account, steps.c.status == "running")
-    ).scalar_one()
+    running = connection.execute(select(func.count()).where(steps.c.account == account, RUNNING)).scalar_one()
     return running < most
 
 

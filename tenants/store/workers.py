@@ -12,6 +12,7 @@ from sqlalchemy import Connection, RowMapping, and_, or_, select, update
 from ..columns import db_now, upsert
 from ..database import MAX_TRIES, CommitUnknown, Database
 from ..models import Job, Step, Worker
+from .states import RUNNING
 
 workers, steps, jobs = Worker.__table__, Step.__table__, Job.__table__
 
@@ -88,7 +89,7 @@ def abandoned_steps(connection: Connection, *, limit: int = 500) -> Sequence[Row
         connection.execute(
             select(steps)
             .join(workers, workers.c.id == steps.c.worker_id, isouter=True)
-            .where(steps.c.status == "running", or_(workers.c.id.is_(None), workers.c.stopped_at.is_not(None)))
+            .where(RUNNING, or_(workers.c.id.is_(None), workers.c.stopped_at.is_not(None)))
             .limit(limit)
         )
         .mappings()
@@ -101,9 +102,7 @@ def cancelled_steps(connection: Connection, worker_id: str) -> list[str]:
     rows = connection.execute(
         select(steps.c.id)
         .join(jobs, jobs.c.id == steps.c.job_id)
-        .where(
-            and_(steps.c.worker_id == worker_id, steps.c.status == "running", jobs.c.cancel_requested_at.is_not(None))
-        )
+        .where(and_(steps.c.worker_id == worker_id, RUNNING, jobs.c.cancel_requested_at.is_not(None)))
     )
     return [row.id for row in rows]
 
@@ -134,7 +133,7 @@ def running(connection: Connection, worker_ids: Sequence[str]) -> Sequence[RowMa
                 steps.c.lane,
                 steps.c.name,
                 steps.c.started_at,
-            ).where(steps.c.status == "running", steps.c.worker_id.in_(worker_ids))
+            ).where(RUNNING, steps.c.worker_id.in_(worker_ids))
         )
         .mappings()
         .all()
