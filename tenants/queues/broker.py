@@ -41,7 +41,7 @@ from .message import LeasedMessage, current_message
 from .server import ServerInfo
 from .sharded import ShardedConsumer
 from .tenant_queue import TenantQueues
-from .work_queue import WorkQueue
+from .work_queue import WorkItem, WorkQueue
 from .worker_hooks import WorkerHooks
 
 MAX_SHARDS = 64
@@ -314,8 +314,17 @@ class TenantBroker(Broker):
             consumer.give_back(messages)
             return
         thread = self._threads[consumer.shard.lane]
+        # Under gevent the worker has kept its own.
+        ours = thread.work_queue if isinstance(thread.work_queue, WorkQueue) else None
+        items = []
         for message in messages:
-            thread.handle_message(message)
+            actor = self.actors.get(message.actor_name)
+            if ours is None or actor is None or "eta" in message.options:
+                thread.handle_message(message)  # which buries it when there is no such actor
+            else:
+                items.append(WorkItem(actor.priority, message))
+        if ours is not None:
+            ours.put_all(items)
 
     def is_paused(self, lane: str) -> bool:
         """Whether Dramatiq's worker has paused the lane's consumer, or all of its threads: then none is free."""

@@ -40,6 +40,14 @@ class LeasedMessage(MessageProxy):
         leased_at: float,
     ) -> None:
         super().__init__(message)
+        # The proxy finds these by `__getattr__` each time, thirty times a message in Dramatiq's worker and middleware.
+        self.queue_name = message.queue_name
+        self.actor_name = message.actor_name
+        self.args = message.args
+        self.kwargs = message.kwargs
+        self.options = message.options
+        self.message_id = message.message_id
+        self.message_timestamp = message.message_timestamp
         self.consumer = consumer
         self.shard = shard
         self.token = token

@@ -8,22 +8,57 @@ from collections.abc import Callable
 
 import dramatiq
 import pytest
-from dramatiq import Worker
+from dramatiq import Message, Worker
+from dramatiq.broker import MessageProxy
+from dramatiq.common import iter_queue
+from dramatiq.worker import _WorkQueueItem
 
 from tenants.queues import TenantBroker
-from tenants.queues.work_queue import WorkQueue
+from tenants.queues.work_queue import Item, WorkItem, WorkQueue
 from tests.queues.conftest import PATIENCE_MS
+
+
+def item(number: int, priority: int = 0) -> WorkItem:
+    """One that is known by its message's number."""
+    return WorkItem(priority, MessageProxy(Message("publish", "act", (number,), {}, {})))
+
+
+def number_of(taken: Item) -> int:
+    (number,) = taken.message.args
+    assert isinstance(number, int)
+    return number
 
 
 def test_the_first_comes_first_and_an_empty_queue_says_so() -> None:
     work = WorkQueue()
-    for item in (3, 1, 2):
-        work.put(item)
-    assert [work.get(timeout=1) for _ in range(3)] == [1, 2, 3]
+    for number, priority in enumerate((3, 1, 2)):
+        work.put(item(number, priority))
+    assert work.qsize() == 3
+    assert [number_of(work.get(timeout=1)) for _ in range(3)] == [1, 2, 0]
+    assert work.empty()
     with pytest.raises(queue.Empty):
         work.get(timeout=0.01)
     with pytest.raises(queue.Empty):
         work.get_nowait()
+
+
+def test_of_one_priority_the_first_in_is_the_first_out() -> None:
+    work = WorkQueue()
+    work.put_all(item(number, number % 2) for number in range(6))
+    assert number_of(work.get()) == 0
+    work.put(item(6))
+    assert [number_of(work.get()) for _ in range(6)] == [2, 4, 6, 1, 3, 5]
+    work.put(item(7, 1))
+    assert number_of(work.get_nowait()) == 7
+
+
+def test_dramatiqs_own_items_stand_beside_ours() -> None:
+    """Its consumer thread puts them for what it is given one by one."""
+    work = WorkQueue()
+    work.put(item(1, 5))
+    work.put(_WorkQueueItem(0, item(2).message))
+    work.put(_WorkQueueItem(5, item(3).message))
+    assert [number_of(each) for each in iter_queue(work)] == [2, 1, 3]  # type: ignore[no-untyped-call]
 
 
 def test_long_messages_get_a_thread_each() -> None:
@@ -38,7 +73,7 @@ def test_long_messages_get_a_thread_each() -> None:
     for thread in threads:
         thread.start()
     for number in range(4):
-        work.put(number)
+        work.put(item(number))
     together.wait(timeout=30)
     for thread in threads:
         thread.join(timeout=30)
@@ -46,13 +81,14 @@ def test_long_messages_get_a_thread_each() -> None:
 
 def test_nothing_is_left_lying_while_waits_end_by_time() -> None:
     work = WorkQueue()
-    total, took = 3000, []
+    total = 3000
+    took: list[int] = []
     done = threading.Event()
 
     def act() -> None:
         while not done.is_set():
             try:
-                took.append(work.get(timeout=0.0005))
+                took.append(number_of(work.get(timeout=0.0005)))
             except queue.Empty:
                 continue
             work.task_done()
@@ -61,7 +97,7 @@ def test_nothing_is_left_lying_while_waits_end_by_time() -> None:
     for thread in threads:
         thread.start()
     for number in range(total):
-        work.put(number)
+        work.put(item(number))
     work.join()
     done.set()
     for thread in threads:
