@@ -225,10 +225,11 @@ class TenantConsumer(Consumer):
         keeper = self.broker.keeper
         taken = 0
         number = keeper.open_request()
+        channel = self.shard.settler.take_channel()
         try:
             answer = self._twice(
                 lambda again: self.broker.server.run(
-                    _CLAIM, self.shard.root, keeper.worker, number, again, permits, keeper.lease_ms
+                    _CLAIM, self.shard.root, keeper.worker, number, again, permits, keeper.lease_ms, channel
                 )
             )
             self.shard.note(answer[0], answer[1], sent_at)
@@ -236,6 +237,7 @@ class TenantConsumer(Consumer):
             taken = len(messages)
             self._claimed.extend(messages)
         finally:
+            self.shard.settler.leave_channel(channel)
             keeper.close_request(number)
             if taken < permits:
                 self.broker.budget.release(self.shard.key, permits - taken)

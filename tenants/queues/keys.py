@@ -53,7 +53,7 @@ QUEUE_KEYS = {
 
 #: Keys of the lane that end otherwise.
 OTHER_KEYS = {
-    "worker": (":worker:", "hash slot:token → epoch:request of a worker's leases, r<n> → last settle of thread n"),
+    "worker": (":worker:", "hash r<channel> → last answer there: request:results:what it started"),
     "spent": (":spent:", "zset token → µs used in an hour (number of the hour since 1970)"),
 }
 

@@ -164,13 +164,24 @@ class Settler:
         if not self._handed_in:
             return None
         members, self._handed_in = self._handed_in[:_MOST], self._handed_in[_MOST:]
-        if self._channels:
-            channel = self._channels.pop()
-        else:
-            channel = self._channels_made
-            self._channels_made += 1
+        channel = self._take_channel()
         settlements = sorted((settlement for _, settlement in members), key=lambda each: not each.is_done)
         return Batch(members[0][0], settlements, self._broker.keeper.open_request(), channel)
+
+    def take_channel(self) -> int:
+        """A channel for a claim, until `leave_channel`."""
+        with self._mutex:
+            return self._take_channel()
+
+    def leave_channel(self, channel: int) -> None:
+        with self._mutex:
+            self._channels.append(channel)
+
+    def _take_channel(self) -> int:
+        if self._channels:
+            return self._channels.pop()
+        self._channels_made += 1
+        return self._channels_made - 1
 
     def _send(self, batch: Batch) -> None:
         broker, keeper, shard = self._broker, self._broker.keeper, self._shard

@@ -62,7 +62,7 @@ class Hand:
     def claim(self, number: int = 1, *, request: int | None = None, again: bool = False) -> list[Lease]:
         request = request or next(self.numbers)
         return self._leases(
-            self.server.run(script("claim"), self.root, self.worker, request, int(again), number, self.lease_ms)
+            self.server.run(script("claim"), self.root, self.worker, request, int(again), number, self.lease_ms, 0)
         )
 
     def claim_one(self) -> Lease:

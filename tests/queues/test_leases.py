@@ -101,6 +101,33 @@ def test_what_the_server_holds_and_the_worker_does_not_name_goes_back(broker: Te
     assert (again.id, again.deliveries) == ("2", 0)
 
 
+def test_what_is_forgotten_is_found_behind_many_others(broker: TenantBroker) -> None:
+    """An extension looks at the leases that end first; the others' are named meanwhile, and end later than it."""
+    broker.enqueue_many([entry(str(number), f"a{number}") for number in range(151)])
+    others, hand = Hand(broker, "others"), Hand(broker, "own")
+    theirs = others.claim(150)
+    assert len(theirs) == 150
+    forgotten = hand.claim_one()
+    assert hand.extend() == ([], 0)
+    assert others.extend(*theirs) == ([], 0)
+    assert hand.extend() == ([], 1)
+    assert others.extend(*theirs) == ([], 0)
+    assert hand.claim_one().id == forgotten.id
+
+
+def test_an_answer_is_kept_until_its_channel_is_used_again(broker: TenantBroker, client: Client) -> None:
+    """And it is one field for each channel, however many messages go through it."""
+    broker.enqueue_many([entry(str(number), f"a{number}") for number in range(40)])
+    hand = Hand(broker)
+    first = hand.claim(5, request=1)
+    second = hand.claim(5, request=2)
+    assert hand.claim(5, request=2, again=True) == second
+    for lease in first:
+        hand.settle(lease)
+    hand.settle(second[0], chain=True)
+    assert client.hkeys(f"{broker.keys.root(LANE)}:worker:w1") == [b"r0"]
+
+
 def test_given_back_costs_nothing(broker: TenantBroker) -> None:
     broker.queues_admin.set_limits(LANE, "acme", QueueLimits(max_deliveries=1))
     broker.enqueue_once(entry("1"))

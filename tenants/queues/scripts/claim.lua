@@ -1,6 +1,7 @@
 -- Starts up to `count` messages of the lane, for the accounts whose turn it is.
 -- KEYS: root
--- ARGV: worker, request number, again (1: an answer to this request may have been lost), count, lease in ms
+-- ARGV: worker, request number, again (1: an answer to this request may have been lost), count, lease in ms, channel (a
+--       number that no other claim or settle of this worker uses until this one is answered)
 -- Returns {accounts still ready, ms until the next look or -1, messages, the server's ms}. The messages are one list: of
 --         each its token, slot, epoch, entry id, score:added:deliveries:message.
 -- Invariant: message and slot are taken together; no queue runs more than its concurrency.
@@ -10,11 +11,17 @@
 -- @include start
 -- @include answer
 local worker, request, again, count, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local channel = ARGV[6]
 
-local claimed = again == '1' and recover(worker, request) or {}
+local claimed = {}
+if again == '1' then
+  local _, known = kept_answer(worker, channel, request)
+  claimed = known
+end
 if #claimed == 0 then
   lane.looked = 0 -- a claim always looks
   claimed = start_some(worker, request, lease_ms, count)
+  if #claimed > 0 then keep_answer(worker, channel, request, '', claimed) end
 end
 save_leases()
 save_accounts()

@@ -7,6 +7,8 @@
 -- @include lane
 -- @include account
 -- @include lease
+-- So many are looked at for those that are forgotten.
+local FIRST_TO_END = 100
 local worker, lease_ms, issued, flying = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local in_flight, named, lost = {}, {}, {}
 for i = 5, 4 + flying do in_flight[ARGV[i]] = true end
@@ -22,23 +24,22 @@ for i = 5 + flying, #ARGV, 3 do
   end
 end
 redis.call('PEXPIRE', K.worker .. worker, WORKER_TTL)
+-- What is named ends later than what was not extended for a while. So forgotten ones come to the front, where they are
+-- found at the latest one extension after the one that came too early for it.
+local tokens, slots = {}, {}
+for _, member in ipairs(redis.call('ZRANGE', K.leases, 0, FIRST_TO_END - 1)) do
+  if not named[member] then slots[#slots + 1], tokens[#tokens + 1] = string.match(member, '^(%d+):(.*)$') end
+end
+open_soon(tokens, 1, 1)
 local given_back = 0
-local held = redis.call('HGETALL', K.worker .. worker)
-for i = 1, #held, 2 do
-  local slot, token = string.match(held[i], '^(%d+):(.*)$')
-  if slot and not named[held[i]] then
-    local epoch, request = string.match(held[i + 1], '^(%d+):(%d+)$')
-    if tonumber(request) <= issued and not in_flight[request] then
-      local record, a = find_lease(token, slot, epoch)
-      if record then
-        release(a, slot, record, false)
-        put_back(a, record, record.due, record.deliveries)
-        put(a)
-        given_back = given_back + 1
-      else
-        redis.call('HDEL', K.worker .. worker, held[i])
-      end
-    end
+for i, token in ipairs(tokens) do
+  local a = open(token)
+  local record = lease_in(a, slots[i])
+  if record and record.worker == worker and record.request <= issued and not in_flight[whole(record.request)] then
+    release(a, slots[i], record, false)
+    put_back(a, record, record.due, record.deliveries)
+    put(a)
+    given_back = given_back + 1
   end
 end
 if given_back > 0 then

@@ -1,7 +1,7 @@
 -- Ends leases and, in the same call, starts the next messages of the lane.
 -- KEYS: root
 -- ARGV: worker, request number, again, count (of messages to start), lease in ms, channel (a number that no other
---       settle of this worker uses until this one is answered), number of leases whose messages are done, then for
+--       claim or settle of this worker uses until this one is answered), number of leases whose messages are done, then for
 --       each of those: token, slot, epoch; then for each other lease: token, slot, epoch, outcome (retry | bury),
 --       delay in ms (retry), message (retry: '' leaves it as it is), reason (bury)
 -- Returns {accounts still ready, ms until the next look or -1, messages as claim tells them, the server's ms, number
@@ -14,7 +14,7 @@
 -- @include start
 -- @include answer
 local worker, request, again, count, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local mark = 'r' .. ARGV[6]
+local channel = ARGV[6]
 local FIRST, DONE_FIELDS, FIELDS = 8, 3, 7
 local first_other = FIRST + DONE_FIELDS * tonumber(ARGV[7])
 
@@ -28,10 +28,10 @@ local function told(results)
 end
 
 if again == '1' then
-  local made_by, results = string.match(redis.call('HGET', K.worker .. worker, mark) or '', '^(%d+):(%d+)$')
-  if made_by == request then
+  local results, claimed = kept_answer(worker, channel, request)
+  if results then
     local left = pass_on()
-    return { left, next_look(left), recover(worker, request), now, told(results) }
+    return { left, next_look(left), claimed, now, told(results) }
   end
 end
 
@@ -75,11 +75,11 @@ for i = first_other, #ARGV, FIELDS do
   results[#results + 1] = record and '1' or '0'
 end
 results = table.concat(results)
-tell_worker(worker, mark, request .. ':' .. results)
 local claimed = {}
 if count > 0 then
   claimed = start_some(worker, request, lease_ms, count)
 end
+keep_answer(worker, channel, request, results, claimed)
 save_leases()
 save_accounts()
 if wake and #claimed == 0 then ring() end

@@ -1,27 +1,20 @@
 -- Leases. Needs account.lua. Gives: take(a, ...), slots_of(a), lease_in(a, slot), keep_lease(a, slot, record),
--- find_lease(token, slot, epoch), release, put_back, bury, rescue_some, tell_worker(worker, field, value) and
--- save_leases(), which each script that takes or ends leases calls before its end.
+-- find_lease(token, slot, epoch), release, put_back, bury, rescue_some and save_leases(), which each script that takes
+-- or ends leases calls before its end.
 -- Invariant: a slot is used exactly while its lease record stands in the queue's state (slot 0) or in its slots hash;
--- the lane's zset of expiry times and the worker's hash are written with it, in the same script.
+-- the lane's zset of expiry times is written with it, in the same script.
 local WORKER_TTL = 600000
 local BURIED_TTL = 604800000
 local LEAST_CHARGE = 100
 local SPENT_STEP = 10000 -- µs
 
--- What a call has to write in the zset of leases, by key, and in workers' hashes, by worker: one command each for all
--- of its messages.
-local expiries, ended, told, untold = {}, {}, {}, {}
-
-local function tell_worker(worker, field, value)
-  add_to(told, worker, field, value)
-end
+-- What a call has to write in the zset of leases, by key: one command each for all of its messages.
+local expiries, ended = {}, {}
 
 local function save_leases()
   call_each('ZREM', ended)
   call_each('ZADD', expiries)
-  call_each('HDEL', untold, K.worker)
-  call_each('HSET', told, K.worker)
-  expiries, ended, told, untold = {}, {}, {}, {}
+  expiries, ended = {}, {}
 end
 
 -- The taken slots, as text.
@@ -117,14 +110,11 @@ local function take(a, start, worker, request, lease_ms, claimed)
   a.v = start + charge / a.limits.weight
   a.used_at = now
   local record = { lane.epoch, request, charge, rated, 0, tonumber(deliveries), worker, id }
-  local member = slot .. ':' .. a.token
   keep_lease(a, slot, record)
-  add_to(expiries, S.leases, whole(now + lease_ms), member)
-  local epoch = whole(lane.epoch)
-  tell_worker(worker, member, epoch .. ':' .. request)
+  add_to(expiries, S.leases, whole(now + lease_ms), slot .. ':' .. a.token)
   place(a)
   close(a)
-  tell_claim(claimed, a.token, slot, epoch, id, value)
+  tell_claim(claimed, a.token, slot, whole(lane.epoch), id, value)
 end
 
 -- The lease record, if it is still this lease, and its queue.
@@ -137,10 +127,8 @@ end
 
 -- Ends the lease: the slot is free, and the account is charged what it used instead of the estimate.
 local function release(a, slot, record, started)
-  local member = slot .. ':' .. a.token
   drop_lease(a, slot)
-  add_to(ended, S.leases, member)
-  add_to(untold, record.worker, member)
+  add_to(ended, S.leases, slot .. ':' .. a.token)
   if not started then
     a.v = math.max(0, a.v - record.charge / a.limits.weight)
     if record.rated == 1 and a.limits.rate_limit > 0 then
@@ -207,7 +195,6 @@ local function rescue(member)
     return
   end
   release(a, slot, record, true)
-  redis.call('PEXPIRE', K.worker .. record.worker, WORKER_TTL)
   if record.due > 0 then
     put_back(a, record, record.due, 0)
   elseif a.limits.max_deliveries > 0 and record.deliveries + 1 >= a.limits.max_deliveries then
