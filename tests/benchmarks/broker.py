@@ -39,7 +39,9 @@ OURS = Side("onelane", True, "tenant", 1000)
 OURS_TWICE = Side("onelane, 2 processes", True, "tenant", 1000, 2)
 OURS_WIDE = Side(f"onelane, {WIDE_THREADS} threads", True, "tenant", 1000, threads=WIDE_THREADS)
 OURS_WIDE_TWICE = Side(f"onelane, 2 processes x {WIDE_THREADS} threads", True, "tenant", 1000, 2, WIDE_THREADS)
-OURS_LARGE = Side("onelane, 100,000 accounts", True, "tenant", 100_000)
+OURS_LARGE = Side("onelane, 100,000 accounts", True, "tenant", 100_000, jobs=100_000)
+#: What it is held against: a burst that lasts as long, because the best of short ones is a better moment's.
+OURS_LONG = Side("onelane, 100 jobs an account", True, "tenant", 1000, jobs=100_000)
 STOCK = Side("Dramatiq, one queue", False, "shared", 1000)
 STOCK_TWICE = Side("Dramatiq, one queue, 2 processes", False, "shared", 1000, 2)
 STOCK_QUEUES = [Side(f"Dramatiq, {n} queues", False, "queues", n) for n in (100, 300)]
@@ -66,7 +68,7 @@ class Bench:
         """A burst; with `rest` also what the side needs afterwards, and its start latency."""
         self.client.flushall()
         empty = self._memory()
-        jobs = max(self.jobs, side.accounts)
+        jobs = max(self.jobs, side.jobs)
         side.run("fill", self.url, jobs)
         workers = Workers(side, self.url)
         try:
@@ -188,7 +190,7 @@ def sides_of(chosen: argparse.Namespace, bullmq: bool) -> list[Side]:
     if bullmq:
         sides += [OURS_WIDE, BULL, OURS_WIDE_TWICE]
     if not chosen.quick:
-        sides += [STOCK_TWICE, *STOCK_QUEUES, OURS_LARGE]
+        sides += [STOCK_TWICE, *STOCK_QUEUES, OURS_LONG, OURS_LARGE]
         if bullmq:
             sides += [BULL_FEW, BULL_OWN, BULL_ONE]
     return sides
@@ -243,7 +245,8 @@ def bars_of(results: dict[str, dict[str, Any]]) -> list[tuple[str, float, str, f
         rows.append(
             ("throughput, 100,000 accounts, x Dramatiq on one queue", many / stock["jobs_per_second"], ">=", 2.0)
         )
-        rows.append(("throughput, 100,000 accounts, x the same at 1,000", many / rate, ">=", 0.9))
+        few = results[OURS_LONG.name]["jobs_per_second"]
+        rows.append(("throughput, 100,000 accounts, x as many jobs of 1,000", many / few, ">=", 0.9))
     rows.append(("start on an idle worker, p50, ms", ours["start_p50_ms"], "<=", 2.0))
     rows.append(("start on an idle worker, p99, ms", ours["start_p99_ms"], "<=", 10.0))
     bull = results.get(BULL.name)

@@ -49,6 +49,8 @@ class Side:
     processes: int = 1
     #: Of each Python worker process.
     threads: int = THREADS
+    #: Of a burst, at least.
+    jobs: int = 0
 
     def command(self, mode: str, url: str, number: int) -> list[str]:
         if not self.kind.startswith("bullmq"):
