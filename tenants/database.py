@@ -147,7 +147,7 @@ class Database:
                 raise DataError(statement, None, error) from error
             except psycopg.Error as error:
                 if error.sqlstate not in _RETRY_STATES or tries == MAX_TRIES:
-                    raise Unavailable(f"the database failed: {type(error).__name__}: {str(error).strip()}") from error
+                    raise Unavailable(f"the database failed: {_in_one_line(error)}") from error
                 self._leave_former_primary(error)
             except DBAPIError as error:
                 raise _translated(error) from error  # it could not be connected to
@@ -422,4 +422,9 @@ def _translated(error: DBAPIError) -> Exception:
     if isinstance(error, IntegrityError | DataError):
         return error
     original = cast("BaseException", error.orig)
-    return Unavailable(f"the database failed: {type(original).__name__}: {str(original).strip()}")
+    return Unavailable(f"the database failed: {_in_one_line(original)}")
+
+
+def _in_one_line(error: BaseException) -> str:
+    """PostgreSQL's hints come on lines of their own, which a log takes for other messages."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -122,8 +122,8 @@ class Settler:
 
     def _lead(self) -> None:
         """Sends batches until nothing is left, unless other threads do."""
-        # A leader leaves under the mutex, and only when it sees nothing left. So whoever has handed something in and
-        # finds one now needs no mutex to know that it will be taken along.
+        # A leader that finds nothing left leaves under the mutex with which it looked. So whoever has handed something
+        # in and finds one now needs no mutex to know that it is seen.
         if not self._needs_leader():
             return
         me = object()

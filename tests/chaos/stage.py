@@ -280,7 +280,8 @@ _NO_SERVER = (
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
+    """The last that is not indented: an error's text may go on over several lines."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line and not line[0].isspace()]
     return lines[-1] if lines else ""
 
 

@@ -128,6 +128,19 @@ def test_an_answer_is_kept_until_its_channel_is_used_again(broker: TenantBroker,
     assert client.hkeys(f"{broker.keys.root(LANE)}:worker:w1") == [b"r0"]
 
 
+def test_what_is_kept_for_a_worker_ends_with_it(broker: TenantBroker, client: Client) -> None:
+    """Also where all that it ever did since Redis lost its data is one settle."""
+    broker.enqueue_once(entry("1"))
+    hand = Hand(broker)
+    lease = hand.claim_one()
+    key = f"{broker.keys.root(LANE)}:worker:w1"
+    assert 0 < client.pttl(key) <= 600_000
+    client.flushall()
+    hand.settle(lease)
+    assert not hand.settled
+    assert 0 < client.pttl(key) <= 600_000
+
+
 def test_given_back_costs_nothing(broker: TenantBroker) -> None:
     broker.queues_admin.set_limits(LANE, "acme", QueueLimits(max_deliveries=1))
     broker.enqueue_once(entry("1"))

@@ -361,8 +361,12 @@ def test_a_host_that_vanishes_in_the_middle_of_a_statement_is_given_up(postgres:
 def test_a_database_that_is_gone_accepts_nothing(proxy: Proxy, through: Database, postgres: Database) -> None:
     before = count(postgres, Job.__table__)
     proxy.do("refuse")
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as told:
         through.write(lambda c: new_jobs.create(c, "acme", [plan()]))
+    with pytest.raises(Unavailable) as told_of_one:
+        through.run_one("SELECT 1", {})
+    for each in (told, told_of_one):
+        assert str(each.value).splitlines() == [str(each.value)], "a log takes more lines for more messages"
     proxy.do("heal")
     assert count(postgres, Job.__table__) == before
     through.write(lambda c: new_jobs.create(c, "acme", [plan()]))

@@ -1,9 +1,9 @@
 -- Ends leases and, in the same call, starts the next messages of the lane.
 -- KEYS: root
 -- ARGV: worker, request number, again, count (of messages to start), lease in ms, channel (a number that no other
---       claim or settle of this worker uses until this one is answered), number of leases whose messages are done, then for
---       each of those: token, slot, epoch; then for each other lease: token, slot, epoch, outcome (retry | bury),
---       delay in ms (retry), message (retry: '' leaves it as it is), reason (bury)
+--       claim or settle of this worker uses until this one is answered), number of leases whose messages are done,
+--       then for each of those: token, slot, epoch; then for each other lease: token, slot, epoch, outcome (retry |
+--       bury), delay in ms (retry), message (retry: '' leaves it as it is), reason (bury)
 -- Returns {accounts still ready, ms until the next look or -1, messages as claim tells them, the server's ms, number
 --         settled, positions (from 0) of the leases that were lost}
 -- Invariant: only the holder of the epoch settles; entry, slot, lease and charge change together; the same request

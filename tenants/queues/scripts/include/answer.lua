@@ -2,14 +2,19 @@
 -- request): the results, or nil where no answer to this very request is kept, and the messages that it started.
 -- Invariant: a channel has one request at a time, so what is kept lasts until its answer has come. Of the messages only
 -- names are kept: each is told as its lease says, and for as long as this request's lease lasts.
--- results: digits.
+
+-- `results`: digits.
 local function keep_answer(worker, channel, request, results, claimed)
   local named = {}
   for i = 1, #claimed, CLAIM_FIELDS do
     named[#named + 1] = claimed[i]
     named[#named + 1] = claimed[i + 1]
   end
-  redis.call('HSET', K.worker .. worker, 'r' .. channel, request .. ':' .. results .. ':' .. cmsgpack.pack(named))
+  local kept = request .. ':' .. results .. ':' .. cmsgpack.pack(named)
+  if redis.call('HSET', K.worker .. worker, 'r' .. channel, kept) == 1 then
+    -- Perhaps the hash is new; its worker may not live to extend anything.
+    redis.call('PEXPIRE', K.worker .. worker, WORKER_TTL)
+  end
 end
 
 local function kept_answer(worker, channel, request)
