@@ -390,13 +390,30 @@ def _make_engine(url: URL, pool_size: int) -> Engine:
 def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
     # The driver must not begin by itself: `_begin_sqlite` chooses how.
     connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
+    _write_ahead(connection)
     # FULL: a commit that was answered 202 survives the loss of power too.
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA cache_size=-65536")
     connection.create_function("onelane_now", 1, sqlite_now)
     connection.create_function("onelane_seconds_since", 1, sqlite_seconds_since)
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to write-ahead logging, which changes a new database for good and the others not.
+
+    SQLite does not wait for the lock that it needs while others read, or switch as well; and of the processes that a
+    host starts together, several may open the new database at once.
+    """
+    end = time.monotonic() + SQLITE_BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(random.uniform(0.001, 0.02))
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -432,6 +433,28 @@ def test_a_full_disk_refuses_and_leaves_nothing_half_written(sqlite: Database) -
 
 
 # --- migrations ----------------------------------------------------------------------------------------------------
+
+
+def test_a_new_database_that_others_open_too_is_waited_for(tmp_path: Path) -> None:
+    """SQLite waits for writers, but not to switch to write-ahead logging beside a reader."""
+    path = tmp_path / "new.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader, ThreadPoolExecutor(1) as pool:
+        reader.execute("CREATE TABLE other (id)")
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM other").fetchall()
+        with (
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+            contextlib.closing(sqlite3.connect(path)) as hasty,
+        ):
+            hasty.execute("PRAGMA journal_mode=WAL")
+        database = Database(f"sqlite:///{path}")
+        migrating = pool.submit(database.migrate)
+        with pytest.raises(TimeoutError):
+            migrating.result(timeout=0.3)
+        reader.execute("COMMIT")
+        migrating.result(timeout=60)
+    assert database.pending_migrations() == []
+    database.close()
 
 
 def test_many_may_migrate_at_once_and_while_jobs_are_made(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
