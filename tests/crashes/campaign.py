@@ -27,6 +27,11 @@ from .targets import PASSWORD, Target
 
 jobs, publications, steps, workers = Job.__table__, Publication.__table__, Step.__table__, WorkerRow.__table__
 
+
+class PostFailed(AssertionError):
+    """A planned post came to another end than being published, and before its worker was killed."""
+
+
 #: A post that was through before it could be killed is planned again, this often in all.
 TRIES = 4
 #: Seconds that a request is held at its moment. Less than the publishers' settling times, which are part of their
@@ -102,6 +107,7 @@ class Campaign:
 
         Raises:
             NotInTime: the kills or the jobs were not done in `seconds`.
+            PostFailed: a post that nobody had disturbed yet.
         """
         began = time.monotonic()
         self._random = random.Random(self.seed)
@@ -145,8 +151,11 @@ class Campaign:
         rows = self._look([planned.job_id for planned in waiting])
         for planned in waiting:
             row = rows[planned.job_id]
-            if row["job_status"] in FINISHED:
+            if row["job_status"] == "completed":
                 self._plan_again(planned)
+            elif row["job_status"] in FINISHED:
+                error = self.installation.runtime.jobs.get(planned.job_id)["error"]
+                raise PostFailed(f"{planned.title!r}: {row['job_status']}, {error}\n{self._state()}")
             elif row["status"] == "running" and self._has_come(planned, row):
                 self._kill(planned, int(row["pid"]))
         self._uncleared()

@@ -18,7 +18,7 @@ from ...errors import LoginRequired, ProviderError, PublishFailed
 from ...markdown import comparable, plain_text, render
 from ..browser import Browser, page_errors
 from .base import Post, PublicPost
-from .pages import Pages, paste_html
+from .pages import Pages, fill_in, paste_html
 
 _EDITOR = "form[data-page=editor]"
 _SIGN_IN = "form[data-page=sign-in]"
@@ -97,8 +97,10 @@ class DemoPublisher:
         page = self._pages.open_author(None)
         self._open_editor(page)
         form = page.locator(_SIGN_IN)
-        form.locator("[name=username]").fill(credentials.username)
-        form.locator("[name=password]").fill(credentials.password)
+        fill_in(
+            (form.locator("[name=username]"), credentials.username),
+            (form.locator("[name=password]"), credentials.password),
+        )
         with page.expect_navigation(timeout=self._browser.timeout_ms()):
             form.get_by_role("button").click()
         if not self._signed_in(page, credentials):
@@ -109,9 +111,11 @@ class DemoPublisher:
     def _fill(self, page: Page, draft: Draft, marker: str) -> None:
         """Fill the editor and wait until it has taken up the text: a click that outruns it sends an empty body."""
         form, html = page.locator(_EDITOR), render(draft.body)
-        form.locator("[name=title]").fill(draft.title)
-        form.locator("[name=slug]").fill(marker)
-        form.locator("[name=tags]").fill(", ".join(tag.replace(",", " ") for tag in draft.tags))
+        fill_in(
+            (form.locator("[name=title]"), draft.title),
+            (form.locator("[name=slug]"), marker),
+            (form.locator("[name=tags]"), ", ".join(tag.replace(",", " ") for tag in draft.tags)),
+        )
         paste_html(form.locator("[data-rich]"), html)
         page.wait_for_selector(f"{_EDITOR}[data-state=synced]", timeout=self._browser.timeout_ms())
         taken = form.locator("[name=body]").input_value()

@@ -16,6 +16,9 @@ from ...context import SessionState
 from ...errors import LoginRequired, ProviderError, PublishFailed
 from ..browser import Browser, page_errors
 
+#: A script that moves the focus does so once for each time that its page is loaded.
+_FILLS = 3
+
 
 class Pages:
     """The pages of one publisher at one site."""
@@ -66,6 +69,23 @@ class Pages:
         if response.status != 200:
             raise ProviderError(f"{url} answers {response.status} to a reader")
         return self._reader
+
+
+def fill_in(*fields: tuple[Locator, str]) -> None:
+    """Fill the fields of a form, and see that each keeps its text.
+
+    The browser types into what has the focus, and a page's script may move that: WordPress' sign-in page does so 200 ms
+    after it came. What was meant for one field then stands in another, a password in that of the user name.
+
+    Raises:
+        ProviderError: the page changes what is written each time.
+    """
+    for _ in range(_FILLS):
+        for field, text in fields:
+            field.fill(text)
+        if all(field.input_value() == text for field, text in fields):
+            return
+    raise ProviderError("the page's form does not keep what is written into it")
 
 
 def paste_html(field: Locator, html: str) -> None:

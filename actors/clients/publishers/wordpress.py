@@ -29,7 +29,7 @@ from ...markdown import comparable, plain_text, render
 from ..browser import Browser, page_errors
 from . import wordpress_scripts as scripts
 from .base import Post, PublicPost
-from .pages import Pages, list_option, text_option
+from .pages import Pages, fill_in, list_option, text_option
 
 # A slug that is taken gets "-2" when the post is published; a post of ours under such a slug is still ours.
 _SLUG_SUFFIXES = ("", "-2", "-3")
@@ -145,8 +145,7 @@ class WordPressPublisher:
         self._browser.goto(page, self._login)
         if not page.locator("#user_login").count():
             raise ProviderError(f"{self._login} shows no sign-in form")
-        page.locator("#user_login").fill(credentials.username)
-        page.locator("#user_pass").fill(credentials.password)
+        fill_in((page.locator("#user_login"), credentials.username), (page.locator("#user_pass"), credentials.password))
         if page.locator("#rememberme").count():
             page.locator("#rememberme").check()
         with page.expect_navigation(wait_until="domcontentloaded", timeout=self._browser.timeout_ms()):
