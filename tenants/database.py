@@ -334,7 +334,7 @@ def _translated_from_sqlite(error: Exception) -> Exception:
     if isinstance(error, sqlite3.IntegrityError):
         return IntegrityError("on SQLite", None, error)
     if isinstance(error, sqlite3.Error):
-        failure = Unavailable(f"the database failed: {type(error).__name__}: {error}")
+        failure = Unavailable(f"the database failed: {_in_one_line(error)}")
     elif isinstance(error, PoolTimeout):
         failure = Unavailable(f"no database connection became free: {error}")
     else:

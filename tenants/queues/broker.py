@@ -319,7 +319,7 @@ class TenantBroker(Broker):
         items = []
         for message in messages:
             actor = self.actors.get(message.actor_name)
-            if ours is None or actor is None or "eta" in message.options:
+            if ours is None or actor is None:
                 thread.handle_message(message)  # which buries it when there is no such actor
             else:
                 items.append(WorkItem(actor.priority, message))

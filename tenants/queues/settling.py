@@ -120,6 +120,15 @@ class Settler:
         if self._handed_in or self._unanswered:
             self._lead()
 
+    def take_channel(self) -> int:
+        """A channel for a claim, until `leave_channel`."""
+        with self._mutex:
+            return self._take_channel()
+
+    def leave_channel(self, channel: int) -> None:
+        with self._mutex:
+            self._channels.append(channel)
+
     def _lead(self) -> None:
         """Sends batches until nothing is left, unless other threads do."""
         # A leader that finds nothing left leaves under the mutex with which it looked. So whoever has handed something
@@ -167,15 +176,6 @@ class Settler:
         channel = self._take_channel()
         settlements = sorted((settlement for _, settlement in members), key=lambda each: not each.is_done)
         return Batch(members[0][0], settlements, self._broker.keeper.open_request(), channel)
-
-    def take_channel(self) -> int:
-        """A channel for a claim, until `leave_channel`."""
-        with self._mutex:
-            return self._take_channel()
-
-    def leave_channel(self, channel: int) -> None:
-        with self._mutex:
-            self._channels.append(channel)
 
     def _take_channel(self) -> int:
         if self._channels:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .attacks import plan_attacks
 from .judge import Claims, Findings, Judge, kill_recovery_seconds, recovery_seconds
+from .stage import _NO_SERVER, _last_line
 from .workload import plan_jobs
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -110,6 +112,18 @@ def test_recovery_from_a_kill_counts_to_the_queues_next_effect() -> None:
     ]
     assert kill_recovery_seconds([(2.5, 7), (2.6, 8)], observed, said) == [7.0]
     assert kill_recovery_seconds([(2.6, 8)], observed, said) == []
+
+
+def test_why_a_part_ended_is_told_by_the_line_on_which_the_error_begins(tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    log.write_text(
+        "Traceback (most recent call last):\n  File ...\n"
+        "tenants.errors.Unavailable: the database failed: server closed the connection unexpectedly\n"
+        "\tThis probably means the server terminated abnormally\n\tbefore or while processing the request.\n\n"
+    )
+    assert _last_line(log).startswith(_NO_SERVER)
+    log.write_text("")
+    assert _last_line(log) == ""
 
 
 def test_a_seed_gives_the_same_jobs_and_attacks() -> None:

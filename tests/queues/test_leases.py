@@ -80,6 +80,18 @@ def test_a_claim_whose_answer_was_lost_gives_the_same_answer(broker: TenantBroke
     assert [each.id for each in hand.claim(2)] == ["3"]
 
 
+def test_a_large_answer_that_was_lost_is_given_again_whatever_the_accounts_are_called(broker: TenantBroker) -> None:
+    names = [f"{number}\0:\n%é" for number in range(40)]
+    broker.enqueue_many([entry(name, name) for name in names])
+    hand = Hand(broker)
+    lost = hand.claim(20, request=7)
+    assert [each.account for each in lost] == names[:20]
+    assert hand.claim(20, request=7, again=True) == lost
+    next_lost = hand.settle(lost[0], chain=True, request=8)
+    assert hand.settle(lost[0], chain=True, request=8, again=True) == next_lost
+    assert [each.account for each in next_lost] == names[20:21]
+
+
 def test_a_settle_whose_answer_was_lost_settles_once_and_gives_the_same_next(broker: TenantBroker) -> None:
     broker.enqueue_many([entry("1"), entry("2"), entry("3", "other")])
     hand = Hand(broker)

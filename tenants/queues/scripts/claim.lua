@@ -13,11 +13,7 @@
 local worker, request, again, count, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local channel = ARGV[6]
 
-local claimed = {}
-if again == '1' then
-  local _, known = kept_answer(worker, channel, request)
-  claimed = known
-end
+local claimed = again == '1' and select(2, kept_answer(worker, channel, request)) or {}
 if #claimed == 0 then
   lane.looked = 0 -- a claim always looks
   claimed = start_some(worker, request, lease_ms, count)

@@ -1,4 +1,4 @@
--- Needs start.lua. Gives: keep_answer(worker, channel, request, results, claimed) and kept_answer(worker, channel,
+-- Needs lease.lua. Gives: keep_answer(worker, channel, request, results, claimed) and kept_answer(worker, channel,
 -- request): the results, or nil where no answer to this very request is kept, and the messages that it started.
 -- Invariant: a channel has one request at a time, so what is kept lasts until its answer has come. Of the messages only
 -- names are kept: each is told as its lease says, and for as long as this request's lease lasts.
