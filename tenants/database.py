@@ -16,8 +16,8 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -26,19 +26,25 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from .columns import sqlite_now, sqlite_seconds_since
 from .combining import Combined, Interrupted
 from .errors import Unavailable
+from .prepared import Prepared
 
 T = TypeVar("T")
 _Work = Callable[[sqlite3.Connection], Any]
+#: Gives an answer for each of some items, within one transaction.
+_RunAll = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
 _Item = Mapping[str, Any]
 _StatementFor = Callable[[Sequence[_Item]], str]
 
 #: Noted in a connection's `info` by the transaction that recorded events.
 EVENTS_RECORDED = "onelane_events_recorded"
+
+#: Where a connection's `info` keeps what it has prepared.
+_PREPARED = "onelane_prepared"
 
 #: How often a transaction that the database refused is tried in all.
 MAX_TRIES = 6
@@ -138,9 +144,56 @@ class Database:
             Unavailable: the database cannot be reached, or refused it too often.
             CommitUnknown: the connection was lost before the answer came.
         """
+        return self._retried(statement, functools.partial(self._run_once, statement, parameters))
+
+    def run_together(self, statement_for: _StatementFor, item: _Item) -> dict[str, Any] | None:
+        """Run one statement that commits itself, on PostgreSQL, for this item and those that other threads bring.
+
+        Whoever finds nobody on the way goes at once, alone; what others bring meanwhile goes together.
+
+        Args:
+            statement_for: gives the statement for some items. In it `%(name)s` marks an array, of each item's value of
+                that name (to be cast: its type is not told). It gives one JSON list of objects, or null; the `place` of
+                each says which item it is of, counted from 1. The same function for all items that may go together.
+            item: its values by name: texts, whole numbers and truth values.
+
+        Returns:
+            The item's object, or None if the statement gave none for it.
+
+        Raises:
+            IntegrityError, Unavailable, CommitUnknown: as `run_one`, for this item.
+        """
+        shared = self._shared.get(statement_for)
+        if shared is None:
+            run_all = functools.partial(self._run_for_all, statement_for)
+            made: Combined[_Item, Any] = Combined(run_all)
+            shared = self._shared.setdefault(statement_for, made)
+        try:
+            row: dict[str, Any] | None = shared.run(item)
+        except Interrupted as error:
+            raise CommitUnknown(str(error)) from error
+        return row
+
+    def _run_for_all(self, statement_for: _StatementFor, items: Sequence[_Item]) -> list[Any]:
+        """The object of each item, None, or its error."""
+        arrays = {name: _array_literal([item[name] for item in items]) for name in items[0]}
+        try:
+            rows = {row["place"]: row for row in self._run_for_rows(statement_for(items), arrays)}
+        except (IntegrityError, DataError) as error:
+            # One of them is to blame, and nothing was written: each is told by itself.
+            if len(items) == 1:
+                return [error]
+            return [self._run_for_all(statement_for, [item])[0] for item in items]
+        except Unavailable as error:
+            # Each thread raises an error of its own: one that several raise would mix their tracebacks.
+            return [type(error)(*error.args) for _ in items]
+        return [rows.get(place) for place in range(1, len(items) + 1)]
+
+    def _retried(self, statement: str, run_once: Callable[[], T]) -> T:
+        """Run a statement that commits itself, again where the server asks for that; errors as `run_one` has them."""
         for tries in range(1, MAX_TRIES + 1):
             try:
-                return self._run_once(statement, parameters)
+                return run_once()
             except psycopg.IntegrityError as error:
                 raise IntegrityError(statement, None, error) from error
             except psycopg.DataError as error:
@@ -156,62 +209,46 @@ class Database:
             time.sleep(random.uniform(0, 0.01 * 2**tries))
         raise AssertionError("unreachable: the last try returns or raises")
 
-    def run_together(self, statement_for: _StatementFor, item: _Item) -> Any | None:
-        """Run one statement that commits itself, on PostgreSQL, for this item and those that other threads bring.
-
-        Whoever finds nobody on the way goes at once, alone; what others bring meanwhile goes together.
-
-        Args:
-            statement_for: gives the statement for some items. In it `%(name)s` marks an array, of each item's value of
-                that name (to be cast: its type is not told), and each row's `place` says which item it is of, counted
-                from 1. The same function for all items that may go together.
-            item: its values by name: texts, whole numbers and truth values.
-
-        Returns:
-            The item's row, or None if the statement gave none for it.
-
-        Raises:
-            IntegrityError, Unavailable, CommitUnknown: as `run_one`, for this item.
-        """
-        shared = self._shared.get(statement_for)
-        if shared is None:
-            run_all = functools.partial(self._run_for_all, statement_for)
-            made: Combined[_Item, Any] = Combined(run_all)
-            shared = self._shared.setdefault(statement_for, made)
-        try:
-            return shared.run(item)
-        except Interrupted as error:
-            raise CommitUnknown(str(error)) from error
-
-    def _run_for_all(self, statement_for: _StatementFor, items: Sequence[_Item]) -> list[Any]:
-        """The row of each item, None, or its error."""
-        arrays = {name: _array_literal([item[name] for item in items]) for name in items[0]}
-        try:
-            rows = {row.place: row for row in self.run_one(statement_for(items), arrays)}
-        except (IntegrityError, DataError) as error:
-            # One of them is to blame, and nothing was written: each is told by itself.
-            if len(items) == 1:
-                return [error]
-            return [self._run_for_all(statement_for, [item])[0] for item in items]
-        except Unavailable as error:
-            # Each thread raises an error of its own: one that several raise would mix their tracebacks.
-            return [type(error)(*error.args) for _ in items]
-        return [rows.get(place) for place in range(1, len(items) + 1)]
-
     def _leave_former_primary(self, error: BaseException | None) -> None:
         """Close what is pooled, so that the next try asks anew for the server that takes writes."""
         if isinstance(error, psycopg.Error) and error.sqlstate == _READ_ONLY:
             self.engine.dispose()
 
     def _run_once(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+        with self._committing_itself() as pooled:
+            driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
+            with driver.cursor(row_factory=namedtuple_row) as cursor:
+                rows = cursor.execute(statement, parameters).fetchall()
+        if self.on_events is not None:
+            self.on_events()
+        return rows
+
+    def _run_for_rows(self, statement: str, arrays: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Run a statement that gives its rows as one JSON list."""
+
+        def run() -> list[dict[str, Any]]:
+            with self._committing_itself() as pooled:
+                prepared = pooled.info.get(_PREPARED)
+                if prepared is None:
+                    driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
+                    prepared = pooled.info[_PREPARED] = Prepared.on(driver)
+                rows: list[dict[str, Any]] | None = prepared.run(statement, arrays)
+            if self.on_events is not None:
+                self.on_events()
+            return rows or []
+
+        return self._retried(statement, run)
+
+    @contextmanager
+    def _committing_itself(self) -> Iterator[PoolProxiedConnection]:
+        """A connection of the pool on which each statement commits itself; the error of one that is lost is told."""
         # Below SQLAlchemy's own connection, whose bookkeeping costs more than such a statement takes to run.
         pooled = self.engine.raw_connection()
         try:
             driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
             driver.autocommit = True
             try:
-                with driver.cursor(row_factory=namedtuple_row) as cursor:
-                    rows = cursor.execute(statement, parameters).fetchall()
+                yield pooled
             except psycopg.Error as error:
                 if not driver.closed:
                     raise
@@ -224,9 +261,6 @@ class Database:
                     driver.autocommit = False
         finally:
             pooled.close()
-        if self.on_events is not None:
-            self.on_events()
-        return rows
 
     def run_on_sqlite(self, work: Callable[[sqlite3.Connection], T | None]) -> T | None:
         """Run one transaction on SQLite's own connection, below SQLAlchemy; None from `work` rolls it back.
@@ -238,26 +272,45 @@ class Database:
             Unavailable: the database is locked for too long, cannot be opened, or its disk is full.
             CommitUnknown: the thread that ran it together with its own was interrupted.
         """
+        return cast("T | None", self._share_commit(_alone, work))
+
+    def run_together_on_sqlite(self, run_all: _RunAll, item: Any) -> Any | None:
+        """Run one transaction on SQLite for this item and those that other threads bring with the same function.
+
+        Args:
+            run_all: gives an answer for each item, in their order; None for one for which it has written nothing. It
+                is called again for each item by itself where it raises an error for several.
+            item: what it shall do.
+
+        Raises: as `run_on_sqlite`, for this item.
+        """
+        return self._share_commit(run_all, item)
+
+    def _share_commit(self, run_all: _RunAll, item: Any) -> Any:
         try:
-            return cast("T | None", self._together.run(work))
+            return self._together.run((run_all, item))
         except Interrupted as error:
             raise CommitUnknown(str(error)) from error
 
-    def _run_all_on_sqlite(self, works: Sequence[_Work]) -> list[Any]:
+    def _run_all_on_sqlite(self, calls: Sequence[tuple[_RunAll, Any]]) -> list[Any]:
         """Transactions with one commit, of which each takes effect or is rolled back by itself."""
+        answers: list[Any] = [None] * len(calls)
         try:
             with closing(self.engine.raw_connection()) as pooled:
                 driver = cast("sqlite3.Connection", pooled.driver_connection)
                 try:
                     driver.execute("BEGIN IMMEDIATE")
-                    answers = [_within(driver, work) for work in works]
+                    for run_all, places in _groups(calls):
+                        given = _within(driver, run_all, [calls[place][1] for place in places])
+                        for place, answer in zip(places, given, strict=True):
+                            answers[place] = answer
                     driver.execute("COMMIT")
                 finally:
                     if driver.in_transaction:
                         driver.rollback()
         except (sqlite3.Error, PoolTimeout) as error:
             # Each thread raises an error of its own: one that several raise would mix their tracebacks.
-            return [_translated_from_sqlite(error) for _ in works]
+            return [_translated_from_sqlite(error) for _ in calls]
         if self.on_events is not None:
             self.on_events()
         return answers
@@ -313,21 +366,41 @@ def _element(value: str) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _within(driver: sqlite3.Connection, work: _Work) -> Any:
-    """What a transaction gives; what it has written is gone when that is None or an error."""
+def _groups(calls: Sequence[tuple[_RunAll, Any]]) -> list[tuple[_RunAll, list[int]]]:
+    """The places of the calls that can be made as one, by what makes them."""
+    together: dict[_RunAll, list[int]] = {}
+    alone: list[tuple[_RunAll, list[int]]] = []
+    for place, (run_all, _) in enumerate(calls):
+        if run_all is _alone:
+            alone.append((run_all, [place]))
+        else:
+            together.setdefault(run_all, []).append(place)
+    return [*together.items(), *alone]
+
+
+def _alone(driver: sqlite3.Connection, works: Sequence[_Work]) -> list[Any]:
+    """Makes a transaction that stands for itself like one of many."""
+    return [work(driver) for work in works]
+
+
+def _within(driver: sqlite3.Connection, run_all: _RunAll, items: Sequence[Any]) -> Sequence[Any]:
+    """What is given for each item; what was written is gone where that is None or an error."""
     driver.execute("SAVEPOINT one")
     try:
-        result = work(driver)
+        answers = run_all(driver, items)
     except Exception as error:
         if not driver.in_transaction:
             raise  # SQLite has rolled all of it back: the disk is full, say
         driver.execute("ROLLBACK TO one")
-        result = _translated_from_sqlite(error)
+        if len(items) > 1:  # one of them is to blame
+            answers = [answer for item in items for answer in _within(driver, run_all, [item])]
+        else:
+            answers = [_translated_from_sqlite(error)]
     else:
-        if result is None:
+        if all(answer is None for answer in answers):
             driver.execute("ROLLBACK TO one")
     driver.execute("RELEASE one")
-    return result
+    return answers
 
 
 def _translated_from_sqlite(error: Exception) -> Exception:
@@ -395,6 +468,10 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> N
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA cache_size=-65536")
+    # What a savepoint or a statement may have to take back went to a file for each commit of several steps.
+    connection.execute("PRAGMA temp_store=MEMORY")
+    # In pages: 16 MB. Each step writes the same pages again, which are copied into the database once for all of it.
+    connection.execute("PRAGMA wal_autocheckpoint=4000")
     connection.create_function("onelane_now", 1, sqlite_now)
     connection.create_function("onelane_seconds_since", 1, sqlite_seconds_since)
 

@@ -3,9 +3,13 @@
 A claimed message must never wait behind a long one, so a process claims no more than it has free threads. Each claim
 needs permits; a permit goes with its message until that is settled.
 
+Threads are shared evenly: what becomes free stays with its lane while no waiting lane has fewer threads, because a
+message that comes with the settle of the one before costs no call of its own. A lane of long messages holds its share
+and no more, however many of a lane of short ones end meanwhile.
+
 Invariants: permits out + permits free = capacity (until the worker has booted: no bound but the consumer's prefetch);
-permits that become free go to the lane that has waited longest; a lane's minimum is never lent to another lane. The
-shards of a lane (`lane/0`, `lane/1`) take turns as lanes do, and share the lane's minimum.
+permits that become free go to the lane that holds the fewest, or has waited for `TURN_SECONDS`; a lane's minimum is
+never lent to another lane. The shards of a lane (`lane/0`, `lane/1`) take turns as lanes do, and share its minimum.
 """
 
 from __future__ import annotations
@@ -14,6 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+#: A lane that has waited for so long is given the next free thread, even if others have no more than it.
+TURN_SECONDS = 0.1
 
 
 @dataclass(eq=False, slots=True)
@@ -38,7 +45,6 @@ class ThreadBudget:
         self._total = 0
         self._minimum = dict(minimum or {})
         self._tickets: list[Ticket] = []
-        self._served_at: dict[str, float] = {}
 
     @property
     def capacity(self) -> int | None:
@@ -71,7 +77,6 @@ class ThreadBudget:
     def _grant(self, lane: str, number: int) -> None:
         self._used[lane] = self._used.get(lane, 0) + number
         self._total += number
-        self._served_at[lane] = time.monotonic()
 
     def acquire(self, lane: str, prefetch: int) -> int:
         """Permits at once, as many as are free; 0 when there are none or another lane waits already."""
@@ -101,7 +106,7 @@ class ThreadBudget:
             return ticket.granted
 
     def release(self, lane: str, number: int = 1) -> None:
-        """Gives permits back; the lane that has waited longest is served."""
+        """Gives permits back; who waits is served."""
         with self._mutex:
             self._used[lane] = max(0, self._used.get(lane, 0) - number)
             self._total = max(0, self._total - number)
@@ -111,7 +116,7 @@ class ThreadBudget:
 
     def _serve(self) -> list[Ticket]:
         served = []
-        for ticket in list(self._tickets):
+        for ticket in sorted(self._tickets, key=self._turn):
             # Everybody in the row gets a share; the rest of it is claimed the next time.
             free = self._free_for(ticket.lane, ticket.most)
             number = -(-free // len(self._tickets)) if free > 0 else 0
@@ -122,19 +127,31 @@ class ThreadBudget:
                 served.append(ticket)
         return served
 
+    def _turn(self, ticket: Ticket) -> tuple[int, float]:
+        """What puts tickets in the order in which they are served."""
+        return (-1 if _is_overdue(ticket) else self._used.get(ticket.lane, 0)), ticket.since
+
     def may_chain(self, lane: str) -> bool:
         """Whether a message of the lane that ends may bring the lane's next one.
 
-        Not while another lane has waited longer than this one has gone without being served.
+        Not while another lane waits that has no thread, or at least two fewer, or that has waited for a turn.
         """
         if not self._tickets:
             return True
         with self._mutex:
-            served_at = self._served_at.get(lane, 0.0)
-            if any(ticket.lane != lane and ticket.since < served_at for ticket in self._tickets):
-                return False
-            self._served_at[lane] = time.monotonic()
-            return True
+            used = self._used.get(lane, 0)
+            return not any(
+                ticket.lane != lane and (self._lacks(ticket, used) or _is_overdue(ticket)) for ticket in self._tickets
+            )
+
+    def _lacks(self, ticket: Ticket, used: int) -> bool:
+        """Whether threads are shared more evenly once a lane that uses so many has given one to this."""
+        own = self._used.get(ticket.lane, 0)
+        return own == 0 or own + 1 < used
+
+
+def _is_overdue(ticket: Ticket) -> bool:
+    return time.monotonic() - ticket.since > TURN_SECONDS
 
 
 def _lane_of(key: str) -> str:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from ..database import Database
@@ -114,7 +115,7 @@ WITH arrays AS MATERIALIZED (
            json_build_object('step', name, 'status', 'running', 'attempt', attempt), clock_timestamp()
     FROM owned
 )
-SELECT * FROM owned
+SELECT json_agg(owned) FROM owned
 """
 
 _QUEUED = """), queued AS (
@@ -171,7 +172,7 @@ WITH arrays AS MATERIALIZED (
     UNION ALL
     SELECT account, job_id, 'status', json_build_object('status', job_status), clock_timestamp() FROM done
 )
-SELECT place FROM done
+SELECT json_agg(done) FROM (SELECT place FROM done) AS done
 """
 #: By whether a step follows any of them, and whether any may have failures in a row to forget: without those nothing
 #: looks at circuits.
@@ -193,51 +194,65 @@ def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> Own
     """
     known = {"step_id": step_id, "worker_id": worker_id, "slot": slot, "attempt_id": new_id()}
     row = database.run_together(_start_of, known)
-    return None if row is None else owned_of(row)
+    if row is None:
+        return None
+    times = {name: _time(row[name]) for name in ("created_at", "job_started_at")}
+    return owned_of({**row, **times})
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def _start_of(_: Sequence[Mapping[str, Any]]) -> str:
     return _START
 
 
-def owned_of(row: Any) -> Owned:
-    """What an attempt carries, from a row of `_START`."""
+def owned_of(row: Mapping[str, Any]) -> Owned:
+    """What an attempt carries, from an object of `_START`, but for times, which are no texts any more."""
     following = None
-    if row.next_id is not None:
+    if row["next_id"] is not None:
         following = Dispatch(
-            row.next_id, row.account, row.pipeline, row.next_name, row.next_lane, row.priority, row.sequence, None
+            row["next_id"],
+            row["account"],
+            row["pipeline"],
+            row["next_name"],
+            row["next_lane"],
+            row["priority"],
+            row["sequence"],
+            None,
         )
     job = {
-        "id": row.job_id,
-        "account": row.account,
-        "status": row.job_status,
-        "input": row.input,
-        "tags": row.tags,
-        "approval": row.approval,
-        "callback_url": row.callback_url,
-        "created_at": row.created_at,
-        "started_at": row.job_started_at,
+        "id": row["job_id"],
+        "account": row["account"],
+        "status": row["job_status"],
+        "input": row["input"],
+        "tags": row["tags"],
+        "approval": row["approval"],
+        "callback_url": row["callback_url"],
+        "created_at": row["created_at"],
+        "started_at": row["job_started_at"],
         "cancel_requested_at": None,
     }
     return Owned(
-        step_id=row.id,
-        job_id=row.job_id,
-        account=row.account,
-        pipeline=row.pipeline,
-        name=row.name,
-        lane=row.lane,
-        position=row.position,
-        run_token=row.run_token,
-        attempt=row.attempt,
-        max_attempts=row.max_attempts,
-        lost=row.lost,
-        required=row.required,
+        step_id=row["id"],
+        job_id=row["job_id"],
+        account=row["account"],
+        pipeline=row["pipeline"],
+        name=row["name"],
+        lane=row["lane"],
+        position=row["position"],
+        run_token=row["run_token"],
+        attempt=row["attempt"],
+        max_attempts=row["max_attempts"],
+        lost=row["lost"],
+        required=row["required"],
         job=job,
-        outputs=row.outputs or {},
-        deadline_seconds=row.deadline_left,
+        outputs=row["outputs"] or {},
+        deadline_seconds=row["deadline_left"],
         following=following,
-        following_awaits_approval=bool(row.approval) and following is not None and not row.more_follow,
-        after_failures=may_have_failures(row.circuit_failures, row.concurrency),
+        following_awaits_approval=bool(row["approval"]) and following is not None and not row["more_follow"],
+        after_failures=may_have_failures(row["circuit_failures"], row["concurrency"]),
     )
 
 
@@ -249,8 +264,13 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> bool:
     Raises:
         Unavailable, CommitUnknown: as `Database.run_together`.
     """
+    return database.run_together(_completion_of, ending_of(owned, output)) is not None
+
+
+def ending_of(owned: Owned, output: dict[str, Any]) -> dict[str, Any]:
+    """A step that completes, as statements are given it: texts, whole numbers and truth values."""
     following = owned.following
-    known: dict[str, Any] = {
+    return {
         "step_id": owned.step_id,
         "job_id": owned.job_id,
         "account": owned.account,
@@ -263,7 +283,6 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> bool:
         "next_name": "" if following is None else following.name,
         "forgets": owned.after_failures,
     }
-    return database.run_together(_completion_of, known) is not None
 
 
 def _completion_of(items: Sequence[Mapping[str, Any]]) -> str:

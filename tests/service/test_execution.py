@@ -59,8 +59,14 @@ class Unlucky(Database):
     def run_one(self, statement: str, parameters: Any) -> Any:
         return self._count(lambda: Database.run_one(self, statement, parameters))
 
+    def run_together(self, statement_for: Any, item: Any) -> Any:
+        return self._count(lambda: Database.run_together(self, statement_for, item))
+
     def run_on_sqlite(self, work: Any) -> Any:
         return self._count(lambda: Database.run_on_sqlite(self, work))
+
+    def run_together_on_sqlite(self, run_all: Any, item: Any) -> Any:
+        return self._count(lambda: Database.run_together_on_sqlite(self, run_all, item))
 
     def _count(self, run: Callable[[], Any]) -> Any:
         self.writes += 1

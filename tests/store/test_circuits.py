@@ -276,28 +276,28 @@ def test_a_step_that_completes_pays_nothing(bench: Bench, breaker: Breaker, monk
     _, step = bench.make("acme", steps=ONE_STEP)
     said: list[str] = []
     if bench.database.dialect == "postgresql":
-        run_one = bench.database.run_one
+        run_for_rows = bench.database._run_for_rows
 
         def told(text: str, known: Any) -> list[Any]:
             said.append(text)
-            return run_one(text, known)
+            return run_for_rows(text, known)
 
-        monkeypatch.setattr(bench.database, "run_one", told)
+        monkeypatch.setattr(bench.database, "_run_for_rows", told)
         event.listen(bench.database.engine, "before_cursor_execute", lambda *given: said.append(given[2]))
     else:
-        run = bench.database.run_on_sqlite
+        run = bench.database.run_together_on_sqlite
 
-        def traced(work: Any) -> Any:
-            def within(connection: Any) -> Any:
+        def traced(run_all: Any, item: Any) -> Any:
+            def within(connection: Any, items: Any) -> Any:
                 connection.set_trace_callback(said.append)
                 try:
-                    return work(connection)
+                    return run_all(connection, items)
                 finally:
                     connection.set_trace_callback(None)
 
-            return run(within)
+            return run(within, item)
 
-        monkeypatch.setattr(bench.database, "run_on_sqlite", traced)
+        monkeypatch.setattr(bench.database, "run_together_on_sqlite", traced)
     owned = ownership.start(bench.database, step.id, worker_id="w1", slot=0)
     assert isinstance(owned, Owned)
     starts = len(said)

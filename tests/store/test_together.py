@@ -1,4 +1,4 @@
-"""Steps of several threads that start and end in one statement, on PostgreSQL: each has an answer of its own.
+"""Steps of several threads that start and end in the same statements: each has an answer of its own.
 
 What a single step's start and end do is said in `test_steps` and `test_races`, which go by the same statements.
 """
@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import DataError, IntegrityError
 
 from tenants.database import CommitUnknown, Database
 from tenants.errors import Unavailable
@@ -23,13 +24,17 @@ from tenants.store.new_jobs import StepPlan
 from tenants.store.steps import Gone, Owned, Refused
 from tests.store.conftest import Bench
 
-pytestmark = pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+on_postgresql = pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+on_sqlite = pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
 
 PATIENCE_SECONDS = 60.0
 ONE_STEP = (StepPlan("generate", "generate", True, 3),)
 _NOTE = """
-    INSERT INTO meta (key, value) SELECT name, 'x' FROM unnest(%(name)s::varchar[]) AS g(name) WHERE name <> 'nothing'
-    RETURNING key, array_position(%(name)s::varchar[], key) AS place
+    WITH noted AS (
+        INSERT INTO meta (key, value) SELECT name, 'x' FROM unnest(%(name)s::varchar[]) AS g(name)
+        WHERE name <> 'nothing' RETURNING key, array_position(%(name)s::varchar[], key) AS place
+    )
+    SELECT json_agg(noted) FROM noted
 """
 
 
@@ -48,25 +53,28 @@ class Turn:
         self._comes, self._goes = threading.Event(), threading.Event()
         #: How many went together, each time.
         self.sizes: list[int] = []
-        run_for_all = database._run_for_all
+        owner, name = (
+            (database, "_run_for_all") if database.dialect == "postgresql" else (database._together, "_run_all")
+        )
+        run_all = getattr(owner, name)
 
-        def held_up(statement_for: Any, items: Sequence[Mapping[str, Any]]) -> list[Any]:
+        def held_up(*given: Any) -> Any:
             if not self._armed:
-                return run_for_all(statement_for, items)
-            self.sizes.append(len(items))
+                return run_all(*given)
+            self.sizes.append(len(given[-1]))
             if not self._comes.is_set():
                 self._comes.set()
                 assert self._goes.wait(PATIENCE_SECONDS)
-            return run_for_all(statement_for, items)
+            return run_all(*given)
 
-        monkeypatch.setattr(database, "_run_for_all", held_up)
+        monkeypatch.setattr(owner, name, held_up)
 
     def share(self, threads: ThreadPoolExecutor, first: Callable[[], Any], *others: Callable[[], Any]) -> list[Any]:
         """The answers, or what was raised: the first goes alone, all others together."""
         self._armed = True
         calls: list[Future[Any]] = [threads.submit(first)]
         assert self._comes.wait(PATIENCE_SECONDS)
-        (shared,) = self._database._shared.values()
+        (shared,) = self._database._shared.values() or [self._database._together]
         for number, other in enumerate(others, start=1):
             calls.append(threads.submit(other))
             until = time.monotonic() + PATIENCE_SECONDS
@@ -98,29 +106,33 @@ def noted(database: Database) -> set[str]:
 # --- what goes together --------------------------------------------------------------------------------------------
 
 
+@on_postgresql
 def test_each_has_its_own_row_or_none(database: Database, turn: Turn, threads: ThreadPoolExecutor) -> None:
     told: list[int] = []
     database.on_events = lambda: told.append(1)
     names = ["a", "b", "nothing", "c"]
     answers = turn.share(threads, *(note(database, name) for name in names))
-    assert [answer and answer.key for answer in answers] == ["a", "b", None, "c"]
+    assert [answer and answer["key"] for answer in answers] == ["a", "b", None, "c"]
     assert turn.sizes == [1, 3]
     assert len(told) == 2
 
 
+@on_postgresql
 def test_values_arrive_as_they_were_given(database: Database, turn: Turn, threads: ThreadPoolExecutor) -> None:
     names = ["first", 'a "quoted" one', "back\\slash\\", "{br,aces}", "NULL", " spaces\nand lines ", "Ünïcödé 🐘", ""]
     answers = turn.share(threads, *(note(database, name) for name in names))
-    assert [answer.key for answer in answers] == names
+    assert [answer["key"] for answer in answers] == names
 
 
+@on_postgresql
 def test_one_that_is_refused_hinders_nobody(database: Database, turn: Turn, threads: ThreadPoolExecutor) -> None:
     answers = turn.share(threads, *(note(database, name) for name in ("a", "b", "a", "c")))
     assert isinstance(answers[2], IntegrityError), answers
-    assert [answers[number].key for number in (0, 1, 3)] == ["a", "b", "c"]
+    assert [answers[number]["key"] for number in (0, 1, 3)] == ["a", "b", "c"]
     assert noted(database) >= {"a", "b", "c"}
 
 
+@on_postgresql
 @pytest.mark.parametrize("failure", [CommitUnknown("the connection was lost"), Unavailable("nobody answers")])
 def test_a_failure_is_everybodys_and_each_has_an_error_of_its_own(
     database: Database,
@@ -129,19 +141,43 @@ def test_a_failure_is_everybodys_and_each_has_an_error_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
     failure: Unavailable,
 ) -> None:
-    run_one = database.run_one
+    run = database._run_for_rows
 
     def fail(statement: str, arrays: Mapping[str, Any]) -> list[Any]:
         if "," in arrays["name"]:
             raise failure
-        return run_one(statement, arrays)
+        return run(statement, arrays)
 
-    monkeypatch.setattr(database, "run_one", fail)
+    monkeypatch.setattr(database, "_run_for_rows", fail)
     first, *others = turn.share(threads, *(note(database, name) for name in ("a", "b", "c")))
-    assert first.key == "a"
+    assert first["key"] == "a"
     assert [type(error) for error in others] == [type(failure)] * 2
     assert [str(error) for error in others] == [str(failure)] * 2
     assert others[0] is not others[1]
+
+
+@on_postgresql
+def test_what_the_driver_forgot_after_a_rollback_is_prepared_again(database: Database) -> None:
+    """The driver lets go of all prepared statements of a connection then, and not only of its own."""
+    for name in ("a", "b"):
+        note(database, name)()
+    with closing(database.engine.raw_connection()) as pooled:  # the one that was used last
+        driver = pooled.driver_connection
+        assert driver is not None
+        driver.execute("SELECT 1", prepare=True)
+        driver.rollback()
+        driver.execute("SELECT 1")
+        count = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'onelane%'"
+        assert driver.execute(count).fetchone() == (0,)
+    assert note(database, "c")()["key"] == "c"
+    assert noted(database) == {"a", "b", "c"}
+
+
+@on_postgresql
+def test_a_text_that_the_database_cannot_hold_is_refused(database: Database) -> None:
+    with pytest.raises(DataError, match="NUL"):
+        note(database, "a\0b")()
+    assert noted(database) == set()
 
 
 # --- steps that go together ----------------------------------------------------------------------------------------
@@ -204,6 +240,7 @@ def test_a_step_that_two_threads_start_at_once_starts_once(
     assert sorted(type(answer).__name__ for answer in answers[1:3]) == ["Owned", "Refused"]
 
 
+@on_postgresql
 def test_a_job_that_is_held_elsewhere_is_waited_for_by_its_own_step_alone(
     bench: Bench, turn: Turn, threads: ThreadPoolExecutor
 ) -> None:
@@ -226,6 +263,7 @@ def test_a_job_that_is_held_elsewhere_is_waited_for_by_its_own_step_alone(
         assert [type(answer) for answer in calls.result(PATIENCE_SECONDS)] == [Owned, Owned, Owned]
 
 
+@on_postgresql
 def test_marking_passes_over_a_step_that_is_held(bench: Bench) -> None:
     """A start holds several steps at once, as marking does: neither may wait for the other."""
     held, free = (bench.make(name)[1].id for name in "ab")
@@ -236,6 +274,22 @@ def test_marking_passes_over_a_step_that_is_held(bench: Bench) -> None:
         holder.rollback()
     marked = text("SELECT id FROM steps WHERE dispatched_at IS NOT NULL")
     assert bench.database.read(lambda c: c.execute(marked).scalars().all()) == [free]
+
+
+@on_sqlite
+def test_what_is_large_or_of_any_letters_comes_back_as_it_was(
+    bench: Bench, turn: Turn, threads: ThreadPoolExecutor
+) -> None:
+    outputs = [{"text": text} for text in ("x" * 300_000, 'a "quote", a \\ and a\0', "Ünïcödé 🐘 \ud800", "[1]")]
+    made = [bench.make(f"account-{number}") for number in range(4)]
+    started = [bench.own(step.id) for _, step in made]
+    turn.share(
+        threads, *(lambda own=own, out=out: bench.complete(own, out) for own, out in zip(started, outputs, strict=True))
+    )
+    assert turn.sizes == [1, 3]
+    for (job_id, _), output in zip(made, outputs, strict=True):
+        _, second = bench.steps(job_id)
+        assert bench.own(second["id"]).outputs == {"generate": output}
 
 
 # --- what they cost ------------------------------------------------------------------------------------------------
@@ -252,6 +306,53 @@ def rows_read(database: Database) -> int:
     return int(found.rows)
 
 
+@on_sqlite
+def test_several_take_no_more_statements_than_one(
+    bench: Bench, database: Database, turn: Turn, threads: ThreadPoolExecutor
+) -> None:
+    """Each row that a statement gives or writes by itself would wait for the interpreter's lock."""
+    said: list[str] = []
+    event.listen(database.engine.pool, "checkout", lambda connection, *_: connection.set_trace_callback(said.append))
+    made = [bench.make(f"account-{number}", steps=ONE_STEP)[1].id for number in range(5)]
+    said.clear()
+    started = [bench.own(made[0])]
+    start_of_one = len(said)
+    started += turn.share(threads, *(lambda step=step: bench.own(step) for step in made[1:]))
+    assert turn.sizes == [1, 3]
+    assert len(said) == 3 * start_of_one
+    said.clear()
+    for owned in started[:2]:
+        bench.complete(owned, {})
+    end_of_two = len(said)
+    with database._writing:
+        calls = [threads.submit(bench.complete, owned, {}) for owned in started[2:]]
+        until = time.monotonic() + PATIENCE_SECONDS
+        while len(database._together._waiting) < 2:
+            assert time.monotonic() < until, "they did not come together"
+            time.sleep(0.002)
+    assert [call.result(PATIENCE_SECONDS) for call in calls] == [None] * 3
+    assert 2 * (len(said) - end_of_two) == end_of_two
+
+
+@on_sqlite
+def test_starts_and_ends_read_no_whole_table(bench: Bench, database: Database) -> None:
+    said: list[str] = []
+    event.listen(database.engine.pool, "checkout", lambda connection, *_: connection.set_trace_callback(said.append))
+    _, step = bench.make()
+    following = bench.complete(bench.own(step.id), {})
+    assert following is not None
+    bench.complete(bench.own(following.id), {})
+    plans = []
+    with closing(database.engine.raw_connection()) as pooled:
+        cursor = pooled.cursor()
+        for statement in [each for each in said if "json_each" in each]:
+            cursor.execute(f"EXPLAIN QUERY PLAN {statement}")
+            plans += [row[3] for row in cursor.fetchall()]
+    assert len(plans) > 20
+    assert [node for node in plans if node.startswith("SCAN") and "VIRTUAL TABLE" not in node] == []
+
+
+@on_postgresql
 def test_plans_that_were_made_in_an_empty_database_do_not_read_all_of_a_full_one(bench: Bench) -> None:
     """They are kept with the connection, and the server may take a minute to look at the tables again."""
 
@@ -271,6 +372,7 @@ def test_plans_that_were_made_in_an_empty_database_do_not_read_all_of_a_full_one
     assert (rows_read(bench.database) - read_before) / 40 < 25
 
 
+@on_postgresql
 def test_marking_reads_no_more_rows_than_it_marks(bench: Bench) -> None:
     """All of them wait, so an index of waiting steps finds all of them too: it was gone through for each."""
     waiting = [bench.make(f"other-{number % 20}")[1].id for number in range(300)]
@@ -282,6 +384,7 @@ def test_marking_reads_no_more_rows_than_it_marks(bench: Bench) -> None:
     assert bench.database.read(lambda c: c.execute(count).scalar()) == 300
 
 
+@on_postgresql
 def test_a_rebuild_reads_each_waiting_step_once(bench: Bench) -> None:
     """Page by page, and in the order of each tenant queue, though no plan knows yet how many wait."""
     made = {bench.make(f"account-{number % 3}", priority=number % 2)[1].id for number in range(200)}
@@ -300,6 +403,7 @@ def test_a_rebuild_reads_each_waiting_step_once(bench: Bench) -> None:
     assert (rows_read(bench.database) - read_before) / 200 < 3
 
 
+@on_postgresql
 def test_steps_whose_messages_were_removed_are_looked_up_by_their_ids(bench: Bench) -> None:
     made = [bench.make(f"account-{number % 20}")[1].id for number in range(300)]
     bench.own(made[0])
