@@ -294,16 +294,12 @@ class Database:
 
     def _run_all_on_sqlite(self, calls: Sequence[tuple[_RunAll, Any]]) -> list[Any]:
         """Transactions with one commit, of which each takes effect or is rolled back by itself."""
-        answers: list[Any] = [None] * len(calls)
         try:
             with closing(self.engine.raw_connection()) as pooled:
                 driver = cast("sqlite3.Connection", pooled.driver_connection)
                 try:
                     driver.execute("BEGIN IMMEDIATE")
-                    for run_all, places in _groups(calls):
-                        given = _within(driver, run_all, [calls[place][1] for place in places])
-                        for place, answer in zip(places, given, strict=True):
-                            answers[place] = answer
+                    answers = _run_all(driver, calls)
                     driver.execute("COMMIT")
                 finally:
                     if driver.in_transaction:
@@ -364,6 +360,34 @@ def _array_literal(values: Sequence[str | int | bool]) -> str:
 
 def _element(value: str) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _run_all(driver: sqlite3.Connection, calls: Sequence[tuple[_RunAll, Any]]) -> list[Any]:
+    """What each call gives, or its error; calls that have the same function are made as one."""
+    groups = _groups(calls)
+    if all(run_all is not _alone for run_all, _ in groups):
+        try:
+            return _run_groups(calls, groups, lambda run_all, items: run_all(driver, items))
+        except Exception:
+            if not driver.in_transaction:
+                raise  # SQLite has rolled all of it back: the disk is full, say
+            # It is seldom, and savepoints take time: so only now each has its own.
+            driver.execute("ROLLBACK")
+            driver.execute("BEGIN IMMEDIATE")
+    return _run_groups(calls, groups, functools.partial(_within, driver))
+
+
+def _run_groups(
+    calls: Sequence[tuple[_RunAll, Any]],
+    groups: Sequence[tuple[_RunAll, list[int]]],
+    run: Callable[[_RunAll, Sequence[Any]], Sequence[Any]],
+) -> list[Any]:
+    answers: list[Any] = [None] * len(calls)
+    for run_all, places in groups:
+        given = run(run_all, [calls[place][1] for place in places])
+        for place, answer in zip(places, given, strict=True):
+            answers[place] = answer
+    return answers
 
 
 def _groups(calls: Sequence[tuple[_RunAll, Any]]) -> list[tuple[_RunAll, list[int]]]:

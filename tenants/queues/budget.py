@@ -8,8 +8,8 @@ message that comes with the settle of the one before costs no call of its own. A
 and no more, however many of a lane of short ones end meanwhile.
 
 Invariants: permits out + permits free = capacity (until the worker has booted: no bound but the consumer's prefetch);
-permits that become free go to the lane that holds the fewest, or has waited for `TURN_SECONDS`; a lane's minimum is
-never lent to another lane. The shards of a lane (`lane/0`, `lane/1`) take turns as lanes do, and share its minimum.
+permits that become free go to the waiting lane that holds the fewest; a lane's minimum is never lent to another lane.
+The shards of a lane (`lane/0`, `lane/1`) take turns as lanes do, and share its minimum.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-#: A lane that has waited for so long is given the next free thread, even if others have no more than it.
+#: Where threads cannot be shared out evenly, a lane keeps the odd one for so long.
 TURN_SECONDS = 0.1
 
 
@@ -31,7 +31,7 @@ class Ticket:
     most: int
     #: Called, without the budget's mutex, when permits were granted.
     wake: Callable[[], None]
-    since: float = field(default_factory=time.monotonic)
+    since: float
     granted: int = 0
 
 
@@ -45,6 +45,8 @@ class ThreadBudget:
         self._total = 0
         self._minimum = dict(minimum or {})
         self._tickets: list[Ticket] = []
+        #: When a lane was last given threads.
+        self._served_at: dict[str, float] = {}
 
     @property
     def capacity(self) -> int | None:
@@ -77,6 +79,7 @@ class ThreadBudget:
     def _grant(self, lane: str, number: int) -> None:
         self._used[lane] = self._used.get(lane, 0) + number
         self._total += number
+        self._served_at[lane] = time.monotonic()
 
     def acquire(self, lane: str, prefetch: int) -> int:
         """Permits at once, as many as are free; 0 when there are none or another lane waits already."""
@@ -90,7 +93,7 @@ class ThreadBudget:
 
     def queue_up(self, lane: str, prefetch: int, wake: Callable[[], None]) -> Ticket:
         """Stands in the row for permits. End it with `leave`, which tells how many were granted."""
-        ticket = Ticket(lane, prefetch, wake)
+        ticket = Ticket(lane, prefetch, wake, time.monotonic())
         with self._mutex:
             self._tickets.append(ticket)
             woken = self._serve()
@@ -129,29 +132,21 @@ class ThreadBudget:
 
     def _turn(self, ticket: Ticket) -> tuple[int, float]:
         """What puts tickets in the order in which they are served."""
-        return (-1 if _is_overdue(ticket) else self._used.get(ticket.lane, 0)), ticket.since
+        return self._used.get(ticket.lane, 0), ticket.since
 
     def may_chain(self, lane: str) -> bool:
         """Whether a message of the lane that ends may bring the lane's next one.
 
-        Not while another lane waits that has no thread, or at least two fewer, or that has waited for a turn.
+        Not while another lane waits that has no thread, or at least two fewer, or one fewer for the time of a turn.
         """
         if not self._tickets:
             return True
         with self._mutex:
             used = self._used.get(lane, 0)
-            return not any(
-                ticket.lane != lane and (self._lacks(ticket, used) or _is_overdue(ticket)) for ticket in self._tickets
-            )
-
-    def _lacks(self, ticket: Ticket, used: int) -> bool:
-        """Whether threads are shared more evenly once a lane that uses so many has given one to this."""
-        own = self._used.get(ticket.lane, 0)
-        return own == 0 or own + 1 < used
-
-
-def _is_overdue(ticket: Ticket) -> bool:
-    return time.monotonic() - ticket.since > TURN_SECONDS
+            had_its_turn = time.monotonic() - self._served_at.get(lane, 0.0) > TURN_SECONDS
+            enough = used if had_its_turn else used - 1
+            others = [self._used.get(ticket.lane, 0) for ticket in self._tickets if ticket.lane != lane]
+            return all(own > 0 and own >= enough for own in others)
 
 
 def _lane_of(key: str) -> str:
