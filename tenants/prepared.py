@@ -10,9 +10,10 @@ lets go of the interpreter's lock, and nothing but the server's answer, its time
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,8 @@ class Prepared:
     connection: psycopg.Connection[Any]
     encoding: str
     _names: dict[str, bytes] = field(default_factory=dict)
+    #: A name is not given twice: what was forgotten here may still be known to the server.
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @staticmethod
     def on(connection: psycopg.Connection[Any]) -> Prepared:
@@ -55,7 +58,7 @@ class Prepared:
             answer = self._execute(statement, text, encoded)
         except psycopg.errors.InvalidSqlStatementName:
             # The driver has let go of all that was prepared, which it does after a rollback. Nothing was run.
-            self._names.clear()
+            del self._names[statement]
             answer = self._execute(statement, text, encoded)
         document = answer.get_value(0, 0)
         return None if document is None else json.loads(document.decode(self.encoding))
@@ -64,7 +67,7 @@ class Prepared:
         server = self.connection.pgconn
         name = self._names.get(statement)
         if name is None:
-            name = b"onelane_%d" % len(self._names)
+            name = b"onelane_%d" % next(self._numbers)
             prepared = server.prepare(name, text.encode(self.encoding))
             if prepared.status != ExecStatus.COMMAND_OK:
                 raise error_from_result(prepared, self.encoding)
