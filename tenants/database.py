@@ -492,7 +492,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> N
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA cache_size=-65536")
-    # What a savepoint or a statement may have to take back went to a file for each commit of several steps.
+    # What a savepoint or a statement may have to take back went to a file for each commit of several steps. What is
+    # sorted stays in memory too; that is little but for a migration's indexes.
     connection.execute("PRAGMA temp_store=MEMORY")
     # In pages: 16 MB. Each step writes the same pages again, which are copied into the database once for all of it.
     connection.execute("PRAGMA wal_autocheckpoint=4000")
