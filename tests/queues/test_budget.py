@@ -24,6 +24,7 @@ class Lanes:
         self.tickets: dict[str, Ticket] = {}
         self.worked: Counter[str] = Counter()
         self.claims = 0
+        self.random = random.Random(1)
 
     def start(self, lane: str) -> None:
         """The lane has work from now on."""
@@ -51,7 +52,7 @@ class Lanes:
         self.now = end
 
     def _begin(self, lane: str) -> None:
-        self.running.append((self.now + self.seconds[lane] * random.uniform(0.9, 1.1), lane))
+        self.running.append((self.now + self.seconds[lane] * self.random.uniform(0.9, 1.1), lane))
 
     @property
     def threads(self) -> Counter[str]:
