@@ -3,9 +3,9 @@
 A claimed message must never wait behind a long one, so a process claims no more than it has free threads. Each claim
 needs permits; a permit goes with its message until that is settled.
 
-Threads are shared evenly: what becomes free stays with its lane, because a message that comes with the settle of the one
-before costs no call of its own, unless a waiting lane should have it (`may_chain`). A lane of long messages holds its
-share and no more, however many of a lane of short ones end meanwhile.
+Threads are shared evenly: what becomes free stays with its lane, because a message that comes with the settle of the
+one before costs no call of its own, unless a waiting lane should have it (`may_chain`). A lane of long messages holds
+its share and no more, however many of a lane of short ones end meanwhile.
 
 Invariants: permits out + permits free = capacity (until the worker has booted: no bound but the consumer's prefetch);
 permits that become free go to the waiting lane that holds the fewest; a lane's minimum is never lent to another lane.
