@@ -2,7 +2,8 @@
 
 Invariants
 - Nothing is lost: a stream subscribes first, then reads what there is from SQL, then passes on what comes. What comes
-  twice because of that is sent once.
+  twice because of that is sent once; what the reader had before, in a snapshot or by an earlier stream, is not sent
+  again when the hub is behind and brings it late.
 - A reader that is too slow is served from SQL again, from the last event that it was sent; the process holds no more
   than one queue of bounded length for it.
 - A stream holds no thread and no connection to the database while it waits.
@@ -69,6 +70,11 @@ class _Stream(ABC):
         self.last = max(self.last, seq)
         return True
 
+    def pass_over(self, newest_first: Sequence[int]) -> None:
+        """Never send these: the reader has them."""
+        for seq in reversed(newest_first):
+            self.is_new(seq)
+
     async def stored(self) -> AsyncIterator[JobEvent]:
         """What SQL has after the last event."""
         while True:
@@ -116,6 +122,8 @@ class _JobStream(_Stream):
         if not self.resumes:
             await self.service.in_thread(self._take_snapshot)
             yield frame("snapshot", self.job, self.last)
+        else:
+            await self.service.in_thread(lambda: self._pass_over(until=self.last))
         ended = is_finished(self.job["status"])
         if ended:
             async for event in self.stored():
@@ -134,14 +142,16 @@ class _JobStream(_Stream):
 
     def _take_snapshot(self) -> None:
         """First the events so far, then the job: what happens in between is in the snapshot and comes once more."""
+        self._pass_over(until=None)
+        self.job = self._whole()
+
+    def _pass_over(self, *, until: int | None) -> None:
         account, job_id = self.job["account"], self.job["id"]
 
         def read(connection: Connection) -> Sequence[int]:
-            return store.newest_of_job(connection, account, job_id, limit=REMEMBERED)
+            return store.newest_of_job(connection, account, job_id, until=until, limit=REMEMBERED)
 
-        for seq in reversed(self.service.database.read(read)):
-            self.is_new(seq)
-        self.job = self._whole()
+        self.pass_over(self.service.database.read(read))
 
     def _whole(self) -> dict[str, Any]:
         return self.service.jobs.get(self.job["id"], None)
@@ -159,14 +169,24 @@ class _AccountStream(_Stream):
         )
 
     async def frames(self) -> AsyncIterator[bytes]:
+        await self.service.in_thread(self._take_place)
         if not self.resumes:
-            self.last = await self.service.in_thread(lambda: self.service.database.read(store.newest))
             for job in await self.service.in_thread(self._unfinished):
                 yield frame("snapshot", {**job, "job": job["id"]}, self.last)
         async for coming in self.all():
             yield (
                 HEARTBEAT if coming is None else frame(coming.type, {"job": coming.job_id, **coming.data}, coming.seq)
             )
+
+    def _take_place(self) -> None:
+        """Where the stream begins: after what the reader had, or after all that there is, which is in the snapshots."""
+
+        def read(connection: Connection) -> Sequence[int]:
+            if not self.resumes:
+                self.last = store.newest(connection)
+            return store.newest_of_account(connection, self.account, until=self.last, limit=REMEMBERED)
+
+        self.pass_over(self.service.database.read(read))
 
     def _unfinished(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

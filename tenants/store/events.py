@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, select
 
 from ..database import EVENTS_RECORDED
 from ..models import Event
@@ -57,9 +57,22 @@ def of_job(connection: Connection, account: str, job_id: str, seq: int, *, limit
     return connection.execute(statement.order_by(events.c.seq).limit(limit)).mappings().all()
 
 
-def newest_of_job(connection: Connection, account: str, job_id: str, *, limit: int) -> Sequence[int]:
-    """Numbers of the job's last events, the newest first."""
-    statement = select(events.c.seq).where(events.c.job_id == job_id, events.c.account == account)
+def newest_of_job(
+    connection: Connection, account: str, job_id: str, *, until: int | None = None, limit: int
+) -> Sequence[int]:
+    """Numbers of the job's last events, those up to `until` where it is given, the newest first."""
+    return _newest(connection, until, limit, events.c.job_id == job_id, events.c.account == account)
+
+
+def newest_of_account(connection: Connection, account: str, *, until: int, limit: int) -> Sequence[int]:
+    """The same of an account."""
+    return _newest(connection, until, limit, events.c.account == account)
+
+
+def _newest(connection: Connection, until: int | None, limit: int, *of: ColumnElement[bool]) -> Sequence[int]:
+    statement = select(events.c.seq).where(*of)
+    if until is not None:
+        statement = statement.where(events.c.seq <= until)
     return connection.execute(statement.order_by(events.c.seq.desc()).limit(limit)).scalars().all()
 
 

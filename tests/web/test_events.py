@@ -263,6 +263,51 @@ def test_a_stream_resumes_where_it_was(address: tuple[str, int], runtime: Runtim
     assert [name for name, _ in events[2:]] == ["status", "end", "snapshot", "end"]
 
 
+@contextlib.contextmanager
+def hub_held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The hub's thread waits before its next look at SQL, as where the machine is busy, until the event is set."""
+    look, at_the_gate, gate = hub_module._Reader.read, threading.Event(), threading.Event()
+
+    def held(reader: hub_module._Reader) -> list[JobEvent]:
+        at_the_gate.set()
+        assert gate.wait(60)
+        return look(reader)
+
+    monkeypatch.setattr(hub_module._Reader, "read", held)
+    assert at_the_gate.wait(60)
+    try:
+        yield gate
+    finally:
+        gate.set()
+
+
+@ON_BOTH
+def test_what_the_reader_had_does_not_come_again_from_a_hub_that_is_behind(
+    address: tuple[str, int], runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = create(runtime)
+    elsewhere = f"/v1/jobs/{create(runtime, 'other')['id']}/events"
+    paths = (f"/v1/jobs/{job['id']}/events", "/v1/accounts/acme/events")
+
+    async def run() -> list[str]:
+        async with contextlib.AsyncExitStack() as stack:
+            await (await stack.enter_async_context(stream(address, elsewhere))).next()  # the hub is at work from here
+            with hub_held(monkeypatch) as gate:
+                await asyncio.to_thread(happen, runtime, job["id"], 1)
+                last = str(await asyncio.to_thread(runtime.database.read, store.newest))
+                begun = [await stack.enter_async_context(stream(address, path)) for path in paths]
+                assert [(await each.next())[0] for each in begun] == ["snapshot", "snapshot"]
+                await asyncio.to_thread(happen, runtime, job["id"], 2)
+                resumed = [await stack.enter_async_context(stream(address, path, last)) for path in paths]
+                assert [(await each.next())[1]["message"] for each in resumed] == ["2", "2"]
+                gate.set()
+            await asyncio.to_thread(happen, runtime, job["id"], 3)
+            first = [(await each.next())[1]["message"] for each in begun]
+            return first + [(await each.next())[1]["message"] for each in (*begun, *resumed)]
+
+    assert asyncio.run(run()) == ["2", "2", "3", "3", "3", "3"]
+
+
 def test_an_accounts_stream_names_the_job_in_each_event(address: tuple[str, int], runtime: Runtime) -> None:
     old = create(runtime)
     create(runtime, "other")
