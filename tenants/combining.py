@@ -1,18 +1,23 @@
 """Calls of many threads, run some at a time by one of them.
 
 A call that finds nobody on the way goes at once, alone. What others ask for meanwhile waits for the next way, and goes
-together: so a commit, a flush to disk or a round trip is paid once for several, and nobody waits for company.
+together: so a commit, a flush to disk or a round trip is paid once for several, and nobody waits for company. While
+calls wait, one thread that has no call of its own leads way after way; handing that on to a waiting thread took as long
+as a third of a way, because a thread must be woken for it.
 
-Invariants: each call is run once, by one leader, and answered once; a leader that ends hands on to the call that has
-waited longest, so while calls wait one leads; of an interrupted leader's members none is left waiting.
+Invariants: each call is run once, by one leader, and answered once; while calls wait one leads, and always the one that
+has waited longest goes next; of an interrupted leader's members none is left waiting.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,6 +25,8 @@ R = TypeVar("R")
 
 #: Items that go together at most, unless the caller says otherwise.
 MOST = 32
+#: Seconds after which a leading thread without work ends.
+IDLE_SECONDS = 5.0
 
 
 class Interrupted(Exception):
@@ -43,6 +50,7 @@ class Combined(Generic[T, R]):
 
     Args:
         run_all: takes items, and gives an answer or an exception for each, in their order.
+        kind_of: only items with the same (by identity) go together; without it all do.
         turn: entered around each way, if given; what has come by then goes along.
         most: items that go together at most.
     """
@@ -51,15 +59,23 @@ class Combined(Generic[T, R]):
         self,
         run_all: Callable[[Sequence[T]], Sequence[R | Exception]],
         *,
+        kind_of: Callable[[T], object] | None = None,
         turn: AbstractContextManager[Any] | None = None,
         most: int = MOST,
     ) -> None:
         self._run_all = run_all
+        self._kind_of = kind_of
         self._turn = turn or nullcontext()
         self._most = most
-        self._led = False
         self._mutex = threading.Lock()
+        #: Somebody leads, or is called to.
+        self._led = False
         self._waiting: list[_Call[T]] = []
+        #: Leads for those who wait, while there are any.
+        self._thread: threading.Thread | None = None
+        #: Released when the thread shall lead.
+        self._called = threading.Lock()
+        self._called.acquire()
 
     def run(self, item: T) -> R:
         """The answer for the item.
@@ -77,7 +93,7 @@ class Combined(Generic[T, R]):
             if not call.leads:
                 call.ready.acquire()
             if call.leads:
-                self._lead(call)
+                self._lead([call])
         finally:
             self._leave(call)
         if isinstance(call.answer, Exception):
@@ -85,30 +101,69 @@ class Combined(Generic[T, R]):
         answer: R = call.answer
         return answer
 
-    def _lead(self, own: _Call[T]) -> None:
-        members = [own]
+    def _lead(self, members: list[_Call[T]]) -> None:
+        """One way, for these and those who wait."""
+        own = len(members)
+        self._take_along(members)
         try:
             with self._turn:
-                with self._mutex:
-                    members += self._waiting[: self._most - 1]
-                    del self._waiting[: self._most - 1]
+                self._take_along(members)
                 answers = self._run_all([call.item for call in members])
             for call, answer in zip(members, answers, strict=True):
                 call.answer = answer
         finally:
-            for call in members[1:]:
+            for call in members[own:]:
                 call.ready.release()
+
+    def _take_along(self, members: list[_Call[T]]) -> None:
+        with self._mutex:
+            if not self._waiting:
+                return
+            kind_of, going = self._kind_of, self._waiting
+            if kind_of is not None:
+                kind = kind_of((members or going)[0].item)
+                going = [call for call in going if kind_of(call.item) is kind]
+            going = going[: self._most - len(members)]
+            members += going
+            self._waiting = [call for call in self._waiting if call not in going]
 
     def _leave(self, call: _Call[T]) -> None:
         """Ends the call's part, also after an interrupt; a leader hands on."""
         with self._mutex:
             if call in self._waiting:
                 self._waiting.remove(call)
-            if not call.leads:
-                return
-            if self._waiting:
+            if call.leads:
+                self._hand_on()
+
+    def _hand_on(self) -> None:
+        if not self._waiting:
+            self._led = False
+        elif self._thread is not None:
+            self._called.release()
+        else:
+            self._thread = threading.Thread(target=self._lead_others, name="leads-calls", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # the system gives no more threads, or the interpreter is ending
+                self._thread = None
                 following = self._waiting.pop(0)
                 following.leads = True
                 following.ready.release()
-            else:
+
+    def _lead_others(self) -> None:
+        while True:
+            try:
+                self._lead([])
+            except BaseException:
+                # Whatever one of them raised is no reason to end this thread: its members are told that their outcome
+                # is unknown, and the others shall not wait for ever.
+                log.exception("calls that went together failed, and their outcome is unknown")
+            with self._mutex:
+                if self._waiting:
+                    continue
                 self._led = False
+            if not self._called.acquire(timeout=IDLE_SECONDS):
+                with self._mutex:
+                    if not self._called.acquire(blocking=False):  # nobody has called at the last moment
+                        self._thread = None
+                        return

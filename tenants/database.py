@@ -1,8 +1,8 @@
 """The database: one engine, and transactions that are retried when the database asks for it.
 
 Invariants
-- `write` runs one transaction from begin to commit. On SQLite it begins immediate, and writers of one process queue up
-  for it in order; SQLite's own waiting is a poll with pauses up to 100 ms, which showed as latency.
+- `write` runs one transaction from begin to commit. On SQLite it begins immediate, and writers come in order
+  (`sqlite_turns`).
 - `work` may run more than once (deadlock, serialization failure, a connection that broke before the commit), so it
   must not have effects outside its transaction.
 - A connection lost in the middle of a commit leaves the outcome open. It is never repeated here: `CommitUnknown` says
@@ -12,37 +12,39 @@ Invariants
 from __future__ import annotations
 
 import functools
+import operator
 import random
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import psycopg
 from psycopg.rows import namedtuple_row
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
+from . import shared_commits, sqlite_turns
 from .columns import sqlite_now, sqlite_seconds_since
 from .combining import Combined, Interrupted
-from .errors import Unavailable
+from .errors import Unavailable, in_one_line
 from .prepared import Prepared
+from .shared_commits import RunAll, alone
+from .sqlite_turns import WritersTurn, is_busy
 
 T = TypeVar("T")
-_Work = Callable[[sqlite3.Connection], Any]
-#: Gives an answer for each of some items, within one transaction.
-_RunAll = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
 _Item = Mapping[str, Any]
 _StatementFor = Callable[[Sequence[_Item]], str]
 
 #: Noted in a connection's `info` by the transaction that recorded events.
 EVENTS_RECORDED = "onelane_events_recorded"
 
+#: Says of a connection to SQLite that its transaction only reads.
+_READS = "onelane_reads"
 #: Where a connection's `info` keeps what it has prepared.
 _PREPARED = "onelane_prepared"
 
@@ -52,8 +54,6 @@ MAX_TRIES = 6
 STATEMENT_TIMEOUT_SECONDS = 30
 #: Seconds after which a connection is given up whose other end acknowledges nothing.
 TCP_SECONDS = 20
-#: Seconds that SQLite waits for a writer of another process.
-SQLITE_BUSY_SECONDS = 15
 
 #: PostgreSQL: read_only_sql_transaction, from a server that was the primary until a failover and kept its connections.
 _READ_ONLY = "25006"
@@ -82,20 +82,25 @@ class Database:
         """
         self.url = _driver_url(url)
         self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if _is_sqlite(self.url) else "postgresql"
-        self.engine = _make_engine(self.url, pool_size)
+        #: On SQLite, which has one writer at a time.
+        self._turn = WritersTurn(self.url.database or "")
+        self.engine = _make_engine(self.url, pool_size, self._turn.begin)
         #: Called after a commit that recorded events, so that whoever waits for them is told. It must not block.
         self.on_events: Callable[[], None] | None = None
-        #: Writers of this process, one at a time on SQLite, which has one writer anyway.
-        self._writing: AbstractContextManager[Any] = threading.Lock() if self.dialect == "sqlite" else nullcontext()
-        #: On SQLite, short transactions that share a commit.
-        self._together = Combined(self._run_all_on_sqlite, turn=self._writing)
-        #: On PostgreSQL, items that share a statement, by what makes the statement for them.
-        self._shared: dict[_StatementFor, Combined[_Item, Any]] = {}
-        self._writer = self.engine.execution_options(onelane_begin="BEGIN IMMEDIATE")
+        #: What several threads bring at one moment: on SQLite transactions that share a commit, on PostgreSQL items
+        #: that share a statement, each with what makes it. On PostgreSQL too one is on the way at a time: two beside
+        #: each other would each have half as many items, and be in each other's way.
+        self._together: Combined[tuple[Any, Any], Any] = (
+            Combined(self._run_all_on_sqlite, turn=self._turn)
+            if self.dialect == "sqlite"
+            else Combined(self._run_for_all, kind_of=operator.itemgetter(0))
+        )
+        #: Entered by whoever writes.
+        self._writing: AbstractContextManager[Any] = self._turn if self.dialect == "sqlite" else nullcontext()
         self._reader = (
             self.engine.execution_options(isolation_level="AUTOCOMMIT")
             if self.dialect == "postgresql"
-            else self.engine.execution_options(onelane_begin="BEGIN")
+            else self.engine.execution_options(**{_READS: True})
         )
 
     def write(self, work: Callable[[Connection], T]) -> T:
@@ -123,16 +128,21 @@ class Database:
         Raises:
             Unavailable: the database cannot be reached.
         """
-        for tries in range(1, MAX_TRIES + 1):
+        patience = time.monotonic() + sqlite_turns.BUSY_SECONDS
+        tries = 0
+        while True:
             try:
                 with self._reader.connect() as connection:
                     return work(connection)
             except DBAPIError as error:
+                if isinstance(error.orig, sqlite3.Error) and is_busy(error.orig) and time.monotonic() < patience:
+                    time.sleep(random.uniform(0.001, 0.01))  # another process opens it after a crash, or leaves it
+                    continue
+                tries += 1
                 if not _worth_a_retry(error) or tries == MAX_TRIES:
                     raise _translated(error) from error
             except PoolTimeout as error:
                 raise Unavailable(f"no database connection became free: {error}") from error
-        raise AssertionError("unreachable: the last try returns or raises")
 
     def run_one(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
         """Run one statement that commits itself, on PostgreSQL, and give back its rows, with columns as attributes.
@@ -163,31 +173,27 @@ class Database:
         Raises:
             IntegrityError, Unavailable, CommitUnknown: as `run_one`, for this item.
         """
-        shared = self._shared.get(statement_for)
-        if shared is None:
-            run_all = functools.partial(self._run_for_all, statement_for)
-            made: Combined[_Item, Any] = Combined(run_all)
-            shared = self._shared.setdefault(statement_for, made)
         try:
-            row: dict[str, Any] | None = shared.run(item)
+            row: dict[str, Any] | None = self._together.run((statement_for, item))
         except Interrupted as error:
             raise CommitUnknown(str(error)) from error
         return row
 
-    def _run_for_all(self, statement_for: _StatementFor, items: Sequence[_Item]) -> list[Any]:
-        """The object of each item, None, or its error."""
+    def _run_for_all(self, calls: Sequence[tuple[_StatementFor, _Item]]) -> list[Any]:
+        """The object of each item, None, or its error; the statement is made by the same function for all."""
+        statement_for, items = calls[0][0], [item for _, item in calls]
         arrays = {name: _array_literal([item[name] for item in items]) for name in items[0]}
         try:
             rows = {row["place"]: row for row in self._run_for_rows(statement_for(items), arrays)}
         except (IntegrityError, DataError) as error:
             # One of them is to blame, and nothing was written: each is told by itself.
-            if len(items) == 1:
+            if len(calls) == 1:
                 return [error]
-            return [self._run_for_all(statement_for, [item])[0] for item in items]
+            return [self._run_for_all([call])[0] for call in calls]
         except Unavailable as error:
             # Each thread raises an error of its own: one that several raise would mix their tracebacks.
-            return [type(error)(*error.args) for _ in items]
-        return [rows.get(place) for place in range(1, len(items) + 1)]
+            return [type(error)(*error.args) for _ in calls]
+        return [rows.get(place) for place in range(1, len(calls) + 1)]
 
     def _retried(self, statement: str, run_once: Callable[[], T]) -> T:
         """Run a statement that commits itself, again where the server asks for that; errors as `run_one` has them."""
@@ -200,7 +206,7 @@ class Database:
                 raise DataError(statement, None, error) from error
             except psycopg.Error as error:
                 if error.sqlstate not in _RETRY_STATES or tries == MAX_TRIES:
-                    raise Unavailable(f"the database failed: {_in_one_line(error)}") from error
+                    raise Unavailable(f"the database failed: {in_one_line(error)}") from error
                 self._leave_former_primary(error)
             except DBAPIError as error:
                 raise _translated(error) from error  # it could not be connected to
@@ -219,8 +225,7 @@ class Database:
             driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
             with driver.cursor(row_factory=namedtuple_row) as cursor:
                 rows = cursor.execute(statement, parameters).fetchall()
-        if self.on_events is not None:
-            self.on_events()
+        self._tell()
         return rows
 
     def _run_for_rows(self, statement: str, arrays: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -233,8 +238,7 @@ class Database:
                     driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
                     prepared = pooled.info[_PREPARED] = Prepared.on(driver)
                 rows: list[dict[str, Any]] | None = prepared.run(statement, arrays)
-            if self.on_events is not None:
-                self.on_events()
+            self._tell()
             return rows or []
 
         return self._retried(statement, run)
@@ -272,9 +276,9 @@ class Database:
             Unavailable: the database is locked for too long, cannot be opened, or its disk is full.
             CommitUnknown: the thread that ran it together with its own was interrupted.
         """
-        return cast("T | None", self._share_commit(_alone, work))
+        return cast("T | None", self._share_commit(alone, work))
 
-    def run_together_on_sqlite(self, run_all: _RunAll, item: Any) -> Any | None:
+    def run_together_on_sqlite(self, run_all: RunAll, item: Any) -> Any | None:
         """Run one transaction on SQLite for this item and those that other threads bring with the same function.
 
         Args:
@@ -286,33 +290,21 @@ class Database:
         """
         return self._share_commit(run_all, item)
 
-    def _share_commit(self, run_all: _RunAll, item: Any) -> Any:
+    def _share_commit(self, run_all: RunAll, item: Any) -> Any:
         try:
             return self._together.run((run_all, item))
         except Interrupted as error:
             raise CommitUnknown(str(error)) from error
 
-    def _run_all_on_sqlite(self, calls: Sequence[tuple[_RunAll, Any]]) -> list[Any]:
-        """Transactions with one commit, of which each takes effect or is rolled back by itself."""
-        try:
-            with closing(self.engine.raw_connection()) as pooled:
-                driver = cast("sqlite3.Connection", pooled.driver_connection)
-                try:
-                    driver.execute("BEGIN IMMEDIATE")
-                    answers = _run_all(driver, calls)
-                    driver.execute("COMMIT")
-                finally:
-                    if driver.in_transaction:
-                        driver.rollback()
-        except (sqlite3.Error, PoolTimeout) as error:
-            # Each thread raises an error of its own: one that several raise would mix their tracebacks.
-            return [_translated_from_sqlite(error) for _ in calls]
+    def _run_all_on_sqlite(self, calls: Sequence[tuple[RunAll, Any]]) -> list[Any]:
+        return shared_commits.run_all(self.engine, self._turn.begin, calls, committed=self._tell)
+
+    def _tell(self) -> None:
         if self.on_events is not None:
             self.on_events()
-        return answers
 
     def _write_once(self, work: Callable[[Connection], T]) -> T:
-        with self._writing, self._writer.connect() as connection:
+        with self._writing, self.engine.connect() as connection:
             connection.info.pop(EVENTS_RECORDED, None)  # left behind by a transaction that was rolled back
             result = work(connection)
             happened = connection.info.pop(EVENTS_RECORDED, False)
@@ -324,8 +316,8 @@ class Database:
                         "the database connection was lost in the middle of a commit; its outcome is unknown"
                     ) from error
                 raise
-        if happened and self.on_events is not None:
-            self.on_events()
+        if happened:
+            self._tell()
         return result
 
     def ping(self) -> None:
@@ -351,6 +343,7 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        self._turn.close()
 
 
 def _array_literal(values: Sequence[str | int | bool]) -> str:
@@ -360,84 +353,6 @@ def _array_literal(values: Sequence[str | int | bool]) -> str:
 
 def _element(value: str) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _run_all(driver: sqlite3.Connection, calls: Sequence[tuple[_RunAll, Any]]) -> list[Any]:
-    """What each call gives, or its error; calls that have the same function are made as one."""
-    groups = _groups(calls)
-    if all(run_all is not _alone for run_all, _ in groups):
-        try:
-            return _run_groups(calls, groups, lambda run_all, items: run_all(driver, items))
-        except Exception:
-            if not driver.in_transaction:
-                raise  # SQLite has rolled all of it back: the disk is full, say
-            # It is seldom, and savepoints take time: so only now each has its own.
-            driver.execute("ROLLBACK")
-            driver.execute("BEGIN IMMEDIATE")
-    return _run_groups(calls, groups, functools.partial(_within, driver))
-
-
-def _run_groups(
-    calls: Sequence[tuple[_RunAll, Any]],
-    groups: Sequence[tuple[_RunAll, list[int]]],
-    run: Callable[[_RunAll, Sequence[Any]], Sequence[Any]],
-) -> list[Any]:
-    answers: list[Any] = [None] * len(calls)
-    for run_all, places in groups:
-        given = run(run_all, [calls[place][1] for place in places])
-        for place, answer in zip(places, given, strict=True):
-            answers[place] = answer
-    return answers
-
-
-def _groups(calls: Sequence[tuple[_RunAll, Any]]) -> list[tuple[_RunAll, list[int]]]:
-    """The places of the calls that can be made as one, by what makes them."""
-    together: dict[_RunAll, list[int]] = {}
-    alone: list[tuple[_RunAll, list[int]]] = []
-    for place, (run_all, _) in enumerate(calls):
-        if run_all is _alone:
-            alone.append((run_all, [place]))
-        else:
-            together.setdefault(run_all, []).append(place)
-    return [*together.items(), *alone]
-
-
-def _alone(driver: sqlite3.Connection, works: Sequence[_Work]) -> list[Any]:
-    """Makes a transaction that stands for itself like one of many."""
-    return [work(driver) for work in works]
-
-
-def _within(driver: sqlite3.Connection, run_all: _RunAll, items: Sequence[Any]) -> Sequence[Any]:
-    """What is given for each item; what was written is gone where that is None or an error."""
-    driver.execute("SAVEPOINT one")
-    try:
-        answers = run_all(driver, items)
-    except Exception as error:
-        if not driver.in_transaction:
-            raise  # SQLite has rolled all of it back: the disk is full, say
-        driver.execute("ROLLBACK TO one")
-        if len(items) > 1:  # one of them is to blame
-            answers = [answer for item in items for answer in _within(driver, run_all, [item])]
-        else:
-            answers = [_translated_from_sqlite(error)]
-    else:
-        if all(answer is None for answer in answers):
-            driver.execute("ROLLBACK TO one")
-    driver.execute("RELEASE one")
-    return answers
-
-
-def _translated_from_sqlite(error: Exception) -> Exception:
-    if isinstance(error, sqlite3.IntegrityError):
-        return IntegrityError("on SQLite", None, error)
-    if isinstance(error, sqlite3.Error):
-        failure = Unavailable(f"the database failed: {_in_one_line(error)}")
-    elif isinstance(error, PoolTimeout):
-        failure = Unavailable(f"no database connection became free: {error}")
-    else:
-        return error
-    failure.__cause__ = error
-    return failure
 
 
 def _driver_url(url: str) -> URL:
@@ -455,13 +370,14 @@ def _is_sqlite(url: URL) -> bool:
     return url.drivername.split("+")[0] == "sqlite"
 
 
-def _make_engine(url: URL, pool_size: int) -> Engine:
+def _make_engine(url: URL, pool_size: int, begin_to_write: Callable[[sqlite3.Connection], None]) -> Engine:
     # The connection that was used last is used next: its statements are prepared, and its server's caches are warm.
     options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 10, "pool_use_lifo": True}
     if _is_sqlite(url):
-        engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS}, **options)
+        # SQLite's own waiting asks with pauses of up to 100 ms: `begin_to_write` and `Database.read` wait.
+        engine = create_engine(url, connect_args={"timeout": 0}, **options)
         event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "begin", functools.partial(_begin_sqlite, begin_to_write))
         return engine
     return create_engine(
         url,
@@ -507,19 +423,25 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
     SQLite does not wait for the lock that it needs while others read, or switch as well; and of the processes that a
     host starts together, several may open the new database at once.
     """
-    end = time.monotonic() + SQLITE_BUSY_SECONDS
+    end = time.monotonic() + sqlite_turns.BUSY_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+            if not is_busy(error) or time.monotonic() > end:
                 raise
         time.sleep(random.uniform(0.001, 0.02))
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("onelane_begin", "BEGIN IMMEDIATE"))
+def _begin_sqlite(begin_to_write: Callable[[sqlite3.Connection], None], connection: Connection) -> None:
+    if connection.get_execution_options().get(_READS):
+        connection.exec_driver_sql("BEGIN")
+        return
+    try:
+        begin_to_write(cast("sqlite3.Connection", connection.connection.driver_connection))
+    except sqlite3.Error as error:
+        raise OperationalError("BEGIN IMMEDIATE", None, error) from error
 
 
 def _worth_a_retry(error: DBAPIError) -> bool:
@@ -531,7 +453,7 @@ def _worth_a_retry(error: DBAPIError) -> bool:
         broke = error.connection_invalidated and error.statement is not None
         return broke or original.sqlstate in _RETRY_STATES
     if isinstance(original, sqlite3.OperationalError):
-        # Not SQLITE_BUSY itself: SQLite has waited for the other writer already, as long as it may.
+        # Not SQLITE_BUSY itself: the other writer has been waited for already, as long as it may take.
         return getattr(original, "sqlite_errorcode", 0) in _RETRY_CODES
     return False
 
@@ -541,9 +463,4 @@ def _translated(error: DBAPIError) -> Exception:
     if isinstance(error, IntegrityError | DataError):
         return error
     original = cast("BaseException", error.orig)
-    return Unavailable(f"the database failed: {_in_one_line(original)}")
-
-
-def _in_one_line(error: BaseException) -> str:
-    """PostgreSQL's hints come on lines of their own, which a log takes for other messages."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return Unavailable(f"the database failed: {in_one_line(original)}")

@@ -188,3 +188,8 @@ class SecretsError(OnelaneError):
     """A sealed secret cannot be opened with the keys at hand."""
 
     code = "internal"
+
+
+def in_one_line(error: BaseException) -> str:
+    """PostgreSQL's hints come on lines of their own, which a log takes for other messages."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sqlite3
 import threading
 import time
@@ -15,6 +17,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from tenants import combining
 from tenants.combining import Combined, Interrupted
 from tenants.database import Database
 from tenants.errors import Unavailable
@@ -84,23 +87,102 @@ def test_a_fault_stays_with_its_call(threads: ThreadPoolExecutor) -> None:
         calls[1].result(PATIENCE_SECONDS)
 
 
-@pytest.mark.parametrize(("struck", "answered", "left_open"), [(0, {2, 3}, set()), (1, {1}, {3})])
-def test_an_interrupted_leader_leaves_nobody_waiting(
-    threads: ThreadPoolExecutor, struck: int, answered: set[int], left_open: set[int]
-) -> None:
+def test_an_interrupted_leader_leaves_nobody_waiting(threads: ThreadPoolExecutor) -> None:
     ways = Ways()
-    calls = dict(zip((1, 2, 3), ways.start(threads, 1, 2, 3), strict=True))
-    ways.strikes = {struck: KeyboardInterrupt()}
+    calls = ways.start(threads, 1, 2, 3)
+    ways.strikes = {0: KeyboardInterrupt()}
     ways.gate.set()
-    for number in answered:
-        assert calls[number].result(PATIENCE_SECONDS) == -number
-    for number in left_open:
-        with pytest.raises(Interrupted):
-            calls[number].result(PATIENCE_SECONDS)
-    (leader,) = {1, 2, 3} - answered - left_open
     with pytest.raises(KeyboardInterrupt):
-        calls[leader].result(PATIENCE_SECONDS)
+        calls[0].result(PATIENCE_SECONDS)
+    assert [call.result(PATIENCE_SECONDS) for call in calls[1:]] == [-2, -3]
     assert ways.combined.run(7) == -7
+
+
+@pytest.mark.parametrize("strike", [KeyboardInterrupt(), KeyError("unknown")], ids=["interrupt", "error"])
+def test_a_way_that_is_led_for_others_and_fails_leaves_its_calls_open_and_nobody_waiting(
+    threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture, strike: BaseException
+) -> None:
+    ways = Ways(most=2)
+    calls = ways.start(threads, 1, 2, 3, 4)
+    ways.strikes = {1: strike}
+    ways.gate.set()
+    assert calls[0].result(PATIENCE_SECONDS) == -1
+    for call in calls[1:3]:
+        with pytest.raises(Interrupted):
+            call.result(PATIENCE_SECONDS)
+    assert calls[3].result(PATIENCE_SECONDS) == -4
+    assert "their outcome is unknown" in caplog.text
+    assert ways.combined.run(7) == -7
+
+
+def test_an_interrupted_call_that_still_waits_is_not_run(threads: ThreadPoolExecutor) -> None:
+    ways = Ways()
+    (call,) = ways.start(threads, 1)
+
+    def interrupt(*_: object) -> None:
+        raise InterruptedError
+
+    def interrupt_who_waits() -> None:
+        until(lambda: bool(ways.combined._waiting))
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        threads.submit(interrupt_who_waits)
+        with pytest.raises(InterruptedError):
+            ways.combined.run(2)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    ways.gate.set()
+    assert call.result(PATIENCE_SECONDS) == -1
+    assert ways.combined.run(3) == -3
+    assert ways.ways == [[1], [3]]
+
+
+def test_calls_of_one_kind_go_together_and_the_one_that_waited_longest_goes_first(threads: ThreadPoolExecutor) -> None:
+    ways = Ways(most=2)
+    ways.combined._kind_of = lambda item: item < 0
+    calls = ways.start(threads, 1, -2, 3, -4, 5, -6, 7)
+    ways.gate.set()
+    assert [call.result(PATIENCE_SECONDS) for call in calls] == [-1, 2, -3, 4, -5, 6, -7]
+    assert ways.ways == [[1], [-2, -4], [3, 5], [-6], [7]]
+
+
+def test_the_leading_thread_ends_without_work_and_begins_again(
+    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(combining, "IDLE_SECONDS", 0.01)
+    ways = Ways()
+    for _ in range(2):
+        ways.gate.clear()
+        calls = ways.start(threads, 1, 2)
+        ways.gate.set()
+        assert [call.result(PATIENCE_SECONDS) for call in calls] == [-1, -2]
+        until(lambda: ways.combined._thread is None)
+    assert ways.ways == [[1], [2], [1], [2]]
+
+
+def test_where_the_system_gives_no_thread_those_who_wait_lead(
+    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = Ways(most=1)
+    calls = ways.start(threads, 1, 2, 3)
+
+    def no_more(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    ways.gate.set()
+    assert [call.result(PATIENCE_SECONDS) for call in calls] == [-1, -2, -3]
+    assert ways.combined._thread is None
+
+
+def test_many_threads_are_each_answered_once(threads: ThreadPoolExecutor) -> None:
+    ways = Ways(most=5)
+    ways.gate.set()
+    numbers = range(3000)
+    assert list(threads.map(ways.combined.run, numbers)) == [-number for number in numbers]
+    assert sorted(number for way in ways.ways for number in way) == list(numbers)
 
 
 @pytest.fixture

@@ -53,10 +53,7 @@ class Turn:
         self._comes, self._goes = threading.Event(), threading.Event()
         #: How many went together, each time.
         self.sizes: list[int] = []
-        owner, name = (
-            (database, "_run_for_all") if database.dialect == "postgresql" else (database._together, "_run_all")
-        )
-        run_all = getattr(owner, name)
+        run_all = database._together._run_all
 
         def held_up(*given: Any) -> Any:
             if not self._armed:
@@ -67,14 +64,14 @@ class Turn:
                 assert self._goes.wait(PATIENCE_SECONDS)
             return run_all(*given)
 
-        monkeypatch.setattr(owner, name, held_up)
+        monkeypatch.setattr(database._together, "_run_all", held_up)
 
     def share(self, threads: ThreadPoolExecutor, first: Callable[[], Any], *others: Callable[[], Any]) -> list[Any]:
         """The answers, or what was raised: the first goes alone, all others together."""
         self._armed = True
         calls: list[Future[Any]] = [threads.submit(first)]
         assert self._comes.wait(PATIENCE_SECONDS)
-        (shared,) = self._database._shared.values() or [self._database._together]
+        shared = self._database._together
         for number, other in enumerate(others, start=1):
             calls.append(threads.submit(other))
             until = time.monotonic() + PATIENCE_SECONDS

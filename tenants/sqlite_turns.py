@@ -1,0 +1,203 @@
+"""Whose turn it is to write to a SQLite database, which has one writer at a time.
+
+SQLite itself lets whoever asks at the right moment be next, and a waiting process asks with pauses of up to 100 ms: one
+that writes without a break keeps the others out for seconds. Here threads of a process come in the order in which they
+asked. Among processes, one that waits sits down in the waiting room, asks several times a millisecond, and everybody
+who sees it there lets it go first.
+
+Invariants: SQLite's own lock alone decides who may write. The waiting room only says who asks next, so it may be lost,
+stale or not to be had (a file that cannot be locked or opened) and nothing is written that should not be. A process
+that dies in it leaves it; one that stands still in it holds the others up for a second at each turn, for no longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import mmap
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from types import TracebackType
+
+log = logging.getLogger(__name__)
+
+#: Seconds to wait for a writer of another process.
+BUSY_SECONDS = 15.0
+#: Seconds to wait for whoever waits already.
+ROOM_SECONDS = 1.0
+#: The name of the waiting room, after the database's own.
+ROOM_SUFFIX = "-room"
+
+
+class InOrder:
+    """A lock that its holder hands to the thread that has waited longest. A plain one goes to whoever is quick."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._held = False
+        self._waiting: deque[threading.Lock] = deque()
+
+    def __enter__(self) -> None:
+        with self._mutex:
+            if not self._held:
+                self._held = True
+                return
+            gate = threading.Lock()
+            gate.acquire()
+            self._waiting.append(gate)
+        try:
+            gate.acquire()
+        except BaseException:
+            with self._mutex:
+                if gate in self._waiting:
+                    self._waiting.remove(gate)
+                else:
+                    self._hand_on()  # it was given to us at the last moment
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._mutex:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().release()
+        else:
+            self._held = False
+
+
+class WaitingRoom:
+    """Seats one process; a byte in memory that all share says whether it is taken, so that looking costs nothing."""
+
+    def __init__(self, path: str) -> None:
+        """`path` is the database's; the room's file beside it is made on the first look, with the same permissions."""
+        self._path = path + ROOM_SUFFIX
+        self._database_path = path
+        self._file: int | None = None
+        self._taken: mmap.mmap | None = None
+        self._opening = threading.Lock()
+        self._missing = False
+
+    @property
+    def taken(self) -> bool:
+        """Somebody waits, or died there."""
+        shared = self._shared()
+        return shared is not None and shared[0] != 0
+
+    def _shared(self) -> mmap.mmap | None:
+        if self._file is None and not self._missing:
+            with self._opening:
+                if self._file is None:
+                    self._open()
+        return self._taken
+
+    def _open(self) -> None:
+        try:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with contextlib.suppress(PermissionError):  # another user made it
+                os.fchmod(self._file, os.stat(self._database_path).st_mode & 0o666)
+            os.truncate(self._file, 1)
+            self._taken = mmap.mmap(self._file, 1)
+        except OSError as error:
+            log.warning("processes that write to %s do not wait in order: %s", self._database_path, error)
+            self._missing = True
+
+    def close(self) -> None:
+        """Leave no file open; the next look opens it again."""
+        with self._opening:
+            file, self._file = self._file, None
+            shared, self._taken = self._taken, None
+        if shared is not None:
+            shared.close()
+        if file is not None:
+            os.close(file)
+
+    @contextlib.contextmanager
+    def seat(self) -> Iterator[None]:
+        """Sit down, after whoever sits there, but for one that does not get on."""
+        shared, file = self._shared(), self._file
+        if shared is None or file is None:
+            yield
+            return
+        for _ in _asking(ROOM_SECONDS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                continue
+        else:
+            yield
+            return
+        try:
+            shared[0] = 1
+            yield
+        finally:
+            shared[0] = 0
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+class WritersTurn:
+    """A process' turns; entered by one thread at a time, which then begins its transaction."""
+
+    def __init__(self, path: str) -> None:
+        self._threads = InOrder()
+        self._room = WaitingRoom(path)
+
+    def __enter__(self) -> None:
+        self._threads.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._threads.__exit__(kind, error, traceback)
+
+    def close(self) -> None:
+        """Let go of what is open, when nobody writes any more."""
+        self._room.close()
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Begin a transaction that writes, on a connection that does not wait by itself.
+
+        Raises:
+            sqlite3.OperationalError: another process writes for longer than `BUSY_SECONDS`; or what SQLite says.
+        """
+        if not self._room.taken and _begun(connection):
+            return
+        with self._room.seat():
+            for _ in _asking(BUSY_SECONDS):
+                if _begun(connection):
+                    return
+        connection.execute("BEGIN IMMEDIATE")
+
+
+def _begun(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if not is_busy(error):
+            raise
+        return False
+    return True
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Another process has the lock that is needed; it may be free a moment later."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _asking(seconds: float) -> Iterator[None]:
+    """Again and again for so long: at first five times a millisecond, as long as others' short writes take."""
+    began = time.monotonic()
+    while True:
+        yield
+        waited = time.monotonic() - began
+        if waited > seconds:
+            return
+        time.sleep(min(0.0002 + waited / 10, 0.005))
