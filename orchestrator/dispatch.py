@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 import dramatiq
@@ -89,7 +89,8 @@ class Dispatcher:
         except Interrupted:
             return False
 
-    def _send_together(self, near: Sequence[Entry]) -> list[bool]:
+    def _send_together(self, near: Sequence[Entry], let_go: Callable[[], None]) -> list[bool]:
+        let_go()
         return [self._send_now(near)] * len(near)
 
     def _send_now(self, near: Sequence[Entry]) -> bool:

@@ -3,10 +3,12 @@
 A call that finds nobody on the way goes at once, alone. What others ask for meanwhile waits for the next way, and goes
 together: so a commit, a flush to disk or a round trip is paid once for several, and nobody waits for company. While
 calls wait, one thread that has no call of its own leads way after way; handing that on to a waiting thread took as long
-as a third of a way, because a thread must be woken for it.
+as a third of a way, because a thread must be woken for it. Those who were answered go on in the midst of the next way,
+when its leader has the interpreter's lock no longer: at once, they would all ask for that lock together with it.
 
 Invariants: each call is run once, by one leader, and answered once; while calls wait one leads, and always the one that
-has waited longest goes next; of an interrupted leader's members none is left waiting.
+has waited longest goes next; nobody is held up that was answered while the leader waits for anything but its own way;
+of an interrupted leader's members none is left waiting.
 """
 
 from __future__ import annotations
@@ -14,8 +16,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,18 @@ R = TypeVar("R")
 MOST = 32
 #: Seconds after which a leading thread without work ends.
 IDLE_SECONDS = 5.0
+
+
+def nothing() -> None:
+    """For who has nobody to let go."""
+
+
+class Turn(Protocol):
+    """What is entered around each way."""
+
+    def enter(self, before_waiting: Callable[[], None]) -> None: ...
+
+    def leave(self) -> None: ...
 
 
 class Interrupted(Exception):
@@ -49,7 +62,9 @@ class Combined(Generic[T, R]):
     """`run_all` for single items, from any thread.
 
     Args:
-        run_all: takes items, and gives an answer or an exception for each, in their order.
+        run_all: takes items, and gives an answer or an exception for each, in their order. It calls its second
+            argument where it begins to wait for long without the interpreter's lock, or before: those whom the way
+            before has answered go on then.
         kind_of: only items with the same (by identity) go together; without it all do.
         turn: entered around each way, if given; what has come by then goes along.
         most: items that go together at most.
@@ -57,15 +72,15 @@ class Combined(Generic[T, R]):
 
     def __init__(
         self,
-        run_all: Callable[[Sequence[T]], Sequence[R | Exception]],
+        run_all: Callable[[Sequence[T], Callable[[], None]], Sequence[R | Exception]],
         *,
         kind_of: Callable[[T], object] | None = None,
-        turn: AbstractContextManager[Any] | None = None,
+        turn: Turn | None = None,
         most: int = MOST,
     ) -> None:
         self._run_all = run_all
         self._kind_of = kind_of
-        self._turn = turn or nullcontext()
+        self._turn = turn
         self._most = most
         self._mutex = threading.Lock()
         #: Somebody leads, or is called to.
@@ -93,7 +108,7 @@ class Combined(Generic[T, R]):
             if not call.leads:
                 call.ready.acquire()
             if call.leads:
-                self._lead([call])
+                self._lead([call], nothing)
         finally:
             self._leave(call)
         if isinstance(call.answer, Exception):
@@ -101,19 +116,26 @@ class Combined(Generic[T, R]):
         answer: R = call.answer
         return answer
 
-    def _lead(self, members: list[_Call[T]]) -> None:
-        """One way, for these and those who wait."""
+    def _lead(self, members: list[_Call[T]], let_go: Callable[[], None]) -> None:
+        """One way, for these and those who wait. Those who came along go on at once, or are left in `members`."""
         own = len(members)
+        done = False
         self._take_along(members)
         try:
-            with self._turn:
+            if self._turn is not None:
+                self._turn.enter(let_go)
+            try:
                 self._take_along(members)
-                answers = self._run_all([call.item for call in members])
+                answers = self._run_all([call.item for call in members], let_go)
+            finally:
+                if self._turn is not None:
+                    self._turn.leave()
             for call, answer in zip(members, answers, strict=True):
                 call.answer = answer
+            done = True
         finally:
-            for call in members[own:]:
-                call.ready.release()
+            if own or not done:
+                _release(members[own:])
 
     def _take_along(self, members: list[_Call[T]]) -> None:
         with self._mutex:
@@ -151,19 +173,35 @@ class Combined(Generic[T, R]):
                 following.ready.release()
 
     def _lead_others(self) -> None:
+        answered: list[_Call[T]] = []
+
+        def let_go() -> None:
+            _release(answered)
+            answered.clear()
+
         while True:
+            members: list[_Call[T]] = []
             try:
-                self._lead([])
+                self._lead(members, let_go)
             except BaseException:
                 # Whatever one of them raised is no reason to end this thread: its members are told that their outcome
                 # is unknown, and the others shall not wait for ever.
                 log.exception("calls that went together failed, and their outcome is unknown")
+                members = []
+            let_go()
+            answered += members
             with self._mutex:
                 if self._waiting:
                     continue
                 self._led = False
+            let_go()
             if not self._called.acquire(timeout=IDLE_SECONDS):
                 with self._mutex:
                     if not self._called.acquire(blocking=False):  # nobody has called at the last moment
                         self._thread = None
                         return
+
+
+def _release(calls: Sequence[_Call[Any]]) -> None:
+    for call in calls:
+        call.ready.release()

@@ -26,7 +26,7 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
 from . import shared_commits, sqlite_turns
 from .columns import sqlite_now, sqlite_seconds_since
@@ -179,17 +179,17 @@ class Database:
             raise CommitUnknown(str(error)) from error
         return row
 
-    def _run_for_all(self, calls: Sequence[tuple[_StatementFor, _Item]]) -> list[Any]:
+    def _run_for_all(self, calls: Sequence[tuple[_StatementFor, _Item]], let_go: Callable[[], None]) -> list[Any]:
         """The object of each item, None, or its error; the statement is made by the same function for all."""
         statement_for, items = calls[0][0], [item for _, item in calls]
         arrays = {name: _array_literal([item[name] for item in items]) for name in items[0]}
         try:
-            rows = {row["place"]: row for row in self._run_for_rows(statement_for(items), arrays)}
+            rows = {row["place"]: row for row in self._run_for_rows(statement_for(items), arrays, let_go)}
         except (IntegrityError, DataError) as error:
             # One of them is to blame, and nothing was written: each is told by itself.
             if len(calls) == 1:
                 return [error]
-            return [self._run_for_all([call])[0] for call in calls]
+            return [self._run_for_all([call], let_go)[0] for call in calls]
         except Unavailable as error:
             # Each thread raises an error of its own: one that several raise would mix their tracebacks.
             return [type(error)(*error.args) for _ in calls]
@@ -228,16 +228,20 @@ class Database:
         self._tell()
         return rows
 
-    def _run_for_rows(self, statement: str, arrays: Mapping[str, str]) -> list[dict[str, Any]]:
+    def _run_for_rows(
+        self, statement: str, arrays: Mapping[str, str], let_go: Callable[[], None]
+    ) -> list[dict[str, Any]]:
         """Run a statement that gives its rows as one JSON list."""
 
         def run() -> list[dict[str, Any]]:
+            if not cast("QueuePool", self.engine.pool).checkedin():
+                let_go()  # a connection must be made or waited for
             with self._committing_itself() as pooled:
                 prepared = pooled.info.get(_PREPARED)
                 if prepared is None:
                     driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
                     prepared = pooled.info[_PREPARED] = Prepared.on(driver)
-                rows: list[dict[str, Any]] | None = prepared.run(statement, arrays)
+                rows: list[dict[str, Any]] | None = prepared.run(statement, arrays, before=let_go)
             self._tell()
             return rows or []
 
@@ -296,8 +300,8 @@ class Database:
         except Interrupted as error:
             raise CommitUnknown(str(error)) from error
 
-    def _run_all_on_sqlite(self, calls: Sequence[tuple[RunAll, Any]]) -> list[Any]:
-        return shared_commits.run_all(self.engine, self._turn.begin, calls, committed=self._tell)
+    def _run_all_on_sqlite(self, calls: Sequence[tuple[RunAll, Any]], let_go: Callable[[], None]) -> list[Any]:
+        return shared_commits.run_all(self.engine, self._turn.begin, calls, let_go=let_go, committed=self._tell)
 
     def _tell(self) -> None:
         if self.on_events is not None:

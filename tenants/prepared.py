@@ -13,7 +13,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,12 +39,13 @@ class Prepared:
     def on(connection: psycopg.Connection[Any]) -> Prepared:
         return Prepared(connection, connection.info.encoding)
 
-    def run(self, statement: str, parameters: Mapping[str, str]) -> Any:
+    def run(self, statement: str, parameters: Mapping[str, str], *, before: Callable[[], None]) -> Any:
         """Run a statement that commits itself, and give back its only value, which is a JSON document or null.
 
         Args:
             statement: in which `%(name)s` marks a parameter.
             parameters: by name, as PostgreSQL reads them in text.
+            before: called when nothing is left to do but to wait for the server.
 
         Raises:
             psycopg.Error: as the driver would; the connection is closed if it was lost.
@@ -55,15 +56,15 @@ class Prepared:
             raise psycopg.DataError("PostgreSQL text fields cannot contain NUL bytes")
         encoded = [value.encode(self.encoding) for value in given]
         try:
-            answer = self._execute(statement, text, encoded)
+            answer = self._execute(statement, text, encoded, before)
         except psycopg.errors.InvalidSqlStatementName:
             # The driver has let go of all that was prepared, which it does after a rollback. Nothing was run.
             del self._names[statement]
-            answer = self._execute(statement, text, encoded)
+            answer = self._execute(statement, text, encoded, before)
         document = answer.get_value(0, 0)
         return None if document is None else json.loads(document.decode(self.encoding))
 
-    def _execute(self, statement: str, text: str, values: Sequence[bytes]) -> PGresult:
+    def _execute(self, statement: str, text: str, values: Sequence[bytes], before: Callable[[], None]) -> PGresult:
         server = self.connection.pgconn
         name = self._names.get(statement)
         if name is None:
@@ -72,6 +73,7 @@ class Prepared:
             if prepared.status != ExecStatus.COMMAND_OK:
                 raise error_from_result(prepared, self.encoding)
             self._names[statement] = name
+        before()
         answer = server.exec_prepared(name, values)
         if answer.status != ExecStatus.TUPLES_OK:
             raise error_from_result(answer, self.encoding)

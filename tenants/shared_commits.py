@@ -15,36 +15,44 @@ from typing import Any, cast
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool
 
+from .combining import nothing
 from .errors import Unavailable, in_one_line
 
 #: A transaction that stands for itself; None from it rolls it back.
 Work = Callable[[sqlite3.Connection], Any]
 #: Gives an answer for each of some items, within one transaction.
 RunAll = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
+_Begin = Callable[[sqlite3.Connection, Callable[[], None]], None]
 
 
 def run_all(
     engine: Engine,
-    begin: Callable[[sqlite3.Connection], None],
+    begin: _Begin,
     calls: Sequence[tuple[RunAll, Any]],
     *,
+    let_go: Callable[[], None],
     committed: Callable[[], None],
 ) -> list[Any]:
     """What each call gives, or its error.
 
     Args:
         engine: of a SQLite database.
-        begin: begins a transaction that writes.
+        begin: begins a transaction that writes, and calls its second argument before it waits.
         calls: functions with an item for each; those with the same function are made as one.
+        let_go: called before the commit, or before anything else is waited for.
         committed: called after the commit.
     """
+    if not cast("QueuePool", engine.pool).checkedin():
+        let_go()  # a connection must be made or waited for
     try:
         with closing(engine.raw_connection()) as pooled:
             driver = cast("sqlite3.Connection", pooled.driver_connection)
             try:
-                begin(driver)
+                begin(driver, let_go)
                 answers = _answers(driver, begin, calls)
+                let_go()
                 driver.execute("COMMIT")
             finally:
                 if driver.in_transaction:
@@ -61,9 +69,7 @@ def alone(driver: sqlite3.Connection, works: Sequence[Work]) -> list[Any]:
     return [work(driver) for work in works]
 
 
-def _answers(
-    driver: sqlite3.Connection, begin: Callable[[sqlite3.Connection], None], calls: Sequence[tuple[RunAll, Any]]
-) -> list[Any]:
+def _answers(driver: sqlite3.Connection, begin: _Begin, calls: Sequence[tuple[RunAll, Any]]) -> list[Any]:
     groups = _groups(calls)
     if all(function is not alone for function, _ in groups):
         try:
@@ -73,7 +79,7 @@ def _answers(
                 raise  # SQLite has rolled all of it back: the disk is full, say
             # It is seldom, and savepoints take time: so only now each has its own.
             driver.execute("ROLLBACK")
-            begin(driver)
+            begin(driver, nothing)
     return _run_groups(calls, groups, functools.partial(_within, driver))
 
 

@@ -21,8 +21,10 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
+
+from .combining import nothing
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,14 @@ class InOrder:
         self._waiting: deque[threading.Lock] = deque()
 
     def __enter__(self) -> None:
+        self.enter(nothing)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.leave()
+
+    def enter(self, before_waiting: Callable[[], None]) -> None:
         with self._mutex:
             if not self._held:
                 self._held = True
@@ -51,6 +61,7 @@ class InOrder:
             gate.acquire()
             self._waiting.append(gate)
         try:
+            before_waiting()
             gate.acquire()
         except BaseException:
             with self._mutex:
@@ -60,9 +71,7 @@ class InOrder:
                     self._hand_on()  # it was given to us at the last moment
             raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def leave(self) -> None:
         with self._mutex:
             self._hand_on()
 
@@ -143,33 +152,30 @@ class WaitingRoom:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
-class WritersTurn:
+class WritersTurn(InOrder):
     """A process' turns; entered by one thread at a time, which then begins its transaction."""
 
     def __init__(self, path: str) -> None:
-        self._threads = InOrder()
+        super().__init__()
         self._room = WaitingRoom(path)
-
-    def __enter__(self) -> None:
-        self._threads.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._threads.__exit__(kind, error, traceback)
 
     def close(self) -> None:
         """Let go of what is open, when nobody writes any more."""
         self._room.close()
 
-    def begin(self, connection: sqlite3.Connection) -> None:
+    def begin(self, connection: sqlite3.Connection, before_waiting: Callable[[], None] = nothing) -> None:
         """Begin a transaction that writes, on a connection that does not wait by itself.
+
+        Args:
+            connection: see above.
+            before_waiting: called once where another process writes.
 
         Raises:
             sqlite3.OperationalError: another process writes for longer than `BUSY_SECONDS`; or what SQLite says.
         """
         if not self._room.taken and _begun(connection):
             return
+        before_waiting()
         with self._room.seat():
             for _ in _asking(BUSY_SECONDS):
                 if _begun(connection):

@@ -278,9 +278,9 @@ def test_a_step_that_completes_pays_nothing(bench: Bench, breaker: Breaker, monk
     if bench.database.dialect == "postgresql":
         run_for_rows = bench.database._run_for_rows
 
-        def told(text: str, known: Any) -> list[Any]:
+        def told(text: str, known: Any, let_go: Callable[[], None]) -> list[Any]:
             said.append(text)
-            return run_for_rows(text, known)
+            return run_for_rows(text, known, let_go)
 
         monkeypatch.setattr(bench.database, "_run_for_rows", told)
         event.listen(bench.database.engine, "before_cursor_execute", lambda *given: said.append(given[2]))

@@ -21,6 +21,7 @@ from tenants import combining
 from tenants.combining import Combined, Interrupted
 from tenants.database import Database
 from tenants.errors import Unavailable
+from tenants.sqlite_turns import WritersTurn
 
 PATIENCE_SECONDS = 30.0
 
@@ -41,9 +42,10 @@ class Ways:
         self.faults: dict[int, Exception] = {}
         #: Number of the way → what strikes its leader there.
         self.strikes: dict[int, BaseException] = {}
-        self.combined: Combined[int, int] = Combined(self._run, turn=contextlib.nullcontext(), most=most)
+        self.combined: Combined[int, int] = Combined(self._run, most=most)
 
-    def _run(self, items: Sequence[int]) -> list[int | Exception]:
+    def _run(self, items: Sequence[int], let_go: Callable[[], None]) -> list[int | Exception]:
+        let_go()
         self.ways.append(list(items))
         assert self.gate.wait(PATIENCE_SECONDS)
         if (strike := self.strikes.pop(len(self.ways) - 1, None)) is not None:
@@ -146,6 +148,88 @@ def test_calls_of_one_kind_go_together_and_the_one_that_waited_longest_goes_firs
     ways.gate.set()
     assert [call.result(PATIENCE_SECONDS) for call in calls] == [-1, 2, -3, 4, -5, 6, -7]
     assert ways.ways == [[1], [-2, -4], [3, 5], [-6], [7]]
+
+
+def test_those_who_were_answered_go_on_when_the_next_way_says_so_or_at_its_end(threads: ThreadPoolExecutor) -> None:
+    """Until then they would only ask for the interpreter's lock, which the leader needs."""
+    gates = {name: threading.Event() for name in ("first", "begun", "long", "end")}
+    ways: list[list[int]] = []
+
+    def run(items: Sequence[int], let_go: Callable[[], None]) -> list[int]:
+        ways.append(list(items))
+        if len(ways) == 1:
+            assert gates["first"].wait(PATIENCE_SECONDS)
+        if len(ways) == 3:
+            gates["begun"].set()
+            assert gates["long"].wait(PATIENCE_SECONDS)
+            let_go()
+            assert gates["end"].wait(PATIENCE_SECONDS)
+        return list(items)
+
+    combined: Combined[int, int] = Combined(run, most=1)
+    calls = []
+    for number in range(3):
+        calls.append(threads.submit(combined.run, number))
+        until(lambda number=number: len(ways) + len(combined._waiting) == number + 1)  # type: ignore[misc]
+    gates["first"].set()
+    assert calls[0].result(PATIENCE_SECONDS) == 0
+    assert gates["begun"].wait(PATIENCE_SECONDS)
+    with pytest.raises(TimeoutError):
+        calls[1].result(0.1)
+    gates["long"].set()
+    assert calls[1].result(PATIENCE_SECONDS) == 1
+    assert not calls[2].done()
+    gates["end"].set()
+    assert calls[2].result(PATIENCE_SECONDS) == 2
+    assert ways == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("waits_for", ["the turn", "another process", "a connection"])
+def test_on_sqlite_nobody_is_held_up_who_was_answered_while_the_next_must_wait(
+    sqlite_url: str, threads: ThreadPoolExecutor, waits_for: str
+) -> None:
+    sqlite = Database(sqlite_url, pool_size=1)
+    sqlite.write(lambda connection: connection.execute(text("CREATE TABLE noted (number INTEGER PRIMARY KEY)")))
+    sqlite._together._most = 1
+    with contextlib.ExitStack() as stack:
+
+        def stand_in_the_way(connection: sqlite3.Connection) -> Any:
+            """As the second of three has done its part, what the third needs is taken."""
+            answer = note(2)(connection)
+            if waits_for == "the turn":
+                threads.submit(sqlite.write, lambda c: [c.execute(text("SELECT 1")), gate.wait(PATIENCE_SECONDS)])
+                until(lambda: bool(sqlite._turn._waiting))
+            elif waits_for == "another process":
+                threads.submit(take_the_database)
+                until(lambda: sqlite._turn._room.taken)
+            else:
+                threads.submit(sqlite.read, lambda c: gate.wait(PATIENCE_SECONDS))
+            return answer
+
+        def take_the_database() -> None:
+            other = WritersTurn(str(sqlite.url.database))
+            with contextlib.closing(sqlite3.connect(str(sqlite.url.database), timeout=0, isolation_level=None)) as made:
+                other.begin(made)
+                gate.wait(PATIENCE_SECONDS)
+                made.execute("ROLLBACK")
+            other.close()
+
+        gate = threading.Event()
+        stack.callback(gate.set)
+        with sqlite._turn:
+            calls = [threads.submit(sqlite.run_on_sqlite, note(1))]
+            until(lambda: len(sqlite._turn._waiting) == 1)
+            for number, work in enumerate((stand_in_the_way, note(3)), start=1):
+                calls.append(threads.submit(sqlite.run_on_sqlite, work))
+                until(lambda number=number: len(sqlite._together._waiting) == number)  # type: ignore[misc]
+        assert calls[0].result(PATIENCE_SECONDS)
+        assert calls[1].result(PATIENCE_SECONDS)
+        if waits_for != "a connection":  # which may be given to the third before the reader
+            assert not calls[2].done()
+        gate.set()
+        assert calls[2].result(PATIENCE_SECONDS)
+    assert noted(sqlite) == {1, 2, 3}
+    sqlite.close()
 
 
 def test_the_leading_thread_ends_without_work_and_begins_again(

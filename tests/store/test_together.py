@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DataError, IntegrityError
 
+from tenants.combining import nothing
 from tenants.database import CommitUnknown, Database
 from tenants.errors import Unavailable
 from tenants.store import dispatch
@@ -58,7 +59,7 @@ class Turn:
         def held_up(*given: Any) -> Any:
             if not self._armed:
                 return run_all(*given)
-            self.sizes.append(len(given[-1]))
+            self.sizes.append(len(given[0]))
             if not self._comes.is_set():
                 self._comes.set()
                 assert self._goes.wait(PATIENCE_SECONDS)
@@ -140,10 +141,10 @@ def test_a_failure_is_everybodys_and_each_has_an_error_of_its_own(
 ) -> None:
     run = database._run_for_rows
 
-    def fail(statement: str, arrays: Mapping[str, Any]) -> list[Any]:
+    def fail(statement: str, arrays: Mapping[str, Any], let_go: Callable[[], None]) -> list[Any]:
         if "," in arrays["name"]:
             raise failure
-        return run(statement, arrays)
+        return run(statement, arrays, let_go)
 
     monkeypatch.setattr(database, "_run_for_rows", fail)
     first, *others = turn.share(threads, *(note(database, name) for name in ("a", "b", "c")))
@@ -159,7 +160,7 @@ def test_what_the_driver_forgot_after_a_rollback_is_prepared_again(database: Dat
 
     def run(number: int) -> None:
         statement = f"SELECT json_build_array(json_build_object('place', {number}))"
-        assert database._run_for_rows(statement, {}) == [{"place": number}]
+        assert database._run_for_rows(statement, {}, nothing) == [{"place": number}]
 
     for number in (1, 2):
         run(number)
