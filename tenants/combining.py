@@ -126,7 +126,8 @@ class Combined(Generic[T, R]):
                 self._turn.enter(let_go)
             try:
                 self._take_along(members)
-                answers = self._run_all([call.item for call in members], let_go)
+                # None are left when all who waited were interrupted.
+                answers = self._run_all([call.item for call in members], let_go) if members else []
             finally:
                 if self._turn is not None:
                     self._turn.leave()

@@ -51,6 +51,8 @@ def run_all(
             driver = cast("sqlite3.Connection", pooled.driver_connection)
             try:
                 begin(driver, let_go)
+                if any(function is alone for function, _ in calls):
+                    let_go()  # these take a while, one after the other
                 answers = _answers(driver, begin, calls)
                 let_go()
                 driver.execute("COMMIT")

@@ -82,74 +82,76 @@ class InOrder:
             self._held = False
 
 
+class _Seat:
+    """The waiting room's file, open for as long as somebody uses it."""
+
+    def __init__(self, path: str, mode: int) -> None:
+        """Raises `OSError` where the file cannot be had."""
+        self.file = -1
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+        with contextlib.suppress(PermissionError):  # another user made it
+            os.fchmod(self.file, mode)
+        os.truncate(self.file, 1)
+        #: Whether somebody sits there.
+        self.taken = mmap.mmap(self.file, 1)
+
+    def __del__(self) -> None:
+        if self.file >= 0:
+            os.close(self.file)
+
+
 class WaitingRoom:
     """Seats one process; a byte in memory that all share says whether it is taken, so that looking costs nothing."""
 
     def __init__(self, path: str) -> None:
         """`path` is the database's; the room's file beside it is made on the first look, with the same permissions."""
-        self._path = path + ROOM_SUFFIX
-        self._database_path = path
-        self._file: int | None = None
-        self._taken: mmap.mmap | None = None
+        self._path = path
+        self._seat: _Seat | None = None
         self._opening = threading.Lock()
         self._missing = False
 
     @property
     def taken(self) -> bool:
         """Somebody waits, or died there."""
-        shared = self._shared()
-        return shared is not None and shared[0] != 0
+        seat = self._seat or self._open()
+        return seat is not None and seat.taken[0] != 0
 
-    def _shared(self) -> mmap.mmap | None:
-        if self._file is None and not self._missing:
-            with self._opening:
-                if self._file is None:
-                    self._open()
-        return self._taken
-
-    def _open(self) -> None:
-        try:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            with contextlib.suppress(PermissionError):  # another user made it
-                os.fchmod(self._file, os.stat(self._database_path).st_mode & 0o666)
-            os.truncate(self._file, 1)
-            self._taken = mmap.mmap(self._file, 1)
-        except OSError as error:
-            log.warning("processes that write to %s do not wait in order: %s", self._database_path, error)
-            self._missing = True
+    def _open(self) -> _Seat | None:
+        with self._opening:
+            if self._seat is None and not self._missing:
+                try:
+                    self._seat = _Seat(self._path + ROOM_SUFFIX, os.stat(self._path).st_mode & 0o666)
+                except OSError as error:
+                    log.warning("processes that write to %s do not wait in order: %s", self._path, error)
+                    self._missing = True
+            return self._seat
 
     def close(self) -> None:
         """Leave no file open; the next look opens it again."""
         with self._opening:
-            file, self._file = self._file, None
-            shared, self._taken = self._taken, None
-        if shared is not None:
-            shared.close()
-        if file is not None:
-            os.close(file)
+            self._seat = None
 
     @contextlib.contextmanager
-    def seat(self) -> Iterator[None]:
+    def sit(self) -> Iterator[None]:
         """Sit down, after whoever sits there, but for one that does not get on."""
-        shared, file = self._shared(), self._file
-        if shared is None or file is None:
-            yield
-            return
-        for _ in _asking(ROOM_SECONDS):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                continue
-        else:
+        seat = self._seat or self._open()
+        if seat is None or not _locked(seat.file):
             yield
             return
         try:
-            shared[0] = 1
+            seat.taken[0] = 1
             yield
         finally:
-            shared[0] = 0
-            fcntl.flock(file, fcntl.LOCK_UN)
+            seat.taken[0] = 0
+            fcntl.flock(seat.file, fcntl.LOCK_UN)
+
+
+def _locked(file: int) -> bool:
+    for _ in _asking(ROOM_SECONDS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
 
 
 class WritersTurn(InOrder):
@@ -176,7 +178,7 @@ class WritersTurn(InOrder):
         if not self._room.taken and _begun(connection):
             return
         before_waiting()
-        with self._room.seat():
+        with self._room.sit():
             for _ in _asking(BUSY_SECONDS):
                 if _begun(connection):
                     return

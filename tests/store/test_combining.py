@@ -141,6 +141,13 @@ def test_an_interrupted_call_that_still_waits_is_not_run(threads: ThreadPoolExec
     assert ways.ways == [[1], [3]]
 
 
+def test_a_way_for_nobody_is_not_run() -> None:
+    """As when all who waited were interrupted before the leading thread came to them."""
+    ways = Ways()
+    ways.combined._lead([], combining.nothing)
+    assert ways.ways == []
+
+
 def test_calls_of_one_kind_go_together_and_the_one_that_waited_longest_goes_first(threads: ThreadPoolExecutor) -> None:
     ways = Ways(most=2)
     ways.combined._kind_of = lambda item: item < 0

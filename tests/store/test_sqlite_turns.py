@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 60.0
 _SIT_DOWN = """
 import sys
 from tenants.sqlite_turns import WaitingRoom
-with WaitingRoom(sys.argv[1]).seat():
+with WaitingRoom(sys.argv[1]).sit():
     print("seated", flush=True)
     sys.stdin.read()
 """
@@ -166,6 +166,23 @@ def test_the_waiting_room_has_the_databases_permissions(path: Path) -> None:
     path.chmod(0o660)
     assert not WritersTurn(str(path))._room.taken
     assert stat.S_IMODE((path.parent / "x.db-room").stat().st_mode) == 0o660
+
+
+def test_a_closed_database_leaves_no_file_open(sqlite_url: str) -> None:
+    def rooms() -> int:
+        found = 0
+        for each in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # the listing's own
+                found += each.readlink().name.endswith(sqlite_turns.ROOM_SUFFIX)
+        return found
+
+    before = rooms()
+    database = Database(sqlite_url)
+    for _ in range(2):
+        database.write(lambda connection: connection.execute(text("SELECT 1")))
+        assert rooms() > before
+        database.close()
+        assert rooms() == before
 
 
 def test_without_a_waiting_room_sqlites_own_lock_decides(path: Path, caplog: pytest.LogCaptureFixture) -> None:
