@@ -7,8 +7,8 @@ as a third of a way, because a thread must be woken for it. Those who were answe
 when its leader has the interpreter's lock no longer: at once, they would all ask for that lock together with it.
 
 Invariants: each call is run once, by one leader, and answered once; while calls wait one leads, and always the one that
-has waited longest goes next; nobody is held up that was answered while the leader waits for anything but its own way;
-of an interrupted leader's members none is left waiting.
+has waited longest is in the next; nobody is held up that was answered while the leader waits for anything but its own
+way (a connection that is lost at that moment aside); of an interrupted leader's members none is left waiting.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class Combined(Generic[T, R]):
         """One way, for these and those who wait. Those who came along go on at once, or are left in `members`."""
         own = len(members)
         done = False
-        self._take_along(members)
         try:
+            self._take_along(members)
             if self._turn is not None:
                 self._turn.enter(let_go)
             try:
@@ -136,7 +136,11 @@ class Combined(Generic[T, R]):
             done = True
         finally:
             if own or not done:
-                _release(members[own:])
+                try:
+                    _release(members[own:])
+                except BaseException:  # an interrupt, which comes once
+                    _release(members[own:])
+                    raise
 
     def _take_along(self, members: list[_Call[T]]) -> None:
         with self._mutex:
@@ -147,31 +151,44 @@ class Combined(Generic[T, R]):
                 kind = kind_of((members or going)[0].item)
                 going = [call for call in going if kind_of(call.item) is kind]
             going = going[: self._most - len(members)]
+            staying = [call for call in self._waiting if call not in going]
+            # Nothing can interrupt between these two, so that no call is in both lists, or in none.
             members += going
-            self._waiting = [call for call in self._waiting if call not in going]
+            self._waiting = staying
 
     def _leave(self, call: _Call[T]) -> None:
         """Ends the call's part, also after an interrupt; a leader hands on."""
+        try:
+            self._step_down(call)
+        except BaseException:  # an interrupt, which comes once
+            self._step_down(call)
+            raise
+
+    def _step_down(self, call: _Call[T]) -> None:
         with self._mutex:
             if call in self._waiting:
                 self._waiting.remove(call)
             if call.leads:
-                self._hand_on()
+                self._hand_on(call)
 
-    def _hand_on(self) -> None:
+    def _hand_on(self, leader: _Call[T]) -> None:
+        leader.leads = False
         if not self._waiting:
             self._led = False
         elif self._thread is not None:
             self._called.release()
         else:
-            self._thread = threading.Thread(target=self._lead_others, name="leads-calls", daemon=True)
+            thread = self._thread = threading.Thread(target=self._lead_others, name="leads-calls", daemon=True)
             try:
-                self._thread.start()
-            except RuntimeError:  # the system gives no more threads, or the interpreter is ending
-                self._thread = None
-                following = self._waiting.pop(0)
-                following.leads = True
-                following.ready.release()
+                thread.start()
+            except BaseException as error:
+                if thread.ident is None:  # the system gives no more threads, or the interpreter is ending
+                    self._thread = None
+                    following = self._waiting.pop(0)
+                    following.leads = True
+                    following.ready.release()
+                if not isinstance(error, RuntimeError):
+                    raise
 
     def _lead_others(self) -> None:
         answered: list[_Call[T]] = []
@@ -205,4 +222,5 @@ class Combined(Generic[T, R]):
 
 def _release(calls: Sequence[_Call[Any]]) -> None:
     for call in calls:
-        call.ready.release()
+        if call.ready.locked():
+            call.ready.release()

@@ -335,7 +335,8 @@ class Database:
         if self.dialect == "sqlite" and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         try:
-            upgrade(self.engine)
+            with self._writing:
+                upgrade(self.engine)
         except DBAPIError as error:
             raise _translated(error) from error
 
@@ -343,7 +344,8 @@ class Database:
         """Revisions that the schema lacks, oldest first; empty when it is up to date."""
         from .migrations import pending
 
-        return pending(self.engine)
+        with self._writing:
+            return pending(self.engine)
 
     def close(self) -> None:
         self.engine.dispose()

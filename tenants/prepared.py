@@ -45,7 +45,7 @@ class Prepared:
         Args:
             statement: in which `%(name)s` marks a parameter.
             parameters: by name, as PostgreSQL reads them in text.
-            before: called when nothing is left to do but to wait for the server.
+            before: called when nothing is left to do but to wait for the server; twice if that must prepare it.
 
         Raises:
             psycopg.Error: as the driver would; the connection is closed if it was lost.
@@ -69,6 +69,7 @@ class Prepared:
         name = self._names.get(statement)
         if name is None:
             name = b"onelane_%d" % next(self._numbers)
+            before()
             prepared = server.prepare(name, text.encode(self.encoding))
             if prepared.status != ExecStatus.COMMAND_OK:
                 raise error_from_result(prepared, self.encoding)

@@ -17,7 +17,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
-from .combining import nothing
 from .errors import Unavailable, in_one_line
 
 #: A transaction that stands for itself; None from it rolls it back.
@@ -53,7 +52,7 @@ def run_all(
                 begin(driver, let_go)
                 if any(function is alone for function, _ in calls):
                     let_go()  # these take a while, one after the other
-                answers = _answers(driver, begin, calls)
+                answers = _answers(driver, calls, functools.partial(begin, driver, let_go), let_go)
                 let_go()
                 driver.execute("COMMIT")
             finally:
@@ -71,7 +70,12 @@ def alone(driver: sqlite3.Connection, works: Sequence[Work]) -> list[Any]:
     return [work(driver) for work in works]
 
 
-def _answers(driver: sqlite3.Connection, begin: _Begin, calls: Sequence[tuple[RunAll, Any]]) -> list[Any]:
+def _answers(
+    driver: sqlite3.Connection,
+    calls: Sequence[tuple[RunAll, Any]],
+    begin_again: Callable[[], None],
+    let_go: Callable[[], None],
+) -> list[Any]:
     groups = _groups(calls)
     if all(function is not alone for function, _ in groups):
         try:
@@ -80,8 +84,9 @@ def _answers(driver: sqlite3.Connection, begin: _Begin, calls: Sequence[tuple[Ru
             if not driver.in_transaction:
                 raise  # SQLite has rolled all of it back: the disk is full, say
             # It is seldom, and savepoints take time: so only now each has its own.
+            let_go()
             driver.execute("ROLLBACK")
-            begin(driver, nothing)
+            begin_again()
     return _run_groups(calls, groups, functools.partial(_within, driver))
 
 

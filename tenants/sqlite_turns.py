@@ -41,7 +41,8 @@ class InOrder:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._held = False
+        #: The gate of the thread that has the turn.
+        self._holder: threading.Lock | None = None
         self._waiting: deque[threading.Lock] = deque()
 
     def __enter__(self) -> None:
@@ -53,33 +54,42 @@ class InOrder:
         self.leave()
 
     def enter(self, before_waiting: Callable[[], None]) -> None:
-        with self._mutex:
-            if not self._held:
-                self._held = True
-                return
-            gate = threading.Lock()
-            gate.acquire()
-            self._waiting.append(gate)
+        gate = threading.Lock()
+        gate.acquire()
         try:
-            before_waiting()
-            gate.acquire()
+            with self._mutex:
+                if self._holder is None:
+                    self._holder = gate
+                else:
+                    self._waiting.append(gate)
+            if self._holder is not gate:
+                before_waiting()
+                gate.acquire()
         except BaseException:
             with self._mutex:
                 if gate in self._waiting:
                     self._waiting.remove(gate)
-                else:
-                    self._hand_on()  # it was given to us at the last moment
+            self._leave(gate)  # it may have been given to us at the last moment
             raise
 
     def leave(self) -> None:
-        with self._mutex:
-            self._hand_on()
+        gate = self._holder
+        try:
+            self._leave(gate)
+        except BaseException:  # an interrupt, which comes once
+            self._leave(gate)
+            raise
 
-    def _hand_on(self) -> None:
-        if self._waiting:
-            self._waiting.popleft().release()
-        else:
-            self._held = False
+    def _leave(self, gate: threading.Lock | None) -> None:
+        with self._mutex:
+            if self._holder is not gate:
+                return
+            following = self._waiting[0] if self._waiting else None
+            if following is not None:
+                if following.locked():
+                    following.release()
+                self._waiting.popleft()
+            self._holder = following
 
 
 class _Seat:
@@ -91,9 +101,18 @@ class _Seat:
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
         with contextlib.suppress(PermissionError):  # another user made it
             os.fchmod(self.file, mode)
-        os.truncate(self.file, 1)
-        #: Whether somebody sits there.
-        self.taken = mmap.mmap(self.file, 1)
+        # What is looked at must have its place on the disk: a look into a hole ends the process where no room is left.
+        if os.fstat(self.file).st_size == 0:
+            self.say(taken=False)
+        self._shared = mmap.mmap(self.file, 1, prot=mmap.PROT_READ)
+
+    @property
+    def taken(self) -> bool:
+        return self._shared[0] != 0
+
+    def say(self, *, taken: bool) -> None:
+        """Written as a file, not as memory, so that a full disk is an `OSError`."""
+        os.pwrite(self.file, bytes([taken]), 0)
 
     def __del__(self) -> None:
         if self.file >= 0:
@@ -114,7 +133,7 @@ class WaitingRoom:
     def taken(self) -> bool:
         """Somebody waits, or died there."""
         seat = self._seat or self._open()
-        return seat is not None and seat.taken[0] != 0
+        return seat is not None and seat.taken
 
     def _open(self) -> _Seat | None:
         with self._opening:
@@ -129,7 +148,7 @@ class WaitingRoom:
     def close(self) -> None:
         """Leave no file open; the next look opens it again."""
         with self._opening:
-            self._seat = None
+            self._seat, self._missing = None, False
 
     @contextlib.contextmanager
     def sit(self) -> Iterator[None]:
@@ -139,18 +158,24 @@ class WaitingRoom:
             yield
             return
         try:
-            seat.taken[0] = 1
+            with contextlib.suppress(OSError):  # then nobody sees us
+                seat.say(taken=True)
             yield
         finally:
-            seat.taken[0] = 0
+            with contextlib.suppress(OSError):
+                seat.say(taken=False)
             fcntl.flock(seat.file, fcntl.LOCK_UN)
 
 
 def _locked(file: int) -> bool:
     for _ in _asking(ROOM_SECONDS):
-        with contextlib.suppress(BlockingIOError):
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
+        except BlockingIOError:
+            continue
+        except OSError:  # no locks on this file system
+            return False
+        return True
     return False
 
 
@@ -173,7 +198,8 @@ class WritersTurn(InOrder):
             before_waiting: called once where another process writes.
 
         Raises:
-            sqlite3.OperationalError: another process writes for longer than `BUSY_SECONDS`; or what SQLite says.
+            sqlite3.OperationalError: another process writes for longer than `BUSY_SECONDS`, after a second at most in
+                which the room was taken; or what SQLite says.
         """
         if not self._room.taken and _begun(connection):
             return

@@ -3,7 +3,8 @@
 Invariants
 - Nothing is lost: a stream subscribes first, then reads what there is from SQL, then passes on what comes. What comes
   twice because of that is sent once; what the reader had before, in a snapshot or by an earlier stream, is not sent
-  again when the hub is behind and brings it late.
+  again when the hub is behind and brings it late. What was committed before its request is taken for what it had: that
+  is read before the subscription, so all that is committed afterwards is sent, whatever its number.
 - A reader that is too slow is served from SQL again, from the last event that it was sent; the process holds no more
   than one queue of bounded length for it.
 - A stream holds no thread and no connection to the database while it waits.
@@ -107,10 +108,13 @@ class _Stream(ABC):
 
 
 class _JobStream(_Stream):
-    def __init__(self, service: Service, events: Subscription, job: dict[str, Any], last: int | None) -> None:
+    def __init__(
+        self, service: Service, events: Subscription, job: dict[str, Any], last: int | None, had: Sequence[int]
+    ) -> None:
         super().__init__(service, events, last or 0)
         self.job = job
         self.resumes = last is not None
+        self.pass_over(had)
 
     def _read(self) -> Sequence[Any]:
         account, job_id = self.job["account"], self.job["id"]
@@ -122,8 +126,6 @@ class _JobStream(_Stream):
         if not self.resumes:
             await self.service.in_thread(self._take_snapshot)
             yield frame("snapshot", self.job, self.last)
-        else:
-            await self.service.in_thread(lambda: self._pass_over(until=self.last))
         ended = is_finished(self.job["status"])
         if ended:
             async for event in self.stored():
@@ -142,26 +144,22 @@ class _JobStream(_Stream):
 
     def _take_snapshot(self) -> None:
         """First the events so far, then the job: what happens in between is in the snapshot and comes once more."""
-        self._pass_over(until=None)
-        self.job = self._whole()
-
-    def _pass_over(self, *, until: int | None) -> None:
         account, job_id = self.job["account"], self.job["id"]
-
-        def read(connection: Connection) -> Sequence[int]:
-            return store.newest_of_job(connection, account, job_id, until=until, limit=REMEMBERED)
-
-        self.pass_over(self.service.database.read(read))
+        self.pass_over(self.service.database.read(lambda c: store.newest_of_job(c, account, job_id, limit=REMEMBERED)))
+        self.job = self._whole()
 
     def _whole(self) -> dict[str, Any]:
         return self.service.jobs.get(self.job["id"], None)
 
 
 class _AccountStream(_Stream):
-    def __init__(self, service: Service, events: Subscription, account: str, last: int | None) -> None:
+    def __init__(
+        self, service: Service, events: Subscription, account: str, last: int | None, had: Sequence[int]
+    ) -> None:
         super().__init__(service, events, last or 0)
         self.account = account
         self.resumes = last is not None
+        self.pass_over(had)
 
     def _read(self) -> Sequence[Any]:
         return self.service.database.read(
@@ -169,8 +167,8 @@ class _AccountStream(_Stream):
         )
 
     async def frames(self) -> AsyncIterator[bytes]:
-        await self.service.in_thread(self._take_place)
         if not self.resumes:
+            await self.service.in_thread(self._take_place)
             for job in await self.service.in_thread(self._unfinished):
                 yield frame("snapshot", {**job, "job": job["id"]}, self.last)
         async for coming in self.all():
@@ -179,11 +177,10 @@ class _AccountStream(_Stream):
             )
 
     def _take_place(self) -> None:
-        """Where the stream begins: after what the reader had, or after all that there is, which is in the snapshots."""
+        """A new stream begins after all that there is, which is in the snapshots."""
 
         def read(connection: Connection) -> Sequence[int]:
-            if not self.resumes:
-                self.last = store.newest(connection)
+            self.last = store.newest(connection)
             return store.newest_of_account(connection, self.account, until=self.last, limit=REMEMBERED)
 
         self.pass_over(self.service.database.read(read))
@@ -213,11 +210,19 @@ async def job_events(call: Call[Any, Any]) -> Response:
     job = await service.in_thread(lambda: service.jobs.get(job_id, call.owner))
     if call.request.method == "HEAD":
         return Response(headers=_HEADERS)
+    last = _last_event_id(call)
+    had: Sequence[int] = ()
+    if last is not None:
+        had = await service.in_thread(
+            lambda: service.database.read(
+                lambda c: store.newest_of_job(c, job["account"], job_id, until=last, limit=REMEMBERED)
+            )
+        )
     async with AsyncExitStack() as stack:
         events = await stack.enter_async_context(service.events.of_job(job_id))
         # Again, because it may have ended before the subscription.
         job = await service.in_thread(lambda: service.jobs.get(job_id, call.owner))
-        stream = _JobStream(service, events, job, _last_event_id(call))
+        stream = _JobStream(service, events, job, last, had)
         return _EventResponse(stream.frames(), stack.pop_all())
 
 
@@ -225,9 +230,15 @@ async def account_events(call: Call[Any, Any]) -> Response:
     service, account = call.service, call.account
     if call.request.method == "HEAD":
         return Response(headers=_HEADERS)
+    last = _last_event_id(call)
+    had: Sequence[int] = ()
+    if last is not None:
+        had = await service.in_thread(
+            lambda: service.database.read(lambda c: store.newest_of_account(c, account, until=last, limit=REMEMBERED))
+        )
     async with AsyncExitStack() as stack:
         events = await stack.enter_async_context(service.events.of_account(account))
-        stream = _AccountStream(service, events, account, _last_event_id(call))
+        stream = _AccountStream(service, events, account, last, had)
         return _EventResponse(stream.frames(), stack.pop_all())
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import signal
 import sqlite3
@@ -116,8 +118,8 @@ def test_an_interrupted_thread_gives_up_its_place() -> None:
         signal.signal(signal.SIGUSR1, before)
     assert not lock._waiting
     with lock:
-        assert lock._held
-    assert not lock._held
+        assert lock._holder is not None
+    assert lock._holder is None
 
 
 def test_whoever_waits_writes_before_one_that_comes_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +168,28 @@ def test_the_waiting_room_has_the_databases_permissions(path: Path) -> None:
     path.chmod(0o660)
     assert not WritersTurn(str(path))._room.taken
     assert stat.S_IMODE((path.parent / "x.db-room").stat().st_mode) == 0o660
+
+
+@pytest.mark.parametrize("call", ["os.pwrite", "fcntl.flock"])
+def test_a_disk_that_is_full_or_knows_no_locks_costs_no_more_than_the_order(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    owner, name = {"os.pwrite": (os, "pwrite"), "fcntl.flock": (fcntl, "flock")}[call]
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC if name == "pwrite" else errno.ENOLCK, "refused")
+
+    monkeypatch.setattr(owner, name, refuse)
+    here, there = WritersTurn(str(path)), WritersTurn(str(path))
+    with ThreadPoolExecutor(1) as threads, connect(path) as first, connect(path) as second:
+        with here:
+            here.begin(first)
+            waiting = threads.submit(note, there, second, "two")
+            with pytest.raises(TimeoutError):
+                waiting.result(0.1)
+            first.execute("COMMIT")
+        waiting.result(PATIENCE_SECONDS)
+        assert noted(first) == ["two"]
 
 
 def test_a_closed_database_leaves_no_file_open(sqlite_url: str) -> None:

@@ -308,6 +308,49 @@ def test_what_the_reader_had_does_not_come_again_from_a_hub_that_is_behind(
     assert asyncio.run(run()) == ["2", "2", "3", "3", "3", "3"]
 
 
+@ON_BOTH
+def test_what_is_committed_after_a_stream_was_taken_up_is_sent_whatever_its_number(
+    address: tuple[str, int], runtime: Runtime
+) -> None:
+    """On PostgreSQL a lower number may be committed after a higher one, which the reader has."""
+    job = create(runtime)
+
+    def put(seq: int) -> None:
+        values = {"seq": seq, "account": "acme", "job_id": job["id"], "type": "log", "data": {"message": str(seq)}}
+        runtime.database.write(lambda c: c.execute(insert(store.events).values(created_at=db_now(), **values)))
+        runtime.bell.ring()
+
+    async def run() -> list[str]:
+        async with contextlib.AsyncExitStack() as stack:
+            first = await stack.enter_async_context(stream(address, f"/v1/jobs/{job['id']}/events"))
+            await first.next()
+            for seq in (1000, 1002):
+                await asyncio.to_thread(put, seq)
+                await first.next()
+            paths = (f"/v1/jobs/{job['id']}/events", "/v1/accounts/acme/events")
+            resumed = [await stack.enter_async_context(stream(address, path, first.last_id)) for path in paths]
+            await asyncio.to_thread(put, 1001)
+            return [(await each.next())[1]["message"] for each in resumed]
+
+    assert asyncio.run(run()) == ["1001", "1001"]
+
+
+@pytest.mark.parametrize("ahead", [0, 1000])
+def test_a_stream_that_is_taken_up_after_its_jobs_end_ends(
+    address: tuple[str, int], runtime: Runtime, ahead: int
+) -> None:
+    job = create(runtime)
+    runtime.jobs.cancel(job["id"])
+    last = str(runtime.database.read(store.newest) + ahead)
+
+    async def run() -> list[tuple[str, Any]]:
+        async with stream(address, f"/v1/jobs/{job['id']}/events", last) as sse:
+            return await sse.until("end")
+
+    ((name, ended),) = asyncio.run(run())
+    assert (name, ended["status"]) == ("end", "cancelled")
+
+
 def test_an_accounts_stream_names_the_job_in_each_event(address: tuple[str, int], runtime: Runtime) -> None:
     old = create(runtime)
     create(runtime, "other")
