@@ -73,7 +73,8 @@ class InOrder:
             raise
 
     def leave(self) -> None:
-        gate = self._holder
+        with self._mutex:  # whoever gave us the turn may be about to note it
+            gate = self._holder
         try:
             self._leave(gate)
         except BaseException:  # an interrupt, which comes once

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -94,6 +94,49 @@ def test_threads_come_in_the_order_in_which_they_asked() -> None:
         with lock:
             came.append(5)
     assert came == [0, 1, 2, 3, 4, 5]
+
+
+def test_many_threads_have_the_turn_one_at_a_time_and_none_waits_for_ever() -> None:
+    lock, inside, most = InOrder(), 0, 0
+
+    def come(_: int) -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0)
+            inside -= 1
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            assert len(list(threads.map(come, range(4000), timeout=PATIENCE_SECONDS))) == 4000
+    finally:
+        sys.setswitchinterval(before)
+    assert most == 1
+    assert lock._holder is None
+
+
+def test_whoever_leaves_while_the_turn_is_still_being_noted_as_its_own_hands_it_on() -> None:
+    lock = InOrder()
+
+    class Gate:
+        """Of a thread that is done before the one that opened it goes on."""
+
+        locked = staticmethod(lambda: True)
+
+        def release(self) -> None:
+            leaving.append(threads.submit(lock.leave))
+            with contextlib.suppress(TimeoutError):
+                leaving[0].result(0.2)
+
+    leaving: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as threads:
+        with lock:
+            lock._waiting.append(Gate())  # type: ignore[arg-type]
+        leaving[0].result(PATIENCE_SECONDS)
+    assert lock._holder is None
 
 
 def test_an_interrupted_thread_gives_up_its_place() -> None:
