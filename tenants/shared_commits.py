@@ -40,7 +40,7 @@ def run_all(
         engine: of a SQLite database.
         begin: begins a transaction that writes, and calls its second argument before it waits.
         calls: functions with an item for each; those with the same function are made as one.
-        let_go: called before the commit, or before anything else is waited for.
+        let_go: called before the commit, or before anything else that is waited for or takes a while.
         committed: called after the commit.
     """
     if not cast("QueuePool", engine.pool).checkedin():
@@ -50,8 +50,6 @@ def run_all(
             driver = cast("sqlite3.Connection", pooled.driver_connection)
             try:
                 begin(driver, let_go)
-                if any(function is alone for function, _ in calls):
-                    let_go()  # these take a while, one after the other
                 answers = _answers(driver, calls, functools.partial(begin, driver, let_go), let_go)
                 let_go()
                 driver.execute("COMMIT")
@@ -84,9 +82,9 @@ def _answers(
             if not driver.in_transaction:
                 raise  # SQLite has rolled all of it back: the disk is full, say
             # It is seldom, and savepoints take time: so only now each has its own.
-            let_go()
             driver.execute("ROLLBACK")
             begin_again()
+    let_go()  # these take a while, one after the other
     return _run_groups(calls, groups, functools.partial(_within, driver))
 
 

@@ -228,7 +228,10 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 
 def _asking(seconds: float) -> Iterator[None]:
-    """Again and again for so long: at first five times a millisecond, as long as others' short writes take."""
+    """Again and again for so long: at first five times a millisecond, as long as others' short writes take.
+
+    SQLite tells nobody that its lock is free, and a file's lock cannot be waited for with a time-out.
+    """
     began = time.monotonic()
     while True:
         yield

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -53,12 +53,15 @@ def frame(name: str, data: Any, seq: int) -> bytes:
 class _Stream(ABC):
     """What both kinds of stream share: where they are, and what they have sent."""
 
-    def __init__(self, service: Service, events: Subscription, last: int) -> None:
+    def __init__(self, service: Service, events: Subscription, last: int | None, had: Sequence[int]) -> None:
+        """Of a reader that was at `last` and has had these numbers, the newest first; None: it begins anew."""
         self.service = service
         self.events = events
-        self.last = last
+        self.resumes = last is not None
+        self.last = last or 0
         self._sent: deque[int] = deque(maxlen=REMEMBERED)
         self._known: set[int] = set()
+        self.pass_over(had)
 
     def is_new(self, seq: int) -> bool:
         """False for what was sent already; remembers the number."""
@@ -111,10 +114,8 @@ class _JobStream(_Stream):
     def __init__(
         self, service: Service, events: Subscription, job: dict[str, Any], last: int | None, had: Sequence[int]
     ) -> None:
-        super().__init__(service, events, last or 0)
+        super().__init__(service, events, last, had)
         self.job = job
-        self.resumes = last is not None
-        self.pass_over(had)
 
     def _read(self) -> Sequence[Any]:
         account, job_id = self.job["account"], self.job["id"]
@@ -156,10 +157,8 @@ class _AccountStream(_Stream):
     def __init__(
         self, service: Service, events: Subscription, account: str, last: int | None, had: Sequence[int]
     ) -> None:
-        super().__init__(service, events, last or 0)
+        super().__init__(service, events, last, had)
         self.account = account
-        self.resumes = last is not None
-        self.pass_over(had)
 
     def _read(self) -> Sequence[Any]:
         return self.service.database.read(
@@ -210,14 +209,9 @@ async def job_events(call: Call[Any, Any]) -> Response:
     job = await service.in_thread(lambda: service.jobs.get(job_id, call.owner))
     if call.request.method == "HEAD":
         return Response(headers=_HEADERS)
-    last = _last_event_id(call)
-    had: Sequence[int] = ()
-    if last is not None:
-        had = await service.in_thread(
-            lambda: service.database.read(
-                lambda c: store.newest_of_job(c, job["account"], job_id, until=last, limit=REMEMBERED)
-            )
-        )
+    last, had = await _place(
+        call, lambda c, until: store.newest_of_job(c, job["account"], job_id, until=until, limit=REMEMBERED)
+    )
     async with AsyncExitStack() as stack:
         events = await stack.enter_async_context(service.events.of_job(job_id))
         # Again, because it may have ended before the subscription.
@@ -230,16 +224,21 @@ async def account_events(call: Call[Any, Any]) -> Response:
     service, account = call.service, call.account
     if call.request.method == "HEAD":
         return Response(headers=_HEADERS)
-    last = _last_event_id(call)
-    had: Sequence[int] = ()
-    if last is not None:
-        had = await service.in_thread(
-            lambda: service.database.read(lambda c: store.newest_of_account(c, account, until=last, limit=REMEMBERED))
-        )
+    last, had = await _place(call, lambda c, until: store.newest_of_account(c, account, until=until, limit=REMEMBERED))
     async with AsyncExitStack() as stack:
         events = await stack.enter_async_context(service.events.of_account(account))
         stream = _AccountStream(service, events, account, last, had)
         return _EventResponse(stream.frames(), stack.pop_all())
+
+
+async def _place(
+    call: Call[Any, Any], newest: Callable[[Connection, int], Sequence[int]]
+) -> tuple[int | None, Sequence[int]]:
+    """Where the reader was, and the numbers up to there, as they are now; to be asked for before subscribing."""
+    last = _last_event_id(call)
+    if last is None:
+        return None, ()
+    return last, await call.service.in_thread(lambda: call.service.database.read(lambda c: newest(c, last)))
 
 
 def _last_event_id(call: Call[Any, Any]) -> int | None:

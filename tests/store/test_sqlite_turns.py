@@ -213,28 +213,6 @@ def test_the_waiting_room_has_the_databases_permissions(path: Path) -> None:
     assert stat.S_IMODE((path.parent / "x.db-room").stat().st_mode) == 0o660
 
 
-@pytest.mark.parametrize("call", ["os.pwrite", "fcntl.flock"])
-def test_a_disk_that_is_full_or_knows_no_locks_costs_no_more_than_the_order(
-    path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    owner, name = {"os.pwrite": (os, "pwrite"), "fcntl.flock": (fcntl, "flock")}[call]
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC if name == "pwrite" else errno.ENOLCK, "refused")
-
-    monkeypatch.setattr(owner, name, refuse)
-    here, there = WritersTurn(str(path)), WritersTurn(str(path))
-    with ThreadPoolExecutor(1) as threads, connect(path) as first, connect(path) as second:
-        with here:
-            here.begin(first)
-            waiting = threads.submit(note, there, second, "two")
-            with pytest.raises(TimeoutError):
-                waiting.result(0.1)
-            first.execute("COMMIT")
-        waiting.result(PATIENCE_SECONDS)
-        assert noted(first) == ["two"]
-
-
 def test_a_closed_database_leaves_no_file_open(sqlite_url: str) -> None:
     def rooms() -> int:
         found = 0
@@ -252,8 +230,17 @@ def test_a_closed_database_leaves_no_file_open(sqlite_url: str) -> None:
         assert rooms() == before
 
 
-def test_without_a_waiting_room_sqlites_own_lock_decides(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (path.parent / "x.db-room").mkdir()
+@pytest.mark.parametrize("fault", ["a folder in its place", "a full disk", "no locks"])
+def test_without_a_waiting_room_sqlites_own_lock_decides(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC if fault == "a full disk" else errno.ENOLCK, "refused")
+
+    if fault == "a folder in its place":
+        (path.parent / "x.db-room").mkdir()
+    else:
+        monkeypatch.setattr(*((os, "pwrite") if fault == "a full disk" else (fcntl, "flock")), refuse)
     here, there = WritersTurn(str(path)), WritersTurn(str(path))
     with ThreadPoolExecutor(1) as threads, connect(path) as first, connect(path) as second:
         with here:
@@ -265,7 +252,7 @@ def test_without_a_waiting_room_sqlites_own_lock_decides(path: Path, caplog: pyt
             first.execute("COMMIT")
         waiting.result(PATIENCE_SECONDS)
         assert noted(first) == ["one", "two"]
-    assert "do not wait in order" in caplog.text
+    assert ("do not wait in order" in caplog.text) == (fault != "no locks")
 
 
 def test_what_is_no_database_is_said_by_sqlite(path: Path) -> None:
