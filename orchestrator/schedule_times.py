@@ -1,6 +1,8 @@
 """When a schedule fires: pure arithmetic from its cadence, without a clock, a database or memory of earlier fires.
 
-Cron expressions are read by cronsim, which does as Debian's cron does where clocks change; zones are zoneinfo's.
+Cron expressions are read by cronsim, on wall clocks without a zone. Which instant a wall clock's time is, and what
+happens to times that clock changes skip or repeat, is decided here (cronsim itself assumes that clocks change by whole
+hours, and loses fires in Australia/Lord_Howe). Zones are zoneinfo's.
 
 Invariants
 - The fires after a time depend on the cadence alone, so a preview is what will happen, and any number of control planes
@@ -16,6 +18,7 @@ import bisect
 import hashlib
 import math
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -160,12 +163,51 @@ def _cron(cadence: Cadence, expression: str, after: datetime) -> Iterator[dateti
 
 
 def _cron_after(expression: str, after: datetime, zone: ZoneInfo) -> Iterator[datetime]:
-    for local in CronSim(expression, after.astimezone(zone)):
-        moment = local.astimezone(UTC)
-        # Where the clock is put back, cronsim reads `after` as the first of two passes.
-        if moment > after:
+    """Fires later than `after`, in order.
+
+    A wall clock's time that exists once fires once. With `*` or `*/n` as minute or hour a skipped time does not fire
+    and a repeated one fires twice; with given minutes and hours a skipped time fires at the end of the gap, and a
+    repeated one at its first pass. So does Debian's cron.
+    """
+    wildcard = any(part.startswith("*") for part in expression.split()[:2])
+    last = after
+    for moment in _in_order(_wall_times(expression, after, zone), zone, wildcard):
+        # Several skipped times end at the same instant.
+        if moment > last:
             yield moment
-            after = moment
+            last = moment
+
+
+def _wall_times(expression: str, after: datetime, zone: ZoneInfo) -> Iterator[datetime]:
+    """Matching wall clock times, ascending, from the first one that has an instant later than `after` or earlier."""
+    begin = after.astimezone(zone)
+    ahead = begin.replace(fold=0).utcoffset(), begin.replace(fold=1).utcoffset()
+    assert ahead[0] is not None
+    assert ahead[1] is not None
+    # In the first pass of a repeated hour, times that the clock has shown already come again.
+    repeated = max(timedelta(), ahead[0] - ahead[1]) if begin.fold == 0 else timedelta()
+    try:
+        yield from CronSim(expression, begin.replace(tzinfo=None) - repeated)
+    except OverflowError:  # the end of the calendar
+        return
+
+
+def _in_order(wall_times: Iterator[datetime], zone: ZoneInfo, wildcard: bool) -> Iterator[datetime]:
+    """The instants of ascending wall clock times, never descending.
+
+    First passes ascend with the wall clock; a second pass waits until the first passes have overtaken it.
+    """
+    second_passes: deque[datetime] = deque()
+    for local in wall_times:
+        if wildcard and not _exists(local, zone):
+            continue
+        first = _first_instant(local, zone)
+        while second_passes and second_passes[0] < first:
+            yield second_passes.popleft()
+        yield first
+        if wildcard and (second := local.replace(tzinfo=zone, fold=1).astimezone(UTC)) > first:
+            second_passes.append(second)
+    yield from second_passes
 
 
 def _every(start: datetime, every: float, after: datetime) -> Iterator[datetime]:
@@ -203,11 +245,19 @@ def _times_of_day(seed: str, spread: Spread, day: date, zone: ZoneInfo) -> Itera
 
 
 def _instant(day: date, minutes: int, zone: ZoneInfo) -> datetime:
+    """The instant of a day's wall clock time, given as minutes after its midnight."""
+    return _first_instant(datetime(day.year, day.month, day.day) + timedelta(minutes=minutes), zone)  # noqa: DTZ001 a wall clock has no zone
+
+
+def _first_instant(local: datetime, zone: ZoneInfo) -> datetime:
     """A wall clock's time as an instant: one that is skipped is the end of the gap, one that comes twice the first."""
-    local = datetime(day.year, day.month, day.day) + timedelta(minutes=minutes)  # noqa: DTZ001 a wall clock has no zone
-    while (moment := local.replace(tzinfo=zone).astimezone(UTC)).astimezone(zone).replace(tzinfo=None) != local:
+    while not _exists(local, zone):
         local += timedelta(minutes=1)
-    return moment
+    return local.replace(tzinfo=zone).astimezone(UTC)
+
+
+def _exists(local: datetime, zone: ZoneInfo) -> bool:
+    return local.replace(tzinfo=zone).astimezone(UTC).astimezone(zone).replace(tzinfo=None) == local
 
 
 # --- draws ---------------------------------------------------------------------------------------------------------
