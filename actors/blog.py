@@ -173,7 +173,15 @@ def _one_line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-@step(lane="generate", time_limit=120, max_attempts=3, effect="idempotent", isolation="process")
+@step(
+    lane="generate",
+    time_limit=120,
+    max_attempts=3,
+    effect="idempotent",
+    isolation="process",
+    clients={"gemini"},
+    drafts=True,
+)
 def generate(ctx: StepContext[BlogInput]) -> dict[str, Any]:
     """Write the post and keep it as the job's draft.
 
@@ -195,7 +203,17 @@ def generate(ctx: StepContext[BlogInput]) -> dict[str, Any]:
     return _output(draft, answer.model, answer.offline, answer.tokens_in, answer.tokens_out)
 
 
-@step(lane="publish", time_limit=300, max_attempts=3, effect="irreversible", isolation="process")
+@step(
+    lane="publish",
+    time_limit=300,
+    max_attempts=3,
+    effect="irreversible",
+    isolation="process",
+    clients={"browser", "http"},
+    session=True,
+    drafts=True,
+    publication=True,
+)
 def publish(ctx: StepContext[BlogInput]) -> dict[str, Any]:
     """Publish the job's draft at the account's target, at most once."""
     return publish_draft(ctx)

@@ -12,6 +12,7 @@
     ├── OutcomeUnknown         outcome_unknown     permanent: nobody can tell whether the post is there
     ├── CallbackFailed         callback_failed     a webhook's receiver did not take it
     ├── UnsafeUrl              unsafe_url          permanent: the URL leads where it must not
+    ├── NotDeclared            not_declared        permanent: the step uses what its `@step` does not declare
     └── OwnershipLost          lost                another attempt owns the step now
 
 A permanent error is not retried. Any other exception that leaves a step is `internal` and is retried.
@@ -95,6 +96,13 @@ class UnsafeUrl(StepError):
     """A URL leads to a host that this installation does not allow."""
 
     code = "unsafe_url"
+    permanent = True
+
+
+class NotDeclared(StepError):
+    """A step asked the worker for something that its `@step` does not declare; the message has the missing word."""
+
+    code = "not_declared"
     permanent = True
 
 

@@ -7,9 +7,11 @@ one Dramatiq actor per step, named ``pipeline.step``, on the step's lane.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from .declarations import ClientName, Declaration
 
 if TYPE_CHECKING:
     from .context import StepContext
@@ -43,6 +45,8 @@ class Step:
     required: bool
     #: Bytes of memory that the step's process may take; None leaves it to the setting.
     memory_limit: int | None
+    #: What the step may ask the worker for; every other call of its port is refused.
+    uses: Declaration
 
     @property
     def module(self) -> str:
@@ -63,8 +67,29 @@ def step(
     effect: Effect = "pure",
     required: bool = True,
     memory_limit: int | None = None,
+    clients: Iterable[ClientName] = (),
+    session: bool = False,
+    drafts: bool = False,
+    publication: bool = False,
 ) -> Callable[[StepFunction], Step]:
     """Declare a function as a step. See `Step` for the meaning of each setting.
+
+    A step gets only what it declares; the worker refuses every other call:
+
+    Args:
+        lane: see `Step`, as for every argument that is not listed here.
+        time_limit: seconds.
+        max_attempts: at least 1.
+        backoff: seconds.
+        isolation: `process` or `thread`.
+        effect: `pure`, `idempotent` or `irreversible`.
+        required: False for best effort.
+        memory_limit: bytes.
+        clients: names of clients: `gemini` (`ctx.clients.text_model`), `browser` (`ctx.clients.browser`), `http`
+            (`ctx.clients.http`).
+        session: the account's sealed session and credentials, `ctx.session`.
+        drafts: the job's draft, `ctx.drafts`.
+        publication: where the account publishes and the ledger: `ctx.target`, `ctx.publication`.
 
     Raises:
         ValueError: a setting is out of range; the message names the step and the setting.
@@ -73,6 +98,10 @@ def step(
     def declare(function: StepFunction) -> Step:
         name = function.__name__
         _check(name, lane, time_limit, max_attempts, backoff, isolation, effect, memory_limit)
+        try:
+            uses = Declaration.of(clients, session=session, drafts=drafts, publication=publication)
+        except ValueError as error:
+            raise ValueError(f"step {name!r}: {error}") from None
         return Step(
             name=name,
             lane=lane,
@@ -84,6 +113,7 @@ def step(
             effect=effect,
             required=required,
             memory_limit=memory_limit,
+            uses=uses,
         )
 
     return declare

@@ -221,7 +221,15 @@ class Execution:
         limit = step.time_limit
         if owned.deadline_seconds is not None:
             limit = max(0.05, min(limit, owned.deadline_seconds))
-        port = StepPort(owned, self._database, self._sessions, self._settings, self._queue_settings, self._callbacks)
+        port = StepPort(
+            owned,
+            self._database,
+            self._sessions,
+            self._settings,
+            self._queue_settings,
+            self._callbacks,
+            uses=step.uses,
+        )
         context = _wire_context(owned, limit)
         if step.isolation == "thread":
             return _perform_here(step, pipeline, context, port)

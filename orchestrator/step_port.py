@@ -1,7 +1,9 @@
 """The worker's end of a step's `Port`: answers each call for one attempt, and only while it owns its step.
 
-Invariant: the account, the job and the run token come from the attempt that the worker started, never from the step's
-own words; a step cannot name another account.
+Invariants
+- The account, the job and the run token come from the attempt that the worker started, never from the step's
+  own words; a step cannot name another account.
+- A step gets what its `@step` declares (`uses`) and nothing else.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from actors.declarations import Declaration
 from tenants import webhooks
 from tenants.columns import db_now, seconds_since
 from tenants.database import Database
@@ -53,8 +56,11 @@ class StepPort:
         settings: Settings,
         queue_settings: QueueSettings,
         callbacks: Callbacks,
+        *,
+        uses: Declaration,
     ) -> None:
         self._owned = owned
+        self._uses = uses
         self._queue_settings = queue_settings
         self._database = database
         self._sessions = sessions
@@ -87,12 +93,14 @@ class StepPort:
 
         Raises:
             InvalidInput: no such verb, or its payload is out of shape.
+            NotDeclared: the step does not declare what this verb gives.
             OwnershipLost: the attempt does not own its step any more.
         """
         verb = self._verbs.get(name)
         if verb is None:
             raise InvalidInput(f"a step called {name!r}, which is not one of {', '.join(sorted(self._verbs))}")
         try:
+            self._uses.check(f"{self._owned.pipeline}.{self._owned.name}", name, payload)
             return verb(payload)
         except (KeyError, TypeError) as error:
             raise InvalidInput(f"a step called {name!r} with a payload out of shape: {error!r}") from error

@@ -15,7 +15,27 @@ from typing import Any
 from pydantic import BaseModel
 
 from actors.context import StepContext
+from actors.declarations import CLIENT_NAMES, Declaration
 from actors.errors import OwnershipLost
+from orchestrator.runtime import Runtime
+from orchestrator.step_port import StepPort
+from tenants.store.steps import Owned
+
+#: For tests of parts that are not about declarations.
+EVERYTHING = Declaration(CLIENT_NAMES, session=True, drafts=True, publication=True)
+
+
+def step_port(runtime: Runtime, owned: Owned, uses: Declaration = EVERYTHING) -> StepPort:
+    """The worker's end of the port for an attempt that is under way."""
+    return StepPort(
+        owned,
+        runtime.database,
+        runtime.sessions,
+        runtime.settings,
+        runtime.queue_settings,
+        runtime.callbacks,
+        uses=uses,
+    )
 
 
 class NoInput(BaseModel):

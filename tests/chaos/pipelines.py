@@ -54,14 +54,32 @@ def apart(ctx: StepContext[Orders]) -> dict[str, Any]:
     return work(ctx, "apart", "apart")
 
 
-@step(lane="quick", time_limit=30, max_attempts=4, backoff=(0.1, 1.0), isolation="thread", effect="idempotent")
+@step(
+    lane="quick",
+    time_limit=30,
+    max_attempts=4,
+    backoff=(0.1, 1.0),
+    isolation="thread",
+    effect="idempotent",
+    drafts=True,
+)
 def write(ctx: StepContext[Orders]) -> dict[str, Any]:
     with seen(ctx, "write", "quick") as sight:
         ctx.drafts.create(title=ctx.input.key, body=_TEXT, tags=[])
     return {"run": sight.id}
 
 
-@step(lane="post", time_limit=60, max_attempts=6, backoff=(0.1, 1.0), isolation="process", effect="irreversible")
+@step(
+    lane="post",
+    time_limit=60,
+    max_attempts=6,
+    backoff=(0.1, 1.0),
+    isolation="process",
+    effect="irreversible",
+    session=True,
+    drafts=True,
+    publication=True,
+)
 def post(ctx: StepContext[Orders]) -> dict[str, Any]:
     """Post the draft at the observer, by the same order of calls and the same ledger as every publisher."""
     with seen(ctx, "post", "post") as sight:

@@ -17,7 +17,7 @@ class Post(BaseModel):
     body: str
 
 
-@step(lane="generate", time_limit=30, isolation="thread", effect="idempotent")
+@step(lane="generate", time_limit=30, isolation="thread", effect="idempotent", drafts=True)
 def write(ctx: StepContext[Post]) -> dict[str, Any]:
     """Keep the input as the job's draft. A second attempt replaces the draft of the first, which was never used."""
     draft = ctx.drafts.create(title=ctx.input.title, body=ctx.input.body, tags=["crashes"])

@@ -29,6 +29,7 @@ class Orders(BaseModel):
         "grow",
         "wait",
         "wait_and_fail_once",
+        "undeclared",
     ] = "return"
     #: A folder in which a step notes that it ran, and looks for `go` when it waits.
     folder: str | None = None
@@ -62,6 +63,8 @@ def obey(ctx: StepContext[Orders]) -> dict[str, Any]:
                 raise RuntimeError("once")
         case "exit":
             os._exit(7)
+        case "undeclared":
+            ctx.clients.text_model()
     ctx.progress(50, "half")
     note(ctx, "end")
     return {"attempt": ctx.attempt, "pid": os.getpid(), "account": ctx.account}

@@ -20,12 +20,12 @@ from orchestrator.loops.alerts import AlertLoop
 from orchestrator.loops.pruner import Pruner
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.runtime import Runtime
-from orchestrator.step_port import StepPort
 from tenants.columns import db_now
 from tenants.models import Alert, AlertHour, TenantQueue
 from tenants.store import alerts, circuits, new_jobs, outcomes, ownership, queues, workers
 from tenants.store.new_jobs import JobPlan, StepPlan
 from tenants.store.steps import Owned
+from tests.ports import step_port
 
 from .conftest import Service, make_service
 
@@ -297,9 +297,7 @@ def owned_step(runtime: Runtime) -> Owned:
 
 
 def login_required(runtime: Runtime, owned: Owned) -> None:
-    port = StepPort(
-        owned, runtime.database, runtime.sessions, runtime.settings, runtime.queue_settings, runtime.callbacks
-    )
+    port = step_port(runtime, owned)
     port.call("session.login_required", {"reason": f"the cookie {SECRET} is dead"})
 
 

@@ -13,11 +13,11 @@ from sqlalchemy import Connection, func, select, update
 from orchestrator.jobs import NewJob
 from orchestrator.loops.pruner import Pruner
 from orchestrator.runtime import Runtime
-from orchestrator.step_port import StepPort
 from tenants.columns import db_now
 from tenants.models import Artifact, Attempt, Event, IdempotencyKey, Job, Step
 from tenants.store import idempotency, ownership, workers
 from tenants.store.steps import Owned
+from tests.ports import step_port
 
 from .conftest import make_service
 
@@ -40,9 +40,7 @@ def completed(runtime: Runtime, account: str) -> str:
     job, _ = runtime.jobs.create(account, NewJob("quick", {"do": "return"}, callback_url="https://there.example/"))
     owned = ownership.start(runtime.database, job["steps"][0]["id"], worker_id="w", slot=0)
     assert isinstance(owned, Owned)
-    port = StepPort(
-        owned, runtime.database, runtime.sessions, runtime.settings, runtime.queue_settings, runtime.callbacks
-    )
+    port = step_port(runtime, owned)
     data = base64.b64encode(b"picture").decode()
     port.call("artifact.save", {"name": "a.png", "content_type": "image/png", "data": data})
     ownership.complete(runtime.database, owned, {})

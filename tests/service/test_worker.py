@@ -56,6 +56,7 @@ def test_what_becomes_of_jobs(service: Service) -> None:
             ("once, crash", "once", "exit"),
             ("once, hang", "once", "hang"),
             ("once, fail once", "once", "fail_once"),
+            ("undeclared", "apart", "undeclared"),
         ]
     }
     made["deadline"] = service.make("patient", account="account deadline", do="hang", deadline=1.0)
@@ -76,6 +77,7 @@ def test_what_becomes_of_jobs(service: Service) -> None:
         "once, crash": "failed",
         "once, hang": "failed",
         "once, fail once": "completed",
+        "undeclared": "failed",
         "deadline": "timed_out",
     }
     assert ended["plain"]["result"]["account"] == "account plain"
@@ -99,6 +101,9 @@ def test_what_becomes_of_jobs(service: Service) -> None:
     assert str(400 << 20) in ended["memory"]["error"]["message"]
     assert (ended["deadline"]["error"]["code"], ended["deadline"]["failed_step"]) == ("deadline_passed", "patient")
     assert outcomes(ended["deadline"]) == ["timed_out"]
+    assert outcomes(ended["undeclared"]) == ["failed"], "another try would end the same way"
+    assert ended["undeclared"]["error"]["code"] == "not_declared"
+    assert 'clients={"gemini"}' in ended["undeclared"]["error"]["message"]
     assert is_left_to_a_person(service, made["once, crash"], "failed")
     assert is_left_to_a_person(service, made["once, hang"], "timed_out")
     assert outcomes(ended["once, fail once"]) == ["failed", "completed"], "it said itself how it ended"

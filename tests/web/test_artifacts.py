@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from orchestrator.runtime import Runtime
-from orchestrator.step_port import StepPort
 from orchestrator.web.signed_urls import AddressSigner
+from tests.ports import step_port
 from tests.web.conftest import ON_BOTH, SECRET_KEY, Api, Bench
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(20)
@@ -18,9 +18,7 @@ PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(20)
 
 def save(runtime: Runtime, owned: Any, name: str, content_type: str, content: bytes) -> None:
     """As a step does it."""
-    port = StepPort(
-        owned, runtime.database, runtime.sessions, runtime.settings, runtime.queue_settings, runtime.callbacks
-    )
+    port = step_port(runtime, owned)
     data = base64.b64encode(content).decode()
     port.call("artifact.save", {"name": name, "content_type": content_type, "data": data})
 

@@ -9,12 +9,11 @@ import pytest
 from sqlalchemy import Connection, update
 
 from orchestrator.runtime import Runtime
-from orchestrator.step_port import StepPort
 from tenants.columns import db_now
 from tenants.errors import OwnershipLost
 from tenants.models import Attempt, Job, Usage
 from tenants.store import pruning, publications, usage
-from tenants.store.steps import Owned
+from tests.ports import step_port
 from tests.web.conftest import ON_BOTH, Api, Bench
 
 USAGE = "/v1/accounts/acme/usage"
@@ -23,12 +22,6 @@ USAGE = "/v1/accounts/acme/usage"
 def today(api: Api) -> dict[str, Any]:
     found: dict[str, Any] = api.get("/v1/accounts/acme").json()["usage"]["today"]
     return found
-
-
-def port_of(runtime: Runtime, owned: Owned) -> StepPort:
-    return StepPort(
-        owned, runtime.database, runtime.sessions, runtime.settings, runtime.queue_settings, runtime.callbacks
-    )
 
 
 def lasted(bench: Bench, seconds: float, *, days_ago: int = 0) -> None:
@@ -68,7 +61,7 @@ def test_what_a_step_uses_counts_also_on_a_day_without_a_new_job(
     """The day's row is made by whatever is used first; it came only with a job, so a job of yesterday lost its use."""
     owned = bench.start(new_job())
     bench.write(lambda c: c.execute(Usage.__table__.delete()))
-    port = port_of(runtime, owned)
+    port = step_port(runtime, owned)
 
     port.call("usage.add", {"tokens_in": 100, "tokens_out": 23})
     port.call("usage.add", {"tokens_in": 1, "tokens_out": 0})
@@ -132,7 +125,7 @@ def test_a_history_needs_an_account_and_days(api: Api, new_job: Any) -> None:
 @ON_BOTH
 def test_a_step_that_was_removed_leaves_nothing_behind(bench: Bench, new_job: Any, runtime: Runtime, api: Api) -> None:
     owned = bench.start(new_job())
-    port = port_of(runtime, owned)
+    port = step_port(runtime, owned)
     bench.write(lambda c: c.execute(Job.__table__.delete()))  # its steps and attempts go with it
     for name, payload in (
         ("usage.add", {"tokens_in": 1, "tokens_out": 1}),

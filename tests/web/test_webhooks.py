@@ -10,11 +10,10 @@ import pytest
 from standardwebhooks import Webhook
 
 from orchestrator.runtime import Runtime
-from orchestrator.step_port import StepPort
 from tenants.errors import InvalidInput
 from tenants.store import deliveries, outcomes
 from tenants.store.accounts import ensure_account
-from tenants.store.steps import Owned
+from tests.ports import step_port
 
 from .conftest import JOB, ON_BOTH, Api, Bench
 
@@ -132,25 +131,19 @@ def test_an_account_without_a_secret_gets_one_that_stays(runtime: Runtime) -> No
     assert first != runtime.webhook_secrets.signatures("other", "message", now, "{}")
 
 
-def port_of(runtime: Runtime, owned: Owned) -> StepPort:
-    return StepPort(
-        owned, runtime.database, runtime.sessions, runtime.settings, runtime.queue_settings, runtime.callbacks
-    )
-
-
 def test_a_delivery_alone_gets_a_signed_call(
     api: Api, bench: Bench, runtime: Runtime, new_job: Callable[..., dict[str, Any]]
 ) -> None:
     secret = api.post("/v1/accounts/acme/webhook-secret").json()["secret"]
     job = new_job(callback_url=URL)
-    mine = port_of(runtime, bench.start(job))
+    mine = step_port(runtime, bench.start(job))
     for verb in ("callback.load", "callback.answered"):
         with pytest.raises(InvalidInput):
             mine.call(verb, {"status_code": 200})
     api.post(f"/v1/jobs/{job['id']}:cancel")
     bench.write(lambda c: outcomes.lose(c, the_job(api, job)["steps"][0]["id"], 1))
     (delivery,) = log_of(api, job)
-    its = port_of(runtime, bench.start(the_job(api, delivery)))
+    its = step_port(runtime, bench.start(the_job(api, delivery)))
     call = its.call("callback.load", {})
     assert (call["url"], call["allowed_hosts"]) == (URL, ["127.0.0.1:9999"])
     assert call["headers"]["webhook-id"] == delivery["id"]

@@ -1,0 +1,78 @@
+"""What a step declares that it uses, and which of its calls needs which word of it.
+
+Invariant: the worker's end of the port checks every call with `Declaration.check` before it answers. A step's own
+process is not asked, so code that a web page took over cannot widen what the step was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from .errors import NotDeclared
+
+ClientName = Literal["browser", "gemini", "http"]
+#: What `clients` may name; `docs/pipelines.md` says what each of them gives.
+CLIENT_NAMES: frozenset[str] = frozenset(get_args(ClientName))
+
+#: The client that the settings of a name belong to, where the two differ.
+_CLIENT_OF_SETTINGS: Mapping[str, str] = {"text_model": "gemini"}
+#: Calls that need one client, whatever their payload.
+_CLIENT_OF_CALL: Mapping[str, str] = {"usage.add": "gemini"}
+#: Calls that need a word of their own, by what stands before their first full stop.
+_WORDS: Mapping[str, str] = {
+    "draft": "drafts",
+    "publication": "publication",
+    "session": "session",
+    "target": "publication",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What `@step` was given: see its arguments of the same names."""
+
+    clients: frozenset[str] = frozenset()
+    session: bool = False
+    drafts: bool = False
+    publication: bool = False
+
+    @classmethod
+    def of(cls, clients: Iterable[str], *, session: bool, drafts: bool, publication: bool) -> Declaration:
+        """A checked declaration.
+
+        Raises:
+            ValueError: `clients` is no collection of known names.
+        """
+        if isinstance(clients, str):
+            raise ValueError(f"clients={clients!r} must be a set of names: clients={{{clients!r}}}")
+        names = frozenset(clients)
+        unknown = sorted(names - CLIENT_NAMES, key=repr)
+        if unknown:
+            raise ValueError(
+                f"clients has {', '.join(map(repr, unknown))}; known are {', '.join(sorted(CLIENT_NAMES))}"
+            )
+        return cls(names, session=session, drafts=drafts, publication=publication)
+
+    def check(self, step: str, call: str, payload: Mapping[str, Any]) -> None:
+        """Refuse a call that the declaration does not cover; `step` is its name in the message.
+
+        Raises:
+            NotDeclared: it does not; the message has the argument that `@step` lacks.
+        """
+        missing = self._missing(call, payload)
+        if missing is not None:
+            raise NotDeclared(f"step {step!r} called {call!r} without declaring it: add {missing} to its @step(...)")
+
+    def _missing(self, call: str, payload: Mapping[str, Any]) -> str | None:
+        client = _CLIENT_OF_CALL.get(call)
+        if call == "client.settings":
+            name = str(payload["name"])
+            client = _CLIENT_OF_SETTINGS.get(name, name)
+        if client is not None:
+            return None if client in self.clients else f'clients={{"{client}"}}'
+        word = _WORDS.get(call.partition(".")[0])
+        if word is None or cast(bool, getattr(self, word)):
+            return None
+        return f"{word}=True"
