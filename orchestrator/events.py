@@ -3,9 +3,10 @@
 Invariants
 - One thread reads for all waiters, however many there are, and only while there are any. It asks SQL once a second, and
   at once when another process rings over Redis; without Redis the second is all that is lost.
-- A waiter that is subscribed misses nothing that is committed afterwards: it is let go on only once the hub knows its
-  place in the events. On PostgreSQL a lower number can be committed after a higher one, so numbers that were skipped
-  are looked for again for a while.
+- A waiter that is subscribed misses nothing that is committed afterwards: it goes on only once the hub knows its
+  position. On PostgreSQL a lower number can be committed after a higher one, so the hub asks for missing numbers again
+  until their transactions have ended; also for those that were missing when it began.
+- Each event comes with the hub's position, from which a stream makes its own.
 - A reader that is slower than its events loses its queue, not the process' memory: it is told to read again from SQL.
 """
 
@@ -31,18 +32,26 @@ from tenants.errors import Unavailable
 from tenants.queues import node_urls
 from tenants.store import events as store
 
+from .event_positions import Position, Range, Ranges, at_most, ranges_between, without
+
 if TYPE_CHECKING:
     from redis.client import PubSub
-    from sqlalchemy import RowMapping
+    from sqlalchemy import Connection, RowMapping
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 #: Rings that come faster than this are answered together.
 COALESCE_SECONDS = 0.02
-#: How long a skipped number may still turn up: longer than any transaction of ours.
-GAP_SECONDS = 10.0
-MAX_GAPS = 500
+#: A number that is missing for so long is given up. Longer than any transaction of ours; PostgreSQL's snapshots say
+#: much sooner that it was rolled back.
+MISSING_SECONDS = 120.0
+#: A transaction takes a number a moment before its own id is visible, so its end is judged by ids that are later.
+ID_VISIBLE_SECONDS = 1.0
+#: Ranges of missing numbers; beyond that the lowest are merged, and streams pass over what they have had.
+MAX_RANGES = 200
+#: How far back a hub that begins looks for missing numbers.
+LOOK_BACK = 10_000
 #: Events that a slow reader may be behind.
 QUEUE_LENGTH = 1000
 #: How long a waiter waits for the hub to find its place.
@@ -127,8 +136,10 @@ class Subscription:
     """One waiter's events, on the event loop."""
 
     def __init__(self) -> None:
-        self._waiting: deque[JobEvent] = deque()
+        self._waiting: deque[tuple[JobEvent, Position]] = deque()
         self._arrived = asyncio.Event()
+        #: The hub's position after the batch that brought the event that `next` gave last.
+        self.position = Position()
         #: Events were dropped because they were not taken in time; whoever reads must ask SQL again.
         self.lagged = False
 
@@ -138,20 +149,23 @@ class Subscription:
             self._arrived.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._arrived.wait(), timeout_seconds)
-        return self._waiting.popleft() if self._waiting else None
+        if not self._waiting:
+            return None
+        event, self.position = self._waiting.popleft()
+        return event
 
     def caught_up(self) -> None:
         """The reader has asked SQL again."""
         self.lagged = False
 
-    def _push(self, event: JobEvent) -> None:
+    def _push(self, event: JobEvent, position: Position) -> None:
         if self.lagged:
             return  # the reader gets it from SQL
         if len(self._waiting) >= QUEUE_LENGTH:
             self._waiting.clear()
             self.lagged = True
         else:
-            self._waiting.append(event)
+            self._waiting.append((event, position))
         self._arrived.set()
 
 
@@ -164,11 +178,15 @@ class EventHub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._by_job: dict[str, set[Subscription]] = {}
         self._by_account: dict[str, set[Subscription]] = {}
+        #: What the hub has delivered; of the event loop alone.
+        self.position = Position()
         #: Guards `_count` and `_placed`: the thread may rest only while nobody waits, and nobody may rely on its place
         #: while it rests.
         self._state = threading.Lock()
         self._count = 0
         self._placed = False
+        #: Of the thread alone: the position that the event loop was given last.
+        self._handed_over = Position()
         #: On the event loop: wakes those who wait for the thread to find its place.
         self._place_found = asyncio.Event()
         self._thread: threading.Thread | None = None
@@ -235,12 +253,13 @@ class EventHub:
             self._thread = threading.Thread(target=self._read_for_all, name="event-hub", daemon=True)
             self._thread.start()
 
-    def _deliver(self, events: Sequence[JobEvent]) -> None:
+    def _deliver(self, events: Sequence[JobEvent], position: Position) -> None:
+        self.position = position
         for event in events:
             for subscription in self._by_job.get(event.job_id, ()):
-                subscription._push(event)
+                subscription._push(event, position)
             for subscription in self._by_account.get(event.account, ()):
-                subscription._push(event)
+                subscription._push(event, position)
 
     def close(self) -> None:
         """End the thread; waits for it shortly."""
@@ -263,7 +282,7 @@ class EventHub:
                     continue
                 try:
                     reader = reader or _Reader(self._database)
-                    self._hand_over(reader.read())
+                    self._hand_over(reader.read(), reader.position)
                 except Exception as error:
                     # Waiters are better served by the next second than by the end of this thread.
                     log.warning("events cannot be read now: %s", error)
@@ -280,51 +299,94 @@ class EventHub:
             self._placed = False
             return True
 
-    def _hand_over(self, events: list[JobEvent]) -> None:
+    def _hand_over(self, events: list[JobEvent], position: Position) -> None:
         with self._state:
             newly_placed, self._placed = not self._placed, True
         loop = self._loop
-        if loop is None or not (events or newly_placed):
+        if loop is None or not (events or newly_placed or position != self._handed_over):
             return
+        self._handed_over = position
 
         def on_loop() -> None:
-            self._deliver(events)
+            self._deliver(events, position)
             self._place_found.set()
 
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
             loop.call_soon_threadsafe(on_loop)
 
 
+@dataclass(slots=True)
+class _Missing:
+    """Numbers that were skipped; their transactions are in flight, or were rolled back."""
+
+    numbers: Range
+    #: Monotonic seconds.
+    noticed_at: float
+    #: Once all transactions with lower ids have ended, the numbers will not come any more.
+    ends_with: int | None = None
+
+
 class _Reader:
-    """Reads what is new, and what turned up late."""
+    """Reads what is new, and what was missing and is committed now."""
 
     def __init__(self, database: Database) -> None:
+        """Begin after what is committed; what is missing below is looked for."""
         self._database = database
-        self._last = database.read(store.newest)
-        self._gaps: dict[int, float] = {}
+        self._missing: list[_Missing] = []
+
+        def begin(connection: Connection) -> tuple[int, Ranges]:
+            newest = store.newest(connection)
+            low = max(1, newest - LOOK_BACK + 1)
+            return newest, ranges_between(low, newest, store.numbers(connection, low, newest))
+
+        self._last, missing = database.read(begin)
+        self._notice(missing)
+
+    @property
+    def position(self) -> Position:
+        return Position(self._last, at_most(self._ranges(), MAX_RANGES))
 
     def read(self) -> list[JobEvent]:
-        rows = self._database.read(lambda connection: store.after(connection, self._last))
-        found = [JobEvent.of(row) for row in rows]
-        late = self._late()
-        now = time.monotonic()
-        for event in found:
-            missing = range(max(self._last + 1, event.seq - MAX_GAPS), event.seq)
-            self._gaps.update(dict.fromkeys(missing, now + GAP_SECONDS))
-            self._last = event.seq
-        while len(self._gaps) > MAX_GAPS:
-            del self._gaps[next(iter(self._gaps))]
+        """Late events first, then new ones, each in the order of their numbers."""
+        asked_for = self._ranges()
+
+        def look(connection: Connection) -> tuple[store.Horizon | None, list[JobEvent], list[JobEvent]]:
+            # The horizon first: what had ended by then is visible to the statements that follow.
+            horizon = store.horizon(connection) if asked_for else None
+            late = [JobEvent.of(row) for row in store.within(connection, asked_for)]
+            return horizon, late, [JobEvent.of(row) for row in store.after(connection, self._last)]
+
+        horizon, late, found = self._database.read(look)
+        self._resolve(horizon, {event.seq for event in late})
+        if found:
+            newest = found[-1].seq
+            self._notice(ranges_between(self._last + 1, newest, (event.seq for event in found)))
+            self._last = newest
         return late + found
 
-    def _late(self) -> list[JobEvent]:
-        if not self._gaps:
-            return []
-        rows = self._database.read(lambda connection: store.these(connection, list(self._gaps)))
-        late = [JobEvent.of(row) for row in rows]
+    def _ranges(self) -> Ranges:
+        return tuple(each.numbers for each in self._missing)
+
+    def _notice(self, missing: Ranges) -> None:
         now = time.monotonic()
-        arrived = {event.seq for event in late}
-        self._gaps = {seq: until for seq, until in self._gaps.items() if until > now and seq not in arrived}
-        return late
+        self._missing.extend(_Missing(each, now) for each in missing)
+        if len(self._missing) > MAX_RANGES:
+            merged = at_most(self._ranges(), MAX_RANGES)
+            self._missing = [_Missing(each, now) for each in merged]
+
+    def _resolve(self, horizon: store.Horizon | None, arrived: set[int]) -> None:
+        """Forget what has arrived and what cannot arrive any more."""
+        now, left = time.monotonic(), list[_Missing]()
+        for each in self._missing:
+            age = now - each.noticed_at
+            ended = horizon and each.ends_with is not None and each.ends_with <= horizon.all_ended_below
+            if ended or age > MISSING_SECONDS:
+                continue
+            if horizon and each.ends_with is None and age > ID_VISIBLE_SECONDS:
+                each.ends_with = horizon.next_id
+            for numbers in without((each.numbers,), arrived):
+                left.append(_Missing(numbers, each.noticed_at, each.ends_with))
+        self._missing = left
 
 
 class _Ear:

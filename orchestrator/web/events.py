@@ -2,9 +2,11 @@
 
 Invariants
 - Nothing is lost: a stream subscribes first, then reads what there is from SQL, then passes on what comes. What comes
-  twice because of that is sent once; what the reader had before, in a snapshot or by an earlier stream, is not sent
-  again when the hub is behind and brings it late. What was committed before its request is taken for what it had: that
-  is read before the subscription, so all that is committed afterwards is sent, whatever its number.
+  twice because of that is sent once.
+- An event's id is the stream's position after it: the highest number so far, and the lower ones that were still
+  missing (`event_positions`). A reader that comes back with it gets what it has not had, and nothing else, also where
+  lower numbers were committed after higher ones. A plain number, as earlier versions sent it, says nothing of missing
+  ones: then what was committed before the request counts as had.
 - A reader that is too slow is served from SQL again, from the last event that it was sent; the process holds no more
   than one queue of bounded length for it.
 - A stream holds no thread and no connection to the database while it waits.
@@ -26,6 +28,7 @@ from tenants.store import events as store
 from tenants.store.job_lists import JobFilter
 from tenants.store.jobs import UNFINISHED
 
+from ..event_positions import Position, Ranges, contains, without
 from ..events import JobEvent, Subscription
 from ..jobs import is_finished
 from .auth import Access
@@ -45,25 +48,52 @@ SNAPSHOT_JOBS = 100
 _HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
 
 
-def frame(name: str, data: Any, seq: int) -> bytes:
+def frame(name: str, data: Any, position: Position) -> bytes:
     """One event as it goes over the wire. JSON has no line breaks, so one `data` line holds it."""
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, name.encode(), to_json(data))
+    return b"id: %s\nevent: %s\ndata: %s\n\n" % (str(position).encode(), name.encode(), to_json(data))
 
 
 class _Stream(ABC):
     """What both kinds of stream share: where they are, and what they have sent."""
 
-    def __init__(self, service: Service, events: Subscription, last: int | None, had: Sequence[int]) -> None:
+    def __init__(self, service: Service, events: Subscription, last: Position | None, had: Sequence[int]) -> None:
         """Of a reader that was at `last` and has had these numbers, the newest first; None: it begins anew."""
         self.service = service
         self.events = events
         self.resumes = last is not None
-        self.last = last or 0
+        self.position = last or Position()
         self._sent: deque[int] = deque(maxlen=REMEMBERED)
         self._known: set[int] = set()
         self.pass_over(had)
 
-    def is_new(self, seq: int) -> bool:
+    def pass_over(self, newest_first: Sequence[int]) -> None:
+        """Never send these: the reader has them."""
+        for seq in reversed(newest_first):
+            self._is_new(seq)
+
+    def begin_at(self, newest: int, hub: Position) -> None:
+        """The stream begins after the events up to `newest`, which were read after the hub was at `hub`."""
+        self.position = Position(newest, self._unseen(newest, hub))
+
+    def advance(self, event: JobEvent, hub: Position) -> bool:
+        """Move the position past an event; False when the reader has it.
+
+        `hub` is a position of the hub from before the event was read; events come in the order in which the hub or SQL
+        gave them, those that were missing first.
+        """
+        if not self._is_new(event.seq):
+            return False
+        if event.seq > self.position.last:
+            self.position = Position(event.seq, self._unseen(event.seq, hub))
+        else:
+            self.position = Position(self.position.last, without(self.position.missing, (event.seq,)))
+        return True
+
+    def _unseen(self, number: int, hub: Position) -> Ranges:
+        missing = hub.missing_up_to(number)
+        return without(missing, self._known) if missing else missing
+
+    def _is_new(self, seq: int) -> bool:
         """False for what was sent already; remembers the number."""
         if seq in self._known:
             return False
@@ -71,21 +101,16 @@ class _Stream(ABC):
             self._known.discard(self._sent[0])
         self._sent.append(seq)
         self._known.add(seq)
-        self.last = max(self.last, seq)
         return True
 
-    def pass_over(self, newest_first: Sequence[int]) -> None:
-        """Never send these: the reader has them."""
-        for seq in reversed(newest_first):
-            self.is_new(seq)
-
     async def stored(self) -> AsyncIterator[JobEvent]:
-        """What SQL has after the last event."""
+        """What SQL has that the reader has not had."""
         while True:
+            hub = self.service.events.position
             rows = await self.service.in_thread(self._read)
             for row in rows:
                 event = JobEvent.of(row)
-                if self.is_new(event.seq):
+                if self.advance(event, hub):
                     yield event
             if len(rows) < PAGE:
                 return
@@ -102,17 +127,17 @@ class _Stream(ABC):
                     yield event
             elif arrived is None:
                 yield None
-            elif self.is_new(arrived.seq):
+            elif self.advance(arrived, self.events.position):
                 yield arrived
 
     @abstractmethod
     def _read(self) -> Sequence[Any]:
-        """The next page of events after `last`, oldest first."""
+        """The next page of events after the position, oldest first."""
 
 
 class _JobStream(_Stream):
     def __init__(
-        self, service: Service, events: Subscription, job: dict[str, Any], last: int | None, had: Sequence[int]
+        self, service: Service, events: Subscription, job: dict[str, Any], last: Position | None, had: Sequence[int]
     ) -> None:
         super().__init__(service, events, last, had)
         self.job = job
@@ -120,33 +145,38 @@ class _JobStream(_Stream):
     def _read(self) -> Sequence[Any]:
         account, job_id = self.job["account"], self.job["id"]
         return self.service.database.read(
-            lambda connection: store.of_job(connection, account, job_id, self.last, limit=PAGE)
+            lambda connection: store.of_job(
+                connection, account, job_id, self.position.last, self.position.missing, limit=PAGE
+            )
         )
 
     async def frames(self) -> AsyncIterator[bytes]:
         if not self.resumes:
-            await self.service.in_thread(self._take_snapshot)
-            yield frame("snapshot", self.job, self.last)
+            hub = self.service.events.position
+            await self.service.in_thread(lambda: self._take_snapshot(hub))
+            yield frame("snapshot", self.job, self.position)
         ended = is_finished(self.job["status"])
         if ended:
             async for event in self.stored():
-                yield frame(event.type, event.data, event.seq)
+                yield frame(event.type, event.data, self.position)
         else:
             async for coming in self.all():
                 if coming is None:
                     yield HEARTBEAT
                     continue
-                yield frame(coming.type, coming.data, coming.seq)
+                yield frame(coming.type, coming.data, self.position)
                 if coming.type == "status" and is_finished(coming.data["status"]):
                     break
             async for event in self.stored():  # what was recorded together with the end
-                yield frame(event.type, event.data, event.seq)
-        yield frame("end", await self.service.in_thread(self._whole), self.last)
+                yield frame(event.type, event.data, self.position)
+        yield frame("end", await self.service.in_thread(self._whole), self.position)
 
-    def _take_snapshot(self) -> None:
+    def _take_snapshot(self, hub: Position) -> None:
         """First the events so far, then the job: what happens in between is in the snapshot and comes once more."""
         account, job_id = self.job["account"], self.job["id"]
-        self.pass_over(self.service.database.read(lambda c: store.newest_of_job(c, account, job_id, limit=REMEMBERED)))
+        had = self.service.database.read(lambda c: store.newest_of_job(c, account, job_id, limit=REMEMBERED))
+        self.pass_over(had)
+        self.begin_at(had[0] if had else 0, hub)
         self.job = self._whole()
 
     def _whole(self) -> dict[str, Any]:
@@ -155,34 +185,40 @@ class _JobStream(_Stream):
 
 class _AccountStream(_Stream):
     def __init__(
-        self, service: Service, events: Subscription, account: str, last: int | None, had: Sequence[int]
+        self, service: Service, events: Subscription, account: str, last: Position | None, had: Sequence[int]
     ) -> None:
         super().__init__(service, events, last, had)
         self.account = account
 
     def _read(self) -> Sequence[Any]:
         return self.service.database.read(
-            lambda connection: store.of_account(connection, self.account, self.last, limit=PAGE)
+            lambda connection: store.of_account(
+                connection, self.account, self.position.last, self.position.missing, limit=PAGE
+            )
         )
 
     async def frames(self) -> AsyncIterator[bytes]:
         if not self.resumes:
-            await self.service.in_thread(self._take_place)
+            hub = self.service.events.position
+            await self.service.in_thread(lambda: self._take_place(hub))
             for job in await self.service.in_thread(self._unfinished):
-                yield frame("snapshot", {**job, "job": job["id"]}, self.last)
+                yield frame("snapshot", {**job, "job": job["id"]}, self.position)
         async for coming in self.all():
-            yield (
-                HEARTBEAT if coming is None else frame(coming.type, {"job": coming.job_id, **coming.data}, coming.seq)
-            )
+            if coming is None:
+                yield HEARTBEAT
+            else:
+                yield frame(coming.type, {"job": coming.job_id, **coming.data}, self.position)
 
-    def _take_place(self) -> None:
+    def _take_place(self, hub: Position) -> None:
         """A new stream begins after all that there is, which is in the snapshots."""
 
-        def read(connection: Connection) -> Sequence[int]:
-            self.last = store.newest(connection)
-            return store.newest_of_account(connection, self.account, until=self.last, limit=REMEMBERED)
+        def read(connection: Connection) -> tuple[int, Sequence[int]]:
+            newest = store.newest(connection)
+            return newest, store.newest_of_account(connection, self.account, until=newest, limit=REMEMBERED)
 
-        self.pass_over(self.service.database.read(read))
+        newest, had = self.service.database.read(read)
+        self.pass_over(had)
+        self.begin_at(newest, hub)
 
     def _unfinished(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -233,22 +269,20 @@ async def account_events(call: Call[Any, Any]) -> Response:
 
 async def _place(
     call: Call[Any, Any], newest: Callable[[Connection, int], Sequence[int]]
-) -> tuple[int | None, Sequence[int]]:
-    """Where the reader was, and the numbers up to there, as they are now; to be asked for before subscribing."""
-    last = _last_event_id(call)
-    if last is None:
+) -> tuple[Position | None, Sequence[int]]:
+    """Where the reader was, and the numbers that it has had, newest first; to be asked for before subscribing.
+
+    An id that is not ours begins anew.
+    """
+    position = Position.parse(call.request.headers.get("last-event-id", ""))
+    if position is None:
         return None, ()
-    return last, await call.service.in_thread(lambda: call.service.database.read(lambda c: newest(c, last)))
-
-
-def _last_event_id(call: Call[Any, Any]) -> int | None:
-    """Where the reader was; an id that is not ours begins anew."""
-    given = call.request.headers.get("last-event-id", "")
-    return int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else None
+    committed = await call.service.in_thread(lambda: call.service.database.read(lambda c: newest(c, position.last)))
+    return position, [seq for seq in committed if not contains(position.missing, seq)]
 
 
 _DESCRIPTION = (
-    "Each event has an id; a reader that comes back with it in `Last-Event-ID` goes on from there. "
+    "Each event has an id, which is opaque; a reader that comes back with it in `Last-Event-ID` goes on from there. "
     "A comment comes at least every 15 seconds."
 )
 
