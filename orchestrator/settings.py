@@ -134,6 +134,8 @@ class Settings(BaseSettings):
     circuit_cooldown: float = Field(default=300, ge=1, le=30 * 86400)
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     max_batch_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    #: CPU seconds that it may take to parse and validate one request.
+    max_request_cpu_seconds: float = Field(default=10, gt=0)
     #: Calls of one key, as `limits` writes it, counted by each control plane for itself; None (`off`): any number.
     rate_limit_key: RateLimit = "10000/10 seconds"
     #: Calls of one address that need no key: the API's description, artifacts. Not health and metrics.

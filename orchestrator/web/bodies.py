@@ -6,12 +6,17 @@ as it has grown too large.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from .cpu_budget import CpuBudget
 from .json_text import MalformedJson, parse_json
 from .problems import Problem, invalid
+
+#: `isdigit` takes digits of other scripts, which `int` then refuses, and numbers of thousands of digits.
+_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -21,7 +26,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         Problem: 413, it is larger than `limit` bytes; the connection is closed then, so that the rest is never read.
     """
     announced = request.headers.get("content-length")
-    if announced is not None and announced.isdigit() and int(announced) > limit:
+    if announced is not None and (_LENGTH.fullmatch(announced) is None or int(announced) > limit):
         raise _too_large(limit)
     if announced == "0" or (announced is None and "transfer-encoding" not in request.headers):
         return b""
@@ -39,11 +44,19 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def check_json_type(request: Request) -> None:
-    """Refuse what does not call itself JSON in UTF-8.
+    """Refuse what does not call itself JSON in UTF-8, and what is compressed: a small body could become a large one.
 
     Raises:
         Problem: 415.
     """
+    codings = [each.strip().lower() for each in ",".join(request.headers.getlist("content-encoding")).split(",")]
+    coding = next((each for each in codings if each not in ("", "identity")), None)
+    if coding is not None:
+        raise Problem(
+            "unsupported_media_type",
+            f"the body's Content-Encoding is {coding!r}; send it uncompressed, without that header",
+            headers={"Accept-Encoding": "identity"},
+        )
     value = request.headers.get("content-type", "")
     media_type, *parameters = (part.strip() for part in value.lower().split(";"))
     is_json = media_type == "application/json" or (
@@ -60,16 +73,17 @@ def check_json_type(request: Request) -> None:
         )
 
 
-def decode_json(body: bytes) -> Any:
+def decode_json(body: bytes, budget: CpuBudget | None = None) -> Any:
     """The body's value.
 
     Raises:
         Problem: 400, it is not JSON; 422, it is JSON that no caller may send.
+        CpuBudgetExceeded: it took more CPU than `budget` allows.
     """
     if not body.strip():
         raise Problem("malformed_json", "the body is empty; send a JSON object")
     try:
-        value, faults = parse_json(body)
+        value, faults = parse_json(body, budget)
     except MalformedJson as error:
         raise Problem("malformed_json", str(error)) from None
     if faults:

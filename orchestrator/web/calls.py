@@ -2,6 +2,8 @@
 
 Invariants
 - Nothing of a body is read before the caller is known and may reach what the path names.
+- The event loop parses only what is small. The rest is parsed on a few threads of their own, so that neither the loop
+  nor the store's threads wait for it, and within a budget of CPU.
 - Whatever an endpoint raises becomes a problem document; what nobody expected is logged with the request's id.
 """
 
@@ -18,10 +20,13 @@ from starlette.types import Receive, Scope, Send
 
 from tenants.errors import Fault
 
+from ..heap import collector_paused
 from .audit import note
 from .auth import Access, Caller
 from .bodies import check_json_type, decode_json, read_body
+from .cpu_budget import CpuBudget, CpuBudgetExceeded
 from .idempotency import answer_once
+from .json_text import TooManyValues
 from .models.base import Nothing, Query
 from .paths import SplitPath, UndecodablePath, split_path
 from .problems import Problem, invalid, problem_of, problem_response
@@ -32,8 +37,9 @@ from .validation import validate
 log = logging.getLogger(__name__)
 
 _NO_QUERY, _NO_BODY = Query(), Nothing()
-#: Bytes above which a body is read on a thread; up to here that takes a millisecond at most.
-_LARGE_BODY = 16 * 1024
+#: Bytes of body and query above which they are parsed on a thread; up to here the worst of them takes about a
+#: millisecond (`tests/benchmarks/request_input.py`).
+_LARGE_INPUT = 2 * 1024
 
 
 class Api:
@@ -97,13 +103,26 @@ class Api:
             await self._service.in_thread(lambda: exists(probe))
         text = await self._text(request, route)
 
-        def checked() -> tuple[Any, Query, BaseModel]:
-            body = None if text is None else decode_json(text)
-            return body, *validate(route, params, request.scope["query_string"], body, text is not None)
+        query_string: bytes = request.scope["query_string"]
+        budget_seconds = self._service.settings.max_request_cpu_seconds
 
-        # The checks of a large body take longer than others may be kept waiting.
-        large = text is not None and len(text) > _LARGE_BODY
-        body, query, content = await self._service.in_thread(checked) if large else checked()
+        def checked() -> tuple[Any, Query, BaseModel]:
+            budget = CpuBudget(budget_seconds)
+            try:
+                body = None if text is None else decode_json(text, budget)
+                budget.check()
+                query, content = validate(route, params, query_string, body, text is not None)
+                budget.check()
+            except (CpuBudgetExceeded, TooManyValues) as error:
+                raise Problem("too_large", str(error)) from None
+            return body, query, content
+
+        def checked_apart() -> tuple[Any, Query, BaseModel]:
+            with collector_paused():
+                return checked()
+
+        large = len(text or b"") + len(query_string) > _LARGE_INPUT
+        body, query, content = await self._service.in_parser_thread(checked_apart) if large else checked()
         call: Call[Any, Any] = Call(self._service, caller, params, query, content, request)
         key = request.headers.get("idempotency-key") if route.creates else None
         if key is not None:

@@ -4,6 +4,7 @@ Invariants
 - Every error that leaves the API has a `code` of `PROBLEMS`; an exception that nobody expected is `internal`, and its
   text stays in the log: no stack trace, SQL or server path leaves.
 - `type` is a name, not an address: nothing needs to be looked up to understand a problem.
+- A problem document is bounded, whatever it quotes of the request: no call gets back more than it sent, or 24 KiB.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ from tenants.queues import InvalidEntry, QueueError
 from .json_text import to_json
 
 PROBLEM_JSON = "application/problem+json"
+#: Bounds of one document: of the detail, of one fault's message and place, and of all faults together, in characters.
+_MAX_DETAIL = 1000
+_MAX_MESSAGE = 500
+_MAX_PLACE_PART = 100
+_MAX_ERRORS = 16_384
+#: How much of a place is shown at either end when it is deep.
+_PLACE_ENDS = 8
 
 
 class Kind(NamedTuple):
@@ -141,19 +149,43 @@ def problem_response(problem: Problem) -> Response:
         "type": f"urn:onelane:problem:{problem.code}",
         "title": kind.title,
         "status": kind.status,
-        "detail": problem.detail,
+        "detail": _cut(problem.detail, _MAX_DETAIL),
         "code": problem.code,
     }
     if problem.faults:
-        document["errors"] = [{"loc": list(each.loc), "message": each.message} for each in problem.faults]
+        document["errors"] = _shown_faults(problem.faults)
     headers = problem.headers
     if kind.status == 401:
         headers = {"WWW-Authenticate": 'Bearer realm="onelane"', **headers}
     return Response(to_json(document), kind.status, headers, PROBLEM_JSON)
 
 
+def _shown_faults(faults: Sequence[Fault]) -> list[dict[str, Any]]:
+    """The first faults, as many as fit; always one."""
+    shown: list[dict[str, Any]] = []
+    left = _MAX_ERRORS
+    for fault in faults:
+        each = {"loc": list(_shown_place(fault)), "message": _cut(fault.message, _MAX_MESSAGE)}
+        left -= len(each["message"]) + sum(len(str(part)) for part in each["loc"])
+        if left < 0 and shown:
+            break
+        shown.append(each)
+    return shown
+
+
+def _shown_place(fault: Fault) -> tuple[str | int, ...]:
+    loc = fault.loc
+    if len(loc) > 2 * _PLACE_ENDS:
+        loc = (*loc[:_PLACE_ENDS], "…", *loc[-_PLACE_ENDS:])
+    return tuple(_cut(part, _MAX_PLACE_PART) if isinstance(part, str) else part for part in loc)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def _place(fault: Fault) -> str:
-    return ".".join(str(part) for part in fault.loc)
+    return ".".join(str(part) for part in _shown_place(fault))
 
 
 def _without_internals(error: OnelaneError) -> str:

@@ -28,9 +28,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Large requests that are parsed at a time.
+PARSER_THREADS = 2
+
 
 class Service:
-    """The parts of one control plane. `in_thread` is the only way from the event loop to the store."""
+    """The parts of one control plane.
+
+    `in_thread` is the only way from the event loop to the store, `in_parser_thread` the one to parsers of large input.
+    """
 
     def __init__(self, runtime: Runtime, openapi: bytes = b"{}") -> None:
         self.runtime = runtime
@@ -38,6 +44,7 @@ class Service:
         #: Fewer threads than the store has connections: more would only wait for one.
         self._threads = runtime.settings.threads + 4
         self._limiter: anyio.CapacityLimiter | None = None
+        self._parsers: anyio.CapacityLimiter | None = None
         self.events = EventHub(runtime.database, runtime.settings.redis_url)
         self.authenticator = Authenticator(runtime.database, runtime.settings.admin_key)
         self.limits = RateLimits(runtime.settings)
@@ -91,3 +98,9 @@ class Service:
         if self._limiter is None:  # made in the event loop that it belongs to
             self._limiter = anyio.CapacityLimiter(self._threads)
         return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+    async def in_parser_thread(self, work: Callable[[], T]) -> T:
+        """Run work that needs the CPU alone. More threads at a time would only compete for the GIL with the loop."""
+        if self._parsers is None:
+            self._parsers = anyio.CapacityLimiter(PARSER_THREADS)
+        return await anyio.to_thread.run_sync(work, limiter=self._parsers)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from functools import cache
+from itertools import islice
+from typing import Any, TypeVar, get_args, get_origin
 from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, ValidationError
@@ -10,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from tenants.account import parse_account
 from tenants.errors import Fault, InvalidAccount
 
+from .json_text import MAX_FAULTS
 from .models.base import Query
 from .problems import invalid
 from .routing import Route
@@ -29,8 +33,8 @@ _WORDS = {
     "float_type": "it must be a number",
     "bool_type": "it must be true or false",
 }
-#: More faults than this tell a caller nothing more.
-MAX_FAULTS = 100
+#: Parameters that a query may have: several times what the call with the most of them takes.
+MAX_PARAMETERS = 50
 
 
 def validate(
@@ -58,8 +62,12 @@ def _query(route: Route, query_string: bytes, faults: list[Fault]) -> Query | No
     model = route.query
     if not query_string:
         return _validated(model, {}, faults)
+    pairs = query_string.split(b"&", MAX_PARAMETERS)
+    if len(pairs) > MAX_PARAMETERS:
+        faults.append(Fault((), f"the query has more than {MAX_PARAMETERS} parameters"))
+        return None
     values: dict[str, str] = {}
-    for pair in query_string.split(b"&"):
+    for pair in pairs:
         raw_name, _, raw_value = pair.partition(b"=")
         try:
             name, value = (unquote_to_bytes(each.replace(b"+", b" ")).decode("utf-8") for each in (raw_name, raw_value))
@@ -83,12 +91,41 @@ def _body(route: Route, body: Any, given: bool, faults: list[Fault]) -> BaseMode
 
 
 def _validated(model: type[M], value: Any, faults: list[Fault]) -> M | None:
+    unknown = list(islice(_unknown_fields(model, value, ()), MAX_FAULTS + 1))
+    if len(unknown) > MAX_FAULTS:  # pydantic would make an error of each of them, a hundred bytes for every five sent
+        faults.extend(unknown)
+        return None
     try:
         return model.model_validate(value)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)[:MAX_FAULTS]
         faults.extend(Fault(each["loc"], _message(each)) for each in found)
         return None
+
+
+def _unknown_fields(model: type[BaseModel], value: Any, loc: tuple[str | int, ...]) -> Iterator[Fault]:
+    """What the model, or a model that it has a list of, has no field for."""
+    if not isinstance(value, dict):
+        return
+    known, lists = _fields(model)
+    for name in value:
+        if name not in known:
+            yield Fault((*loc, name), _WORDS["extra_forbidden"])
+    for name, part in lists.items():
+        given = value.get(name)
+        if isinstance(given, list):
+            for index, each in enumerate(given):
+                yield from _unknown_fields(part, each, (*loc, name, index))
+
+
+@cache
+def _fields(model: type[BaseModel]) -> tuple[frozenset[str], dict[str, type[BaseModel]]]:
+    """The names of a model's fields, and those that are lists of models."""
+    named = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+    lists = {name: get_args(annotation)[0] for name, annotation in named.items() if get_origin(annotation) is list}
+    return frozenset(named), {
+        name: part for name, part in lists.items() if isinstance(part, type) and issubclass(part, BaseModel)
+    }
 
 
 def _message(fault: Any) -> str:

@@ -100,9 +100,9 @@ def test_a_large_body_is_checked_beside_the_event_loop(api: Api, monkeypatch: py
     """While one body of 16 MiB was read, nobody else was answered."""
     decode, threads = bodies.decode_json, list[str]()
 
-    def noted(body: bytes) -> Any:
+    def noted(body: bytes, *more: Any) -> Any:
         threads.append(threading.current_thread().name)
-        return decode(body)
+        return decode(body, *more)
 
     monkeypatch.setattr(calls, "decode_json", noted)
     loop_thread = send(api, json.dumps(JOB)).status_code == 202 and threads.pop()
@@ -188,3 +188,18 @@ def test_the_checks_come_in_their_order(api: Api, make_key: Any) -> None:
     assert send(api, "{", "text/plain").status_code == 415
     assert send(api, "{", path="/v1/accounts/%2E%2E/jobs").status_code == 400
     assert send(api, "{}", path="/v1/accounts/%2E%2E/jobs").status_code == 422
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "x-unknown", "GZIP"])
+def test_a_body_with_a_content_coding_is_415(api: Api, coding: str) -> None:
+    """It was parsed as if the header were not there."""
+    headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+    answer = api("POST", JOBS, content=json.dumps(JOB), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert answer.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("coding", ["identity", "", "Identity", " , identity"])
+def test_a_body_that_says_it_is_not_encoded_is_taken(api: Api, coding: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+    assert api("POST", JOBS, content=json.dumps(JOB), headers=headers).status_code == 202
