@@ -83,11 +83,12 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where an account publishes."""
+    """Where an account publishes. `implementation` is the publisher's class as ``module:Class``, from the worker."""
 
     publisher: str
     base_url: str
     options: Mapping[str, Any]
+    implementation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +296,9 @@ class StepContext(Generic[InputT]):
     def target(self) -> Target | None:
         """Where the account publishes; None when nobody has set it."""
         data = self._port.call("target.load", {})
-        return None if data is None else Target(data["publisher"], data["base_url"], data.get("options", {}))
+        if data is None:
+            return None
+        return Target(data["publisher"], data["base_url"], data.get("options", {}), data.get("implementation"))
 
     @property
     def clients(self) -> Clients:

@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .clients.publishers import open_publisher
-from .clients.publishers.base import Post, PublicPost, Publisher
+from .clients.publishers.base import Post, PublicPost, Publisher, PublisherClients
 from .context import Draft, Publication, StepContext
 from .errors import (
     LoginRequired,
@@ -34,9 +34,6 @@ from .errors import (
 )
 from .markdown import comparable, plain_text, render
 from .signals import Reject, Retry, Signal, Snooze
-
-if TYPE_CHECKING:
-    from .clients.browser import Browser
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +48,7 @@ READ_PAUSES_SECONDS = (0.0, 1.0, 3.0)
 
 
 def publish_draft(ctx: StepContext[Any], *, pause: Callable[[float], None] = time.sleep) -> dict[str, Any]:
-    """Publish the job's draft at the account's target through a browser of its own.
+    """Publish the job's draft at the account's target.
 
     Gives back `{url, external_id, publisher, title, draft_id}`.
 
@@ -74,10 +71,10 @@ def publish_draft(ctx: StepContext[Any], *, pause: Callable[[float], None] = tim
         )
         ctx.publication.unknown(reason)
         raise OutcomeUnknown(f"nobody can tell whether draft {draft.id} was published: {reason}")
-    ctx.progress(5, "starting the browser")
-    with ctx.clients.browser() as browser:
-        publisher = open_publisher(target, browser)
-        evidence = _Evidence(ctx, browser)
+    ctx.progress(5, f"opening publisher {target.publisher}")
+    with PublisherClients(ctx.clients) as clients:
+        publisher = open_publisher(target, clients)
+        evidence = _Evidence(ctx, clients)
         try:
             return PublishOnce(ctx, publisher, draft, entry, evidence.keep, pause).run()
         except (Snooze, OwnershipLost):
@@ -247,16 +244,16 @@ def _output(draft: Draft, publisher: str, url: str | None, external_id: str | No
 class _Evidence:
     """A picture of the page at the attempt's first failure; what comes after it shows less."""
 
-    def __init__(self, ctx: StepContext[Any], browser: Browser) -> None:
+    def __init__(self, ctx: StepContext[Any], clients: PublisherClients) -> None:
         self._ctx = ctx
-        self._browser = browser
+        self._clients = clients
         self._kept = False
 
     def keep(self) -> None:
         if self._kept:
             return
         self._kept = True
-        picture = self._browser.evidence()
+        picture = self._clients.evidence()
         if picture is None:
             return
         try:

@@ -17,6 +17,7 @@ from typing import Literal
 import httpx2
 from rich.markup import escape
 
+from actors.clients.publishers import PublisherError, load_publishers
 from actors.pipeline import PipelineError, load_pipelines
 from tenants.database import Database
 from tenants.errors import SecretsError, Unavailable
@@ -60,6 +61,7 @@ def examine(data_dir: Path | None = None) -> list[Finding]:
         _secrets,
         _redis,
         _pipelines,
+        _publishers,
         _browser,
         _model,
         _alerts,
@@ -207,6 +209,14 @@ def _pipelines(settings: Settings) -> list[Finding]:
     except PipelineError as error:
         return [Finding("pipelines", "wrong", str(error), "correct the module, or ONELANE_PIPELINES")]
     return [Finding("pipelines", "ok", f"loaded: {', '.join(sorted(found))}")]
+
+
+def _publishers(settings: Settings) -> list[Finding]:
+    try:
+        found = load_publishers(settings.publishers)
+    except PublisherError as error:
+        return [Finding("publishers", "wrong", str(error), "correct the class, or ONELANE_PUBLISHERS")]
+    return [Finding("publishers", "ok", f"known: {', '.join(sorted(found))}")]
 
 
 def _browser(settings: Settings) -> list[Finding]:

@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from actors import Pipeline
+from actors.clients.publishers import KnownPublisher
 from actors.context import StepContext
 from actors.errors import StepError
 from actors.signals import Signal
@@ -73,6 +74,7 @@ class Execution:
         queue_settings: QueueSettings,
         callbacks: Callbacks,
         sandbox: Sandbox | None,
+        publishers: Mapping[str, KnownPublisher] | None = None,
     ) -> None:
         self._worker_id = worker_id
         self._database = database
@@ -83,6 +85,7 @@ class Execution:
         self._queue_settings = queue_settings
         self._callbacks = callbacks
         self._sandbox = sandbox
+        self._publishers = publishers or {}
         self._running: dict[str, Running] = {}
         #: Steps that a thread is about to start; and rows that say "running here" although nothing does.
         self._starting: set[str] = set()
@@ -229,6 +232,7 @@ class Execution:
             self._queue_settings,
             self._callbacks,
             uses=step.uses,
+            publishers=self._publishers,
         )
         context = _wire_context(owned, limit)
         if step.isolation == "thread":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from actors import Pipeline
+from actors.clients.publishers import KnownPublisher, load_publishers
 from actors.pipeline import load_pipelines
 from tenants.database import Database
 from tenants.queues import TenantBroker
@@ -30,7 +31,7 @@ class Runtime:
 
     Raises:
         SettingsError: Redis or the secret key is not set.
-        PipelineError: a pipeline module cannot be loaded.
+        PipelineError, PublisherError: a module of pipelines or publishers cannot be loaded.
     """
 
     def __init__(self, settings: Settings, *, worker_id: str | None = None) -> None:
@@ -45,6 +46,7 @@ class Runtime:
             raise SettingsError(faults)
         self.settings = settings
         self.pipelines: Mapping[str, Pipeline] = load_pipelines(settings.pipelines)
+        self.publishers: Mapping[str, KnownPublisher] = load_publishers(settings.publishers)
         self.database = Database(settings.database_url, pool_size=settings.threads + 8)
         # Retries, time limits and expiry are decided by SQL, once: Dramatiq's own middleware for them stays out.
         self.broker = TenantBroker(url=settings.redis_url, namespace=NAMESPACE, middleware=[], worker_id=worker_id)

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = None
     #: Modules with pipelines of the user's own.
     pipelines: Names = ()
+    #: Publishers of the user's own, each the class that does it: `module:Class`.
+    publishers: Names = ()
     #: Private hosts (`host`, `host:port` or a network in CIDR form) that publishers and webhooks may reach.
     allowed_hosts: Names = ()
 
@@ -219,7 +221,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{each!r} is no address and no network such as 10.0.0.0/8") from None
         return value
 
-    @field_validator("pipelines", "allowed_hosts", "lanes", "trusted_proxies", mode="before")
+    @field_validator("pipelines", "publishers", "allowed_hosts", "lanes", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         """`a,b` and `["a","b"]` alike."""

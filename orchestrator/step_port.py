@@ -12,13 +12,14 @@ import base64
 import binascii
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from actors.clients.publishers import KnownPublisher
 from actors.declarations import Declaration
 from tenants import webhooks
 from tenants.columns import db_now, seconds_since
@@ -58,6 +59,7 @@ class StepPort:
         callbacks: Callbacks,
         *,
         uses: Declaration,
+        publishers: Mapping[str, KnownPublisher] | None = None,
     ) -> None:
         self._owned = owned
         self._uses = uses
@@ -66,6 +68,7 @@ class StepPort:
         self._sessions = sessions
         self._settings = settings
         self._callbacks = callbacks
+        self._publishers = publishers or {}
         self._verbs: dict[str, Callable[[dict[str, Any]], Any]] = {
             "progress": self._progress,
             "log": self._log,
@@ -192,9 +195,13 @@ class StepPort:
                 "allowed_hosts": list(self._settings.allowed_hosts),
                 "headless": True,
             }
+        if payload["name"] == "http":
+            return {"allowed_hosts": list(self._settings.allowed_hosts)}
         if payload["name"] == "text_model":
             return self._text_model_settings()
-        raise InvalidInput(f"there are no settings for a client {payload['name']!r}; there are: browser, text_model")
+        raise InvalidInput(
+            f"there are no settings for a client {payload['name']!r}; there are: browser, http, text_model"
+        )
 
     def _text_model_settings(self) -> dict[str, Any]:
         """Gemini with a key; without one the offline model, which speaks the same protocol and says what it is."""
@@ -267,7 +274,11 @@ class StepPort:
         found: dict[str, Any] | None = self._database.read(
             lambda connection: connection.execute(statement).scalar_one_or_none()
         )
-        return found
+        if found is None:
+            return None
+        # The step's process has no settings, so it cannot know which class a name means.
+        known = self._publishers.get(found["publisher"])
+        return {**found, "implementation": known.reference if known is not None else None}
 
     # --- draft and ledger ----------------------------------------------------------------------------------------
 

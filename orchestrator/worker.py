@@ -22,6 +22,7 @@ from dramatiq.worker import Worker
 from prometheus_client import start_http_server
 
 from actors import Pipeline
+from actors.clients.publishers import KnownPublisher, load_publishers
 from actors.pipeline import load_pipelines
 from actors.step import Step
 from tenants.errors import Unavailable
@@ -50,16 +51,14 @@ UNFIT_PATIENCE_SECONDS = 2.0
 WORKER_GRACE_SECONDS = 2.0
 #: What `ctx.clients` imports at first use. Loaded once here, because each step's child would pay for it again: the
 #: Gemini SDK alone takes 1.5 s of processor time.
-PRELOADED_CLIENTS = frozenset(
-    f"actors.clients.{name}" for name in ("browser", "gemini", "publishers.demo", "publishers.wordpress")
-)
+PRELOADED_CLIENTS = frozenset(f"actors.clients.{name}" for name in ("browser", "gemini", "http", "publishers.pages"))
 
 
 def run_worker(settings: Settings, *, lanes: Sequence[str] | None = None, threads: int | None = None) -> int:
     """Run a worker until SIGTERM or SIGINT; gives back the exit status.
 
     Raises:
-        SettingsError, PipelineError: it cannot start; the message says what to mend.
+        SettingsError, PipelineError, PublisherError: it cannot start; the message says what to correct.
     """
     process = WorkerProcess(settings, lanes=lanes, threads=threads or settings.threads)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,9 +90,10 @@ class WorkerProcess:
 
     def run(self) -> int:
         pipelines = load_pipelines(self.settings.pipelines)
+        publishers = load_publishers(self.settings.publishers)
         guard = Guard(on_lost=self.give_up, worker_grace_seconds=WORKER_GRACE_SECONDS)
         guard.start()
-        sandbox = self._make_sandbox(pipelines.values(), guard)
+        sandbox = self._make_sandbox(pipelines.values(), publishers.values(), guard)
         try:
             sandbox.start()
             with _metrics_served(self.settings):
@@ -103,10 +103,13 @@ class WorkerProcess:
             guard.stop()
         return EXIT_UNFIT if self._unfit else 0
 
-    def _make_sandbox(self, pipelines: Iterable[Pipeline], guard: Guard) -> Sandbox:
+    def _make_sandbox(
+        self, pipelines: Iterable[Pipeline], publishers: Iterable[KnownPublisher], guard: Guard
+    ) -> Sandbox:
         loaded = list(pipelines)
         modules = {step.module for pipeline in loaded for step in pipeline.steps}
         modules |= {pipeline.input.__module__ for pipeline in loaded} | PRELOADED_CLIENTS
+        modules |= {publisher.module for publisher in publishers}
         return Sandbox(
             scratch_dir=self.settings.data_dir / "scratch",
             preload=sorted(modules),
@@ -128,6 +131,7 @@ class WorkerProcess:
                 queue_settings=runtime.queue_settings,
                 callbacks=runtime.callbacks,
                 sandbox=sandbox,
+                publishers=runtime.publishers,
             )
             lanes = self._lanes(runtime)
             declare_actors(runtime, execution, lanes)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ..context import Port
     from .browser import Browser
     from .gemini import TextModel
+    from .http import Http
 
 
 class Clients:
@@ -38,6 +39,13 @@ class Clients:
 
         settings = self._port.call("client.settings", {"name": "browser"})
         return open_browser(settings, remaining_seconds=self._remaining_seconds)
+
+    def http(self) -> Http:
+        """HTTP requests under the same guard as the browser's, with a bound on the time and the size of each."""
+        from .http import Http
+
+        settings = self._port.call("client.settings", {"name": "http"})
+        return Http(settings["allowed_hosts"], self._remaining_seconds)
 
     def _report_usage(self, tokens_in: int, tokens_out: int) -> None:
         self._port.call("usage.add", {"tokens_in": tokens_in, "tokens_out": tokens_out})

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from time import monotonic
 from typing import Any
 
-from actors.clients.publishers import PUBLISHER_NAMES
 from actors.clients.safe_url import HostNotFound, Resolve, check_url, resolve_host
 from actors.errors import UnsafeUrl
 from tenants.errors import Fault, InvalidInput, UnsafeTargetUrl
@@ -23,8 +22,9 @@ LOOKUP_SECONDS = 10.0
 
 def put_target(call: Call[Query, TargetRequest]) -> Reply:
     wanted = call.body
-    if wanted.publisher not in PUBLISHER_NAMES:
-        message = f"there is no publisher {wanted.publisher!r}; known are {', '.join(PUBLISHER_NAMES)}"
+    known = call.service.runtime.publishers
+    if wanted.publisher not in known:
+        message = f"there is no publisher {wanted.publisher!r}; known are {', '.join(sorted(known))}"
         raise InvalidInput(f"publisher: {message}", (Fault(("publisher",), message),))
     check_reachable(wanted.base_url, call.service.settings.allowed_hosts, ("base_url",))
     target = {"publisher": wanted.publisher, "base_url": wanted.base_url, "options": wanted.options}

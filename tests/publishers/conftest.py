@@ -16,8 +16,10 @@ import uvicorn
 
 from actors.clients import Clients
 from actors.clients.browser import Browser, open_browser
+from actors.clients.publishers.base import PublisherClients
 from orchestrator.demo_blog import BlogStore, Faults, create_app
 from orchestrator.settings import CHROMIUM_NAMES
+from tests.ports import MemoryPort, make_context
 from tests.servers import free_port
 from tests.wordpress import WordPressSite, running_wordpress, wordpress_or_skip
 
@@ -90,6 +92,13 @@ def lent_browser(module_browser: Browser, monkeypatch: pytest.MonkeyPatch) -> Br
 
     monkeypatch.setattr(Clients, "browser", lend)
     return module_browser
+
+
+@pytest.fixture
+def clients(lent_browser: Browser) -> Iterator[PublisherClients]:
+    """What a publisher of one attempt gets, over the module's browser."""
+    with PublisherClients(make_context(MemoryPort()).clients) as made:
+        yield made
 
 
 @dataclass(frozen=True, slots=True)

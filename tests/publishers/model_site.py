@@ -16,8 +16,8 @@ import pytest
 
 from actors import publishing
 from actors.clients import Clients
-from actors.clients.publishers.base import Post, PublicPost
-from actors.context import Draft, SessionState
+from actors.clients.publishers.base import Post, PublicPost, PublisherClients
+from actors.context import Draft, SessionState, Target
 from actors.errors import LoginRequired, ProviderError, StepError
 from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
@@ -150,7 +150,12 @@ def clock() -> Clock:
 @pytest.fixture
 def site(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Site:
     made = Site(clock)
-    monkeypatch.setattr(publishing, "open_publisher", lambda target, browser: ModelPublisher(made))
+
+    def open_model(target: Target, clients: PublisherClients) -> ModelPublisher:
+        assert clients.browser is not None, "a failure's evidence is a picture of the browser"
+        return ModelPublisher(made)
+
+    monkeypatch.setattr(publishing, "open_publisher", open_model)
 
     @contextlib.contextmanager
     def no_browser(self: Clients) -> Iterator[NoBrowser]:

@@ -14,7 +14,7 @@ from playwright.sync_api import BrowserContext, Route
 
 from actors.clients.browser import Browser
 from actors.clients.publishers import open_publisher
-from actors.clients.publishers.base import Post
+from actors.clients.publishers.base import Post, PublisherClients
 from actors.context import Credentials, SessionState, Target
 from actors.errors import LoginRequired, ProviderError, PublishFailed, StepError
 from actors.markdown import comparable, plain_text, render
@@ -131,7 +131,7 @@ def account(request: pytest.FixtureRequest, name: str) -> Account:
 
 
 def test_publish_with_credentials_and_again_with_the_session_that_came_of_it(
-    account: Account, name: str, lent_browser: Browser
+    account: Account, name: str, clients: PublisherClients
 ) -> None:
     # Given an account with credentials and no session: it signs in, and the session is kept
     port = account.port(f"first-{name}")
@@ -142,7 +142,7 @@ def test_publish_with_credentials_and_again_with_the_session_that_came_of_it(
     assert port.session_expires_at is not None
     assert port.artifacts == {}
     # Then the publisher knows the post, and reads it as it was written
-    publisher = open_publisher(Target(account.publisher, account.url, {}), lent_browser)
+    publisher = open_publisher(Target(account.publisher, account.url, {}), clients)
     own = Credentials(account.username, PASSWORD)
     assert publisher.ensure_session(SessionState(port.storage_state, own)) is None
     assert publisher.find(f"first-{name}") == Post(result["url"], result["external_id"])
@@ -250,7 +250,7 @@ def test_a_connection_that_breaks_during_the_click_publishes_once(
 
 @pytest.mark.parametrize("fault", [Crash(), ProviderError("503")], ids=["crash", "error"])
 def test_a_fault_at_read_back_publishes_nothing_twice(
-    account: Account, name: str, lent_browser: Browser, fault: BaseException
+    account: Account, name: str, clients: PublisherClients, fault: BaseException
 ) -> None:
     marker = f"readback-{name}"
     port, now = clocked_port(account, marker)
@@ -258,7 +258,7 @@ def test_a_fault_at_read_back_publishes_nothing_twice(
     def broken(self: Any, url: str) -> Any:
         raise fault
 
-    publisher = type(open_publisher(Target(account.publisher, account.url, {}), lent_browser))
+    publisher = type(open_publisher(Target(account.publisher, account.url, {}), clients))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(publisher, "read_back", broken)
         with pytest.raises(type(fault)):
@@ -272,9 +272,9 @@ def test_a_fault_at_read_back_publishes_nothing_twice(
 
 
 def test_a_dead_session_is_renewed_with_credentials_and_reported_without(
-    account: Account, name: str, lent_browser: Browser
+    account: Account, name: str, clients: PublisherClients
 ) -> None:
-    publisher = open_publisher(Target(account.publisher, account.url, {}), lent_browser)
+    publisher = open_publisher(Target(account.publisher, account.url, {}), clients)
     signed_in = publisher.ensure_session(SessionState(None, Credentials(account.username, PASSWORD)))
     assert signed_in is not None
     account.end_sessions()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from actors import publishing
-from actors.clients.browser import Browser
+from actors.clients.publishers.base import PublisherClients
 from actors.clients.publishers.demo import DemoPublisher
 from actors.context import Target
 from actors.errors import ProviderError, PublishFailed, ReadbackMismatch, StepError
@@ -50,8 +50,8 @@ def no_pause(seconds: float) -> None:
 def attempt(port: MemoryPort, pause: Callable[[float], None] = no_pause, *, patient: bool = True) -> dict[str, Any]:
     """One attempt; an impatient publisher waits only a few seconds for the answer to a post."""
 
-    def impatient(target: Target, browser: Browser) -> DemoPublisher:
-        return DemoPublisher(target, browser, submit_seconds=SUBMIT_SECONDS)
+    def impatient(target: Target, clients: PublisherClients) -> DemoPublisher:
+        return DemoPublisher(target, clients, submit_seconds=SUBMIT_SECONDS)
 
     with pytest.MonkeyPatch.context() as patch:
         if not patient:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from actors.clients.publishers import PUBLISHER_NAMES, UnknownPublisher, open_publisher
+from actors.clients.publishers import BUILT_IN, UnknownPublisher, open_publisher
 from actors.clients.publishers.base import PublicPost
 from actors.context import Draft, Target
 from actors.errors import (
@@ -280,7 +280,7 @@ def test_without_a_target_there_is_nothing_to_try_again(site: Site) -> None:
 def test_an_unknown_publisher_names_those_there_are() -> None:
     with pytest.raises(UnknownPublisher) as refused:
         open_publisher(Target("blogger", "https://x.example", {}), NoBrowser())  # type: ignore[arg-type]
-    assert all(name in str(refused.value) for name in ("blogger", *PUBLISHER_NAMES))
+    assert all(name in str(refused.value) for name in ("blogger", *BUILT_IN))
     assert refused.value.permanent
 
 

@@ -1,25 +1,43 @@
 """Publishers: one protocol (`base`), one implementation a module, one contract suite over all of them.
 
-`open_publisher` is the only place that knows their names. A module is imported when it is needed, so that asking for
-the names loads no browser.
+Besides the built-in ones there are those of installed packages (entry-point group ``onelane.publishers``, each entry
+``name = "module:Class"``) and those that ``ONELANE_PUBLISHERS`` names (``module:Class``). The worker tells a step's
+process which class the account's target means, so that process needs no settings of its own.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, ClassVar, cast
+import importlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from ...errors import StepError
+from ...errors import PublishFailed, StepError
 
 if TYPE_CHECKING:
     from ...context import Target
-    from ..browser import Browser
-    from .base import Publisher
+    from .base import Publisher, PublisherClients
 
-#: Each publisher's name, as it stands in an account's target, and its class.
-_CLASSES = {"demo": "demo.DemoPublisher", "wordpress": "wordpress.WordPressPublisher"}
+ENTRY_POINT_GROUP = "onelane.publishers"
+NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 
-PUBLISHER_NAMES = tuple(_CLASSES)
+#: Loaded whatever is installed. By name, so that asking which publishers there are imports no browser.
+BUILT_IN = MappingProxyType(
+    {
+        "demo": f"{__name__}.demo:DemoPublisher",
+        "wordpress": f"{__name__}.wordpress:WordPressPublisher",
+    }
+)
+
+_METHODS = ("ensure_session", "find", "publish", "read_back")
+_ATTRIBUTES = ("settle_seconds", "find_is_reliable")
+
+
+class PublisherError(Exception):
+    """A publisher is declared wrongly or its module cannot be loaded; the message says which and why."""
 
 
 class UnknownPublisher(StepError):
@@ -29,16 +47,97 @@ class UnknownPublisher(StepError):
     permanent: ClassVar[bool] = True
 
 
-def open_publisher(target: Target, browser: Browser) -> Publisher:
-    """The publisher for an account's target, working in `browser`. It opens nothing before `ensure_session`.
+@dataclass(frozen=True, slots=True)
+class KnownPublisher:
+    """A publisher of this installation: the class, as ``module:Class``, and who named it."""
+
+    name: str
+    reference: str
+    origin: str
+
+    @property
+    def module(self) -> str:
+        """The module that holds the class; workers load it before they fork the steps' processes."""
+        return self.reference.partition(":")[0]
+
+
+def load_publishers(references: Iterable[str] = ()) -> Mapping[str, KnownPublisher]:
+    """All publishers by name, read-only: built-in ones, those of installed packages, and `references`.
+
+    Everything that is not built in is imported and checked, so that a fault shows at start.
 
     Raises:
-        UnknownPublisher: no publisher has that name; the message lists those there are.
-        PublishFailed: the target's options are wrong; the message names the option.
+        PublisherError: a class cannot be imported or is no publisher, or two publishers share a name.
     """
-    path = _CLASSES.get(target.publisher)
-    if path is None:
-        raise UnknownPublisher(f"there is no publisher {target.publisher!r}; known are {', '.join(PUBLISHER_NAMES)}")
-    module, _, name = path.partition(".")
-    made = getattr(import_module(f".{module}", __name__), name)(target, browser)
-    return cast("Publisher", made)
+    found = {name: KnownPublisher(name, reference, "built in") for name, reference in BUILT_IN.items()}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        origin = f"entry point {point.name!r}"
+        name = _checked_name(point.value, origin)
+        if name != point.name:
+            raise PublisherError(f"{origin}: its class {point.value} has the name {name!r}; both must be the same")
+        _add(found, KnownPublisher(name, point.value, origin))
+    for reference in references:
+        _add(found, KnownPublisher(_checked_name(reference, "ONELANE_PUBLISHERS"), reference, "ONELANE_PUBLISHERS"))
+    return MappingProxyType(found)
+
+
+def _add(found: dict[str, KnownPublisher], new: KnownPublisher) -> None:
+    known = found.setdefault(new.name, new)
+    if known.reference != new.reference:
+        raise PublisherError(
+            f"two publishers are named {new.name!r}: {known.reference} ({known.origin}) and "
+            f"{new.reference} ({new.origin})"
+        )
+
+
+def _checked_name(reference: str, origin: str) -> str:
+    """The name of the class behind the reference, once it is certain that it is a publisher's."""
+    try:
+        made = class_of(reference)
+    except Exception as error:
+        raise PublisherError(f"{origin}: {reference!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    name = getattr(made, "name", None)
+    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
+        raise PublisherError(f"{origin}: {reference}: its name is {name!r}; it must match {NAME_PATTERN.pattern}")
+    missing = [each for each in _METHODS if not callable(getattr(made, each, None))]
+    if missing:
+        raise PublisherError(f"{origin}: {reference} is no publisher: it lacks {', '.join(missing)}")
+    return name
+
+
+def class_of(reference: str) -> type[Publisher]:
+    """The class that ``module:Class`` names.
+
+    Raises:
+        ValueError: the reference is out of shape, or names something that is no class.
+        ImportError, AttributeError: there is no such module or class. Whatever the module raises goes through.
+    """
+    module, colon, name = reference.partition(":")
+    if not module or not colon or not name:
+        raise ValueError(f"{reference!r} must be written module:Class")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    if not isinstance(found, type):
+        raise ValueError(f"{reference!r} is {found!r} and no class")
+    return cast("type[Publisher]", found)
+
+
+def open_publisher(target: Target, clients: PublisherClients) -> Publisher:
+    """The publisher for an account's target. It opens nothing before `ensure_session`.
+
+    Raises:
+        UnknownPublisher: no publisher has that name.
+        PublishFailed: the target's options are wrong, and the message names the option; or the class is no publisher.
+    """
+    reference = target.implementation or BUILT_IN.get(target.publisher)
+    if reference is None:
+        raise UnknownPublisher(
+            f"there is no publisher {target.publisher!r} on this worker; built in are {', '.join(BUILT_IN)}, and "
+            "ONELANE_PUBLISHERS or an installed package can name more"
+        )
+    made = class_of(reference)(target, clients)
+    missing = [each for each in _ATTRIBUTES if not hasattr(made, each)]
+    if missing:
+        raise PublishFailed(f"publisher {target.publisher!r} ({reference}) lacks {', '.join(missing)}")
+    return made

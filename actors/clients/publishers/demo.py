@@ -17,7 +17,7 @@ from ...context import Credentials, Draft, SessionState, Target
 from ...errors import LoginRequired, ProviderError, PublishFailed
 from ...markdown import comparable, plain_text, render
 from ..browser import Browser, page_errors
-from .base import Post, PublicPost
+from .base import Post, PublicPost, PublisherClients
 from .pages import Pages, fill_in, paste_html
 
 _EDITOR = "form[data-page=editor]"
@@ -30,13 +30,17 @@ class DemoPublisher:
     name: ClassVar[str] = "demo"
     find_is_reliable = True
 
-    def __init__(self, target: Target, browser: Browser, *, submit_seconds: float = 30.0) -> None:
+    def __init__(self, target: Target, clients: PublisherClients, *, submit_seconds: float = 30.0) -> None:
         self.settle_seconds = 5.0
         self._base = target.base_url.rstrip("/")
-        self._browser = browser
-        self._pages = Pages(browser, self._base)
+        self._clients = clients
+        self._pages = Pages(clients, self._base)
         self._submit_seconds = submit_seconds
         self._user = ""
+
+    @property
+    def _browser(self) -> Browser:
+        return self._clients.browser
 
     def ensure_session(self, session: SessionState) -> SessionState | None:
         page = self._pages.open_author(session.storage_state)

@@ -1,4 +1,4 @@
-"""What publishers that work through web pages share: a signed-in context, a reader's context, and options.
+"""What publishers that work through web pages share: a signed-in context, a reader's context, and forms.
 
 The author's context carries the account's cookies. The reader's has none and runs no scripts: it sees what the site
 sends to a stranger, and nothing that a script of the page made up afterwards.
@@ -13,8 +13,9 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Locator, Page
 
 from ...context import SessionState
-from ...errors import LoginRequired, ProviderError, PublishFailed
-from ..browser import Browser, page_errors
+from ...errors import LoginRequired, ProviderError
+from ..browser import page_errors
+from .base import PublisherClients
 
 #: A script that moves the focus does so once for each time that its page is loaded.
 _FILLS = 3
@@ -23,8 +24,8 @@ _FILLS = 3
 class Pages:
     """The pages of one publisher at one site."""
 
-    def __init__(self, browser: Browser, site: str) -> None:
-        self._browser = browser
+    def __init__(self, clients: PublisherClients, site: str) -> None:
+        self._clients = clients
         self._site = site
         self._author: Page | None = None
         self._reader: Page | None = None
@@ -43,11 +44,11 @@ class Pages:
                 self._author.context.close()
         with page_errors("opening a page"):
             try:
-                context = self._browser.context(storage_state)
+                context = self._clients.browser.context(storage_state)
             except PlaywrightError:
                 if storage_state is None:
                     raise
-                context = self._browser.context()
+                context = self._clients.browser.context()
             self._author = context.new_page()
         return self._author
 
@@ -64,8 +65,8 @@ class Pages:
         """
         with page_errors(f"opening {url}"):
             if self._reader is None:
-                self._reader = self._browser.context(javascript=False).new_page()
-            response = self._browser.goto(self._reader, url)
+                self._reader = self._clients.browser.context(javascript=False).new_page()
+            response = self._clients.browser.goto(self._reader, url)
         if response.status != 200:
             raise ProviderError(f"{url} answers {response.status} to a reader")
         return self._reader
@@ -99,28 +100,3 @@ def paste_html(field: Locator, html: str) -> None:
         }""",
         html,
     )
-
-
-def text_option(options: Mapping[str, Any], name: str, default: str = "") -> str:
-    """A target's option that must be text.
-
-    Raises:
-        PublishFailed: it is something else.
-    """
-    value = options.get(name, default)
-    if not isinstance(value, str):
-        raise PublishFailed(f"the target's option {name!r} must be text, not {value!r}")
-    return value
-
-
-def list_option(options: Mapping[str, Any], name: str) -> list[str]:
-    """A target's option that must be a list of texts; one text alone counts as a list of one.
-
-    Raises:
-        PublishFailed: it is something else.
-    """
-    value = options.get(name, [])
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
-        raise PublishFailed(f"the target's option {name!r} must be a list of texts, not {value!r}")
-    return values

@@ -26,10 +26,11 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from ...context import Credentials, Draft, SessionState, Target
 from ...errors import LoginRequired, ProviderError, PublishFailed
 from ...markdown import comparable, plain_text, render
+from ...options import list_option, text_option
 from ..browser import Browser, page_errors
 from . import wordpress_scripts as scripts
-from .base import Post, PublicPost
-from .pages import Pages, fill_in, list_option, text_option
+from .base import Post, PublicPost, PublisherClients
+from .pages import Pages, fill_in
 
 # A slug that is taken gets "-2" when the post is published; a post of ours under such a slug is still ours.
 _SLUG_SUFFIXES = ("", "-2", "-3")
@@ -53,7 +54,7 @@ class WordPressPublisher:
     name: ClassVar[str] = "wordpress"
     find_is_reliable = True
 
-    def __init__(self, target: Target, browser: Browser, *, submit_seconds: float = 45.0) -> None:
+    def __init__(self, target: Target, clients: PublisherClients, *, submit_seconds: float = 45.0) -> None:
         #: PHP ends a request after 30 s of work by default; one that is older than this has long been answered, and
         #: a later one would still only publish the same post.
         self.settle_seconds = 10.0
@@ -64,10 +65,14 @@ class WordPressPublisher:
         self._tags = list_option(target.options, "tags")
         self._title_selector = text_option(target.options, "title_selector")
         self._text_selector = text_option(target.options, "content_selector")
-        self._browser = browser
-        self._pages = Pages(browser, self._base)
+        self._clients = clients
+        self._pages = Pages(clients, self._base)
         self._submit_seconds = submit_seconds
         self._nonce = ""
+
+    @property
+    def _browser(self) -> Browser:
+        return self._clients.browser
 
     def ensure_session(self, session: SessionState) -> SessionState | None:
         page = self._pages.open_author(session.storage_state)

@@ -1,0 +1,33 @@
+"""The options of an account's target, each checked where a publisher reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import PublishFailed
+
+
+def text_option(options: Mapping[str, Any], name: str, default: str = "") -> str:
+    """A target's option that must be text.
+
+    Raises:
+        PublishFailed: it is something else.
+    """
+    value = options.get(name, default)
+    if not isinstance(value, str):
+        raise PublishFailed(f"the target's option {name!r} must be text, not {value!r}")
+    return value
+
+
+def list_option(options: Mapping[str, Any], name: str) -> list[str]:
+    """A target's option that must be a list of texts; one text alone counts as a list of one.
+
+    Raises:
+        PublishFailed: it is something else.
+    """
+    value = options.get(name, [])
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+        raise PublishFailed(f"the target's option {name!r} must be a list of texts, not {value!r}")
+    return values
