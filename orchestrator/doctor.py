@@ -9,10 +9,12 @@ import os
 import sqlite3
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import httpx2
 from rich.markup import escape
@@ -66,7 +68,28 @@ def examine(data_dir: Path | None = None) -> list[Finding]:
         _model,
         _alerts,
     ]
-    return [finding for examination in examinations for finding in examination(settings)]
+    return [finding for examination in examinations for finding in _guarded(examination, settings)]
+
+
+def _guarded(examination: Callable[[Settings], list[Finding]], settings: Settings) -> list[Finding]:
+    """What was found. That it failed itself is a finding too, without the error's message: it may hold a secret."""
+    try:
+        return examination(settings)
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        return [
+            Finding(
+                examination.__name__.strip("_"),
+                "wrong",
+                f"the examination failed: {type(error).__name__} at {at.filename}:{at.lineno}",
+                "check the setting of this part; if it is right, report this line as a fault of onelane",
+            )
+        ]
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
 def print_findings(findings: list[Finding], *, json: bool) -> None:
@@ -135,7 +158,7 @@ def _database(settings: Settings) -> list[Finding]:
         if database.dialect == "sqlite" and not Path(database.url.database or "").exists():
             return [Finding("database", "note", f"{name} does not exist yet; `up` or `onelane migrate` makes it")]
         database.ping()
-        pending = database.pending_migrations()
+        pending, pooled = database.pending_migrations(), database.is_pooled
     except (Unavailable, ValueError, OSError, sqlite3.Error) as error:
         mend = "start the database, or correct ONELANE_DATABASE_URL"
         return [Finding("database", "wrong", f"it cannot be reached: {_first_line(error)}", mend)]
@@ -144,7 +167,11 @@ def _database(settings: Settings) -> list[Finding]:
             database.close()
     if pending:
         return [Finding("database", "wrong", f"{name} lacks {len(pending)} migration(s)", "run `onelane migrate`")]
-    return [Finding("database", "ok", f"{name} answers, and its schema is up to date")]
+    findings = [Finding("database", "ok", f"{name} answers, and its schema is up to date")]
+    if pooled:
+        message = "a connection pooler such as pgbouncer stands before it: statements are planned anew each time"
+        findings.append(Finding("database", "note", message, "give the server's own address, which is faster"))
+    return findings
 
 
 def _secrets(settings: Settings) -> list[Finding]:
@@ -250,7 +277,8 @@ def _driver() -> list[Finding]:
 
 def _model(settings: Settings) -> list[Finding]:
     if settings.gemini_api_key is None:
-        where = settings.offline_model_url or "which `up` starts"
+        given = settings.offline_model_url
+        where = _without_password(given) if given else "which `up` starts"
         return [
             Finding(
                 "model",
@@ -260,6 +288,7 @@ def _model(settings: Settings) -> list[Finding]:
             )
         ]
     base = settings.gemini_base_url or "https://generativelanguage.googleapis.com"
+    shown = _without_password(base)
     key = settings.gemini_api_key.get_secret_value()
     try:
         # Reading a model's card costs nothing, and tells a wrong key from a wrong name.
@@ -268,12 +297,12 @@ def _model(settings: Settings) -> list[Finding]:
         )
     except httpx2.HTTPError as error:
         mend = "check the network, or ONELANE_GEMINI_BASE_URL"
-        return [Finding("model", "wrong", f"{base} cannot be reached: {_first_line(error)}", mend)]
+        return [Finding("model", "wrong", f"{shown} cannot be reached: {_first_line(error)}", mend)]
     if answer.status_code == 404:
         return [Finding("model", "wrong", f"there is no model {settings.text_model!r}", "correct ONELANE_TEXT_MODEL")]
     if answer.status_code >= 400:
-        return [Finding("model", "wrong", f"{base} answers {answer.status_code}", "check GEMINI_API_KEY")]
-    return [Finding("model", "ok", f"{base} knows {settings.text_model} and accepts the key")]
+        return [Finding("model", "wrong", f"{shown} answers {answer.status_code}", "check GEMINI_API_KEY")]
+    return [Finding("model", "ok", f"{shown} knows {settings.text_model} and accepts the key")]
 
 
 def _alerts(settings: Settings) -> list[Finding]:

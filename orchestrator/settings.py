@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -173,9 +173,11 @@ class Settings(BaseSettings):
 
     @classmethod
     def _load(cls, overrides: Mapping[str, Any]) -> Self:
-        faults = _config_file_faults() + _unknown_variables(os.environ)
+        dotenv_faults = _dotenv_faults()
+        faults = _config_file_faults() + dotenv_faults + _unknown_variables(os.environ)
+        given = {name: value for name, value in overrides.items() if value is not None}
         try:
-            settings = cls(**{name: value for name, value in overrides.items() if value is not None})
+            settings = cls(_env_file=None, **given) if dotenv_faults else cls(**given)
         except ValidationError as error:
             raise SettingsError(faults + [_sentence(fault) for fault in error.errors()]) from None
         if faults:
@@ -261,11 +263,11 @@ class Settings(BaseSettings):
     def _database(cls, value: str, info: ValidationInfo) -> str:
         if not value:
             folder = info.data.get("data_dir")
-            return f"sqlite:///{folder}/onelane.db" if folder else value
-        # The driver is ours to choose: psycopg 3 is what is installed.
-        value = re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", value)
-        if not value.startswith(("sqlite:///", "postgresql+psycopg://")):
-            raise ValueError("it must start with sqlite:/// or postgresql://")
+            # Quoted, since a URL gives % and ? in a folder's name another meaning.
+            return f"sqlite:///{quote(str(folder))}/onelane.db" if folder else value
+        from tenants.database_url import check  # SQLAlchemy takes a second to load; most commands have no such URL
+
+        check(value)
         return value
 
     @field_validator("redis_url")
@@ -273,15 +275,12 @@ class Settings(BaseSettings):
     def _redis(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        from tenants.queues import CLUSTER_SCHEMES, InvalidEntry, node_urls  # commands that need no broker start sooner
+        from tenants.queues import InvalidEntry, node_urls  # commands that need no broker start sooner
 
-        schemes = ("redis", "rediss", "unix", *CLUSTER_SCHEMES)
-        if value.partition("://")[0] not in schemes:
-            raise ValueError(f"it must start with one of {', '.join(f'{each}://' for each in schemes)}")
         try:
             node_urls(value)
         except InvalidEntry as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(str(error).removeprefix("url: ")) from None
         return value
 
     @field_validator("gemini_base_url", "offline_model_url", "url")
@@ -382,6 +381,19 @@ def _config_file_faults() -> list[str]:
         return [f"ONELANE_CONFIG: {path} cannot be read: {error.strerror}"]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         return [f"{path}: it is not valid TOML: {error}"]
+    return []
+
+
+def _dotenv_faults() -> list[str]:
+    path = Path(".env")
+    if not path.exists():
+        return []
+    try:
+        path.read_text(encoding="utf-8")
+    except OSError as error:
+        return [f"{path.absolute()} cannot be read: {error.strerror}"]
+    except UnicodeDecodeError:
+        return [f"{path.absolute()}: it is not UTF-8 text"]
     return []
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import psycopg
 from psycopg.rows import namedtuple_row
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
@@ -31,7 +31,9 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePoo
 from . import shared_commits, sqlite_turns
 from .columns import sqlite_now, sqlite_seconds_since
 from .combining import Combined, Interrupted
+from .database_url import parse
 from .errors import Unavailable, in_one_line
+from .postgres_sessions import PostgresSessions, is_shared
 from .prepared import Prepared
 from .shared_commits import RunAll, alone
 from .sqlite_turns import WritersTurn, is_busy
@@ -50,10 +52,19 @@ _PREPARED = "onelane_prepared"
 
 #: How often a transaction that the database refused is tried in all.
 MAX_TRIES = 6
-#: Seconds that a statement may take on PostgreSQL before it is cancelled.
-STATEMENT_TIMEOUT_SECONDS = 30
 #: Seconds after which a connection is given up whose other end acknowledges nothing.
 TCP_SECONDS = 20
+
+#: For libpq, where the URL does not say otherwise.
+_CONNECT_DEFAULTS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    # Keepalives are silent while something that was sent waits for its acknowledgement. Without this a host that
+    # vanished in the middle of a statement is waited for until the kernel gives up, a quarter of an hour.
+    "tcp_user_timeout": TCP_SECONDS * 1000,
+}
 
 #: PostgreSQL: read_only_sql_transaction, from a server that was the primary until a failover and kept its connections.
 _READ_ONLY = "25006"
@@ -78,13 +89,17 @@ class Database:
             pool_size: most connections of this process; a caller waits up to ten seconds for one.
 
         Raises:
-            ValueError: the URL is of neither kind.
+            InvalidDatabaseUrl: it is no such URL; the message quotes nothing of it.
         """
-        self.url = _driver_url(url)
+        self.url = parse(url)
         self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if _is_sqlite(self.url) else "postgresql"
         #: On SQLite, which has one writer at a time.
         self._turn = WritersTurn(self.url.database or "")
+        #: What holds on each connection to PostgreSQL.
+        self._sessions = PostgresSessions(self.url) if self.dialect == "postgresql" else None
         self.engine = _make_engine(self.url, pool_size, self._turn.begin)
+        if self._sessions is not None:
+            self._sessions.serve(self.engine)
         #: Called after a commit that recorded events, so that whoever waits for them is told. It must not block.
         self.on_events: Callable[[], None] | None = None
         #: What several threads bring at one moment: on SQLite transactions that share a commit, on PostgreSQL items
@@ -133,6 +148,9 @@ class Database:
         while True:
             try:
                 with self._reader.connect() as connection:
+                    if is_shared(connection.connection):
+                        # What sets our time-outs must share a transaction with what they are for.
+                        connection.execution_options(isolation_level="READ COMMITTED")
                     return work(connection)
             except DBAPIError as error:
                 if isinstance(error.orig, sqlite3.Error) and is_busy(error.orig) and time.monotonic() < patience:
@@ -240,7 +258,7 @@ class Database:
                 prepared = pooled.info.get(_PREPARED)
                 if prepared is None:
                     driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
-                    prepared = pooled.info[_PREPARED] = Prepared.on(driver)
+                    prepared = pooled.info[_PREPARED] = Prepared.on(driver, named=not is_shared(pooled))
                 rows: list[dict[str, Any]] | None = prepared.run(statement, arrays, before=let_go)
             self._tell()
             return rows or []
@@ -249,14 +267,21 @@ class Database:
 
     @contextmanager
     def _committing_itself(self) -> Iterator[PoolProxiedConnection]:
-        """A connection of the pool on which each statement commits itself; the error of one that is lost is told."""
+        """A connection of the pool for one statement that is committed at the end.
+
+        Raises:
+            CommitUnknown: the connection was lost meanwhile.
+        """
         # Below SQLAlchemy's own connection, whose bookkeeping costs more than such a statement takes to run.
         pooled = self.engine.raw_connection()
         try:
             driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
-            driver.autocommit = True
             try:
-                yield pooled
+                if is_shared(pooled):
+                    yield from self._in_a_transaction(pooled, driver)
+                else:
+                    driver.autocommit = True
+                    yield pooled
             except psycopg.Error as error:
                 if not driver.closed:
                     raise
@@ -265,10 +290,19 @@ class Database:
                     "the database connection was lost in the middle of a statement; its outcome is unknown"
                 ) from error
             finally:
-                if not driver.closed:
+                if not driver.closed and driver.autocommit:
                     driver.autocommit = False
         finally:
             pooled.close()
+
+    def _in_a_transaction(
+        self, pooled: PoolProxiedConnection, driver: psycopg.Connection[Any]
+    ) -> Iterator[PoolProxiedConnection]:
+        """On a shared connection: our settings, the statement and its commit, in one transaction."""
+        assert self._sessions is not None
+        with driver.transaction():
+            self._sessions.begin(pooled)
+            yield pooled
 
     def run_on_sqlite(self, work: Callable[[sqlite3.Connection], T | None]) -> T | None:
         """Run one transaction on SQLite's own connection, below SQLAlchemy; None from `work` rolls it back.
@@ -324,6 +358,11 @@ class Database:
             self._tell()
         return result
 
+    @property
+    def is_pooled(self) -> bool:
+        """Whether a pooler such as pgbouncer stands before the server; known after the first call that reached it."""
+        return bool(self._sessions and self._sessions.shared)
+
     def ping(self) -> None:
         """Raises `Unavailable` unless the database answers."""
         self.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
@@ -361,17 +400,6 @@ def _element(value: str) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _driver_url(url: str) -> URL:
-    parsed = make_url(url)
-    if _is_sqlite(parsed):
-        return parsed.set(drivername="sqlite")
-    if parsed.drivername.split("+")[0] in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+psycopg")
-    raise ValueError(
-        f"the database URL starts with {parsed.drivername!r}; give sqlite:///path or postgresql://user@host/name"
-    )
-
-
 def _is_sqlite(url: URL) -> bool:
     return url.drivername.split("+")[0] == "sqlite"
 
@@ -385,25 +413,9 @@ def _make_engine(url: URL, pool_size: int, begin_to_write: Callable[[sqlite3.Con
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", functools.partial(_begin_sqlite, begin_to_write))
         return engine
-    return create_engine(
-        url,
-        connect_args={
-            "connect_timeout": 5,
-            # A plan is kept with the connection: one that was made while a table was small must not be to read all of
-            # it. Everything that is asked has an index.
-            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s -c lock_timeout=10s"
-            " -c idle_in_transaction_session_timeout=60s -c timezone=UTC -c jit=off -c enable_seqscan=off",
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            # Keepalives are silent while something that was sent waits for its acknowledgement. Without this a host
-            # that vanished in the middle of a statement is waited for until the kernel gives up, a quarter of an hour.
-            "tcp_user_timeout": TCP_SECONDS * 1000,
-            # Each statement is prepared at its second use: planning costs more than running these short statements.
-            "prepare_threshold": 2,
-        },
-        **options,
-    )
+    # What the URL says itself about these is kept.
+    defaults = {name: value for name, value in _CONNECT_DEFAULTS.items() if name not in url.query}
+    return create_engine(url, connect_args=defaults, **options)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:

@@ -3,17 +3,19 @@
 The driver's cursor took five times as long for such a statement as libpq's own call, most of it with the interpreter's
 lock held while other threads waited: for a worker's short steps that was a quarter of its time.
 
-Invariants: a name means the same statement for as long as its connection lives, because it is kept with that; the call
-lets go of the interpreter's lock, and nothing but the server's answer, its time-outs and the connection's own end it.
+Invariants
+- A name is made of the statement's text, so no session can know it for another one; it is used only where the session
+  is the connection's own (`postgres_sessions`). Elsewhere a statement has no name, and is sent with its parameters.
+- The call releases the GIL, and only the server's answer, its time-outs and the connection's own end it.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
+import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,13 +33,13 @@ class Prepared:
 
     connection: psycopg.Connection[Any]
     encoding: str
+    #: The session is the connection's own, so statements may have names.
+    named: bool
     _names: dict[str, bytes] = field(default_factory=dict)
-    #: A name is not given twice: what was forgotten here may still be known to the server.
-    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @staticmethod
-    def on(connection: psycopg.Connection[Any]) -> Prepared:
-        return Prepared(connection, connection.info.encoding)
+    def on(connection: psycopg.Connection[Any], *, named: bool) -> Prepared:
+        return Prepared(connection, connection.info.encoding, named)
 
     def run(self, statement: str, parameters: Mapping[str, str], *, before: Callable[[], None]) -> Any:
         """Run a statement that commits itself, and give back its only value, which is a JSON document or null.
@@ -66,19 +68,26 @@ class Prepared:
 
     def _execute(self, statement: str, text: str, values: Sequence[bytes], before: Callable[[], None]) -> PGresult:
         server = self.connection.pgconn
-        name = self._names.get(statement)
-        if name is None:
-            name = b"onelane_%d" % next(self._numbers)
+        if not self.named:
             before()
-            prepared = server.prepare(name, text.encode(self.encoding))
-            if prepared.status != ExecStatus.COMMAND_OK:
-                raise error_from_result(prepared, self.encoding)
-            self._names[statement] = name
-        before()
-        answer = server.exec_prepared(name, values)
+            answer = server.exec_params(text.encode(self.encoding), values)
+        else:
+            name = self._names.get(statement) or self._prepare(statement, text, before)
+            before()
+            answer = server.exec_prepared(name, values)
         if answer.status != ExecStatus.TUPLES_OK:
             raise error_from_result(answer, self.encoding)
         return answer
+
+    def _prepare(self, statement: str, text: str, before: Callable[[], None]) -> bytes:
+        encoded = text.encode(self.encoding)
+        name = b"onelane_" + hashlib.sha256(encoded).hexdigest()[:48].encode()  # PostgreSQL takes 63 bytes
+        before()
+        prepared = self.connection.pgconn.prepare(name, encoded)
+        if prepared.status != ExecStatus.COMMAND_OK:
+            raise error_from_result(prepared, self.encoding)
+        self._names[statement] = name
+        return name
 
 
 @functools.cache

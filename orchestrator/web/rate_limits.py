@@ -14,15 +14,19 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
+import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import redis
 from limits import RateLimitItem, parse
 from limits.errors import StorageError
 from limits.storage import Storage, storage_from_string
 from limits.storage.base import SlidingWindowCounterSupport, TimestampedSlidingWindow
 from limits.strategies import SlidingWindowCounterRateLimiter
+
+from tenants.queues import node_urls
 
 from ..metrics import REFUSED_CALLS
 from .problems import Problem
@@ -36,6 +40,8 @@ log = logging.getLogger(__name__)
 MOST_COUNTS = 50_000
 #: After Redis failed, this process counts alone for so long before it asks again.
 REDIS_PAUSE_SECONDS = 5.0
+#: What of a node's URL holds for a cluster too: credentials, time-outs and TLS.
+_SHARED = re.compile(r"username|password|ssl_\w+|socket_\w+")
 _REDIS_OPTIONS: dict[str, Any] = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
 
 
@@ -211,11 +217,7 @@ class RateLimits:
         with self._connecting:
             if self._shared is None:
                 try:
-                    url = self._redis_url.replace("unix://", "redis+unix://")
-                    storage = storage_from_string(
-                        url, wrap_exceptions=True, key_prefix="onelane:wrong-keys", **_REDIS_OPTIONS
-                    )
-                    assert isinstance(storage, Storage), "the URL has no async+ scheme"
+                    storage = _storage(self._redis_url)
                     self._shared = SlidingWindowCounterRateLimiter(storage)
                 except Exception as error:  # whatever a driver makes of the URL, or a cluster that is not there
                     log.warning("wrong keys are counted by each control plane for itself: %s", type(error).__name__)
@@ -247,6 +249,20 @@ def network_of(address: str | None) -> str:
 
 def _limit(text: str | None) -> RateLimitItem | None:
     return None if text is None else parse(text)
+
+
+def _storage(redis_url: str) -> Storage:
+    url, options = redis_url.replace("unix://", "redis+unix://"), dict(_REDIS_OPTIONS)
+    if "+cluster://" in redis_url:
+        # The library reads nothing but the hosts and the credentials of such a URL.
+        nodes = [redis.ConnectionPool.from_url(each).connection_kwargs for each in node_urls(redis_url)]
+        options = {**{name: value for name, value in nodes[0].items() if _SHARED.fullmatch(name)}, **options}
+        options["ssl"] = redis_url.startswith("rediss")
+        hosts = [f"{node['host']}:{node.get('port', 6379)}" for node in nodes]
+        url = f"redis+cluster://{','.join(hosts)}"
+    storage = storage_from_string(url, wrap_exceptions=True, key_prefix="onelane:wrong-keys", **options)
+    assert isinstance(storage, Storage), "the URL has no async+ scheme"
+    return storage
 
 
 def _seconds_left(

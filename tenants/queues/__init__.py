@@ -9,8 +9,6 @@ Needs Redis 6.2 or newer (or Valkey) and Dramatiq; nothing else of onelane.
 """
 
 from .broker import TenantBroker
-from .cluster import SCHEMES as CLUSTER_SCHEMES
-from .cluster import node_urls
 from .descriptions import BuriedMessage, HeldEntries, HeldLease, LaneTotals, QueueDescription, Reason, Violation
 from .embedded import EmbeddedValkey
 from .entry import Entry, entry_id_of
@@ -30,9 +28,9 @@ from .limits import FOR_GOOD, QueueLimits, Rate, StoredSettings, until_ms
 from .message import LeasedMessage, current_message
 from .server import ServerInfo
 from .tenant_queue import CheckPosition, TenantQueues
+from .urls import node_urls
 
 __all__ = [
-    "CLUSTER_SCHEMES",
     "FOR_GOOD",
     "BuriedMessage",
     "CheckPosition",

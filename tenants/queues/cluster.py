@@ -25,8 +25,8 @@ from redis.crc import key_slot
 from .errors import InvalidEntry, SlotMoved, to_dramatiq
 from .lua import Script
 from .server import Argument, Call, Server, ServerInfo, with_time_limits
+from .urls import at_host, is_cluster_url, node_urls
 
-SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 _MOST_MOVES = 5
 #: The map is asked for at most this often while nodes do not serve.
 _LEARN_SECONDS = 0.2
@@ -34,37 +34,12 @@ _LEARN_SECONDS = 0.2
 Address = tuple[str, int]
 
 
-def is_cluster_url(url: str) -> bool:
-    """Whether the URL is one of a cluster: `redis+cluster://host:port,host:port` (or `rediss+cluster`)."""
-    return url.partition("://")[0] in SCHEMES
-
-
-def node_urls(url: str) -> list[str]:
-    """The URL of each server that the URL names: several for a cluster, else itself.
-
-    Raises:
-        InvalidEntry: a cluster's URL that names no host, or a database other than 0.
-    """
-    if not is_cluster_url(url):
-        return [url]
-    scheme, _, rest = url.partition("://")
-    seeds, slash, path = rest.partition("/")
-    credentials, at, hosts = seeds.rpartition("@")
-    if slash and path not in ("", "0"):
-        raise InvalidEntry(f"url: database {path!r}; a cluster has only database 0")
-    if not all(hosts.split(",")):
-        raise InvalidEntry("url: it names no host, or has a comma too many")
-    return [f"{SCHEMES[scheme]}://{credentials}{at}{host}" for host in hosts.split(",")]
-
-
 class ClusterServer(Server):
     """The nodes of a cluster as one `Server`; `take`, `keep` and `drop` belong to its nodes (see `at`)."""
 
     def __init__(self, url: str, parameters: dict[str, Any]) -> None:
         urls = node_urls(url)
-        scheme, _, rest = urls[0].partition("://")
-        credentials, at, _ = rest.rpartition("@")
-        self._template = f"{scheme}://{credentials}{at}%s"
+        self._url = urls[0]
         self._parameters = parameters
         self._seeds = [_address(each) for each in urls]
         self._nodes: dict[Address, Server] = {}
@@ -168,9 +143,7 @@ class ClusterServer(Server):
     def _node(self, address: Address) -> Server:
         node = self._nodes.get(address)
         if node is None:
-            host, port = address
-            shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            pool = redis.ConnectionPool.from_url(self._template % shown, **self._parameters)
+            pool = redis.ConnectionPool.from_url(at_host(self._url, *address), **self._parameters)
             node = self._nodes.setdefault(address, Server(pool, clustered=True))
         return node
 

@@ -26,6 +26,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from . import forks
 from .errors import InvalidEntry, ServerUnreachable, UnsupportedServer, is_transient, to_dramatiq
 from .lua import Script
+from .urls import check_url
 
 Argument = str | bytes | int | float
 
@@ -94,6 +95,7 @@ class Server:
             return cls(client.connection_pool, client)
         parameters = with_time_limits(parameters)
         if url is not None:
+            check_url(url)
             return cls(redis.ConnectionPool.from_url(url, **parameters))
         return cls(redis.Redis(**parameters).connection_pool)
 

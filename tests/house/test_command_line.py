@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import doctor
 from orchestrator.cli import shadowed
 from orchestrator.cli.app import run
 from orchestrator.doctor import examine
@@ -149,6 +150,26 @@ def test_doctor_tells_what_is_wrong_and_how_to_mend_it(monkeypatch: pytest.Monke
     assert set(findings) == {"database", "redis", "pipelines", "browser"}
     assert all(each.mend for each in findings.values())
     assert "hunter2" not in repr(findings)
+
+
+def test_doctor_says_what_failed_while_it_looked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A traceback helps nobody who asks what is wrong, and its message may hold a secret."""
+
+    def broken(_: object) -> list[object]:
+        raise KeyError("hunter2")
+
+    monkeypatch.setattr(doctor, "_pipelines", broken)
+    (found,) = [each for each in examine() if "examination failed" in each.message]
+    assert found.status == "wrong"
+    assert "KeyError" in found.message
+    assert "hunter2" not in found.message
+
+
+def test_doctor_shows_no_password_of_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONELANE_OFFLINE_MODEL_URL", "http://user:hunter2@model:1")
+    found = [each for each in examine() if each.part == "model"]
+    assert "model:1" in found[0].message
+    assert "hunter2" not in str(found)
 
 
 def test_doctor_finds_a_driver_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.settings import Settings, SettingsError
 from orchestrator.up import as_environment
+from tenants.database import Database
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +97,7 @@ def test_no_secret_shows_in_the_text_form(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("ONELANE_REDIS_URL", "redis://:hunter2@host")
     monkeypatch.setenv("ONELANE_ADMIN_KEY", "hunter2-hunter2-hunter2-hunter2")
     settings = Settings.load()
-    assert settings.database_url == "postgresql+psycopg://user:hunter2@host/db"
+    assert settings.database_url == "postgresql://user:hunter2@host/db"
     assert "hunter2" not in repr(settings)
     assert "hunter2" not in str(settings)
 
@@ -126,7 +127,19 @@ def test_the_readme_names_every_setting() -> None:
     assert absent == []
 
 
-@pytest.mark.parametrize("url", ["unix:///run/redis.sock", "redis+cluster://u:p@a:1,b:2", "rediss+cluster://a"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "unix:///run/redis.sock",
+        "unix:///run/redis.sock?db=1",
+        "rediss://u:p%40%2F@a:1/2?ssl_ca_certs=/etc/ca.pem",
+        "redis://[::1]:6379",
+        "redis+cluster://u:p@a:1,b:2",
+        "redis+cluster://u:p%40%25@a:1,[::1]:2/0",
+        "rediss+cluster://a",
+        "rediss+cluster://a,b?ssl_ca_certs=/etc/ca.pem",
+    ],
+)
 def test_a_redis_url_may_name_a_socket_or_a_cluster(url: str) -> None:
     assert Settings.load(redis_url=url).redis_url == url
 
@@ -137,12 +150,90 @@ def test_a_redis_url_may_name_a_socket_or_a_cluster(url: str) -> None:
         ("http://hunter2@a", r"must start with one of redis://, .*redis\+cluster://"),
         ("redis+cluster://u:hunter2@a:1,,b:2", "names no host, or has a comma too many"),
         ("redis+cluster://u:hunter2@a:1/3", "a cluster has only database 0"),
+        ("redis://:hunter2/x@a", "percent-encode"),
+        ("redis://:hunter2#x@a", "percent-encode"),
+        ("redis://:hunter2@x@a", "percent-encode"),
+        ("redis://:hunter2", "each host must be like host:port"),
+        ("redis://a:hunter2", "each host must be like host:port"),
+        ("redis://a:0", "each host must be like host:port"),
+        ("redis://a/hunter2", "only the database's number"),
+        ("redis://a?hunter2=1", "that redis-py does not take"),
+        ("redis://a?db=hunter2", "that redis-py does not take"),
+        ("unix:///a?hunter2=1", "that redis-py does not take"),
+        ("redis://a?ssl_ca_certs=hunter2", "that redis-py does not take"),
+        ("redis+cluster://a,b?hunter2=1", "that redis-py does not take"),
     ],
 )
 def test_a_wrong_redis_url_is_told_without_its_password(url: str, told: str) -> None:
     with pytest.raises(SettingsError, match=told) as caught:
         Settings.load(redis_url=url)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p%40%2F@h:5432/name",
+        "postgres://u@h",
+        "postgresql+psycopg2://u@[::1]:1/name?sslmode=require",
+        "postgresql://u:p/with/slash@h/name",
+        "postgresql:///name?host=/var/run/postgresql",
+        "postgresql://u:p@h1:5432,h2:5433/name?target_session_attrs=read-write",
+        "postgresql://u:p@/name?host=h1:5432&host=h2:5433",
+        "postgresql://h/name?options=-c%20search_path%3Dlanes%20--work_mem%3D8MB",
+        "sqlite:///a%3Fb.db",
+    ],
+)
+def test_a_database_url_is_read_by_sqlalchemys_rules(url: str) -> None:
+    assert Settings.load(database_url=url).database_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("mysql://hunter2@h", "must start with sqlite:/// or postgresql://"),
+        ("hunter2", "must start with sqlite:/// or postgresql://"),
+        ("postgresql://u:hunter@2@h/name", "more than one @"),
+        ("postgresql://u:hunter2@x/y@h/name", "more than one @"),
+        ("postgresql://u/hunter2@h/name", "an @ stands where none can stand"),
+        ("postgresql://u:hunter2", "percent-encode"),
+        ("postgresql://u:hun ter2@h", "a space"),
+        ("postgresql://u@h:hunter2/name", "percent-encode"),
+        ("postgresql://u@h:99999/name", "port must be a number from 1 to 65535"),
+        ("postgresql://u@hun;ter2/name", "percent-encode"),
+        ("postgresql://u@h1,h2/name?host=h3", "names hosts or ports twice"),
+        ("postgresql://u@h/name?hunter2=1", "no connection parameter"),
+        ("postgresql://u@h/name?hunter2", "name=value"),
+        ("postgresql://u@h/name?sslmode=a&sslmode=b", "sslmode twice"),
+        ("postgresql://u@h/name?options=-c%20statement_timeout%3D1", "statement_timeout, which onelane sets itself"),
+        ("postgresql://u@h/name?options=-f%20hunter2", "only -c name=value"),
+        ("sqlite:///x.db?mode=ro", "no options"),
+        ("sqlite://", "must be like sqlite:///file.db"),
+        ("sqlite:///:memory:", "must name a file"),
+    ],
+)
+def test_a_wrong_database_url_is_a_fault_that_shows_nothing_of_it(url: str, told: str) -> None:
+    with pytest.raises(SettingsError, match=f"^the settings are wrong:\n  - ONELANE_DATABASE_URL: .*{told}") as caught:
+        Settings.load(database_url=url)
+    for piece in ("hunter", "hun", "ter2"):
+        assert piece not in str(caught.value)
+
+
+def test_a_data_directory_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "50%25 ? #1@home"
+    database = Database(Settings.load(data_dir=folder).database_url)
+    assert database.url.database == f"{folder}/onelane.db"
+    database.close()
+
+
+def test_a_dotenv_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"ONELANE_PORT=\xff\xfe")
+    with pytest.raises(SettingsError, match=r"\.env: it is not UTF-8 text"):
+        Settings.load()
+    (tmp_path / ".env").unlink()
+    (tmp_path / ".env").mkdir()
+    with pytest.raises(SettingsError, match=r"\.env cannot be read: Is a directory"):
+        Settings.load()
 
 
 ALERT_URLS = ("json://robot:hunter2@127.0.0.1:9/hunter2/path", "mailto://user:hunter2@example.com?to=a@b.c,d@e.f")

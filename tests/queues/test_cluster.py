@@ -139,6 +139,17 @@ def test_every_script_touches_its_keys_before_it_writes(verb: str) -> None:
     assert all(f"R .. '{suffix}'" in text[touch : text.index("\n", touch)] for suffix, _ in LANE_KEYS.values())
 
 
+def test_what_the_url_says_holds_for_every_node(cluster: Cluster, on_cluster: TenantBroker) -> None:
+    broker = TenantBroker(url=f"{cluster.url}/0?socket_timeout=17&client_name=50%25", shards=SHARDS)
+    broker.check_server()
+    nodes = broker.server._nodes  # type: ignore[attr-defined]
+    assert len(nodes) >= 3
+    for node in nodes.values():
+        known = node._pool.connection_kwargs
+        assert (known["socket_timeout"], known["client_name"]) == (17, "50%")
+    broker.close()
+
+
 def test_a_script_does_nothing_while_its_slot_is_moving(cluster: Cluster, on_cluster: TenantBroker) -> None:
     on_cluster.enqueue_many(entry(str(n), account) for account in ACCOUNTS for n in range(3))
     hand = Hand(on_cluster)

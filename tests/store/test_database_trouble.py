@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event, func, select, text
 
 import tenants.database as database_module
-from tenants import sqlite_turns
+from tenants import postgres_sessions, sqlite_turns
 from tenants.database import MAX_TRIES, CommitUnknown, Database
 from tenants.errors import Unavailable
 from tenants.migrations import _ADVISORY_LOCK as ADVISORY_LOCK
@@ -336,7 +336,7 @@ def test_a_job_is_made_once_whatever_became_of_the_commit(
 
 def test_a_statement_has_its_time(postgres: Database) -> None:
     shown = postgres.read(lambda c: c.execute(text("SHOW statement_timeout")).scalar_one())
-    assert shown == f"{database_module.STATEMENT_TIMEOUT_SECONDS}s"
+    assert shown == f"{postgres_sessions.STATEMENT_TIMEOUT_SECONDS}s"
 
     def work(connection: Connection) -> None:
         connection.execute(text("SET LOCAL statement_timeout = '50ms'"))
@@ -481,7 +481,7 @@ def test_a_migration_takes_the_time_it_needs_and_waits_for_its_turn(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time-outs of ordinary statements would end one that fills a table, and whoever waits for it."""
-    monkeypatch.setattr(database_module, "STATEMENT_TIMEOUT_SECONDS", 1)
+    monkeypatch.setitem(postgres_sessions.SESSION_SETTINGS, "statement_timeout", "1s")
     database, holder = Database(postgres_url), Database(postgres_url)
     with ThreadPoolExecutor(1) as pool, holder.engine.connect() as other:
         other.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
