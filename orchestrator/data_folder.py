@@ -13,8 +13,6 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tenants.sealing import new_key
-
 _OWNER_FILE = "up.pid"
 _PORTS_FILE = "ports.json"
 
@@ -85,6 +83,8 @@ class DataFolder:
         kept = self.kept_key(name)
         if kept:
             return kept
+        from tenants.sealing import new_key
+
         made = new_key()
         half = path.with_suffix(f".{os.getpid()}")
         descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

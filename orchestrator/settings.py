@@ -31,12 +31,16 @@ from pydantic_settings import (
 
 from actors.clients.safe_url import parse_allowed_hosts
 
-PREFIX = "ONELANE_"
+from .client_settings import DEFAULT_DATA_DIR, DEFAULT_HOST, DEFAULT_PORT
+from .client_settings import MINIMUM_KEY_CHARACTERS as MINIMUM_KEY_CHARACTERS
+from .client_settings import PREFIX as PREFIX
+from .client_settings import SettingsError as SettingsError
+from .client_settings import config_file as config_file
+
 #: Variables with our prefix that are not settings: where the TOML file is.
 NOT_SETTINGS = frozenset({"ONELANE_CONFIG"})
 #: Browsers that Playwright can drive, the lightest first.
 CHROMIUM_NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-MINIMUM_KEY_CHARACTERS = 24
 
 _CHECKING_ALERT_URLS = ContextVar("checking_alert_urls", default=True)
 
@@ -45,14 +49,6 @@ Names = Annotated[tuple[str, ...], NoDecode]
 RateLimit = str | None
 
 _RATE = re.compile(r"[1-9]\d{0,8} ?(/|per) ?(\d{1,6} ?)?(second|minute|hour|day)s?")
-
-
-class SettingsError(Exception):
-    """One or more settings are wrong; `faults` has a sentence for each."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(["the settings are wrong:", *(f"  - {fault}" for fault in faults)]))
-        self.faults = faults
 
 
 class Settings(BaseSettings):
@@ -70,7 +66,7 @@ class Settings(BaseSettings):
     )
 
     #: Where files live: SQLite, Valkey's append-only file, made keys, artifacts. Always absolute.
-    data_dir: Path = Path(".onelane")
+    data_dir: Path = DEFAULT_DATA_DIR
     #: SQLAlchemy URL; SQLite in the data directory when unset.
     database_url: str = Field(default="", repr=False, validate_default=True)
     #: Redis or Valkey; `onelane up` starts an embedded one when unset.
@@ -99,8 +95,8 @@ class Settings(BaseSettings):
     #: Chromium's executable; found by itself when unset.
     chromium: Path | None = None
 
-    host: str = Field(default="127.0.0.1", min_length=1)
-    port: Port = 8700
+    host: str = Field(default=DEFAULT_HOST, min_length=1)
+    port: Port = DEFAULT_PORT
     demo_blog_port: Port = 8701
     offline_model_port: Port = 8702
     #: Worker processes of `onelane up`.
@@ -359,15 +355,6 @@ def installed_chromium() -> Path | None:
     cache = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or "~/.cache/ms-playwright").expanduser()
     found += sorted(cache.glob("chromium_headless_shell-*/*/*headless*shell"), reverse=True)
     return next(iter(found), None)
-
-
-def config_file() -> Path | None:
-    """The TOML file in use: the one that `ONELANE_CONFIG` names, or `onelane.toml` when it is there."""
-    named = os.environ.get("ONELANE_CONFIG")
-    if named:
-        return Path(named)
-    usual = Path("onelane.toml")
-    return usual if usual.is_file() else None
 
 
 def _config_file_faults() -> list[str]:

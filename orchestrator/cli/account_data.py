@@ -11,6 +11,8 @@ import typer
 
 from ..client import ExportCut, Resource
 from . import FAILED
+from .accounts import group as accounts
+from .accounts import keys
 from .context import Caller, Limit, expand_options, read_time
 from .options import AccountArgument
 from .output import console, fail, print_lines, print_table
@@ -20,14 +22,7 @@ admin_keys = typer.Typer(help="Make, list, replace and end API keys with scope a
 _POLL_SECONDS = 0.5
 
 
-def add_to(accounts: typer.Typer, keys: typer.Typer) -> None:
-    """Hang the commands into the groups that they belong to."""
-    accounts.command("export")(export_account)
-    accounts.command("erase")(erase_account)
-    accounts.command("erasures")(list_erasures)
-    keys.command("rotate")(rotate_key)
-
-
+@accounts.command("export")
 @expand_options
 def export_account(account: AccountArgument, caller: Caller) -> None:
     """Print everything held of ACCOUNT as lines of JSON; status 1 if it was cut."""
@@ -40,6 +35,7 @@ def export_account(account: AccountArgument, caller: Caller) -> None:
             raise typer.Exit(FAILED) from None
 
 
+@accounts.command("erase")
 @expand_options
 def erase_account(
     account: AccountArgument,
@@ -61,6 +57,7 @@ def erase_account(
     caller.show(found, _print_erasure)
 
 
+@accounts.command("erasures")
 @expand_options
 def list_erasures(
     *,
@@ -94,6 +91,7 @@ ExpiresAt = Annotated[str | None, typer.Option(help="When the new one ends, with
 KeyId = Annotated[str, typer.Argument(help="The key's id.")]
 
 
+@keys.command("rotate")
 @expand_options
 def rotate_key(
     account: AccountArgument, key_id: KeyId, *, overlap: Overlap = None, expires_at: ExpiresAt = None, caller: Caller

@@ -19,15 +19,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ..client import Onelane, Resource
-from ..data_folder import DataFolder
-from ..ports import reachable_host
-from ..settings import Settings
 from .output import console, print_json, print_lines, print_table
+
+if TYPE_CHECKING:
+    from ..client import Onelane, Resource
+    from ..settings import Settings
 
 DataDir = Annotated[Path | None, typer.Option(help="Where files live (ONELANE_DATA_DIR).")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, for programs.")]
@@ -74,6 +74,8 @@ class NoKey(Exception):
 
 def load(data_dir: Path | None = None, **overrides: Any) -> Settings:
     """The settings, with a command's own options over them."""
+    from ..settings import Settings
+
     return Settings.load(data_dir=data_dir, **overrides)
 
 
@@ -93,13 +95,17 @@ class Caller:
         Raises:
             NoKey: none was given, set, or made by an `up` in the data directory.
         """
-        settings = load(self.data_dir, check_alert_urls=False, url=self.url, api_key=self.key)
+        from ..client import Onelane
+        from ..client_settings import DEFAULT_PORT, load_client_settings
+        from ..data_folder import DataFolder
+        from ..ports import reachable_host
+
+        settings = load_client_settings(data_dir=self.data_dir, url=self.url, api_key=self.key)
         folder = DataFolder(settings.data_dir)
-        port = settings.port if "port" in settings.model_fields_set else folder.ports().get("api", settings.port)
+        port = settings.port or folder.ports().get("api", DEFAULT_PORT)
         address = settings.url or f"http://{reachable_host(settings.host)}:{port}"
-        secret = settings.api_key or settings.admin_key
         # Several admin keys may be set, separated by commas, so that one can be changed without a gap.
-        found = secret.get_secret_value().split(",")[0].strip() if secret else folder.kept_key("admin")
+        found = settings.key.split(",")[0].strip() if settings.key else folder.kept_key("admin")
         if not found:
             raise NoKey(
                 f"no API key: give --key or ONELANE_API_KEY, or name the data directory of a running `onelane up` "

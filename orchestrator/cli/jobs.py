@@ -14,7 +14,6 @@ from ..client.types import JobStatus
 from . import JOB_ENDINGS, JOB_NOT_ENDED, OK
 from .batches import accept, read_jobs
 from .context import Caller, Idempotency, Limit, Watch, expand_options, read_json, read_time
-from .live import watch_job
 from .options import Account, AccountArgument, JobArgument, Pipeline, PipelineArgument, WithJobStatus
 from .output import console, print_job, print_json_line, print_table, say
 
@@ -41,6 +40,8 @@ class Staying:
     def follow(self, caller: Caller, onelane: Onelane, job: Resource, *, until: str | None = None) -> None:
         """Show the job, at once or when it has ended; end the command with what became of it."""
         if self.watch and not self.wait:
+            from .live import watch_job
+
             ended = watch_job(onelane.jobs.watch(job["id"]), json=caller.json, until=until)
             if ended is not None and not caller.json:
                 print_job(ended)

@@ -11,28 +11,45 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Table
 
 from . import PIPE_CLOSED
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 #: Characters of a cell in one line; longer ones are folded.
 MAX_CELL = 40
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        close_quietly()
-        raise typer.Exit(PIPE_CLOSED)
+@cache
+def _make_console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    class EndsQuietly(Console):
+        def on_broken_pipe(self) -> None:
+            close_quietly()
+            raise typer.Exit(PIPE_CLOSED)
+
+    return Console(stderr=True, highlight=False) if stderr else EndsQuietly(highlight=False)
 
 
-console = _Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+class _ConsoleAtFirstUse:
+    """A console whose library is imported at its first use: a command that prints JSON, or fails, does without."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        self._stderr = stderr
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_make_console(stderr=self._stderr), name)
+
+
+console = cast("Console", _ConsoleAtFirstUse())
+errors = cast("Console", _ConsoleAtFirstUse(stderr=True))
 
 _STATUS_STYLES = {
     "completed": "green",
@@ -55,6 +72,13 @@ _STATUS_STYLES = {
     "half_open": "yellow",
     "down": "red",
 }
+
+
+def escape(text: str) -> str:
+    """The text with nothing in it that rich would take for markup."""
+    from rich.markup import escape as escape_markup
+
+    return escape_markup(text)
 
 
 def close_quietly() -> None:
@@ -110,6 +134,8 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, em
     if not rows:
         say(empty)
         return
+    from rich.measure import Measurement
+
     table = table_of(rows, columns)
     size = Measurement.get(console, console.options.update(max_width=1000), table)
     if console.is_terminal and size.minimum <= console.width < size.maximum:
@@ -122,6 +148,8 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, em
 
 def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
     """The rows as a table that fits into the terminal."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         whole = column in ("id", "status", "queue", "url")  # there to be copied
@@ -185,6 +213,8 @@ def print_job(job: Mapping[str, Any]) -> None:
     console.print(f"  {escape(job['pipeline'])} for {escape(job['account'])}, made {ago(job['created_at'])}")
     if job.get("queue_position") is not None:
         console.print(f"  position in its queue: {job['queue_position']}")
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("step", "lane", "status", "attempt", "%", "note", "last outcome"):
         table.add_column(head, overflow="fold")

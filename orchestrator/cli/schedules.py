@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from ..client import Resource
 from .context import Caller, Idempotency, Limit, Watch, expand_options, read_json
 from .options import Account, AccountArgument, PipelineArgument, ScheduleArgument
-from .output import ago, console, print_job
+from .output import ago, console, escape, print_job
 
 group = typer.Typer(help="Make, list, look at, change, preview and run schedules.", no_args_is_help=True)
 

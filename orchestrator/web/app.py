@@ -11,7 +11,6 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -22,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
+from ..version import package_version
 from . import (
     accounts,
     admin,
@@ -111,13 +111,6 @@ def create_app(runtime: Runtime, *, extra_routes: Sequence[BaseRoute] = ()) -> S
 @cache
 def _openapi_document() -> bytes:
     return to_json(build(ROUTES, package_version()))
-
-
-def package_version() -> str:
-    try:
-        return version("onelane")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0"
 
 
 class _Everything(BaseRoute):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,27 @@ def test_an_argument_that_is_no_text_is_2(capsys: pytest.CaptureFixture[str]) ->
     """A byte that is no UTF-8 reaches Python as half a character."""
     assert run(["accounts", "get", "\udcff", "--key", "k", "--url", "http://127.0.0.1:9"]) == 2
     assert "b'\\xff' is no UTF-8" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert capsys.readouterr().out == f"onelane {project['version']}\n"
+
+
+@pytest.mark.parametrize("name", ["ONELANE_THREADS", "ONELANE_REDIS_URL", "ONELANE_URL"])
+def test_a_client_command_checks_settings_that_it_does_not_use(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "x")
+    assert run(["jobs", "list", "--key", "k"]) == 4
+    assert name in capsys.readouterr().err
+
+
+def test_settings_of_a_client_command_may_stand_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("onelane.toml").write_text('url = "http://127.0.0.1:9"\napi_key = "k"\n')
+    assert run(["jobs", "list"]) == 3
+    assert "http://127.0.0.1:9" in capsys.readouterr().err
 
 
 def test_wrong_settings_are_4_and_all_named(

@@ -1,0 +1,139 @@
+"""The table of all commands, each loaded when it is run: importing every command costs more than running one.
+
+Help and completion list the commands from this table alone. A command's summary here is the first paragraph of its own
+help; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+
+class Command(NamedTuple):
+    """Where a command or a group of commands is: a module of this package and a name in it."""
+
+    name: str
+    module: str
+    attribute: str
+    summary: str
+
+
+COMMANDS = (
+    Command(
+        "up",
+        "service_commands",
+        "up",
+        "Run everything on this machine: Valkey, API, workers, demo blog, and without a Gemini key the offline model.",
+    ),
+    Command("serve", "service_commands", "serve", "Run the control plane: HTTP API and loops. Any number may run."),
+    Command("work", "service_commands", "work", "Run a worker. Any number may run, on any number of hosts."),
+    Command(
+        "migrate",
+        "service_commands",
+        "migrate",
+        "Bring the database's schema up to date. Safe while workers run, and from several places at once.",
+    ),
+    Command(
+        "doctor",
+        "service_commands",
+        "doctor",
+        "Check settings, database, Redis, browser and model, and say how to fix what is wrong.",
+    ),
+    Command(
+        "demo",
+        "service_commands",
+        "demo",
+        "Publish one post per text file for five accounts, live, on a service of its own on this machine.",
+    ),
+    Command("jobs", "jobs", "group", "Make, list, look at, explain, watch and steer jobs."),
+    Command("drafts", "drafts", "group", "List, read and change drafts."),
+    Command("publications", "drafts", "publications", "Settle publications whose outcome nobody could tell."),
+    Command("schedules", "schedules", "group", "Make, list, look at, change, preview and run schedules."),
+    Command("accounts", "account_data", "accounts", "Look at, limit, pause and steer accounts."),
+    Command("keys", "account_data", "keys", "Make, list and end API keys."),
+    Command("queues", "admin", "queues", "List, check, pause and delete live tenant queues."),
+    Command("lanes", "admin", "lanes", "List, pause and limit lanes, over all accounts."),
+    Command("dead-letters", "dead_letters", "group", "List, replay and discard steps that will not be tried again."),
+    Command("alerts", "alerts", "group", "List alerts, test where they go, list open circuits."),
+    Command("workers", "admin", "workers", "Look at the live workers."),
+    Command("pipelines", "admin", "pipelines", "Look at the pipelines that are loaded."),
+    Command("admin-keys", "account_data", "admin_keys", "Make, list, replace and end API keys with scope admin."),
+    Command("secrets", "secret_keys", "group", "Change the key that seals sessions and secrets."),
+    Command("reap", "admin", "reap", "Tear tenant queues down that are empty and unused; it happens by itself, too."),
+    Command(
+        "reconcile",
+        "admin",
+        "reconcile",
+        "Make Redis hold what SQL says, now; after a loss of Redis it happens by itself.",
+    ),
+    Command(
+        "audit",
+        "admin",
+        "audit",
+        "Tell who changed what, when and from where, newest first; --json tells what was before and after.",
+    ),
+)
+
+
+class LoadedCommands(MutableMapping[str, Any]):
+    """Commands by name, each imported when it is asked for."""
+
+    def __init__(self) -> None:
+        self._table = {each.name: each for each in COMMANDS}
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            self._loaded[name] = _load(self._table[name])
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("commands are only added")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._table or name in self._loaded
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._table, **self._loaded})
+
+    def __len__(self) -> int:
+        return len({**self._table, **self._loaded})
+
+
+class LazyGroup(TyperGroup):
+    """The root of the command line: lists commands by the table, and loads the one that is run."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "commands": None})
+        self.commands = LoadedCommands()
+        self._summaries = {each.name: TyperCommand(each.name, help=each.summary) for each in COMMANDS}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command's name and summary, for lists; `resolve_command` is what runs one."""
+        return self._summaries.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if name is None else self.commands[name], rest
+
+
+def _load(command: Command) -> Any:
+    found = getattr(import_module(f".{command.module}", __package__), command.attribute)
+    if not isinstance(found, typer.Typer):
+        alone = typer.Typer(add_completion=False)
+        alone.command(command.name)(found)
+        return typer.main.get_command(alone)
+    loaded = typer.main.get_group(found)
+    loaded.name = command.name
+    return loaded

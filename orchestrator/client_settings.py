@@ -1,0 +1,104 @@
+"""The settings of a client command: where the service is, and which key to show.
+
+A client command needs six of the settings, and checking all of them takes longer than the command itself. So plain
+values of these six are taken from the environment as they are. Whatever is not plain (a settings file, any other
+setting, a value in an unusual form) is left to `Settings`, which decides and says what is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "ONELANE_"
+DEFAULT_DATA_DIR, DEFAULT_HOST, DEFAULT_PORT = Path(".onelane"), "127.0.0.1", 8700
+MINIMUM_KEY_CHARACTERS = 24
+
+_KEY = r"[!-~]+"
+_PLAIN = {
+    "data_dir": re.compile(r"[^~\0]+"),
+    "url": re.compile(r"https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[1-9]\d{0,3}|:[1-5]\d{4})?"),
+    "api_key": re.compile(_KEY),
+    "admin_key": re.compile(rf"[!-+\--~]{{{MINIMUM_KEY_CHARACTERS},}}"),
+    "host": re.compile(r"[A-Za-z0-9.:-]+"),
+    "port": re.compile(r"[1-9]\d{0,3}|[1-5]\d{4}"),
+}
+
+
+class SettingsError(Exception):
+    """One or more settings are wrong; `faults` has a sentence for each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(["the settings are wrong:", *(f"  - {fault}" for fault in faults)]))
+        self.faults = faults
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """What a client command needs to know; `port` is None where nobody has set it."""
+
+    data_dir: Path
+    url: str | None
+    #: The account's or admin key; several admin keys are separated by commas.
+    key: str | None
+    host: str
+    port: int | None
+
+
+def config_file() -> Path | None:
+    """The TOML file in use: the one that `ONELANE_CONFIG` names, or `onelane.toml` when it is there."""
+    named = os.environ.get("ONELANE_CONFIG")
+    if named:
+        return Path(named)
+    usual = Path("onelane.toml")
+    return usual if usual.is_file() else None
+
+
+def load_client_settings(
+    *, data_dir: Path | None = None, url: str | None = None, api_key: str | None = None
+) -> ClientSettings:
+    """The settings, with a command's own options over them.
+
+    Raises:
+        SettingsError: with a sentence for each fault, and a guess for each unknown name.
+    """
+    given = {"data_dir": None if data_dir is None else str(data_dir), "url": url, "api_key": api_key}
+    plain = _plain_values({name: value for name, value in given.items() if value is not None})
+    if plain is None:
+        return _checked(data_dir=data_dir, url=url, api_key=api_key)
+    return ClientSettings(
+        data_dir=Path(plain.get("data_dir", DEFAULT_DATA_DIR)).absolute(),
+        url=plain.get("url"),
+        key=plain.get("api_key") or plain.get("admin_key"),
+        host=plain.get("host", DEFAULT_HOST),
+        port=int(plain["port"]) if "port" in plain else None,
+    )
+
+
+def _plain_values(given: dict[str, str]) -> dict[str, str] | None:
+    """The values by setting; None where one of them, or a file, has to be checked."""
+    if config_file() is not None or Path(".env").is_file():
+        return None
+    found = {}
+    for variable, value in os.environ.items():
+        if variable.upper().startswith(PREFIX) and value:
+            found[variable.removeprefix(PREFIX).lower()] = value
+    found |= given
+    plain = all(name in _PLAIN and _PLAIN[name].fullmatch(value) for name, value in found.items())
+    return found if plain else None
+
+
+def _checked(*, data_dir: Path | None, url: str | None, api_key: str | None) -> ClientSettings:
+    from .settings import Settings
+
+    settings = Settings.load(check_alert_urls=False, data_dir=data_dir, url=url, api_key=api_key)
+    secret = settings.api_key or settings.admin_key
+    return ClientSettings(
+        data_dir=settings.data_dir,
+        url=settings.url,
+        key=secret.get_secret_value() if secret else None,
+        host=settings.host,
+        port=settings.port if "port" in settings.model_fields_set else None,
+    )
