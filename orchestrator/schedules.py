@@ -28,7 +28,7 @@ from .schedule_times import KINDS, Cadence, Spread, faults, next_fire, upcoming
 #: What decides about a schedule's times, besides the name, from which jitter and spread are drawn.
 _TIMING = (*KINDS, "timezone", "jitter", "starts_at", "ends_at", "enabled", "inputs")
 #: Columns that a caller sets.
-FIELDS = ("name", "pipeline", "input", "approval", "overlap", "catch_up", *_TIMING)
+FIELDS = ("name", "pipeline", "input", "approval", "callback_url", "priority", "tags", "overlap", "catch_up", *_TIMING)
 #: What a new schedule has where the caller says nothing. One kind of cadence has no default.
 DEFAULTS: Mapping[str, Any] = {
     **dict.fromkeys((*KINDS, "inputs", "starts_at", "ends_at")),
@@ -36,6 +36,9 @@ DEFAULTS: Mapping[str, Any] = {
     "timezone": "UTC",
     "jitter": 0.0,
     "approval": False,
+    "callback_url": None,
+    "priority": 5,
+    "tags": [],
     "overlap": "queue",
     "catch_up": "one",
     "enabled": True,
@@ -83,7 +86,7 @@ class Schedules:
             first = row["next_fire_at"] if new["enabled"] else None
             # What is not touched is not judged anew: a schedule that no longer fits can still be turned off.
             touched = {name for name in changes if (name, changes[name]) != ("enabled", False)}
-            if touched & {"name", "pipeline", "input", *_TIMING}:
+            if touched & {"name", "pipeline", "input", "callback_url", "tags", *_TIMING}:
                 fresh = self._checked(row["account"], new, now, must_fire=bool(touched & {*_TIMING}))
                 if _times_differ(row, new, changes):
                     first = fresh
@@ -207,7 +210,9 @@ class Schedules:
         inputs = values["inputs"]
         for index, given in enumerate(inputs or [values["input"]]):
             try:
-                self._jobs.plan(NewJob(values["pipeline"], given))
+                self._jobs.plan(
+                    NewJob(values["pipeline"], given, callback_url=values["callback_url"], tags=tuple(values["tags"]))
+                )
             except UnknownPipeline as error:
                 return list(error.faults), error.code
             except InvalidInput as error:
@@ -243,7 +248,14 @@ def cadence_of(row: Mapping[Any, Any]) -> Cadence:
 
 def new_job(row: Mapping[Any, Any], given: Mapping[str, Any]) -> NewJob:
     """The job of one fire; its tag finds all jobs of the schedule."""
-    return NewJob(row["pipeline"], given, approval=row["approval"], tags=(f"schedule:{row['id']}",))
+    return NewJob(
+        row["pipeline"],
+        given,
+        approval=row["approval"],
+        callback_url=row["callback_url"],
+        priority=row["priority"],
+        tags=tuple(dict.fromkeys((*row["tags"], f"schedule:{row['id']}"))),
+    )
 
 
 def _changed(row: RowMapping, changes: Mapping[str, Any], now: datetime) -> dict[str, Any]:

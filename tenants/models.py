@@ -514,6 +514,10 @@ class Schedule(Model, table=True):
     overlap: str = "queue"
     #: Its jobs stop before their last step until somebody approves.
     approval: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    #: What its jobs get besides the input.
+    callback_url: str | None = None
+    priority: int = Field(default=5, sa_column_kwargs={"server_default": "5"})
+    tags: list[str] = Field(sa_column=Column(json_document(), nullable=False, server_default="[]"))
     catch_up: str = "one"
     starts_at: datetime = Field(sa_column=_time(nullable=False))
     ends_at: datetime | None = Field(sa_column=_time())

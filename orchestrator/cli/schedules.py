@@ -26,6 +26,9 @@ Jitter = Annotated[float | None, typer.Option(help="Seconds by which a fire may 
 Approval = Annotated[
     bool | None, typer.Option("--approval/--no-approval", help="Each job stops before its last step until approved.")
 ]
+CallbackUrl = Annotated[str | None, typer.Option(help="Called, signed, when a job of the schedule has ended.")]
+Priority = Annotated[int | None, typer.Option(min=0, max=9, help="Of its jobs: 0 first; 5 when not given.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="For each of its jobs; may be given several times.")]
 Overlap = Annotated[str | None, typer.Option(help="queue, skip or replace.")]
 CatchUp = Annotated[str | None, typer.Option("--catch-up", help="none, one or all.")]
 Starts = Annotated[str | None, typer.Option("--starts-at", help="No fire before this time.")]
@@ -48,6 +51,9 @@ class Plan:
     timezone: Zone = None
     jitter: Jitter = None
     approval: Approval = None
+    callback_url: CallbackUrl = None
+    priority: Priority = None
+    tag: Tags = None
     overlap: Overlap = None
     catch_up: CatchUp = None
     starts_at: Starts = None
@@ -65,6 +71,8 @@ class Plan:
             "at": self.at or None,
             "spread": None if self.spread is None else _spread(self.spread, self.min_gap),
             "min_gap": None,
+            "tag": None,
+            "tags": self.tag or None,
             "input": None if self.input is None else read_json("--input", self.input, dict),
             "inputs": None if self.inputs is None else read_json("--inputs", self.inputs, list),
         }
@@ -263,5 +271,7 @@ def _print(schedule: Resource) -> None:
     console.print(f"  overlap {schedule['overlap']}, catch up {schedule['catch_up']}", markup=False)
     if schedule["approval"]:
         console.print("  each job waits for approval before its last step", markup=False)
+    if schedule["callback_url"] is not None:
+        console.print(f"  calls {schedule['callback_url']} when a job has ended", markup=False)
     if schedule["inputs_left"] is not None:
         console.print(f"  inputs left: {schedule['inputs_left']}", markup=False)

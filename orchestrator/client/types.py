@@ -255,6 +255,9 @@ class ScheduleSummary(TypedDict):
     timezone: str
     jitter: float
     approval: bool
+    callback_url: str | None
+    priority: int
+    tags: list[str]
     overlap: Overlap
     catch_up: CatchUp
     starts_at: str

@@ -21,6 +21,7 @@ from .models.schedules import (
 )
 from .problems import Problem
 from .routing import Call, Reply, Route
+from .targets import check_reachable
 
 _COUNTED = "inputs_left"
 _SUMMARY = tuple(name for name in ScheduleSummary.model_fields if name != _COUNTED)
@@ -35,14 +36,21 @@ def _view(row: Mapping[Any, Any], fields: tuple[str, ...] = _WHOLE) -> dict[str,
 
 
 def create(call: Call[Query, ScheduleRequest]) -> Reply:
+    _check_callback(call)
     row = call.service.runtime.schedules.create(call.account, call.body.model_dump())
     location = f"/v1/schedules/{quote(row['id'], safe='')}"
     return Reply(_view(row), 201, {"Location": location}, audit={"before": None, "after": _told(row)})
 
 
+def _check_callback(call: Call[Any, Any]) -> None:
+    """As for a job: refused here already, not at each fire. The call itself is guarded again."""
+    if call.body.callback_url is not None:
+        check_reachable(call.body.callback_url, call.service.settings.allowed_hosts, ("callback_url",))
+
+
 def _told(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A schedule as the audit keeps it."""
-    told = ("id", "account", "name", "pipeline", "enabled", "cron", "every", "at", "spread", "timezone")
+    told = ("id", "account", "name", "pipeline", "enabled", "cron", "every", "at", "spread", "timezone", "callback_url")
     return {name: row[name] for name in told if row[name] is not None}
 
 
@@ -61,6 +69,7 @@ def get(call: Call[Query, Any]) -> Reply:
 
 
 def change(call: Call[Query, ScheduleChange]) -> Reply:
+    _check_callback(call)
     changes = call.body.model_dump(exclude_unset=True)
     before = call.service.runtime.schedules.fetch(call.params["id"], call.owner)
     spread = call.body.spread
@@ -89,6 +98,7 @@ def preview(call: Call[Query, SchedulePreview]) -> Reply:
     if call.owner is not None and account != call.owner:
         raise Problem("not_found", "there is no such account, or it is not yours")
     wanted["name"] = wanted["name"] or ""
+    _check_callback(call)
     return Reply({"items": call.service.runtime.schedules.preview(account or "", wanted, call.body.count)})
 
 
@@ -106,7 +116,7 @@ def exists(call: Call[Any, Any]) -> None:
 
 
 _SCHEDULE = "/v1/schedules/{id}"
-_WRONG = ("invalid_schedule", "unknown_pipeline", "invalid_input")
+_WRONG = ("invalid_schedule", "unknown_pipeline", "invalid_input", "unsafe_url")
 _REFUSED = ("unknown_pipeline", "invalid_input", "account_draining", "account_suspended", "queue_full")
 
 ROUTES = [

@@ -187,6 +187,37 @@ def test_its_jobs_wait_for_approval_where_it_says_so(api: Api, runtime: Runtime)
     assert not runtime.database.read(lambda c: stored_jobs.fetch(c, after["id"], None))["approval"]
 
 
+@ON_BOTH
+def test_its_jobs_get_its_callback_priority_and_tags(api: Api, runtime: Runtime) -> None:
+    given = {"callback_url": "http://127.0.0.1:9999/ended", "priority": 2, "tags": ["news", "spring"]}
+    schedule = api.post(PATH, {**SCHEDULE, **given}).json()
+    tag = f"schedule:{schedule['id']}"
+    assert {name: schedule[name] for name in given} == given
+    fire(runtime, schedule["id"])
+    (fired,) = api.get(f"/v1/jobs?tag={tag}").json()["items"]
+    ran = api.post(f"/v1/schedules/{schedule['id']}:run").json()
+    for made in (api.get(f"/v1/jobs/{fired['id']}").json(), ran):
+        assert {name: made[name] for name in given} == {**given, "tags": ["news", "spring", tag]}
+    changed = api.patch(f"/v1/schedules/{schedule['id']}", {"callback_url": None, "priority": 9, "tags": []}).json()
+    assert (changed["callback_url"], changed["priority"], changed["tags"]) == (None, 9, [])
+    assert changed["next_fire_at"] == api.get(f"/v1/schedules/{schedule['id']}").json()["next_fire_at"]
+    after = api.post(f"/v1/schedules/{schedule['id']}:run").json()
+    assert (after["callback_url"], after["priority"], after["tags"]) == (None, 9, [tag])
+
+
+def test_a_callback_that_may_not_be_called_is_refused_when_it_is_set(api: Api, schedule: dict[str, Any]) -> None:
+    unsafe = {"callback_url": "http://10.1.2.3/ended"}
+    answers = [
+        api.post(PATH, {**SCHEDULE, **unsafe}),
+        api.patch(f"/v1/schedules/{schedule['id']}", unsafe),
+        api.post("/v1/schedules:preview", {**SCHEDULE, **unsafe}),
+    ]
+    assert [(each.status_code, each.json()["code"], places(each)) for each in answers] == (
+        [(422, "unsafe_url", ["callback_url"])] * 3
+    )
+    assert api.get(f"/v1/schedules/{schedule['id']}").json() == schedule
+
+
 def test_run_now_is_refused_as_a_job_would_be(api: Api, schedule: dict[str, Any]) -> None:
     path = f"/v1/schedules/{schedule['id']}"
     api.patch(path, {"inputs": [{"topic": "a"}]})

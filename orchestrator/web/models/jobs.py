@@ -45,6 +45,9 @@ StepStatus = Literal[
     "timed_out",
     "cancelled",
 ]
+Priority = Annotated[int, Field(ge=0, le=9), WHOLE]
+CallbackUrl = Annotated[str, Field(min_length=1, max_length=2000)]
+MAX_TAGS = 50
 Outcome = Literal["completed", "failed", "timed_out", "cancelled", "lost", "snoozed", "provider_busy"]
 
 JOB_EXAMPLE: dict[str, Any] = {
@@ -74,7 +77,7 @@ class JobRequest(Body):
     """Not before this time; one that has passed is now. Not together with `delay`."""
     delay: Annotated[float, Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False)] | None = None
     """Not before so many seconds have passed."""
-    priority: Annotated[int, Field(ge=0, le=9), WHOLE] = 5
+    priority: Priority = 5
     """0 goes first."""
     expires_in: Seconds | None = None
     """Seconds from `run_at` (or creation) to the first start; after them the job expires."""
@@ -84,10 +87,10 @@ class JobRequest(Body):
     """Stop before the last step until somebody approves."""
     unique_key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """At most one unfinished job per account, pipeline and key."""
-    callback_url: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
+    callback_url: CallbackUrl | None = None
     """Called when the job ends, by Standard Webhooks: `{type: "job.ended", timestamp, data: job}`, signed with the
     account's webhook secret, tried again for about a day. `GET /v1/jobs/{id}/deliveries` tells what became of it."""
-    tags: list[Label] = Field(default_factory=list, max_length=50)
+    tags: list[Label] = Field(default_factory=list, max_length=MAX_TAGS)
 
 
 class JobBatch(Body):

@@ -20,6 +20,7 @@ from ...schedule_times import (
     SHORTEST_EVERY_SECONDS,
 )
 from .base import WHOLE, AccountName, Answer, Body, Id, JsonObject, Label, Paging, Time
+from .jobs import MAX_TAGS, CallbackUrl, Priority
 
 Overlap = Literal["queue", "skip", "replace"]
 CatchUp = Literal["none", "one", "all"]
@@ -37,6 +38,8 @@ Times = Annotated[list[Time], Field(max_length=MOST_TIMES, json_schema_extra={"m
 Inputs = Annotated[list[JsonObject], Field(max_length=MOST_INPUTS, json_schema_extra={"minItems": 1})]
 Zone = Annotated[str, Field(max_length=100)]
 Pipeline = Annotated[str, Field(min_length=1, max_length=100)]
+#: One tag less than a job may have: the schedule adds one.
+Tags = Annotated[list[Label], Field(max_length=MAX_TAGS - 1)]
 Clock = Annotated[str, WithJsonSchema({"type": "string", "pattern": _CLOCK})]
 
 EXAMPLE: dict[str, Any] = {
@@ -86,6 +89,12 @@ class _Cadence(Body):
     """Seconds by which a fire may come later, drawn for each."""
     approval: bool = False
     """Each job stops before its last step until somebody approves."""
+    callback_url: CallbackUrl | None = None
+    """Called when a job of the schedule ends, as a job's own."""
+    priority: Priority = 5
+    """Of its jobs; 0 goes first."""
+    tags: Tags = Field(default_factory=list)
+    """Its jobs get these and `schedule:<id>`."""
     overlap: Overlap = "queue"
     """When the job before has not ended: `queue` makes the new one all the same, `skip` makes none, `replace` cancels
     the old one."""
@@ -138,7 +147,10 @@ class ScheduleChange(Body):
     timezone: Zone = Field(default_factory=str)
     jitter: Jitter = Field(default_factory=float)
     approval: bool = Field(default_factory=bool)
-    """Of the jobs that are made from now on."""
+    """Of the jobs that are made from now on, as the next three."""
+    callback_url: CallbackUrl | None = None
+    priority: Priority = Field(default_factory=int)
+    tags: Tags = Field(default_factory=list)
     overlap: Overlap = Field(default_factory=lambda: "queue")
     catch_up: CatchUp = Field(default_factory=lambda: "one")
     starts_at: Time | None = None
@@ -177,6 +189,9 @@ class ScheduleSummary(Answer):
     timezone: str
     jitter: float
     approval: bool
+    callback_url: str | None
+    priority: int
+    tags: list[str]
     overlap: Overlap
     catch_up: CatchUp
     starts_at: Time
