@@ -113,7 +113,7 @@ class PublishOnce:
             self.ctx.session.login_required(str(error))
             raise
         if renewed is not None and renewed.storage_state is not None:
-            self.ctx.session.save(renewed.storage_state, _expires_at(renewed.storage_state))
+            self.ctx.session.save(renewed.storage_state, session_ends_at(renewed.storage_state))
 
     def _post_of_earlier_try(self) -> Post | None:
         """What an earlier try left at the target; None once it is certain that it left nothing."""
@@ -224,7 +224,7 @@ def find_difference(draft: Draft, public: PublicPost) -> str | None:
     return None
 
 
-def _expires_at(storage_state: dict[str, Any]) -> datetime | None:
+def session_ends_at(storage_state: dict[str, Any]) -> datetime | None:
     """When the session ends: the latest end of a cookie that scripts cannot read; sessions are kept in such."""
     ends = [cookie["expires"] for cookie in storage_state.get("cookies", ()) if cookie.get("httpOnly")]
     latest = max(ends, default=-1)

@@ -186,22 +186,9 @@ class StepPort:
     # --- clients -------------------------------------------------------------------------------------------------
 
     def _client_settings(self, payload: dict[str, Any]) -> dict[str, Any]:
-        if payload["name"] == "browser":
-            chromium = self._settings.find_chromium()
-            if chromium is None:
-                raise InvalidInput("no Chromium was found: install chromium-headless-shell or set ONELANE_CHROMIUM")
-            return {
-                "executable": str(chromium),
-                "allowed_hosts": list(self._settings.allowed_hosts),
-                "headless": True,
-            }
-        if payload["name"] == "http":
-            return {"allowed_hosts": list(self._settings.allowed_hosts)}
         if payload["name"] == "text_model":
             return self._text_model_settings()
-        raise InvalidInput(
-            f"there are no settings for a client {payload['name']!r}; there are: browser, http, text_model"
-        )
+        return client_settings(self._settings, str(payload["name"]))
 
     def _text_model_settings(self) -> dict[str, Any]:
         """Gemini with a key; without one the offline model, which speaks the same protocol and says what it is."""
@@ -349,6 +336,22 @@ class StepPort:
         """Another pipeline's step must not have a body of its choice signed as a webhook."""
         if self._owned.pipeline != webhooks.PIPELINE:
             raise InvalidInput(f"only the pipeline {webhooks.PIPELINE!r} calls webhooks")
+
+
+def client_settings(settings: Settings, name: str) -> dict[str, Any]:
+    """What the client of that name is made from, where it needs no credential.
+
+    Raises:
+        InvalidInput: there is no such client, or this machine cannot run it.
+    """
+    if name == "http":
+        return {"allowed_hosts": list(settings.allowed_hosts)}
+    if name != "browser":
+        raise InvalidInput(f"there are no settings for a client {name!r}; there are: browser, http, text_model")
+    chromium = settings.find_chromium()
+    if chromium is None:
+        raise InvalidInput("no Chromium was found: install chromium-headless-shell or set ONELANE_CHROMIUM")
+    return {"executable": str(chromium), "allowed_hosts": list(settings.allowed_hosts), "headless": True}
 
 
 def _draft_view(row: Any) -> dict[str, Any]:

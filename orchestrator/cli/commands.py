@@ -64,6 +64,7 @@ COMMANDS = (
     Command("pipelines", "admin", "pipelines", "Look at the pipelines that are loaded."),
     Command("admin-keys", "account_data", "admin_keys", "Make, list, replace and end API keys with scope admin."),
     Command("secrets", "secret_keys", "group", "Change the key that seals sessions and secrets."),
+    Command("publishers", "publishers", "group", "List publishers, and try one against its real target."),
     Command("reap", "admin", "reap", "Tear tenant queues down that are empty and unused; it happens by itself, too."),
     Command(
         "reconcile",

@@ -149,13 +149,14 @@ def run_offline_model(settings: Settings, *, supervised: bool) -> None:
 def is_mendable(error: Exception) -> bool:
     """Whether the error's message tells a user what to mend, so that a traceback would only be in the way."""
     from actors.clients.publishers import PublisherError
+    from actors.errors import StepError
     from actors.pipeline import PipelineError
     from tenants.errors import OnelaneError
     from tenants.queues import QueueError
 
     from ..up import StartFailed
 
-    return isinstance(error, (StartFailed, PipelineError, PublisherError, OnelaneError, QueueError))
+    return isinstance(error, (StartFailed, PipelineError, PublisherError, StepError, OnelaneError, QueueError))
 
 
 class Stopping:
