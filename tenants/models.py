@@ -443,7 +443,7 @@ class IdempotencyKey(Model, table=True):
 
 
 class Audit(Model, table=True):
-    """Who did what, when, from where. Only ever added to."""
+    """Who did what, when, from where. A trigger of the database refuses to change or remove a row."""
 
     __tablename__ = "audit"
     __table_args__ = (

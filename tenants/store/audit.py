@@ -1,4 +1,4 @@
-"""The audit: who did what, when, from where. Rows are added and read; nothing here changes or removes one."""
+"""The audit: who did what, when, from where. Rows are added and read; the database refuses to change or remove one."""
 
 from __future__ import annotations
 
