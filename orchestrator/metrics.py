@@ -66,6 +66,12 @@ REFUSED_CALLS = Counter(
     ("limit",),
     registry=REGISTRY,
 )
+REFUSED_CONNECTIONS = Counter(
+    "onelane_refused_connections",
+    "Connections that were ended before a request was whole, by reason: too_many or the code of the answer.",
+    ("reason",),
+    registry=REGISTRY,
+)
 SCHEDULE_FIRES = Counter(
     "onelane_schedule_fires",
     "Times of schedules that came, by outcome (fired, skipped, missed, refused).",

@@ -132,6 +132,19 @@ class Settings(BaseSettings):
     circuit_cooldown: float = Field(default=300, ge=1, le=30 * 86400)
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     max_batch_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    #: The head of a request: its line and all header fields together.
+    max_header_bytes: int = Field(default=32 * 1024, ge=1024)
+    max_headers: int = Field(default=100, ge=10)
+    #: In which the head must have arrived, counted from the connection or from its first byte.
+    header_timeout_seconds: float = Field(default=10, gt=0)
+    #: In which the body must have arrived; large ones get a second more for each 8 KiB.
+    body_timeout_seconds: float = Field(default=30, gt=0)
+    #: After which a connection that asks for nothing is closed; longer than the proxy before it keeps one.
+    idle_timeout_seconds: float = Field(default=75, gt=0)
+    #: After which a client that does not take its answer is dropped.
+    send_timeout_seconds: float = Field(default=60, gt=0)
+    #: Connections of one address at a time, trusted proxies excepted; 0: any number.
+    max_connections_per_address: int = Field(default=256, ge=0)
     #: CPU seconds that it may take to parse and validate one request.
     max_request_cpu_seconds: float = Field(default=10, gt=0)
     #: Calls of one key, as `limits` writes it, counted by each control plane for itself; None (`off`): any number.

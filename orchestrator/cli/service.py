@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
     from ..runtime import Runtime
     from ..schema import missing_revisions
     from ..web.app import create_app
+    from ..web.http_protocol import server_options
 
     DataFolder(settings.data_dir).create()
     runtime = Runtime(settings)
@@ -69,7 +70,7 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
         loops = Loops(runtime)
         loops.start()
         try:
-            _serve(create_app(runtime), settings.host, settings.port, settings.trusted_proxies)
+            _serve(create_app(runtime), settings.host, settings.port, **server_options(settings))
         finally:
             loops.stop()
     finally:
@@ -212,7 +213,7 @@ def _require(settings: Settings, *names: str) -> None:
         raise SettingsError(missing)
 
 
-def _serve(app: Starlette, host: str, port: int, trusted_proxies: Sequence[str] = ()) -> None:
+def _serve(app: Starlette, host: str, port: int, **options: Any) -> None:
     import uvicorn
 
     from ..heap import freeze_heap
@@ -226,14 +227,9 @@ def _serve(app: Starlette, host: str, port: int, trusted_proxies: Sequence[str] 
         log_config=None,
         access_log=False,
         server_header=False,
-        **proxy_options(trusted_proxies),
+        **{"proxy_headers": False, **options},
         timeout_graceful_shutdown=_SERVE_STOP_SECONDS,
     )
-
-
-def proxy_options(trusted_proxies: Sequence[str]) -> dict[str, Any]:
-    """Whose `X-Forwarded-For` uvicorn believes: by itself, that of whoever comes from this machine."""
-    return {"proxy_headers": bool(trusted_proxies), "forwarded_allow_ips": list(trusted_proxies)}
 
 
 def _print_addresses(up: Up) -> None:

@@ -26,6 +26,7 @@ import uvicorn
 
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import create_app
+from orchestrator.web.http_protocol import server_options
 from tenants.store import publications
 from tests.web.conftest import ADMIN_KEY, Bench
 
@@ -40,7 +41,8 @@ MORE = os.environ.get("SCHEMATHESIS_EXAMPLES")
 def served(runtime: Runtime) -> Iterator[str]:
     """The application on a real server; its address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(runtime), log_level="warning", access_log=False))
+    options = server_options(runtime.settings)
+    server = uvicorn.Server(uvicorn.Config(create_app(runtime), log_level="warning", access_log=False, **options))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     try:

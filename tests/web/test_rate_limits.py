@@ -12,11 +12,11 @@ import uvicorn
 from limits.strategies import FixedWindowRateLimiter
 from starlette.testclient import TestClient
 
-from orchestrator.cli.service import proxy_options
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings, SettingsError
 from orchestrator.web import rate_limits
 from orchestrator.web.app import create_app
+from orchestrator.web.http_protocol import proxy_options
 from orchestrator.web.rate_limits import LocalCounts, network_of
 from tenants.store import keys
 from tests.servers import start_valkey

@@ -14,6 +14,7 @@ import uvicorn
 
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import create_app
+from orchestrator.web.http_protocol import server_options
 from tests.web.conftest import ADMIN_KEY, JOB, Bench
 
 AUTH = f"Authorization: Bearer {ADMIN_KEY}\r\n"
@@ -31,18 +32,26 @@ class _Started(uvicorn.Server):
         self.listens.set()
 
 
-@pytest.fixture
-def address(runtime: Runtime) -> Iterator[tuple[str, int]]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = _Started(uvicorn.Config(create_app(runtime), log_level="warning", lifespan="on"))
+@contextlib.contextmanager
+def serving(runtime: Runtime, listener: socket.socket) -> Iterator[None]:
+    """The application as `onelane serve` runs it, on a socket that listens."""
+    options = server_options(runtime.settings)
+    server = _Started(uvicorn.Config(create_app(runtime), log_level="warning", lifespan="on", **options))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     assert server.listens.wait(60)
-    yield listener.getsockname()
+    yield
     server.should_exit = True
     thread.join(60)
     assert not thread.is_alive()
     listener.close()
+
+
+@pytest.fixture
+def address(runtime: Runtime) -> Iterator[tuple[str, int]]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with serving(runtime, listener):
+        yield listener.getsockname()
 
 
 def talk(address: tuple[str, int], *pieces: bytes) -> bytes:

@@ -1,0 +1,379 @@
+"""HTTP connections within limits: everything that a caller can use up before anybody knows who it is.
+
+uvicorn bounds the idle time of a connection, and nothing else that comes before the application: neither the bytes nor
+the number of header fields, nor the time in which head and body must arrive, nor connections of one address. This is
+its httptools protocol with those bounds.
+
+A connection is in one of four phases, and each has its limit:
+
+    HEAD    until the head is whole        `header_seconds`, `max_header_bytes`, `max_headers`; 408, 431
+    BODY    until the body is whole        `body_seconds`, and a second more for each `MIN_BODY_RATE` bytes; 408
+    ANSWER  while the application works    no limit of ours: a stream of events and `?wait=` last as long as they do
+    IDLE    between two requests           `idle_seconds`
+
+Invariants
+- A refusal never comes between the parts of another answer: while one is in progress, the connection ends after it.
+- A client that does not read its answer is dropped after `send_seconds`.
+- A connection counts for its address from accept to close; trusted proxies, which stand for many, have no bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import math
+import resource
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import uuid_utils
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from ..metrics import REFUSED_CONNECTIONS
+from .middleware import SECURITY_HEADERS
+from .problems import Problem, problem_response
+from .rate_limits import network_of
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+#: Bytes a second that a body must come with, once `body_seconds` are over.
+MIN_BODY_RATE = 8 * 1024
+#: Bytes of a body that are thrown away after its request was answered; then the connection ends.
+MAX_DISCARDED_BYTES = 1024 * 1024
+#: How long a refused client may go on sending: a reset, which closing at once causes, can destroy the answer.
+LINGER_SECONDS = 2.0
+#: Files that the process keeps for its database, Redis and itself.
+RESERVED_FILES = 256
+
+
+class Phase(Enum):
+    """What a connection waits for."""
+
+    HEAD = "head"
+    BODY = "body"
+    ANSWER = "answer"
+    IDLE = "idle"
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """The limits of one server. `per_address` and `total` of 0: any number."""
+
+    max_header_bytes: int
+    max_headers: int
+    header_seconds: float
+    body_seconds: float
+    idle_seconds: float
+    send_seconds: float
+    per_address: int
+    total: int
+    trusted_proxies: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, settings: Settings) -> ConnectionLimits:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return cls(
+            max_header_bytes=settings.max_header_bytes,
+            max_headers=settings.max_headers,
+            header_seconds=settings.header_timeout_seconds,
+            body_seconds=settings.body_timeout_seconds,
+            idle_seconds=settings.idle_timeout_seconds,
+            send_seconds=settings.send_timeout_seconds,
+            per_address=settings.max_connections_per_address,
+            total=0 if soft == resource.RLIM_INFINITY else max(soft - RESERVED_FILES, soft // 2),
+            trusted_proxies=settings.trusted_proxies,
+        )
+
+
+class ConnectionCounts:
+    """How many connections are open, in all and by address. Used by the event loop alone."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self._limits = limits
+        self._trusted = [ipaddress.ip_network(each, strict=False) for each in limits.trusted_proxies]
+        self._by_network = Counter[str]()
+        self._total = 0
+
+    def add(self, address: str | None) -> Problem | None:
+        """Count a connection; the refusal if it is one too many."""
+        network = network_of(address)
+        self._total += 1
+        self._by_network[network] += 1
+        if self._limits.total and self._total > self._limits.total:
+            return _refusal("unavailable", "the server has as many connections as it can hold")
+        most = self._limits.per_address
+        if most and self._by_network[network] > most and not self._is_trusted(address):
+            return _refusal("rate_limited", f"more than {most} connections are open from this address")
+        return None
+
+    def remove(self, address: str | None) -> None:
+        network = network_of(address)
+        self._total -= 1
+        self._by_network[network] -= 1
+        if not self._by_network[network]:
+            del self._by_network[network]
+
+    def _is_trusted(self, address: str | None) -> bool:
+        try:
+            found = ipaddress.ip_address(address or "")
+        except ValueError:
+            return False
+        return any(found in network for network in self._trusted)
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    limits: ConnectionLimits
+    counts: ConnectionCounts
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._phase = Phase.HEAD
+        self._raw_head_bytes = self._head_bytes = self._headers_seen = 0
+        self._body_bytes = self._raw_body_bytes = self._discarded_bytes = 0
+        self._body_began = 0.0
+        #: Requests whose answer is not complete.
+        self._open_answers = 0
+        self._refusal: Problem | None = None
+        self._is_refused = False
+        self._address: str | None = None
+        self._deadline: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._sending: asyncio.TimerHandle | None = None
+
+    # connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else None
+        refusal = self.counts.add(self._address)
+        if refusal is None:
+            self._enter(Phase.HEAD, self.limits.header_seconds)
+        else:  # nothing was read, so nothing needs to linger
+            self._is_refused = True
+            REFUSED_CONNECTIONS.labels("too_many").inc()
+            transport.write(_answer(refusal))
+            self._close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.counts.remove(self._address)
+        self._watch(None)
+        for timer in (self._timer, self._sending):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
+        if self._phase is Phase.IDLE:
+            self._raw_head_bytes = self._head_bytes = self._headers_seen = 0
+            self._enter(Phase.HEAD, self.limits.header_seconds)
+        before = self._phase
+        super().data_received(data)
+        if self._phase is not before:
+            return
+        if before is Phase.HEAD:  # a line that does not end has not been counted
+            self._raw_head_bytes += len(data)
+            if self._raw_head_bytes > self.limits.max_header_bytes:
+                self._refuse(self._headers_too_large())
+        elif before is Phase.BODY:
+            self._raw_body_bytes += len(data)
+            overhead = self._raw_body_bytes - self._body_bytes
+            if overhead > self.limits.max_header_bytes + self._body_bytes:
+                self._refuse(_refusal("malformed_json", "the body comes in chunks that are more frame than content"))
+
+    # what the parser finds
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._raw_head_bytes = self._head_bytes = self._headers_seen = 0
+        self._enter(Phase.HEAD, self.limits.header_seconds)
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers_seen += 1
+        self._count_head(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._open_answers += 1
+        self._body_bytes = self._raw_body_bytes = self._discarded_bytes = 0
+        self._body_began = self.loop.time()
+        self._enter(Phase.BODY, self.limits.body_seconds)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self.cycle.response_complete:
+            self._discarded_bytes += len(body)
+            if self._discarded_bytes > MAX_DISCARDED_BYTES:
+                self._close()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._enter(Phase.ANSWER, None)
+        super().on_message_complete()
+        self._rest()
+
+    def on_response_complete(self) -> None:
+        self._open_answers -= 1
+        super().on_response_complete()
+        if self.transport.is_closing() or self._is_refused:
+            self._close()
+        else:
+            self._rest()
+
+    def send_400_response(self, msg: str) -> None:
+        """What the parser does not take, and what the callbacks above refused."""
+        self._refuse(self._refusal or _refusal("malformed_json", "this is not an HTTP request"))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """A client that asks for another protocol gets HTTP; a line in the log for each would only fill it."""
+
+    # the limits
+
+    def _count_head(self, number: int) -> None:
+        self._head_bytes += number
+        if self._head_bytes > self.limits.max_header_bytes or self._headers_seen > self.limits.max_headers:
+            self._refusal = self._headers_too_large()
+            raise ValueError("the head is too large")  # ends the parser, which calls `send_400_response`
+
+    def _headers_too_large(self) -> Problem:
+        limits = self.limits
+        return _refusal(
+            "headers_too_large",
+            f"the head of a request may have {limits.max_header_bytes} bytes and {limits.max_headers} header fields",
+        )
+
+    def _enter(self, phase: Phase, seconds: float | None) -> None:
+        self._phase = phase
+        self._watch(seconds)
+
+    def _rest(self) -> None:
+        """Nothing is asked for, and everything that was is answered."""
+        if self._phase is Phase.ANSWER and not self._open_answers:
+            self._enter(Phase.IDLE, self.limits.idle_seconds)
+
+    def _watch(self, seconds: float | None) -> None:
+        """Act in so many seconds. One timer serves many requests: it is set anew only when it would come too late."""
+        self._deadline = None if seconds is None else self.loop.time() + seconds
+        if self._deadline is None or (self._timer is not None and self._timer.when() <= self._deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_at(self._deadline, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        left = self._deadline - self.loop.time()
+        if self._phase is Phase.BODY:
+            earned = self._body_began + self.limits.body_seconds + self._body_bytes / MIN_BODY_RATE - self.loop.time()
+            # While we do not read, the client cannot send.
+            left = max(left, earned, 1.0 if self.flow.read_paused else 0.0)
+        if left > 0:
+            self._watch(left)
+        else:
+            self._expire()
+
+    def _expire(self) -> None:
+        self._deadline = None
+        if self._is_refused or self._phase is Phase.IDLE or (self._phase is Phase.HEAD and not self._raw_head_bytes):
+            self._close()
+        elif self._phase is Phase.HEAD:
+            self._refuse(_refusal("request_timeout", f"the head did not come in {self.limits.header_seconds:g} s"))
+        else:
+            self._refuse(_refusal("request_timeout", f"the body did not come in {self.limits.body_seconds:g} s"))
+
+    # refusing
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer and end the connection; what comes after is thrown away."""
+        if self._is_refused or self.transport.is_closing():
+            return
+        self._is_refused = True
+        REFUSED_CONNECTIONS.labels(problem.code).inc()
+        self._watch(LINGER_SECONDS)
+        in_body = self._phase is Phase.BODY
+        if in_body and self.cycle.response_started:
+            self._close()
+            return
+        if in_body:  # the application waits for the rest of this body
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        elif self._open_answers:  # ends when the answer in progress does
+            self.pipeline.clear()
+            self._open_answers = 1
+            self._watch(None)
+            return
+        self.flow.resume_reading()
+        self.transport.write(_answer(problem))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    # sending
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._bound_sending()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._sending is not None and not self.transport.is_closing():
+            self._sending.cancel()
+            self._sending = None
+
+    def _close(self) -> None:
+        """Close once what was written is sent, or nobody takes it."""
+        self.transport.close()
+        self._bound_sending()
+
+    def _bound_sending(self) -> None:
+        if self._sending is None:
+            self._sending = self.loop.call_later(self.limits.send_seconds, self.transport.abort)
+
+
+def protocol_class(limits: ConnectionLimits) -> type[LimitedProtocol]:
+    """The protocol of one server, whose connections are counted together."""
+    return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits, "counts": ConnectionCounts(limits)})
+
+
+def server_options(settings: Settings) -> dict[str, Any]:
+    """What the API's server is given besides its address."""
+    return {
+        "http": protocol_class(ConnectionLimits.of(settings)),
+        "ws": "none",
+        "timeout_keep_alive": math.ceil(settings.idle_timeout_seconds),
+        **proxy_options(settings.trusted_proxies),
+    }
+
+
+def proxy_options(trusted_proxies: Sequence[str]) -> dict[str, Any]:
+    """Whose `X-Forwarded-For` uvicorn believes: by itself, that of whoever comes from this machine."""
+    networks = [str(ipaddress.ip_network(each, strict=False)) for each in trusted_proxies]
+    return {"proxy_headers": bool(networks), "forwarded_allow_ips": networks}
+
+
+def _refusal(code: str, detail: str) -> Problem:
+    headers = {"Connection": "close"}
+    if code in ("rate_limited", "unavailable"):
+        headers["Retry-After"] = "1"
+    return Problem(code, detail, headers=headers)
+
+
+def _answer(problem: Problem) -> bytes:
+    response = problem_response(problem)
+    headers = {**SECURITY_HEADERS, "X-Request-Id": str(uuid_utils.uuid7())}
+    lines = [*response.raw_headers, *((name.lower().encode(), value.encode()) for name, value in headers.items())]
+    head = b"".join(name + b": " + value + b"\r\n" for name, value in lines)
+    return STATUS_LINE[response.status_code] + head + b"\r\n" + bytes(response.body)
