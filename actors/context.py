@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -24,12 +26,16 @@ InputT = TypeVar("InputT", bound=BaseModel)
 
 
 class Port(Protocol):
-    """The one way out of a step's process: a named call with JSON data both ways.
+    """The one way out of a step's process: named calls and messages with JSON data.
 
-    Raises `actors.errors.OwnershipLost` when this attempt no longer owns its step.
+    Both raise `actors.errors.OwnershipLost` when this attempt is known to own its step no more.
     """
 
-    def call(self, name: str, payload: dict[str, Any]) -> Any: ...
+    def call(self, name: str, payload: dict[str, Any]) -> Any:
+        """Ask the worker and wait for its answer."""
+
+    def send(self, name: str, payload: dict[str, Any]) -> None:
+        """Send what needs no answer; the worker keeps it soon, in order, and before the next call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +228,22 @@ class CallbackAccess:
 
 
 class StepLog:
-    """Log lines of a step: kept as events of the job, and written to the worker's log."""
+    """Log lines of a step: kept as events of the job, and written to the worker's log.
 
-    def __init__(self, port: Port) -> None:
+    A line costs microseconds: nobody waits until it is kept. A step may write `BURST_LINES` at once and
+    `LINES_PER_SECOND` for as long as it runs; what comes on top is left out, and a line says how many were.
+    """
+
+    BURST_LINES = 5_000
+    LINES_PER_SECOND = 100.0
+
+    def __init__(self, port: Port, now: Callable[[], float] = time.monotonic) -> None:
         self._port = port
+        self._now = now
+        self._state = threading.Lock()
+        self._allowed_lines = float(self.BURST_LINES)
+        self._counted_at = now()
+        self._left_out = 0
 
     def debug(self, message: str) -> None:
         self._write(logging.DEBUG, message)
@@ -239,8 +257,33 @@ class StepLog:
     def error(self, message: str) -> None:
         self._write(logging.ERROR, message)
 
+    def close(self) -> None:
+        """Say how many lines were left out at last."""
+        with self._state:
+            self._send_left_out()
+
     def _write(self, level: int, message: str) -> None:
-        self._port.call("log", {"level": logging.getLevelName(level).lower(), "message": message[:4000]})
+        with self._state:
+            if not self._may_write():
+                self._left_out += 1
+                return
+            self._send_left_out()
+            self._port.send("log", {"level": logging.getLevelName(level).lower(), "message": message[:4000]})
+
+    def _may_write(self) -> bool:
+        moment = self._now()
+        gained = (moment - self._counted_at) * self.LINES_PER_SECOND
+        self._allowed_lines = min(self.BURST_LINES, self._allowed_lines + gained)
+        self._counted_at = moment
+        if self._allowed_lines < 1:
+            return False
+        self._allowed_lines -= 1
+        return True
+
+    def _send_left_out(self) -> None:
+        if self._left_out:
+            self._port.send("log.left_out", {"count": self._left_out})
+            self._left_out = 0
 
 
 class StepContext(Generic[InputT]):
@@ -319,10 +362,14 @@ class StepContext(Generic[InputT]):
         return max(0.0, (self.deadline - datetime.now(UTC)).total_seconds())
 
     def progress(self, percent: float, note: str = "") -> None:
-        """Say how far the step is, 0 to 100, in one short line."""
-        self._port.call("progress", {"percent": max(0, min(100, int(percent))), "note": note[:200]})
+        """Say how far the step is, 0 to 100, in one short line. Of several in a quarter of a second the last counts."""
+        self._port.send("progress", {"percent": max(0, min(100, int(percent))), "note": note[:200]})
 
     def artifact(self, name: str, content_type: str, content: bytes) -> None:
         """Keep evidence with the attempt, such as a screenshot. At most 5 MiB."""
         data = base64.b64encode(content).decode("ascii")
         self._port.call("artifact.save", {"name": name, "content_type": content_type, "data": data})
+
+    def close(self) -> None:
+        """What is left to send when the step has ended; the worker calls it."""
+        self.log.close()

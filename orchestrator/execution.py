@@ -41,6 +41,7 @@ from .outcome_writer import EndedFor, OutcomeWriter
 from .queue_settings import QueueSettings
 from .sandbox import Completed, Failed, Lost, Outcome, Sandbox, SandboxUnavailable, Signalled, StepCall
 from .settings import Settings
+from .step_journal import JournalWriter, StepJournal
 from .step_port import StepPort
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class Execution:
         self._callbacks = callbacks
         self._sandbox = sandbox
         self._publishers = publishers or {}
+        self._journals = JournalWriter()
         self._running: dict[str, Running] = {}
         #: Steps that a thread is about to start; and rows that say "running here" although nothing does.
         self._starting: set[str] = set()
@@ -206,15 +208,18 @@ class Execution:
             # The rest of the queue waits for what comes of it; Redis has let the queue go, because its time had come.
             self._queue_settings.carry_account(owned.account)
         began = time.monotonic()
+        journal = StepJournal(owned, self._database, self._journals.add)
         try:
-            outcome = self._perform(owned, running)
+            outcome = self._perform(owned, running, journal)
             metrics.STEP_SECONDS.labels(owned.lane, owned.pipeline, owned.name).observe(time.monotonic() - began)
+            journal.flush()  # its lines stand before its end
             self._outcomes.write(owned, outcome, running.why, message)
         finally:
+            journal.close()
             with self._state:
                 self._running.pop(owned.step_id, None)
 
-    def _perform(self, owned: Owned, running: Running) -> Outcome:
+    def _perform(self, owned: Owned, running: Running, journal: StepJournal) -> Outcome:
         """Run the step's function, isolated as it was declared; whatever happens, an outcome comes of it."""
         try:
             pipeline = self._pipelines[owned.pipeline]
@@ -231,6 +236,7 @@ class Execution:
             self._settings,
             self._queue_settings,
             self._callbacks,
+            journal,
             uses=step.uses,
             publishers=self._publishers,
         )
@@ -260,7 +266,7 @@ class Execution:
             memory_limit_bytes=step.memory_limit or self._settings.step_memory_limit,
         )
         try:
-            return self._sandbox.run(call, port.call, running.cancelled)
+            return self._sandbox.run(call, port.call, running.cancelled, port.send)
         except (SandboxUnavailable, GuardLost) as error:
             log.error("step %s could not begin: %s", owned.step_id, error)
             return Signalled("snooze", {"reason": str(error), "until": _in_seconds(5.0)})
@@ -274,7 +280,10 @@ def _perform_here(step: Step, pipeline: Pipeline, context: dict[str, Any], port:
     """Run a step in this thread. P4 does not hold for it: nothing can end it at its limit."""
     try:
         ctx: StepContext[Any] = StepContext.from_wire(context, pipeline.input, port)
-        return Completed(step(ctx))
+        try:
+            return Completed(step(ctx))
+        finally:
+            ctx.close()
     except Signal as signal:
         return Signalled(signal.signal_kind, signal.data())  # type: ignore[arg-type]
     except OwnershipLost as error:

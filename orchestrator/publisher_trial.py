@@ -121,6 +121,9 @@ class _SettingsPort:
             raise InvalidInput(f"a publisher called {name!r}; a publisher reaches its target and nothing else")
         return client_settings(self._settings, str(payload["name"]))
 
+    def send(self, name: str, payload: dict[str, Any]) -> None:
+        raise InvalidInput(f"a publisher sent {name!r}; a publisher reaches its target and nothing else")
+
 
 def _with_keys(settings: Settings) -> Settings:
     """The settings with what `onelane up` adds to them for its own processes: the made key, and its demo blog."""

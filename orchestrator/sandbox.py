@@ -25,7 +25,7 @@ from typing import Any
 
 from orchestrator.guard import Guard, GuardLost
 from orchestrator.isolation.cell import Cell
-from orchestrator.isolation.conversation import Conversation, Serve
+from orchestrator.isolation.conversation import Conversation, Note, Serve
 from orchestrator.isolation.environment import check_environment
 from orchestrator.isolation.frames import plain_json
 from orchestrator.isolation.keeper import remove_directory
@@ -156,12 +156,15 @@ class Sandbox:
             raise SandboxUnavailable(f"the steps' process pool could not be started: {error}") from None
         self._refill()
 
-    def run(self, call: StepCall, serve: Serve, cancelled: threading.Event) -> Outcome:
+    def run(
+        self, call: StepCall, serve: Serve, cancelled: threading.Event, note: Note = lambda name, payload: None
+    ) -> Outcome:
         """Run one attempt and return what became of it, after its process tree is gone.
 
         `serve(name, payload)` answers the step's calls, in this thread, with JSON data; an exception of it reaches the
-        step as an error with the exception's `code`. Setting `cancelled` refuses further calls at once and ends the
-        step after a short grace.
+        step as an error with the exception's `code`. `note(name, payload)` takes what the step sends without waiting
+        for an answer, in this thread too; also what it had sent before it was killed. Setting `cancelled` refuses
+        further calls at once and ends the step after a short grace.
 
         Raises:
             SandboxUnavailable: the step has not begun, because no process could be forked.
@@ -178,7 +181,7 @@ class Sandbox:
         try:
             if cancelled.is_set():
                 return Cancelled()
-            return self._run_in(self._take_cell(), call, serve, cancelled)
+            return self._run_in(self._take_cell(), call, serve, note, cancelled)
         finally:
             with self._state:
                 self._running -= 1
@@ -199,7 +202,7 @@ class Sandbox:
         if self._own_directory is not None:
             remove_directory(self._own_directory)
 
-    def _run_in(self, cell: Cell, call: StepCall, serve: Serve, cancelled: threading.Event) -> Outcome:
+    def _run_in(self, cell: Cell, call: StepCall, serve: Serve, note: Note, cancelled: threading.Event) -> Outcome:
         try:
             tmpdir = self._make_tmpdir(call.key)
         except OSError as error:
@@ -216,6 +219,7 @@ class Sandbox:
                 memory_limit_bytes=call.memory_limit_bytes,
                 cancel_grace_seconds=self._cancel_grace_seconds,
                 serve=serve,
+                note=note,
                 cancelled=cancelled,
                 stopping=self._stopping,
             )

@@ -29,12 +29,12 @@ from tenants.models import Account, Artifact, Job, ProviderBackoff, new_id
 from tenants.sessions import Sessions
 from tenants.storable import storable_text
 from tenants.store import alerts, deliveries, publications, queues, steps, usage
-from tenants.store.events import NewEvent, record
 from tenants.store.steps import Owned
 
 from .callbacks import Callbacks
 from .queue_settings import QueueSettings
 from .settings import Settings
+from .step_journal import StepJournal
 
 log = logging.getLogger(__name__)
 accounts, artifacts, jobs = Account.__table__, Artifact.__table__, Job.__table__
@@ -47,7 +47,10 @@ MAX_TAGS = 50
 
 
 class StepPort:
-    """Serves one attempt. `call` raises errors with a `code`, which reach the step."""
+    """Serves one attempt. `call` raises errors with a `code`, which reach the step.
+
+    What `send` takes is in `journal`, which the caller closes when the attempt has ended.
+    """
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class StepPort:
         settings: Settings,
         queue_settings: QueueSettings,
         callbacks: Callbacks,
+        journal: StepJournal,
         *,
         uses: Declaration,
         publishers: Mapping[str, KnownPublisher] | None = None,
@@ -69,9 +73,14 @@ class StepPort:
         self._settings = settings
         self._callbacks = callbacks
         self._publishers = publishers or {}
-        self._verbs: dict[str, Callable[[dict[str, Any]], Any]] = {
-            "progress": self._progress,
+        self._journal = journal
+        #: What a step sends without waiting for an answer.
+        self._notes: dict[str, Callable[[dict[str, Any]], None]] = {
             "log": self._log,
+            "log.left_out": lambda payload: self._journal.leave_out(max(0, int(payload["count"]))),
+            "progress": self._progress,
+        }
+        self._verbs: dict[str, Callable[[dict[str, Any]], Any]] = {
             "cancelled": self._cancelled,
             "artifact.save": self._save_artifact,
             "usage.add": self._add_usage,
@@ -102,22 +111,38 @@ class StepPort:
         verb = self._verbs.get(name)
         if verb is None:
             raise InvalidInput(f"a step called {name!r}, which is not one of {', '.join(sorted(self._verbs))}")
+        self._journal.flush()  # what the step said before stands before what it does now
         try:
             self._uses.check(f"{self._owned.pipeline}.{self._owned.name}", name, payload)
             return verb(payload)
         except (KeyError, TypeError) as error:
             raise InvalidInput(f"a step called {name!r} with a payload out of shape: {error!r}") from error
 
-    # --- telling -------------------------------------------------------------------------------------------------
+    def send(self, name: str, payload: dict[str, Any]) -> None:
+        """Take what a step sends without waiting for an answer: log lines and progress.
+
+        Raises:
+            InvalidInput: no such message, or its payload is out of shape.
+            OwnershipLost: the attempt was found not to own its step any more when earlier ones were written.
+        """
+        if self._journal.ownership_lost:
+            raise steps.lost_ownership(self._owned)
+        note = self._notes.get(name)
+        if note is None:
+            raise InvalidInput(f"a step sent {name!r}, which is not one of {', '.join(sorted(self._notes))}")
+        try:
+            note(payload)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInput(f"a step sent {name!r} with a payload out of shape: {error!r}") from error
+
+    # --- messages ------------------------------------------------------------------------------------------------
 
     def _progress(self, payload: dict[str, Any]) -> None:
         percent, note = int(payload["percent"]), storable_text(str(payload.get("note", "")))[:200]
-        self._database.write(
-            lambda connection: steps.progress(connection, self._owned, max(0, min(100, percent)), note)
-        )
+        self._journal.set_progress(max(0, min(100, percent)), note)
 
     def _log(self, payload: dict[str, Any]) -> None:
-        level, message = str(payload["level"]), storable_text(str(payload["message"]))[:4000]
+        level, message = str(payload["level"])[:20], storable_text(str(payload["message"]))[:4000]
         owned = self._owned
         log.log(
             logging.getLevelNamesMapping().get(level.upper(), logging.INFO),
@@ -127,13 +152,9 @@ class StepPort:
             owned.job_id,
             message,
         )
-        data = {"step": owned.name, "level": level, "message": message}
+        self._journal.add_line(level, message)
 
-        def work(connection: Connection) -> None:
-            steps.still_there(connection, owned)
-            record(connection, NewEvent(owned.account, owned.job_id, "log", data))
-
-        self._database.write(work)
+    # --- calls of every step -------------------------------------------------------------------------------------
 
     def _cancelled(self, payload: dict[str, Any]) -> bool:
         statement = select(jobs.c.cancel_requested_at.is_not(None)).where(jobs.c.id == self._owned.job_id)

@@ -18,6 +18,7 @@ from actors.context import StepContext
 from actors.declarations import CLIENT_NAMES, Declaration
 from actors.errors import OwnershipLost
 from orchestrator.runtime import Runtime
+from orchestrator.step_journal import StepJournal
 from orchestrator.step_port import StepPort
 from tenants.store.steps import Owned
 
@@ -25,7 +26,9 @@ from tenants.store.steps import Owned
 EVERYTHING = Declaration(CLIENT_NAMES, session=True, drafts=True, publication=True)
 
 
-def step_port(runtime: Runtime, owned: Owned, uses: Declaration = EVERYTHING) -> StepPort:
+def step_port(
+    runtime: Runtime, owned: Owned, uses: Declaration = EVERYTHING, journal: StepJournal | None = None
+) -> StepPort:
     """The worker's end of the port for an attempt that is under way."""
     return StepPort(
         owned,
@@ -34,6 +37,7 @@ def step_port(runtime: Runtime, owned: Owned, uses: Declaration = EVERYTHING) ->
         runtime.settings,
         runtime.queue_settings,
         runtime.callbacks,
+        journal or StepJournal(owned, runtime.database),
         uses=uses,
     )
 
@@ -90,6 +94,9 @@ class MemoryPort:
         if not self.owned:
             raise OwnershipLost(f"{name}: this attempt no longer owns its step")
         return getattr(self, "_" + name.replace(".", "_"))(payload)
+
+    def send(self, name: str, payload: dict[str, Any]) -> None:
+        self.call(name, payload)
 
     def verbs(self) -> list[str]:
         """The names of all calls, in order."""

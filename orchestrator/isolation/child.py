@@ -5,7 +5,7 @@ the next. It has standard input from /dev/null, standard output and error on a p
 the worker, and no other descriptor. What it sends is plain data.
 
 Messages: ``call {…}`` ← worker, once; then ``ask {name, payload}`` → worker, answered by ``answer`` or ``refusal``, as
-often as the step likes; ``result {kind, …}`` → worker, once and last.
+often as the step likes; ``note {name, payload}`` → worker, not answered; ``result {kind, …}`` → worker, once and last.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import sys
 import tempfile
 import threading
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-from orchestrator.isolation.frames import plain_json, read_frame, write_frame
+from orchestrator.isolation.frames import encode, plain_json, read_frame, write_frame
 from orchestrator.isolation.posix import name_process, prefer_for_oom_kill
 
 MESSAGE_CHARACTERS = 2_000
@@ -93,9 +94,10 @@ def _settle_in(call: dict[str, Any]) -> None:
 
 
 class WorkerPort:
-    """The child's end of `StepContext`'s port: named calls with plain data, answered by the worker.
+    """The child's end of `StepContext`'s port: named calls that the worker answers, and messages that it does not.
 
-    Safe to use from several threads; calls are answered one after the other.
+    Safe to use from several threads; calls are answered one after the other. A message is in the worker's socket when
+    `send` returns, so it arrives also when the process is killed at once.
     """
 
     def __init__(self, connection: socket.socket, max_call_bytes: int) -> None:
@@ -105,22 +107,36 @@ class WorkerPort:
 
     def call(self, name: str, payload: dict[str, Any]) -> Any:
         """Ask the worker. Raises the `StepError` (or signal) with which the worker refuses, or ValueError."""
-        ask = {"ask": {"name": name, "payload": payload}}
-        size = len(plain_json(ask))
-        if size > self._max_call_bytes:
-            raise ValueError(f"{name}: {size} bytes, where a call may have {self._max_call_bytes}")
-        with self._turn:
-            try:
-                write_frame(self._connection, ask)
-                reply = read_frame(self._connection)
-            except (EOFError, OSError) as error:
-                # Without a worker there is no owner of this step: nothing that it could still do would count.
-                print(f"the worker has gone: {error}", file=sys.stderr)
-                _flush()
-                os._exit(UNHEARD_STATUS)
+        ask = self._frame("ask", name, payload)
+        with self._turn, _ended_with_the_worker():
+            self._connection.sendall(ask)
+            reply = read_frame(self._connection)
         if "refusal" in reply:
             raise refusal_error(reply["refusal"])
         return reply["answer"]
+
+    def send(self, name: str, payload: dict[str, Any]) -> None:
+        """Send what needs no answer. Raises ValueError."""
+        note = self._frame("note", name, payload)
+        with self._turn, _ended_with_the_worker():
+            self._connection.sendall(note)
+
+    def _frame(self, kind: str, name: str, payload: dict[str, Any]) -> bytes:
+        frame = encode({kind: {"name": name, "payload": payload}})
+        if len(frame) > self._max_call_bytes:
+            raise ValueError(f"{name}: {len(frame)} bytes, where a call may have {self._max_call_bytes}")
+        return frame
+
+
+@contextmanager
+def _ended_with_the_worker() -> Iterator[None]:
+    """End this process when the connection breaks: without a worker nothing that the step still did would count."""
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        print(f"the worker has gone: {error}", file=sys.stderr)
+        _flush()
+        os._exit(UNHEARD_STATUS)
 
 
 def refusal_error(refusal: dict[str, Any]) -> Exception:
@@ -159,9 +175,16 @@ def resolve(reference: str) -> Any:
 
 def perform(call: dict[str, Any], port: WorkerPort) -> dict[str, Any]:
     """Run the step and put what became of it into the plain form that `outcome.from_wire` reads."""
+    from actors.context import StepContext
+
     try:
         function = resolve(f"{call['module']}:{call['function']}")
-        value = function(resolve(call["build_context"])(call["context"], port))
+        context = resolve(call["build_context"])(call["context"], port)
+        try:
+            value = function(context)
+        finally:
+            if isinstance(context, StepContext):
+                context.close()
     except MemoryError:
         return {"kind": "out_of_memory", "message": "an allocation was refused (MemoryError)"}
     except BaseException as error:

@@ -37,6 +37,8 @@ from orchestrator.isolation.process_tree import end_marked, end_tree
 logger = logging.getLogger(__name__)
 
 Serve = Callable[[str, dict[str, Any]], Any]
+#: Takes what a step sends without waiting for an answer.
+Note = Callable[[str, dict[str, Any]], None]
 
 TICK_SECONDS = 0.2
 OWN_SLACK_SECONDS = 1.5
@@ -55,6 +57,7 @@ class Conversation:
         memory_limit_bytes: int | None,
         cancel_grace_seconds: float,
         serve: Serve,
+        note: Note,
         cancelled: threading.Event,
         stopping: threading.Event,
     ) -> None:
@@ -66,6 +69,7 @@ class Conversation:
         self._memory_limit_bytes = memory_limit_bytes
         self._cancel_grace_seconds = cancel_grace_seconds
         self._serve = serve
+        self._note = note
         self._cancelled = cancelled
         self._stopping = stopping
         self._result: Outcome | None = None
@@ -121,12 +125,21 @@ class Conversation:
             for message in messages:
                 if "result" in message:
                     self._result = from_wire(message["result"], self._memory_limit_bytes)
+                elif "note" in message:
+                    self._take_note(message["note"])
                 elif answer:
                     self._cell.control.post(self._reply(message["ask"]))
         except (FrameError, KeyError, ValueError, TypeError) as error:
             self._result = None
             self._end(Failed("internal", f"the step's process sent something unreadable: {error}", "", permanent=True))
             self._cell.control.close()
+
+    def _take_note(self, note: dict[str, Any]) -> None:
+        """Take a message that waits for no answer. Whatever is wrong with it, the step's next call says so."""
+        try:
+            self._note(note["name"], note["payload"])
+        except Exception as error:
+            logger.debug("step %s: its message %s was not taken: %s", self._key, note["name"], error)
 
     def _reply(self, ask: dict[str, Any]) -> dict[str, Any]:
         """Answer one call of the child. An exception of `serve` goes back as a refusal with its code."""

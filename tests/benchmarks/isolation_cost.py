@@ -63,6 +63,9 @@ class _NoPort:
     def call(self, name: str, payload: dict[str, Any]) -> Any:
         raise AssertionError(f"a step that does nothing called {name}")
 
+    def send(self, name: str, payload: dict[str, Any]) -> None:
+        raise AssertionError(f"a step that does nothing sent {name}")
+
 
 def run_here() -> None:
     """As a worker does for isolation="thread"."""

@@ -45,6 +45,9 @@ class Caller:
             self._changed.notify_all()
         return {"n": payload["n"] * 2} if name == "double" else None
 
+    def note(self, name: str, payload: dict[str, Any]) -> None:
+        self.serve(name, payload)
+
     def wait_for(self, name: str, seconds: float = 60) -> dict[str, Any]:
         with self._changed:
             found = self._changed.wait_for(lambda: [p for n, p in self.calls if n == name], seconds)
@@ -68,7 +71,7 @@ class Running:
 
     def _run(self, sandbox: Sandbox) -> None:
         try:
-            self._outcome.append(sandbox.run(self.call, self.caller.serve, self.caller.cancelled))
+            self._outcome.append(sandbox.run(self.call, self.caller.serve, self.caller.cancelled, self.caller.note))
         except BaseException as error:
             self._error.append(error)
 

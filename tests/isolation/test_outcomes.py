@@ -47,7 +47,8 @@ def test_a_step_runs_with_the_real_context(sandbox: Sandbox) -> None:
         "input_model": f"{STEPS}:Word",
     }
     caller = Caller()
-    outcome = sandbox.run(StepCall("real.1", STEPS, "with_real_context", context, 20), caller.serve, caller.cancelled)
+    call = StepCall("real.1", STEPS, "with_real_context", context, 20)
+    outcome = sandbox.run(call, caller.serve, caller.cancelled, caller.note)
     assert outcome == Completed({"account": "acme", "word": "hello", "cancelled": False})
     assert caller.calls == [("progress", {"percent": 50, "note": "half"})]
 

@@ -217,6 +217,9 @@ class Port:
         self.answered.append(payload["status_code"])
         return None
 
+    def send(self, name: str, payload: dict[str, Any]) -> None:
+        raise AssertionError(f"a delivery sent {name}")
+
 
 def context(port: Port) -> StepContext[Delivery]:
     return StepContext(

@@ -30,6 +30,7 @@ class Orders(BaseModel):
         "wait",
         "wait_and_fail_once",
         "undeclared",
+        "flood",
     ] = "return"
     #: A folder in which a step notes that it ran, and looks for `go` when it waits.
     folder: str | None = None
@@ -132,6 +133,23 @@ def once_slowly(ctx: StepContext[Orders]) -> dict[str, Any]:
     return obey(ctx)
 
 
+def talk(ctx: StepContext[Orders]) -> dict[str, Any]:
+    for number in range(50_000 if ctx.input.do == "flood" else 5_000):
+        line = f"line {number}"
+        ctx.log.info(line)
+    return obey(ctx)
+
+
+@step(lane="apart", time_limit=6, max_attempts=1, isolation="process", effect="idempotent")
+def talker(ctx: StepContext[Orders]) -> dict[str, Any]:
+    return talk(ctx)
+
+
+@step(lane="quick", time_limit=120, max_attempts=1, isolation="thread")
+def talker_here(ctx: StepContext[Orders]) -> dict[str, Any]:
+    return talk(ctx)
+
+
 @step(lane="last", time_limit=30, max_attempts=1, isolation="thread")
 def last(ctx: StepContext[Orders]) -> dict[str, Any]:
     return {"before": dict(ctx.outputs)}
@@ -149,6 +167,8 @@ def hanging(ctx: StepContext[Orders]) -> dict[str, Any]:
 
 
 PIPELINES = [
+    Pipeline("talker", input=Orders, steps=[talker]),
+    Pipeline("talker_here", input=Orders, steps=[talker_here]),
     Pipeline("quick", input=Orders, steps=[quick]),
     Pipeline("apart", input=Orders, steps=[apart]),
     Pipeline("small", input=Orders, steps=[small]),

@@ -130,7 +130,6 @@ def test_a_step_that_was_removed_leaves_nothing_behind(bench: Bench, new_job: An
     for name, payload in (
         ("usage.add", {"tokens_in": 1, "tokens_out": 1}),
         ("artifact.save", {"name": "late.png", "content_type": "image/png", "data": "AAEC"}),
-        ("log", {"level": "info", "message": "late"}),
     ):
         with pytest.raises(OwnershipLost):
             port.call(name, payload)

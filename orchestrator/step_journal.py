@@ -1,0 +1,218 @@
+"""What running steps say about themselves, log lines and progress, written to SQL in batches.
+
+A step must not wait for a commit per line. Lines of an attempt gather in its `StepJournal` and are written together:
+by a thread a quarter of a second after the first, earlier when there are many, before the step's next call of the
+worker, and at the attempt's end.
+
+Invariants
+- What an attempt has pending is bounded; what comes on top is left out, and one line says how many.
+- Lines of an attempt are written in the order in which they came.
+- A journal that cannot be written (no database, the step was removed) never fails the step.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection
+
+from tenants.database import CommitUnknown, Database
+from tenants.errors import OwnershipLost, Unavailable
+from tenants.store import steps
+from tenants.store.events import NewEvent, record
+from tenants.store.steps import Owned
+
+log = logging.getLogger(__name__)
+
+#: The longest that a line waits while its step goes on and makes no call.
+FLUSH_SECONDS = 0.25
+#: Lines of one transaction; so many pending ones are written at once.
+BATCH_LINES = 500
+#: Bounds of what one attempt has pending.
+MAX_PENDING_LINES = 5_000
+MAX_PENDING_CHARACTERS = 2 << 20
+
+
+class StepJournal:
+    """The pending lines and progress of one attempt. Any thread may call any method.
+
+    `on_pending` is called when the journal gets its first pending entry, and again when a batch is full.
+    """
+
+    def __init__(
+        self, owned: Owned, database: Database, on_pending: Callable[[StepJournal, bool], None] | None = None
+    ) -> None:
+        self._owned = owned
+        self._database = database
+        self._on_pending = on_pending
+        self._state = threading.Lock()
+        #: Held while a batch is written, so that two threads cannot swap two batches.
+        self._writing = threading.Lock()
+        self._lines: deque[tuple[str, str]] = deque()
+        self._characters = 0
+        self._left_out = 0
+        self._progress: tuple[int, str] | None = None
+        self._closed = False
+        #: Another attempt owns the step now, or it was removed. Noticed when a batch was written.
+        self.ownership_lost = False
+
+    def add_line(self, level: str, message: str) -> None:
+        """Keep a line for the next batch."""
+        with self._state:
+            first = self._is_empty
+            if len(self._lines) >= MAX_PENDING_LINES or self._characters + len(message) > MAX_PENDING_CHARACTERS:
+                self._left_out += 1
+                return
+            self._lines.append((level, message))
+            self._characters += len(message)
+            full = len(self._lines) == BATCH_LINES
+        if first or full:
+            self._notify(full)
+
+    def leave_out(self, count: int) -> None:
+        """Count lines that the step left out itself."""
+        with self._state:
+            first = self._is_empty
+            self._left_out += count
+        if first:
+            self._notify(False)
+
+    def set_progress(self, percent: int, note: str) -> None:
+        """Keep the progress for the next batch, in place of one that was not written yet."""
+        with self._state:
+            first = self._is_empty
+            self._progress = (percent, note)
+        if first:
+            self._notify(False)
+
+    def flush(self) -> None:
+        """Write what is pending. Returns also where it cannot be written now; it stays pending then."""
+        with self._writing:
+            while batch := self._take():
+                try:
+                    self._database.write(batch.write)
+                except CommitUnknown as error:
+                    log.warning("whether %d log lines of %s are kept is not known: %s", len(batch.lines), self, error)
+                except Unavailable as error:
+                    log.debug("log lines of %s are not kept yet: %s", self, error)
+                    self._put_back(batch)
+                    return
+                except OwnershipLost:
+                    self.ownership_lost = True
+                except Exception:
+                    log.exception("%d log lines of %s cannot be kept", len(batch.lines), self)
+                else:
+                    self.ownership_lost = self.ownership_lost or batch.ownership_lost
+
+    def close(self) -> None:
+        """Write what is pending, once; what cannot be written now never will be."""
+        self.flush()
+        with self._state:
+            self._closed = True
+            lost = len(self._lines) + self._left_out
+        if lost:
+            log.warning("%d log lines of %s are not kept: the database cannot be reached", lost, self)
+
+    def __str__(self) -> str:
+        return f"step {self._owned.pipeline}.{self._owned.name} of job {self._owned.job_id}"
+
+    @property
+    def _is_empty(self) -> bool:
+        return not self._lines and not self._left_out and self._progress is None
+
+    def _notify(self, full: bool) -> None:
+        if self._on_pending is not None:
+            self._on_pending(self, full)
+
+    def _take(self) -> _Batch | None:
+        with self._state:
+            if self._is_empty:
+                return None
+            lines = [self._lines.popleft() for _ in range(min(BATCH_LINES, len(self._lines)))]
+            self._characters -= sum(len(message) for _, message in lines)
+            left_out, progress = 0, None
+            if not self._lines:  # the last batch: what was left out came after these lines
+                left_out, self._left_out = self._left_out, 0
+                progress, self._progress = self._progress, None
+        return _Batch(self._owned, lines, left_out, progress)
+
+    def _put_back(self, batch: _Batch) -> None:
+        with self._state:
+            self._lines.extendleft(reversed(batch.lines))
+            self._characters += sum(len(message) for _, message in batch.lines)
+            self._left_out += batch.left_out
+            self._progress = self._progress or batch.progress
+            closed = self._closed
+        if not closed:
+            self._notify(False)
+
+
+class _Batch:
+    """One transaction's worth of an attempt's lines and progress."""
+
+    def __init__(
+        self, owned: Owned, lines: list[tuple[str, str]], left_out: int, progress: tuple[int, str] | None
+    ) -> None:
+        self.owned = owned
+        self.lines = lines
+        self.left_out = left_out
+        self.progress = progress
+        self.ownership_lost = False
+
+    def write(self, connection: Connection) -> None:
+        """Write all of it.
+
+        Lines count as evidence whoever owns the step now; progress counts only from its owner.
+
+        Raises:
+            OwnershipLost: the step was removed.
+        """
+        owned = self.owned
+        lines = list(self.lines)
+        if self.left_out:
+            lines.append(("warning", f"{self.left_out} log lines were left out: the step wrote faster than is kept"))
+        if lines:
+            steps.still_there(connection, owned)
+            record(connection, *(self._event(level, message) for level, message in lines))
+        if self.progress is not None:
+            try:
+                steps.progress(connection, owned, *self.progress)
+            except OwnershipLost:
+                self.ownership_lost = True
+
+    def _event(self, level: str, message: str) -> NewEvent:
+        data: dict[str, Any] = {"step": self.owned.name, "level": level, "message": message}
+        return NewEvent(self.owned.account, self.owned.job_id, "log", data)
+
+
+class JournalWriter:
+    """Writes the journals of a worker process in time; its thread starts with the first journal that has something."""
+
+    def __init__(self) -> None:
+        self._state = threading.Condition()
+        self._pending: dict[StepJournal, None] = {}
+        self._full = False
+        self._thread: threading.Thread | None = None
+
+    def add(self, journal: StepJournal, full: bool) -> None:
+        """Have the journal written within `FLUSH_SECONDS`; soon where a batch is full."""
+        with self._state:
+            self._pending[journal] = None
+            self._full = self._full or full
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write_for_all, name="step-journals", daemon=True)
+                self._thread.start()
+            self._state.notify()
+
+    def _write_for_all(self) -> None:
+        while True:
+            with self._state:
+                self._state.wait_for(lambda: self._pending)
+                self._state.wait_for(lambda: self._full, FLUSH_SECONDS)
+                journals, self._pending, self._full = list(self._pending), {}, False
+            for journal in journals:
+                journal.flush()
