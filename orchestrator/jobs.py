@@ -306,31 +306,62 @@ class Jobs:
             JobNotRetryable: it has not ended, or it completed.
         """
 
-        def work(connection: Connection) -> tuple[Dispatch, dict[str, Any]]:
-            job = store.lock(connection, job_id, account)
-            if job["status"] not in ("failed", "timed_out", "cancelled", "expired"):
-                raise JobNotRetryable(f"job {job_id} is {job['status']}; only a job that ended without success goes on")
-            return _go_on(connection, job, delay_seconds), self.view(connection, job_id, None)
+        def work(connection: Connection) -> tuple[Sequence[Dispatch], dict[str, Any]]:
+            return self._retry_within(connection, job_id, account, delay_seconds), self.view(connection, job_id, None)
 
+        return self._reopened(job_id, work)
+
+    def replay(self, letter_id: str, *, delay_seconds: float = 0.0) -> dict[str, Any]:
+        """As `retry`, for the job of a dead letter; the letter is open until this transaction, and for one caller.
+
+        Raises:
+            NotFound: there is no such letter, or its job is gone.
+            JobNotRetryable: the letter is open no more or belongs to no job, or as `retry`.
+        """
+        letter = self._database.read(lambda connection: dead_letters.fetch(connection, letter_id))
+        job_id: str | None = letter["job_id"]
+        if job_id is None:
+            raise JobNotRetryable(f"dead letter {letter_id} belongs to no job; send its message anew or discard it")
+
+        def work(connection: Connection) -> tuple[Sequence[Dispatch], dict[str, Any]]:
+            store.lock(connection, job_id, None)
+            resolution = dead_letters.fetch(connection, letter_id)["resolution"]
+            if resolution is not None:
+                raise JobNotRetryable(f"dead letter {letter_id} was {resolution} already")
+            return self._retry_within(connection, job_id, None, delay_seconds), self.view(connection, job_id, None)
+
+        return self._reopened(job_id, work)
+
+    def _retry_within(
+        self, connection: Connection, job_id: str, account: str | None, delay_seconds: float
+    ) -> Sequence[Dispatch]:
+        job = store.lock(connection, job_id, account)
+        if job["status"] not in ("failed", "timed_out", "cancelled", "expired"):
+            raise JobNotRetryable(f"job {job_id} is {job['status']}; only a job that ended without success goes on")
+        return _go_on(connection, job, delay_seconds)
+
+    def _reopened(self, job_id: str, work: Callable[[Connection], tuple[Sequence[Dispatch], T]]) -> T:
+        """Run a transaction that lets the job go on, and send what it gives back."""
         try:
-            step, answer = self._database.write(work)
+            steps, answer = self._database.write(work)
         except IntegrityError as error:
             raise JobNotRetryable(
                 f"job {job_id} cannot go on: another unfinished job has its unique_key now"
             ) from error
-        self._dispatcher.send([step])
+        self._dispatcher.send(steps)
         return answer
 
-    def approve(self, job_id: str, account: str | None = None) -> dict[str, Any]:
-        """Let a job that awaits approval run its last step.
+    def approve(self, job_id: str, account: str | None = None, *, version: int | None = None) -> dict[str, Any]:
+        """Let a job that awaits approval run its last step, with its draft at `version` (None: as it is now).
 
         Raises:
             NotFound: as `get`.
             NotAwaitingApproval: it does not wait for that.
+            StaleVersion: its draft is not at this version.
         """
 
         def work(connection: Connection) -> tuple[Dispatch, dict[str, Any]]:
-            step = approvals.approve(connection, self._awaiting(connection, job_id, account))
+            step = approvals.approve(connection, self._awaiting(connection, job_id, account), version=version)
             return step, self.view(connection, job_id, None)
 
         step, answer = self._database.write(work)
@@ -359,17 +390,17 @@ class Jobs:
             NotFound, PublicationNotUnknown: see `tenants.store.publications.settle_by_hand`.
             JobNotRetryable: the job has not ended, or cannot go on.
         """
+        found = self._database.read(lambda connection: publications.by_id(connection, publication_id))
+        job_id: str = found["job_id"]
 
-        def work(connection: Connection) -> tuple[Dispatch, dict[str, Any]]:
+        def work(connection: Connection) -> tuple[Sequence[Dispatch], dict[str, Any]]:
+            job = store.lock(connection, job_id, None)
             entry = publications.settle_by_hand(connection, publication_id, url=url, external_id=external_id)
-            job = store.lock(connection, entry["job_id"], None)
             if job["status"] not in ("failed", "timed_out", "cancelled"):
                 raise JobNotRetryable(f"job {job['id']} is {job['status']}; it has not ended without success")
             return _go_on(connection, job), dict(entry)
 
-        step, entry = self._database.write(work)
-        self._dispatcher.send([step])
-        return entry
+        return self._reopened(job_id, work)
 
     def _awaiting(self, connection: Connection, job_id: str, account: str | None) -> RowMapping:
         job = store.lock(connection, job_id, account)
@@ -389,12 +420,13 @@ def _seeded(plan: JobPlan, seed: str | None, index: int) -> JobPlan:
     return plan if seed is None else replace(plan, id=derived_id(seed, index))
 
 
-def _go_on(connection: Connection, job: RowMapping, delay_seconds: float = 0.0) -> Dispatch:
-    """Reopen an ended job; its dead letters told that nothing would happen by itself, and now something does."""
-    first = _first_unfinished(store.fetch_steps(connection, job["id"]))
-    step = endings.reopen(connection, job, first, delay_seconds=delay_seconds)
+def _go_on(connection: Connection, job: RowMapping, delay_seconds: float = 0.0) -> Sequence[Dispatch]:
+    """Reopen an ended job, and resolve its dead letters; gives back what to send: nothing where it awaits approval."""
+    steps = store.fetch_steps(connection, job["id"])
+    first = _first_unfinished(steps)
+    step = approvals.go_on(connection, job, first, is_last=first is steps[-1], delay_seconds=delay_seconds)
     dead_letters.resolve_job(connection, job["id"], "replayed")
-    return step
+    return [] if step is None else [step]
 
 
 def _create(

@@ -176,7 +176,7 @@ class OutcomeWriter:
     ) -> None:
         """Try again after the backoff, or end the step for good."""
         error = {"code": code, "message": text}
-        if not permanent and owned.attempt < owned.max_attempts:
+        if not permanent and (owned.attempt < owned.max_attempts or self._lacks_approval(owned)):
             self._wait(owned, outcome, error, self._backoff(owned) if after is None else after, message)
             return
         following = self._database.write(
@@ -194,6 +194,12 @@ class OutcomeWriter:
         self._tell_redis_of_circuit(owned)
         if following is not None:
             self._dispatcher.send([following])
+
+    def _lacks_approval(self, owned: Owned) -> bool:
+        """Its draft was edited meanwhile: that is no failure to end the job with; the step awaits approval again."""
+        if not owned.needs_approval:
+            return False
+        return self._database.write(lambda connection: outcomes.lacks_approval(connection, owned))
 
     def _wait(
         self,

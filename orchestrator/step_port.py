@@ -311,7 +311,7 @@ class StepPort:
         return _draft_view(row)
 
     def _load_draft(self, payload: dict[str, Any]) -> dict[str, Any] | None:
-        row = self._database.read(lambda connection: publications.load_draft(connection, self._owned))
+        row = self._database.read(lambda connection: publications.load_draft_for_step(connection, self._owned))
         return None if row is None else _draft_view(row)
 
     def _open_publication(self, payload: dict[str, Any]) -> dict[str, Any]:

@@ -153,6 +153,8 @@ class Job(Model, table=True):
     current_step: str | None = None
     failed_step: str | None = None
     approval: bool = False
+    #: The draft's `content_version` that was approved, 0 for a job without a draft; null: nothing was.
+    approved_version: int | None = None
     cancel_requested_at: datetime | None = Field(sa_column=_time())
     run_at: datetime = Field(sa_column=_time(nullable=False))
     created_at: datetime = Field(sa_column=_time(nullable=False))
@@ -274,7 +276,10 @@ class Draft(Model, table=True):
     body: str
     tags: list[str] = Field(sa_column=Column(json_document(), nullable=False))
     status: str = "pending_publish"
+    #: Grows with every change: what `If-Match` names.
     version: int = 1
+    #: Grows with every new title, body or tags: what an approval is for.
+    content_version: int = Field(default=1, sa_column_kwargs={"server_default": text("1")})
     created_at: datetime = Field(sa_column=_time(nullable=False))
     updated_at: datetime = Field(sa_column=_time(nullable=False))
 

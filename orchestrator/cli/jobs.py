@@ -262,10 +262,18 @@ def retry_job(job_id: JobArgument, *, staying: Staying, caller: Caller) -> None:
 
 @group.command("approve")
 @expand_options
-def approve_job(job_id: JobArgument, *, staying: Staying, caller: Caller) -> None:
+def approve_job(
+    job_id: JobArgument,
+    *,
+    draft_version: Annotated[
+        int | None, typer.Option(min=1, help="Approve only while the draft is at this version.")
+    ] = None,
+    staying: Staying,
+    caller: Caller,
+) -> None:
     """Let a job that awaits approval run its last step."""
     with caller.connect() as onelane:
-        staying.follow(caller, onelane, onelane.jobs.approve(job_id))
+        staying.follow(caller, onelane, onelane.jobs.approve(job_id, draft_version=draft_version))
 
 
 @group.command("reject")

@@ -117,9 +117,10 @@ class JobsApi(Api):
         """Let a failed, timed-out, cancelled or expired job go on from the step that failed."""
         return self._steer(job_id, "retry")
 
-    def approve(self, job_id: str) -> Job:
-        """Let a job that awaits approval run its last step."""
-        return self._steer(job_id, "approve")
+    def approve(self, job_id: str, *, draft_version: int | None = None) -> Job:
+        """Let a job that awaits approval run its last step, with its draft as it is now or at this version."""
+        headers = {} if draft_version is None else {"If-Match": f'"{draft_version}"'}
+        return self._steer(job_id, "approve", headers=headers)
 
     def reject(self, job_id: str, reason: str | None = None) -> Job:
         """Refuse a job that awaits approval; its draft is discarded."""
@@ -161,8 +162,15 @@ class JobsApi(Api):
             if job["status"] in FINISHED:
                 return
 
-    def _steer(self, job_id: str, verb: str, body: Mapping[str, Any] | None = None) -> Job:
-        return cast("Job", self._connection.call("POST", f"/v1/jobs/{segment(job_id)}:{verb}", json=body))
+    def _steer(
+        self,
+        job_id: str,
+        verb: str,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Job:
+        path = f"/v1/jobs/{segment(job_id)}:{verb}"
+        return cast("Job", self._connection.call("POST", path, json=body, headers=headers))
 
 
 def _text(time: datetime | str | None) -> str | None:

@@ -68,13 +68,8 @@ def get_letter(call: Call[Query, Any]) -> Reply:
 
 def replay_letter(call: Call[Query, Nothing]) -> Reply:
     """Let the job go on from the step that died; finished steps and the draft stay, the ledger is asked first."""
-    database = call.service.database
-    letter = database.read(lambda connection: dead_letters.fetch(connection, call.params["id"]))
-    if letter["resolution"] is not None:
-        raise JobNotRetryable(f"dead letter {letter['id']} was {letter['resolution']} already")
-    if letter["job_id"] is None:
-        raise JobNotRetryable(f"dead letter {letter['id']} belongs to no job; send its message anew or discard it")
-    job = call.service.jobs.retry(letter["job_id"])
+    letter = call.service.database.read(lambda connection: dead_letters.fetch(connection, call.params["id"]))
+    job = call.service.jobs.replay(letter["id"])
     return Reply(job, 202, audit=_told(letter, "replayed"))
 
 
@@ -99,10 +94,8 @@ def replay_all(call: Call[Query, ReplayRequest]) -> Reply:
     jobs = call.service.jobs
 
     def replay(letter: RowMapping, number: int) -> bool:
-        if letter["job_id"] is None:
-            return False
         try:
-            jobs.retry(letter["job_id"], delay_seconds=number * pause)
+            jobs.replay(letter["id"], delay_seconds=number * pause)
         except (JobNotRetryable, NotFound):
             return False
         return True

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
 from tenants.store import drafts as store
+from tenants.store.dispatch import Dispatch
 
 from .auth import Access
 from .models.base import Listing, Query
 from .models.drafts import DraftChange, DraftsQuery, DraftView
+from .preconditions import wanted_version
 from .problems import Problem
 from .routing import Call, Reply, Route
 
 _FIELDS = ("id", "account", "job_id", "title", "body", "tags", "status", "version", "created_at")
-_VERSION = re.compile(r'"?(\d{1,18})"?', re.ASCII)
 
 
 def _view(row: RowMapping) -> dict[str, Any]:
@@ -50,14 +50,18 @@ def get_draft(call: Call[Query, Any]) -> Reply:
 
 
 def change_draft(call: Call[Query, DraftChange]) -> Reply:
-    version = _wanted_version(call.request.headers.get("if-match"))
+    header = call.request.headers.get("if-match")
+    if header is None:
+        raise Problem("precondition_required", 'send the version that you read, as If-Match: "<version>"')
+    version = wanted_version(header)
     changes = call.body.model_dump(exclude_unset=True)
 
-    def change(connection: Connection) -> tuple[RowMapping, RowMapping]:
+    def change(connection: Connection) -> tuple[RowMapping, RowMapping, list[Dispatch]]:
         before = store.fetch(connection, call.params["id"], call.owner)
-        return before, store.change(connection, before["id"], call.owner, version=version, changes=changes)
+        return before, *store.change(connection, before["id"], call.owner, version=version, changes=changes)
 
-    before, row = call.service.database.write(change)
+    before, row, withdrawn = call.service.database.write(change)
+    call.service.runtime.dispatcher.withdraw(withdrawn)
     told = {"account": row["account"], "before": _told(before), "after": _told(row), "changed": sorted(changes)}
     return Reply(_view(row), headers=_etag(row), audit=told)
 
@@ -71,19 +75,6 @@ def _told(row: RowMapping) -> dict[str, Any]:
 def exists(call: Call[Any, Any]) -> None:
     """Raises `NotFound` unless the caller may see the draft of the path."""
     call.service.database.read(lambda connection: store.fetch(connection, call.params["id"], call.owner))
-
-
-def _wanted_version(header: str | None) -> int | None:
-    """The version in `If-Match`; None for ``*``. Anything else matches no version, as RFC 9110 has it."""
-    if header is None:
-        raise Problem("precondition_required", 'send the version that you read, as If-Match: "<version>"')
-    header = header.strip()
-    if header == "*":
-        return None
-    found = _VERSION.fullmatch(header)
-    if found is None:
-        raise Problem("stale_version", f'If-Match is {header!r}; no version looks like that. Send "<version>"')
-    return int(found[1])
 
 
 ROUTES = [
@@ -110,6 +101,7 @@ ROUTES = [
         codes=("draft_not_pending", "precondition_required", "stale_version"),
         exists=exists,
         headers=("ETag",),
-        description="Needs `If-Match` with the version that was read, so that nobody's change is lost.",
+        description="Needs `If-Match` with the version that was read, so that nobody's change is lost. An approval "
+        "does not cover the new text: a job whose last step was approved awaits approval again.",
     ),
 ]

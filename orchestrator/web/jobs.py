@@ -19,6 +19,7 @@ from ..jobs import NewJob, is_finished
 from .auth import Access
 from .models.base import Items, Listing, Nothing, Query
 from .models.jobs import JobBatch, JobQuery, JobRequest, JobsQuery, JobSummary, JobView, Rejection, WhyItem
+from .preconditions import wanted_version
 from .routing import Call, Reply, Route
 from .service import Service
 from .targets import BoundedLookups, check_reachable
@@ -139,7 +140,8 @@ def retry(call: Call[Query, Nothing]) -> Reply:
 
 
 def approve(call: Call[Query, Nothing]) -> Reply:
-    job = call.service.jobs.approve(call.params["id"], call.owner)
+    version = wanted_version(call.request.headers.get("if-match"))
+    job = call.service.jobs.approve(call.params["id"], call.owner, version=version)
     return Reply(job, audit=_from_to("awaiting_approval", job))
 
 
@@ -244,6 +246,8 @@ ROUTES = [
         "Jobs",
         codes=("job_not_retryable",),
         exists=exists,
+        description="A job whose last step was not approved, or was rejected, awaits approval again; a discarded draft "
+        "is `pending_publish` then.",
     ),
     Route(
         "POST",
@@ -253,8 +257,10 @@ ROUTES = [
         "Let a job that awaits approval go on",
         {200: JobView},
         "Jobs",
-        codes=("not_awaiting_approval",),
+        codes=("not_awaiting_approval", "stale_version"),
         exists=exists,
+        description="What is approved is the draft as it is then, or at the version that `If-Match` names. When the "
+        "draft is edited before it is published, the job awaits approval again.",
     ),
     Route(
         "POST",
@@ -268,5 +274,6 @@ ROUTES = [
         body_required=False,
         codes=("not_awaiting_approval",),
         exists=exists,
+        description="The job becomes `cancelled` and its draft `discarded`.",
     ),
 ]

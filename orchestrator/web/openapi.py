@@ -173,13 +173,13 @@ def _header_parameters(route: Route) -> list[dict[str, Any]]:
                 "example": "order-1184",
             }
         )
-    if "precondition_required" in route.codes:
+    if "stale_version" in route.codes:
         found.append(
             {
                 "name": "If-Match",
                 "in": "header",
-                "required": True,
-                "description": "The version that was read, in quotes; `*` for whichever it is.",
+                "required": "precondition_required" in route.codes,
+                "description": "The draft's version that was read, in quotes; `*` for whichever it is.",
                 "schema": {"type": "string", "pattern": r'^(\*|"?\d{1,18}"?)$'},
                 "example": '"1"',
             }

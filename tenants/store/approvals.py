@@ -1,6 +1,15 @@
-"""A job that awaits approval: its last step is let go, or refused together with the draft.
+"""Approval of a job's last step: it starts only when somebody approved the text that the job's draft has now.
 
-The caller holds the job (`jobs.lock`) and has seen that it awaits approval.
+Invariants
+- `jobs.approved_version` names what was approved: a `content_version` of the job's draft, or `NO_DRAFT` when the job
+  had none. An edit raises `content_version`, so that an approval never covers a text that nobody has seen.
+- Every statement that would let the last step wait for a worker, start or publish asks `is_missing`: the start
+  (`steps`), an attempt that waits for its next try (`outcomes`), a job that goes on after its end (`go_on`), and the
+  write of `started` (`publications`).
+- A `discarded` draft is not published: its job has ended, and `go_on` takes the rejection back before the job can wait
+  for approval again.
+
+Rows are locked in the order job, step, draft.
 """
 
 from __future__ import annotations
@@ -8,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, update
+from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
 from ..columns import db_now
+from ..errors import StaleVersion
 from ..models import Draft, Job, Step
 from . import endings
 from .dispatch import Dispatch
@@ -18,30 +28,119 @@ from .events import NewEvent, record
 
 jobs, steps, drafts = Job.__table__, Step.__table__, Draft.__table__
 
+#: What `approved_version` says of a job that had no draft; drafts count from 1.
+NO_DRAFT = 0
 
-def approve(connection: Connection, job: Mapping[Any, Any]) -> Dispatch:
-    """Queue the step that waits; gives back what to hand to Redis."""
+
+def is_missing(connection: Connection, job_id: str) -> bool:
+    """Whether the job asks for approval, and what its draft says now was not approved."""
+    statement = (
+        select(jobs.c.approval, _is_given().label("given"))
+        .join(drafts, drafts.c.job_id == jobs.c.id, isouter=True)
+        .where(jobs.c.id == job_id)
+    )
+    row = connection.execute(statement).one_or_none()
+    return row is None or (row.approval and not row.given)
+
+
+def _is_given() -> ColumnElement[bool]:
+    return and_(
+        func.coalesce(jobs.c.approved_version, -1) == func.coalesce(drafts.c.content_version, NO_DRAFT),
+        func.coalesce(drafts.c.status, "") != "discarded",
+    )
+
+
+def approve(connection: Connection, job: Mapping[Any, Any], *, version: int | None = None) -> Dispatch:
+    """Queue the step that waits; gives back what to hand to Redis. The job is locked and awaits approval.
+
+    `version`: of the draft, as the caller has read it; None approves whatever it is now.
+
+    Raises:
+        StaleVersion: the draft has another version now, or there is none.
+    """
+    statement = select(drafts.c.version, drafts.c.content_version).where(drafts.c.job_id == job["id"]).with_for_update()
+    draft = connection.execute(statement).one_or_none()
+    if version is not None and (draft is None or draft.version != version):
+        now = "it has no draft" if draft is None else f"its draft is at version {draft.version} now"
+        raise StaleVersion(f"job {job['id']} was not approved: {now}, not at version {version}; read it again")
     row = (
         connection.execute(
             update(steps)
             .where(steps.c.job_id == job["id"], steps.c.status == "awaiting_approval")
-            .values(status="queued", queued_at=db_now())
+            # Its message may have been in Redis before an edit took the approval back: then it is sent again.
+            .values(status="queued", queued_at=db_now(), dispatched_at=None, due_at=None, attempt=0, lost=0)
             .returning(steps)
         )
         .mappings()
         .one()
     )
-    connection.execute(update(jobs).where(jobs.c.id == job["id"]).values(status="queued"))
+    approved = NO_DRAFT if draft is None else draft.content_version
+    connection.execute(update(jobs).where(jobs.c.id == job["id"]).values(status="queued", approved_version=approved))
     record(connection, NewEvent(job["account"], job["id"], "status", {"status": "queued"}))
     return Dispatch.of(row)
 
 
 def reject(connection: Connection, job: Mapping[Any, Any], reason: str | None) -> None:
-    """Cancel the job, and discard its draft unless something was published of it."""
+    """Cancel the job, and discard its draft unless something was published of it. The job is locked, as above."""
     error = {"code": "rejected", "message": reason or "the job was rejected", "step": job["current_step"]}
     endings.end(connection, job, "cancelled", error=error)
+    connection.execute(update(jobs).where(jobs.c.id == job["id"]).values(approved_version=None))
     connection.execute(
         update(drafts)
         .where(drafts.c.job_id == job["id"], drafts.c.status == "pending_publish")
         .values(status="discarded", version=drafts.c.version + 1, updated_at=db_now())
     )
+
+
+def go_on(
+    connection: Connection,
+    job: Mapping[Any, Any],
+    step: Mapping[Any, Any],
+    *,
+    is_last: bool,
+    delay_seconds: float = 0.0,
+) -> Dispatch | None:
+    """Let a job that ended go on from `step`; None when that is the last step and awaits approval. The job is locked.
+
+    A rejection is taken back by this: the draft is `pending_publish` again, and not approved.
+    """
+    connection.execute(
+        update(drafts)
+        .where(drafts.c.job_id == job["id"], drafts.c.status == "discarded")
+        .values(status="pending_publish", version=drafts.c.version + 1, updated_at=db_now())
+    )
+    if not is_last or not is_missing(connection, job["id"]):
+        return endings.reopen(connection, job, step, delay_seconds=delay_seconds)
+    endings.reopen(connection, job, step, awaits_approval=True)
+    return None
+
+
+def send_back(connection: Connection, job: Mapping[Any, Any], step: Mapping[Any, Any]) -> Dispatch:
+    """Let a waiting last step await approval; gives back the message to take out of Redis. The job is locked."""
+    connection.execute(
+        update(steps)
+        .where(steps.c.id == step["id"], steps.c.status.in_(("queued", "retrying")))
+        .values(status="awaiting_approval", due_at=None)
+    )
+    connection.execute(
+        update(jobs).where(jobs.c.id == job["id"]).values(status="awaiting_approval", current_step=step["name"])
+    )
+    happened = {"step": step["name"], "status": "awaiting_approval", "attempt": step["attempt"]}
+    record(
+        connection,
+        NewEvent(job["account"], job["id"], "step", happened),
+        NewEvent(job["account"], job["id"], "status", {"status": "awaiting_approval"}),
+    )
+    return Dispatch.of(step)
+
+
+def draft_was_edited(connection: Connection, job: Mapping[Any, Any]) -> list[Dispatch]:
+    """The job's draft has a new text: a last step that waits awaits approval again. The job is locked.
+
+    Gives back the messages to take out of Redis. A last step that runs is refused when it is about to publish.
+    """
+    if not job["approval"] or job["finished_at"] is not None or not is_missing(connection, job["id"]):
+        return []
+    statement = select(steps).where(steps.c.job_id == job["id"]).order_by(steps.c.position.desc()).limit(1)
+    last = connection.execute(statement).mappings().one()
+    return [send_back(connection, job, last)] if last["status"] in ("queued", "retrying") else []

@@ -9,10 +9,12 @@ from sqlalchemy import Connection, RowMapping, Select, select, update
 
 from ..columns import db_now
 from ..errors import DraftNotPending, NotFound, StaleVersion
-from ..models import Draft, Publication
+from ..models import Draft, Job, Publication
+from . import approvals
+from .dispatch import Dispatch
 from .listings import Page, newest_first
 
-drafts, publications = Draft.__table__, Publication.__table__
+drafts, publications, jobs = Draft.__table__, Publication.__table__, Job.__table__
 
 _PUBLICATION = ("id", "publisher", "status", "url", "external_id", "published_at")
 
@@ -54,25 +56,33 @@ def fetch(connection: Connection, draft_id: str, account: str | None) -> RowMapp
 
 def change(
     connection: Connection, draft_id: str, account: str | None, *, version: int | None, changes: Mapping[str, Any]
-) -> RowMapping:
+) -> tuple[RowMapping, list[Dispatch]]:
     """Change a draft that nobody publishes yet, if it is still at `version` (None: whatever it is at).
+
+    An approval does not cover the new text: a last step that waits to publish awaits approval again. Gives back the
+    draft, and the messages to take out of Redis.
 
     Raises:
         NotFound: no such draft, or not this account's.
         DraftNotPending: it is being published, was published or was discarded.
         StaleVersion: somebody has changed it meanwhile.
     """
+    job_id = fetch(connection, draft_id, account)["job_id"]
+    job = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).mappings().one_or_none()
     statement = update(drafts).where(drafts.c.id == draft_id, drafts.c.status == "pending_publish")
-    if account is not None:
-        statement = statement.where(drafts.c.account == account)
     if version is not None:
         statement = statement.where(drafts.c.version == version)
     changed = connection.execute(
-        statement.values(**changes, version=drafts.c.version + 1, updated_at=db_now())
+        statement.values(
+            **changes,
+            version=drafts.c.version + 1,
+            content_version=drafts.c.content_version + 1,
+            updated_at=db_now(),
+        )
     ).rowcount
     found = fetch(connection, draft_id, account)
     if not changed:
         if found["status"] != "pending_publish":
             raise DraftNotPending(f"draft {draft_id} is {found['status']}; only one that is pending can be changed")
         raise StaleVersion(f"draft {draft_id} is at version {found['version']} now, not {version}; read it again")
-    return found
+    return found, [] if job is None else approvals.draft_was_edited(connection, job)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, update
+from sqlalchemy import Connection, and_, update
 
 from ..columns import db_now
 from ..models import Job, Step
@@ -88,17 +88,26 @@ def request_cancel(connection: Connection, job_id: str) -> None:
     )
 
 
-def reopen(connection: Connection, job: RowMapping, step: RowMapping, *, delay_seconds: float = 0.0) -> Dispatch:
+def reopen(
+    connection: Connection,
+    job: Mapping[Any, Any],
+    step: Mapping[Any, Any],
+    *,
+    delay_seconds: float = 0.0,
+    awaits_approval: bool = False,
+) -> Dispatch:
     """Let a job that ended go on from `step`, which is queued anew, to start after the delay at the earliest.
 
-    Finished steps keep their outputs.
+    With `awaits_approval` the step waits for that instead; `approvals.go_on` decides it. Finished steps keep their
+    outputs.
     Attempts are counted from zero again; the attempts made so far stay in the record.
     """
+    status = "awaiting_approval" if awaits_approval else "queued"
     connection.execute(
         update(jobs)
         .where(jobs.c.id == job["id"])
         .values(
-            status="queued",
+            status=status,
             finished_at=None,
             error=None,
             failed_step=None,
@@ -119,13 +128,13 @@ def reopen(connection: Connection, job: RowMapping, step: RowMapping, *, delay_s
             update(steps)
             .where(steps.c.id == step["id"])
             .values(
-                status="queued",
+                status=status,
                 attempt=0,
                 lost=0,
                 error=None,
                 finished_at=None,
                 due_at=db_now(delay_seconds) if delay_seconds > 0 else None,
-                queued_at=db_now(),
+                queued_at=None if awaits_approval else db_now(),
                 dispatched_at=None,
                 progress=0,
                 note="",
@@ -137,7 +146,7 @@ def reopen(connection: Connection, job: RowMapping, step: RowMapping, *, delay_s
     )
     record(
         connection,
-        NewEvent(job["account"], job["id"], "status", {"status": "queued"}),
-        NewEvent(job["account"], job["id"], "step", {"step": step["name"], "status": "queued", "attempt": 0}),
+        NewEvent(job["account"], job["id"], "status", {"status": status}),
+        NewEvent(job["account"], job["id"], "step", {"step": step["name"], "status": status, "attempt": 0}),
     )
     return Dispatch.of(row)

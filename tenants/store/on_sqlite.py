@@ -60,6 +60,7 @@ _FIND = """
       AND NOT EXISTS (SELECT 1 FROM tenant_queues q WHERE q.lane = s.lane AND q.account = s.account AND q.paused
                       AND (q.paused_until IS NULL OR q.paused_until > ?2))
       AND c.opened_at IS NULL
+      AND (NOT j.approval OR n.id IS NOT NULL)
       AND g.slot + (SELECT count(*) FROM steps t WHERE t.lane = s.lane AND t.account = s.account
                     AND t.status = 'running' AND t.slot > g.slot)
           < coalesce(json_extract(a.limits, '$.lanes."' || s.lane || '".concurrency'), 1)

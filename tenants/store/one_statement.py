@@ -1,8 +1,9 @@
 """The ordinary starts and ends of steps on PostgreSQL: those of several threads in one statement, one round trip.
 
 What `steps.start` and `outcomes.complete` do in six round trips each, for the case that nothing stands in the way.
-Whatever is out of the ordinary (a pause, a deadline that has passed, a cancelled job, limits over all lanes, a job that
-somebody else holds at the moment) matches no row here; then the caller takes the long way, which says what it was.
+Whatever is out of the ordinary (a pause, a deadline that has passed, a cancelled job, limits over all lanes, the last
+step of a job that asks for approval, a job that somebody else holds at the moment) matches no row here; then the caller
+takes the long way, which says what it was.
 
 Most of such a statement's cost is paid however many steps it is for: the commit's flush, the way there and back, and
 PostgreSQL's own setting up of the writes with their indexes. So calls of several threads go together, without waiting
@@ -83,6 +84,7 @@ WITH arrays AS MATERIALIZED (
       AND (SELECT q.paused AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp())
            FROM tenant_queues q WHERE q.lane = s.lane AND q.account = s.account) IS NOT TRUE
       AND c.opened_at IS NULL
+      AND (NOT j.approval OR n.id IS NOT NULL)
 ), taken AS (
     UPDATE steps SET status = 'running', run_token = steps.run_token + 1, attempt = steps.attempt + 1,
            slot = found.slot, worker_id = found.worker_id, started_at = clock_timestamp(), due_at = NULL,

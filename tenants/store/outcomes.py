@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from ..columns import db_now
 from ..errors import OwnershipLost
 from ..models import Attempt, DeadLetter, Job, Step, new_id
-from . import alerts, circuits, deliveries, endings, publications, unknown_outcomes
+from . import alerts, approvals, circuits, deliveries, endings, publications, unknown_outcomes
 from .circuits import CircuitPolicy
 from .dispatch import Dispatch
 from .events import NewEvent, record
@@ -104,16 +104,19 @@ def retry(
     opens its circuit again, whether it has attempts left or not.
 
     A job that somebody wants cancelled ends instead, and does not sit out a backoff first; then it gives back False.
+    So it does for a last step whose draft was edited since its approval: that awaits approval again.
 
     Raises:
         OwnershipLost: another attempt owns the step.
     """
     spends = outcome in ("failed", "timed_out")
+    unapproved = lacks_approval(connection, owned)
+    status = "retrying" if spends or outcome == "lost" else "queued"
     values: dict[str, Any] = {
-        "status": "retrying" if spends or outcome == "lost" else "queued",
+        "status": "awaiting_approval" if unapproved else status,
         "slot": None,
         "worker_id": None,
-        "due_at": db_now(delay_seconds) if delay_seconds > 0 else None,
+        "due_at": db_now(delay_seconds) if delay_seconds > 0 and not unapproved else None,
         "queued_at": db_now(),
         # A lost attempt's message may be lost with it: the dispatcher makes sure.
         "dispatched_at": None if outcome == "lost" else db_now(),
@@ -123,7 +126,8 @@ def retry(
         values["attempt"] = steps.c.attempt - 1
     if outcome == "lost" and not handed_back:
         values["lost"] = steps.c.lost + 1
-    goes_on = _set_job(connection, owned, "queued", owned.name)
+    job_status = "awaiting_approval" if unapproved else "queued"
+    goes_on = _set_job(connection, owned, job_status, owned.name)
     guarded(connection, owned, **values)
     _close_attempt(connection, owned, outcome, error)
     if owned.canary and spends and circuit is not None:
@@ -135,9 +139,17 @@ def retry(
     record(
         connection,
         NewEvent(owned.account, owned.job_id, "step", step_event(owned, values["status"])),
-        NewEvent(owned.account, owned.job_id, "status", {"status": "queued"}),
+        NewEvent(owned.account, owned.job_id, "status", {"status": job_status}),
     )
-    return True
+    return not unapproved
+
+
+def lacks_approval(connection: Connection, owned: Owned) -> bool:
+    """Whether the step needs an approval that its job's draft does not have as it is now. The job is locked by this."""
+    if not owned.needs_approval:
+        return False
+    connection.execute(select(jobs.c.id).where(jobs.c.id == owned.job_id).with_for_update())
+    return approvals.is_missing(connection, owned.job_id)
 
 
 def fail(

@@ -16,7 +16,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from ..columns import db_now, seconds_since
 from ..errors import DraftChanged, NotFound, PublicationNotUnknown
 from ..models import Attempt, Draft, Publication, new_id
-from . import unknown_outcomes, usage
+from . import approvals, unknown_outcomes, usage
 from .steps import Owned, still_owned
 
 log = logging.getLogger(__name__)
@@ -27,12 +27,14 @@ drafts, publications, attempts = Draft.__table__, Publication.__table__, Attempt
 def create_draft(connection: Connection, owned: Owned, *, title: str, body: str, tags: Sequence[str]) -> RowMapping:
     """Keep the job's draft; a second call replaces one that is still `pending_publish`.
 
+    The same text again is no new one: what was approved stays so.
+
     Raises:
         OwnershipLost: the attempt does not own its step.
         NotFound: the job's draft is published or being published already.
     """
     still_owned(connection, owned)
-    existing = _draft(connection, owned)
+    existing = _draft(connection, owned, held=True)
     if existing is None:
         statement: ReturningInsert[Any] = (
             insert(drafts)
@@ -51,11 +53,19 @@ def create_draft(connection: Connection, owned: Owned, *, title: str, body: str,
             .returning(drafts)
         )
         return connection.execute(statement).mappings().one()
+    is_new = (existing["title"], existing["body"], existing["tags"]) != (title, body, list(tags))
     changed = (
         connection.execute(
             update(drafts)
             .where(drafts.c.id == existing["id"], drafts.c.status == "pending_publish")
-            .values(title=title, body=body, tags=list(tags), version=drafts.c.version + 1, updated_at=db_now())
+            .values(
+                title=title,
+                body=body,
+                tags=list(tags),
+                version=drafts.c.version + 1,
+                content_version=drafts.c.content_version + int(is_new),
+                updated_at=db_now(),
+            )
             .returning(drafts)
         )
         .mappings()
@@ -82,8 +92,27 @@ def load_draft(connection: Connection, owned: Owned) -> RowMapping | None:
     return _draft(connection, owned)
 
 
-def _draft(connection: Connection, owned: Owned) -> RowMapping | None:
+def load_draft_for_step(connection: Connection, owned: Owned) -> RowMapping | None:
+    """The draft as the step may use it: the last step of a job that asks for approval gets only what was approved.
+
+    Raises:
+        DraftChanged: it was edited since its approval.
+    """
+    draft = _draft(connection, owned)
+    if draft is not None:
+        _must_be_approved(connection, owned)
+    return draft
+
+
+def _must_be_approved(connection: Connection, owned: Owned) -> None:
+    if owned.needs_approval and approvals.is_missing(connection, owned.job_id):
+        raise DraftChanged(f"the draft of job {owned.job_id} was edited after its approval; approve it as it is now")
+
+
+def _draft(connection: Connection, owned: Owned, *, held: bool = False) -> RowMapping | None:
     statement = select(drafts).where(drafts.c.job_id == owned.job_id, drafts.c.account == owned.account)
+    if held:
+        statement = statement.with_for_update()
     return connection.execute(statement).mappings().one_or_none()
 
 
@@ -157,7 +186,7 @@ def started(connection: Connection, owned: Owned, version: int) -> None:
     Raises:
         OwnershipLost: the attempt does not own its step.
         NotFound: there is no entry that may be started.
-        DraftChanged: somebody has edited the draft meanwhile.
+        DraftChanged: somebody has edited the draft meanwhile, or what it says now was not approved.
     """
     still_owned(connection, owned)
     _move(connection, owned, ("intent",), status="started", started_at=db_now())
@@ -173,6 +202,7 @@ def started(connection: Connection, owned: Owned, version: int) -> None:
     ).rowcount
     if not changed:
         raise DraftChanged(f"the draft of job {owned.job_id} is not at version {version} any more; it is loaded anew")
+    _must_be_approved(connection, owned)
 
 
 def absent(connection: Connection, owned: Owned) -> None:

@@ -39,7 +39,7 @@ from ..account import AccountLimits
 from ..columns import UtcTime, db_now, seconds_since
 from ..errors import OwnershipLost
 from ..models import Account, Attempt, Circuit, Job, Lane, Step, TenantQueue, new_id
-from . import circuits, endings
+from . import approvals, circuits, endings
 from .dispatch import Dispatch
 from .events import NewEvent, record
 from .states import RUNNING
@@ -79,6 +79,11 @@ class Owned:
     after_failures: bool = False
     #: It is the one that the tenant queue's open circuit let start.
     canary: bool = False
+
+    @property
+    def needs_approval(self) -> bool:
+        """It is the last step of a job that asks for approval."""
+        return bool(self.job["approval"]) and self.following is None
 
     @property
     def status_after(self) -> str:
@@ -256,6 +261,9 @@ def _may_start(connection: Connection, found: RowMapping) -> Refused | Gone | No
     if found["deadline_in"] is not None and found["deadline_in"] <= 0:
         endings.end_at_deadline(connection, job, found["name"])
         return Gone("the job's deadline has passed")
+    if job["approval"] and found["next__id"] is None and approvals.is_missing(connection, job["id"]):
+        approvals.send_back(connection, job, found)
+        return Gone("the step awaits approval")
     if found["due_in"] is not None and found["due_in"] > 0.005:
         return Refused("the step is not due yet", found["due_in"])
     if found["account_status"] in ("paused", "suspended"):

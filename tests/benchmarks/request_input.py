@@ -26,10 +26,10 @@ from orchestrator.heap import collector_paused
 from orchestrator.web.app import ROUTES
 from orchestrator.web.auth import _bearer
 from orchestrator.web.bodies import check_json_type, decode_json
-from orchestrator.web.drafts import _wanted_version
 from orchestrator.web.idempotency import _KEY, _canonical, _digest
 from orchestrator.web.middleware import _request_id
 from orchestrator.web.paths import UndecodablePath, split_path
+from orchestrator.web.preconditions import wanted_version
 from orchestrator.web.problems import Problem, problem_response
 from orchestrator.web.routing import Route
 from orchestrator.web.validation import validate
@@ -160,7 +160,7 @@ def header_parsers() -> Iterator[tuple[str, Callable[[Any], object]]]:
     yield "Content-Type", lambda value: check_json_type(request(b"content-type", value))
     yield "Content-Encoding", lambda value: check_json_type(request(b"content-encoding", value))
     yield "Authorization", _bearer
-    yield "If-Match", _wanted_version
+    yield "If-Match", wanted_version
     yield "Idempotency-Key", _KEY.fullmatch
     yield "X-Request-Id", lambda value: _request_id({"headers": [(b"x-request-id", value.encode("latin-1"))]})
 

@@ -1,0 +1,386 @@
+"""No path leads past an approval: every steering call, worker and clock in any order, against a model in plain Python.
+
+After each call the rows must say what the model says. Apart from the model, each start of a last step and each publish
+is held against what was approved, so that a fault that model and store share would show too.
+
+One class, however long: Hypothesis draws the rules of a machine from one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import func, select, update
+
+from orchestrator.jobs import Jobs
+from tenants.columns import db_now
+from tenants.models import DeadLetter, Draft, Job, Publication
+from tenants.store import accounts, burials, clock, dead_letters, drafts, new_jobs, outcomes, publications, queues
+from tenants.store.new_jobs import JobPlan, StepPlan
+from tenants.store.steps import Gone, Owned, Refused
+
+from .approval_model import Answer, JobModel, Step
+from .conftest import Bench
+from .test_races import NoRedis
+
+ERROR = {"code": "internal", "message": "it broke"}
+KINDS = {
+    "one step": ["publish"],
+    "two steps": ["generate", "publish"],
+    "best effort between": ["generate", "extra", "publish"],
+}
+_numbers = itertools.count(1)
+texts = st.sampled_from(["a", "b"])
+
+
+def is_running(machine: Machine) -> bool:
+    return machine.model.running is not None
+
+
+def publishes(machine: Machine) -> bool:
+    return machine.model.running is machine.model.last
+
+
+def has_draft(machine: Machine) -> bool:
+    return machine.model.draft is not None
+
+
+class Machine(RuleBasedStateMachine):
+    """Set by the test: the bench."""
+
+    bench: ClassVar[Bench]
+
+    @initialize(
+        kind=st.sampled_from(["one step", "two steps", "two steps", "best effort between"]),
+        approval=st.sampled_from([True, True, True, False]),
+        reached=st.sampled_from(["made", "awaiting", "approved", "approved", "publishing", "publishing"]),
+    )
+    def begin(self, kind: str, approval: bool, reached: str) -> None:
+        self.steering = Jobs(self.bench.database, {}, NoRedis())  # type: ignore[arg-type]
+        self.account = f"account {next(_numbers)}"
+        names = KINDS[kind]
+        plans = tuple(StepPlan(name, name, name != "extra", 3) for name in names)
+        plan = JobPlan("blog", {}, plans, approval=approval, deadline=3600.0, expires_in=3600.0)
+        made = self.bench.write(lambda c: new_jobs.create(c, self.account, [plan]))
+        self.job_id = made.ids[0]
+        self.step_ids = [step["id"] for step in made.rows[self.job_id].steps]
+        self.model = JobModel([Step(name, name != "extra") for name in names], approval)
+        self.latest: Owned | None = None
+        self.go_to(reached)
+
+    def go_to(self, reached: str) -> None:
+        """Most of what can go wrong needs a draft, an approval or a publish: begin there."""
+        if reached == "made":
+            return
+        for number in range(len(self.step_ids) - 1):
+            self.start(number)
+            if number == 0:
+                self.create_draft("a")
+            self.complete()
+        if reached == "awaiting":
+            return
+        self.approve(None)
+        if reached == "publishing":
+            self.start(len(self.step_ids) - 1)
+            self.load_draft()
+            self.open_entry()
+            if self.model.draft is not None:
+                self.publish_starts()
+
+    @property
+    def owned(self) -> Owned:
+        """The attempt that runs."""
+        assert self.latest is not None
+        return self.latest
+
+    def write(self, work: Callable[[Any], Any]) -> Any:
+        return self.bench.write(work)
+
+    def same(self, wanted: Answer, call: Callable[[], Any]) -> Any:
+        """Make the call; it must raise the error that the model wants, or none."""
+        if isinstance(wanted, str):
+            return call()
+        with pytest.raises(wanted):
+            call()
+        return None
+
+    # -- workers
+
+    @rule(number=st.integers(0, 2))
+    def start(self, number: int) -> None:
+        number %= len(self.step_ids)
+        is_last = number == len(self.step_ids) - 1
+        edition = 0 if self.model.draft is None else self.model.draft.edition
+        wanted = self.model.start(number)
+        started = self.bench.start(self.step_ids[number])
+        assert {Owned: "owned", Refused: "refused", Gone: "gone"}[type(started)] == wanted, started
+        if isinstance(started, Owned):
+            self.latest = started
+            assert not (is_last and self.model.approval) or edition in self.model.seen, "it was not approved"
+
+    @precondition(lambda self: self.model.waiting is not None)
+    @rule()
+    def start_what_waits(self) -> None:
+        assert self.model.waiting is not None
+        self.start(self.model.steps.index(self.model.waiting))
+
+    @precondition(lambda self: is_running(self) and (not publishes(self) or self.model.ledger in (None, "confirmed")))
+    @rule()
+    def complete(self) -> None:
+        self.model.complete()
+        self.bench.complete(self.owned, {})
+
+    @precondition(is_running)
+    @rule(outcome=st.sampled_from(["failed", "timed_out", "snoozed", "provider_busy"]))
+    def try_again_later(self, outcome: Any) -> None:
+        wanted = self.model.wait(outcome)
+        owned = self.owned
+        waits = self.write(lambda c: outcomes.retry(c, owned, outcome=outcome, error=ERROR, delay_seconds=0))
+        assert waits is (wanted == "waits")
+
+    @precondition(is_running)
+    @rule(outcome=st.sampled_from(["failed", "timed_out"]))
+    def fail(self, outcome: Any) -> None:
+        self.model.fail(outcome)
+        owned = self.owned
+        self.write(lambda c: outcomes.fail(c, owned, outcome=outcome, error=ERROR, traceback=None, message={}))
+
+    @precondition(is_running)
+    @rule(handed_back=st.booleans())
+    def lose(self, handed_back: bool) -> None:
+        self.model.lose(handed_back=handed_back)
+        owned = self.owned
+        self.write(lambda c: outcomes.lose(c, owned.step_id, owned.run_token, handed_back=handed_back))
+
+    @precondition(lambda self: is_running(self) and self.model.cancel_wanted)
+    @rule()
+    def kill(self) -> None:
+        self.model.end_running("cancelled")
+        owned = self.owned
+        self.write(lambda c: outcomes.cancel(c, owned))
+
+    @precondition(is_running)
+    @rule()
+    def run_into_the_deadline(self) -> None:
+        self.model.end_running("timed_out")
+        owned = self.owned
+        self.write(lambda c: outcomes.time_out_job(c, owned))
+
+    @rule(number=st.integers(0, 2))
+    def bury(self, number: int) -> None:
+        number %= len(self.step_ids)
+        self.model.bury(number)
+        lane, step_id = self.model.steps[number].name, self.step_ids[number]
+        buried = burials.Burial(
+            lane, self.account, step_id, str(next(_numbers)), datetime.now(UTC), "undecodable", b'{"args": []}'
+        )
+        if self.model.steps[number].status == "failed" or self.model.finished:
+            self.write(lambda c: burials.keep(c, buried))
+
+    # -- the attempt's own calls
+
+    @precondition(is_running)
+    @rule(text=texts)
+    def create_draft(self, text: str) -> None:
+        wanted, owned = self.model.create_draft(text), self.owned
+        self.same(
+            wanted, lambda: self.write(lambda c: publications.create_draft(c, owned, title=text, body=text, tags=[]))
+        )
+
+    @precondition(is_running)
+    @rule()
+    def load_draft(self) -> None:
+        wanted, owned = self.model.load_draft(), self.owned
+        self.same(wanted, lambda: self.bench.database.read(lambda c: publications.load_draft_for_step(c, owned)))
+
+    @precondition(publishes)
+    @rule()
+    def open_entry(self) -> None:
+        wanted, owned = self.model.open_entry(), self.owned
+        self.same(
+            wanted,
+            lambda: self.write(lambda c: publications.open_entry(c, owned, publisher="demo", base_url="http://blog")),
+        )
+
+    @precondition(lambda self: publishes(self) and self.model.loaded is not None)
+    @rule()
+    def publish_starts(self) -> None:
+        text = None if self.model.draft is None else self.model.draft
+        edition, status = (text.edition, text.status) if text is not None else (0, "")
+        wanted, owned, version = self.model.publish_starts(), self.owned, self.model.loaded or 0
+        self.same(wanted, lambda: self.write(lambda c: publications.started(c, owned, version)))
+        if wanted == "done":
+            assert status != "discarded"
+            assert not self.model.approval or edition in self.model.seen, "this text was not approved"
+
+    @precondition(publishes)
+    @rule(ledger=st.sampled_from(["absent", "unknown", "confirmed", "confirmed"]))
+    def publish_ends(self, ledger: str) -> None:
+        if self.model.ledger == "intent":
+            return  # a step that was told nothing of a post says nothing of it
+        wanted, owned = self.model.publish_ends(ledger), self.owned
+        calls: dict[str, Callable[[Any], Any]] = {
+            "absent": lambda c: publications.absent(c, owned),
+            "unknown": lambda c: publications.unknown(c, owned, "who knows"),
+            "confirmed": lambda c: publications.confirmed(c, owned, url="http://blog/1", external_id=None),
+        }
+        self.same(wanted, lambda: self.write(calls[ledger]))
+
+    # -- steering
+
+    @rule()
+    def cancel(self) -> None:
+        wanted = self.model.cancel()
+        answer = self.same(wanted, lambda: self.steering.cancel(self.job_id))
+        assert answer is None or answer[1] is (wanted == "ended")
+
+    @rule(stale=st.sampled_from([None, False, True]))
+    def approve(self, stale: bool | None) -> None:
+        draft = self.model.draft
+        version = None if stale is None or draft is None else draft.version - stale
+        wanted = self.model.approve(version)
+        self.same(wanted, lambda: self.steering.approve(self.job_id, version=version))
+
+    @rule()
+    def reject(self) -> None:
+        self.same(self.model.reject(), lambda: self.steering.reject(self.job_id))
+
+    @rule()
+    def retry(self) -> None:
+        self.same(self.model.retry(), lambda: self.steering.retry(self.job_id))
+
+    @rule(discard=st.sampled_from([False, False, True]))
+    def resolve_letter(self, discard: bool) -> None:
+        letter = self.letter(is_open=True) or self.letter(is_open=False)
+        if letter is None:
+            return
+        wanted = self.model.discard_letter() if discard else self.model.replay()
+        self.same(
+            wanted,
+            (lambda: self.write(lambda c: dead_letters.resolve(c, letter, "discarded")))
+            if discard
+            else (lambda: self.steering.replay(letter)),
+        )
+
+    def letter(self, *, is_open: bool) -> str | None:
+        table = DeadLetter.__table__
+        state = table.c.resolution.is_(None) if is_open else table.c.resolution.is_not(None)
+        statement = select(table.c.id).where(table.c.job_id == self.job_id, state).limit(1)
+        found: str | None = self.bench.database.read(lambda c: c.execute(statement).scalar_one_or_none())
+        return found
+
+    @precondition(lambda self: self.model.ledger is not None)
+    @rule(is_there=st.booleans())
+    def settle_publication(self, is_there: bool) -> None:
+        entry, wanted = self.ledger(), self.model.settle(is_there=is_there)
+        url = "http://blog/1" if is_there else None
+        self.same(wanted, lambda: self.steering.settle_publication(entry["id"], url=url))
+
+    @precondition(has_draft)
+    @rule(text=texts, stale=st.sampled_from([None, False, False, True]))
+    def edit_draft(self, text: str, stale: bool | None) -> None:
+        assert self.model.draft is not None
+        version = None if stale is None else self.model.draft.version - stale
+        wanted, draft = self.model.edit(text, version), self.draft()
+        changes = {"title": text, "body": text}
+        self.same(
+            wanted,
+            lambda: self.write(lambda c: drafts.change(c, draft["id"], self.account, version=version, changes=changes)),
+        )
+
+    @rule(lane=st.sampled_from(["generate", "extra", "publish"]))
+    def empty_queue(self, lane: str) -> None:
+        self.model.empty_queue(lane)
+        self.write(lambda c: queues.cancel_waiting(c, lane, self.account, limit=10))
+
+    @rule(status=st.sampled_from(["active", "active", "paused", "draining", "suspended"]))
+    def steer_account(self, status: str) -> None:
+        self.model.account = status
+        self.write(lambda c: accounts.set_status(c, self.account, status))
+
+    @rule(paused=st.sampled_from([False, False, True]))
+    def steer_queue(self, paused: bool) -> None:
+        self.model.queue_paused = paused
+        self.write(lambda c: queues.set_paused(c, "publish", self.account, paused))
+
+    # -- time
+
+    @rule()
+    def deadline_passes(self) -> None:
+        if self.model.running is None:
+            self.model.deadline()
+            self.set_job(deadline_at=db_now(-1))
+            self.write(lambda c: clock.end_at_deadline(c, limit=10))
+
+    @rule()
+    def expire(self) -> None:
+        if not self.model.has_started:
+            self.model.expire()
+            self.set_job(expires_at=db_now(-1))
+            self.write(lambda c: clock.expire_jobs(c, limit=10))
+
+    def set_job(self, **values: Any) -> None:
+        table = Job.__table__
+        self.write(lambda c: c.execute(update(table).where(table.c.id == self.job_id).values(**values)))
+
+    # -- what must hold
+
+    def draft(self) -> Any:
+        table = Draft.__table__
+        statement = select(table).where(table.c.job_id == self.job_id)
+        return self.bench.database.read(lambda c: c.execute(statement).mappings().one_or_none())
+
+    def ledger(self) -> Any:
+        table = Publication.__table__
+        statement = select(table).where(table.c.job_id == self.job_id)
+        return self.bench.database.read(lambda c: c.execute(statement).mappings().one_or_none())
+
+    @invariant()
+    def the_rows_say_what_the_model_says(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        model, job, draft, ledger = self.model, self.bench.job(self.job_id), self.draft(), self.ledger()
+        steps = [step["status"] for step in self.bench.steps(self.job_id)]
+        assert (job["status"], steps) == (model.status, [step.status for step in model.steps])
+        assert job["approved_version"] == model.approved
+        shown = None if draft is None else (draft["status"], draft["version"], draft["content_version"], draft["title"])
+        kept = model.draft
+        assert shown == (None if kept is None else (kept.status, kept.version, kept.edition, kept.text))
+        assert (None if ledger is None else ledger["status"]) == model.ledger
+        table = DeadLetter.__table__
+        letters = select(func.count()).where(table.c.job_id == self.job_id, table.c.resolution.is_(None))
+        assert self.bench.database.read(lambda c: c.execute(letters).scalar_one()) == int(model.letter)
+
+    @invariant()
+    def what_must_never_be_is_not(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        model = self.model
+        assert (model.status == "awaiting_approval") == (model.last.status == "awaiting_approval")
+        assert model.finished or model.draft is None or model.draft.status != "discarded"
+        assert not model.finished or model.ledger != "started"
+
+
+@pytest.mark.timeout(300)
+def test_no_path_leads_past_an_approval(bench: Bench) -> None:
+    machine = type("ApprovalMachine", (Machine,), {"bench": bench})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=50, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
