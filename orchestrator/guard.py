@@ -1,12 +1,13 @@
-"""The worker's side of the guard process: starting it, telling it what runs, and beating.
+"""The worker's side of the guard process: starting it, registering what runs, and the worker's heartbeat.
 
 Invariants:
 - A step is registered before it starts and forgotten after its tree is gone, so the guard never misses one.
-- Only `beat` counts as a sign of life, and the worker's heartbeat calls it after it has renewed its liveness row. A
-  worker that can't renew therefore loses its steps, like one that is stopped.
-- The guard is never missed for long. When it dies or stops answering, another takes its place at once and learns of
-  all running steps; meanwhile their keepers enforce the limits. When it can't be replaced, `lost` turns true, running
-  steps are ended, no step starts, and `on_lost` lets the worker stop claiming.
+- Only `beat` counts as a sign of life, and the worker calls it after it has renewed its liveness row. A worker that
+  can't renew therefore loses its steps, like one that is stopped.
+- The guard is never missed for long. When it dies or stops answering, another takes its place at once, with all
+  running steps registered; meanwhile their keepers enforce the limits, and end them if the worker falls silent too.
+  When it can't be replaced, `lost` turns true, running steps are ended, no step starts, and `on_lost` lets the worker
+  stop claiming.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from typing import Any, Literal
 
 from orchestrator.isolation.environment import allowed_environment
 from orchestrator.isolation.frames import Channel, FrameError, wait
+from orchestrator.isolation.heartbeat import Heartbeat
 from orchestrator.isolation.launch import launch
 from orchestrator.isolation.posix import now
+from orchestrator.isolation.process_tree import ProcessId
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ class GuardReport:
 
 @dataclass(slots=True)
 class _Watched:
-    pid: int
+    keeper: ProcessId
     ends_at: float
     report: GuardReport | None = None
 
@@ -61,8 +64,8 @@ class Guard:
     """Starts and talks to the guard process; safe to use from all of the worker's threads.
 
     `beat_seconds` has the guard's own thread beat for the worker: for programs without a heartbeat of their own. The
-    worker leaves it None and calls `beat`. With `worker_grace_seconds` the guard also kills the worker itself, so long
-    after the silence has cost it its steps.
+    worker leaves it None and calls `beat`. With `worker_grace_seconds` guard and zygote also kill the worker itself, so
+    long after the silence has cost it its steps.
     """
 
     def __init__(
@@ -75,6 +78,8 @@ class Guard:
         on_lost: Callable[[str], None] | None = None,
     ) -> None:
         self.silence_seconds = silence_seconds
+        #: Shared with everything that is launched with it.
+        self.heartbeat = Heartbeat()
         self._worker_grace_seconds = worker_grace_seconds
         #: True once the guard died and could not be replaced. Final.
         self.lost = False
@@ -125,21 +130,34 @@ class Guard:
             process.wait()
         self._listener.join(STOP_SECONDS)
         channel.close()
+        self.heartbeat.close()
 
-    def beat(self) -> None:
-        """Say that the worker lives and may go on. Call it after each renewal of the worker's liveness row."""
+    @property
+    def watch_config(self) -> dict[str, Any]:
+        """What a `WorkerWatch` needs to know besides the heartbeat."""
+        return {
+            "worker": os.getpid(),
+            "silence": self.silence_seconds,
+            "worker_grace": self._worker_grace_seconds,
+        }
+
+    def beat(self, renewed_at: float | None = None) -> None:
+        """The worker lives and may go on. To be called after each renewal of its liveness row.
+
+        `renewed_at`: when the renewal was asked for, by `posix.now`; None for this moment.
+        """
+        self.heartbeat.renew(now() if renewed_at is None else renewed_at)
         with self._state:
             if self._unheard_since is None:
                 self._unheard_since = now()
-            self._post({"beat": {}})
+            self._post({"ping": {}})
 
     def stand_down(self) -> None:
         """The worker runs nothing any more and is about to leave: it need not be killed when it falls silent."""
-        with self._state:
-            self._post({"stand_down": {}})
+        self.heartbeat.stand_down()
 
-    def register(self, key: str, pid: int, limit_seconds: float) -> None:
-        """Have the tree below and including process `pid` ended `limit_seconds` from now, and when the worker fails.
+    def register(self, key: str, keeper: ProcessId, limit_seconds: float) -> None:
+        """Have the tree below and including `keeper` ended `limit_seconds` from now, and when the worker fails.
 
         Raises:
             GuardLost: there is no guard.
@@ -147,7 +165,7 @@ class Guard:
         with self._state:
             if self.lost or self._listener is None:
                 raise GuardLost("no guard process: steps can't be started")
-            watched = _Watched(pid, now() + limit_seconds)
+            watched = _Watched(keeper, now() + limit_seconds)
             self._watched[key] = watched
             self._post_registration(key, watched)
 
@@ -180,14 +198,15 @@ class Guard:
                 self._post({"end": {"key": key}})
             while watched.report is None and not self.lost and (left := ends_at - now()) > 0:
                 self._state.wait(left)
+            if watched.report is None and self._channel is not None and not self._channel.closed:
+                self._take_in(self._channel)  # it may wait there since this process was stopped
             return watched.report
 
     # Everything below is called with the state held, or by the listener's thread.
 
     def _launch(self) -> None:
-        config: dict[str, Any] = {"worker": os.getpid(), "silence": self.silence_seconds}
-        config["worker_grace"] = self._worker_grace_seconds
-        self._process, sock = launch("orchestrator.isolation.guard_process", config, self._environment)
+        module = "orchestrator.isolation.guard_process"
+        self._process, sock = launch(module, self.watch_config, self._environment, self.heartbeat)
         self._channel = Channel(sock)
         self._unheard_since = None
         for path in self._scratch:
@@ -197,7 +216,8 @@ class Guard:
 
     def _post_registration(self, key: str, watched: _Watched) -> None:
         limit = max(0.0, watched.ends_at - now())
-        self._post({"register": {"key": key, "pid": watched.pid, "limit": limit}})
+        keeper = watched.keeper
+        self._post({"register": {"key": key, "pid": keeper.pid, "started": keeper.started, "limit": limit}})
 
     def _post(self, message: dict[str, Any]) -> None:
         if self._channel is not None and not self._channel.closed:
@@ -239,7 +259,7 @@ class Guard:
             channel.close()
             return
         for message in messages:
-            if "heard" in message:
+            if "pong" in message:
                 self._unheard_since = None
             elif "ended" in message:
                 ended = message["ended"]

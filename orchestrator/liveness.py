@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 from tenants.database import Database
@@ -18,6 +17,7 @@ from tenants.store import workers as store
 
 from .execution import Execution
 from .guard import Guard
+from .isolation.posix import now
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Liveness:
         self._guard = guard
         self._on_unfit = on_unfit
         self._stopping = threading.Event()
-        self._renewed_at = time.monotonic()
+        self._renewed_at = now()
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
 
     def start(self) -> None:
@@ -60,7 +60,7 @@ class Liveness:
                 self.tick()
             except Unavailable as error:
                 log.warning("worker %s cannot reach the database: %s", self._worker_id, error)
-            silent = time.monotonic() - self._renewed_at
+            silent = now() - self._renewed_at
             if silent > store.SELF_KILL_SECONDS:
                 self._on_unfit(f"its liveness could not be renewed for {silent:.1f} s")
 
@@ -70,15 +70,15 @@ class Liveness:
         Raises:
             Unavailable: the database is away.
         """
-        if time.monotonic() - self._renewed_at >= store.RENEWAL_SECONDS - TICK_SECONDS / 2:
-            asked_at = time.monotonic()
+        if now() - self._renewed_at >= store.RENEWAL_SECONDS - TICK_SECONDS / 2:
+            asked_at = now()
             if not self._database.write(
                 lambda connection: store.renew(connection, self._worker_id, self._execution.busy)
             ):
                 self._on_unfit("it was declared dead; its steps run elsewhere")
                 return
             self._renewed_at = asked_at
-            self._guard.beat()
+            self._guard.beat(asked_at)
             self._execution.hand_back_strays()
         if self._execution.busy:
             for step_id in self._database.read(lambda connection: store.cancelled_steps(connection, self._worker_id)):

@@ -209,7 +209,7 @@ class Sandbox:
             cell.close()
             raise SandboxUnavailable(f"no directory can be made for a step: {error}") from None
         try:
-            self._guard.register(call.key, cell.ready().pid, call.time_limit)
+            self._guard.register(call.key, cell.ready(), call.time_limit)
             conversation = Conversation(
                 cell,
                 self._guard,
@@ -269,7 +269,7 @@ class Sandbox:
 
     def _live_zygote(self) -> ZygoteLink:
         if self._zygote is None:
-            zygote = ZygoteLink(self._preload, self._environment)
+            zygote = ZygoteLink(self._preload, self._environment, self._guard)
             try:
                 zygote.wait_ready()
             except BaseException:

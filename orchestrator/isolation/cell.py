@@ -46,9 +46,11 @@ class Cell:
         ends_at = now() + FORK_SECONDS
         self._hear()
         while self.keeper_identity is None:
-            if not wait([self.keeper], ends_at - now()):
-                raise ZygoteGone(f"no process was forked for a step within {FORK_SECONDS:.0f} s")
+            is_over = now() >= ends_at  # before the look: this process may have been stopped since the last one
+            wait([self.keeper], ends_at - now())
             self._hear()
+            if is_over and self.keeper_identity is None:
+                raise ZygoteGone(f"no process was forked for a step within {FORK_SECONDS:.0f} s")
         return self.keeper_identity
 
     def _hear(self) -> None:

@@ -20,6 +20,7 @@ from orchestrator.guard import Guard
 from orchestrator.isolation.cell import Cell
 from orchestrator.isolation.frames import FrameError, plain_json, wait
 from orchestrator.isolation.keeper import remove_directory
+from orchestrator.isolation.mark import end_marked, mark_of
 from orchestrator.isolation.outcome import (
     Cancelled,
     Completed,
@@ -32,7 +33,7 @@ from orchestrator.isolation.outcome import (
     from_wire,
 )
 from orchestrator.isolation.posix import now
-from orchestrator.isolation.process_tree import end_marked, end_tree
+from orchestrator.isolation.process_tree import end_tree
 
 logger = logging.getLogger(__name__)
 
@@ -103,16 +104,18 @@ class Conversation:
     def _turn(self) -> None:
         cell = self._cell
         open_ones = [source for source in (cell.keeper, cell.control, cell.output) if not source.closed]
-        readable = wait(open_ones, TICK_SECONDS, [cell.control] if cell.control.unsent else [])
-        if cell.output in readable:
+        wait(open_ones, TICK_SECONDS, [cell.control] if cell.control.unsent else [])
+        # All are read, whichever are ready: a wait in which this process was stopped says that none is. What is judged
+        # afterwards may have ended meanwhile.
+        if not cell.output.closed:
             cell.output.pull()
         if cell.control.unsent:
             cell.control.flush()
-        if cell.control in readable:
+        if not cell.control.closed:
             self._hear_child(answer=True)
-        if cell.keeper in readable:
-            self._hear_keeper()
-        self._judge()
+        self._hear_keeper()
+        if self._ended is None and not cell.keeper.closed:
+            self._judge()
 
     def _hear_keeper(self) -> None:
         for message in self._cell.keeper.pull():
@@ -193,19 +196,15 @@ class Conversation:
         while True:
             report = self._guard.end(self._key, PROOF_SECONDS)
             proved = report is not None or end_tree(identity).proved
-            # Orphans of a killed keeper go to the zygote, and past a dead zygote to init, where only their
-            # environment still tells whose they are.
-            strays = self._cell.zygote.wait_gone(identity.pid, PROOF_SECONDS)
-            if strays is None:
-                proved = end_marked(f"TMPDIR={self._tmpdir}").proved and proved
-            if proved:
+            # What a killed keeper leaves goes to the zygote, and past a dead zygote to init: its mark says whose it is.
+            if end_marked(mark_of(identity)).proved and proved:
                 break
             attempts += 1
             logger.error("step %s: its processes can't be proved gone (look %d); its lease stays", self._key, attempts)
         remove_directory(self._tmpdir)
         reason = report.reason if report is not None else None
         if reason == "silent":
-            return Lost(f"the guard ended the step: the worker was silent for {self._guard.silence_seconds:g} s")
+            return self._lost_to_silence()
         if reason == "limit" or (self._verdict is None and now() >= self._overdue_at - OWN_SLACK_SECONDS):
             return self._timed_out()
         return Crashed("its keeper process was killed from outside", "")
@@ -237,11 +236,16 @@ class Conversation:
         match self._ended["cause"]:
             case "limit":
                 return self._timed_out()
+            case "silent":
+                return self._lost_to_silence()
             case "memory":
                 limit = self._memory_limit_bytes
                 return OutOfMemory(limit, f"the step's processes held more than {limit} bytes of memory together")
             case _:
                 return Crashed(describe_status(self._ended["status"]), tail)
+
+    def _lost_to_silence(self) -> Lost:
+        return Lost(f"the step was ended: its worker was silent for {self._guard.silence_seconds:g} s")
 
     def _timed_out(self) -> TimedOut:
         return TimedOut(self._time_limit, f"the step was ended at its time limit of {self._time_limit:g} s")

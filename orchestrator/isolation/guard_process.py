@@ -4,36 +4,36 @@ It imports little, starts no thread, and does one thing in a loop. It knows each
 of its tree, and ends trees
 
 - at the step's limit, a little after the keeper should have done it itself;
-- when the worker has not beaten for `silence_seconds`: it is stopped, starved, or can't renew its liveness row;
-- and, when that goes on for `worker_grace` more, the worker itself: a stopped one would otherwise go on with what it
-  runs in its own threads as soon as it is continued, after its steps were given away;
+- when the worker is silent (`heartbeat.WorkerWatch`), likewise; and later on the worker itself;
 - at end of file, or when the worker's pidfd says that it is dead: then everything, and the scratch directory too.
 
 A tree that can't be proved gone (a process in uninterruptible sleep) is tried again every second.
 
-Messages: ``beat {}``, ``stand_down {}`` (the worker runs nothing any more and leaves), ``register {key, pid, limit}``,
-``forget {key}``, ``end {key}``, ``scratch {path}`` ← worker; ``heard {}`` and ``ended {key, reason, processes}`` →
-worker, `reason` one of ``limit silent asked unknown``.
+Messages: ``ping {}``, ``register {key, pid, started, limit}``, ``forget {key}``, ``end {key}``, ``scratch {path}`` ←
+worker; ``pong {}`` and ``ended {key, reason, processes}`` → worker, `reason` one of ``limit silent asked``.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.isolation.frames import Channel, Source, wait
+from orchestrator.isolation.heartbeat import WorkerWatch
+from orchestrator.isolation.mark import end_marked, mark_of
 from orchestrator.isolation.posix import LINUX, name_process, now, outlive_orderly_stops, reset_signals
-from orchestrator.isolation.process_tree import ProcessId, end_tree, identify, send
+from orchestrator.isolation.process_tree import ProcessId, TreeEnd, end_tree, is_running
 
 #: How long after a step's limit the guard steps in, should its keeper not have.
 KEEPER_SLACK_SECONDS = 1.0
+#: The same for the worker's silence.
+SILENCE_SLACK_SECONDS = 0.5
 RETRY_SECONDS = 1.0
-#: How often it looks whether an idle worker is still heard.
-IDLE_SECONDS = 2.0
+#: How often it looks whether a worker without steps in processes is still heard.
+IDLE_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -50,27 +50,21 @@ class Tree:
 def main(config: dict[str, Any]) -> None:
     """Entry of the guard's process.
 
-    `config`: ``socket`` (a descriptor), ``worker`` (pid), ``silence`` (seconds), ``worker_grace`` (seconds or None).
+    `config`: ``socket`` and ``heartbeat`` (descriptors), ``worker`` (pid), ``silence`` (seconds), ``worker_grace``
+    (seconds or None).
     """
     name_process("onelane-guard")
     reset_signals()
     outlive_orderly_stops()
     connection = socket.socket(fileno=config["socket"])
     connection.set_inheritable(False)
-    GuardProcess(Channel(connection), config["worker"], config["silence"], config["worker_grace"]).run()
+    GuardProcess(Channel(connection), config["worker"], WorkerWatch.from_config(config)).run()
 
 
 class GuardProcess:
-    def __init__(
-        self, worker: Channel, worker_pid: int, silence_seconds: float, worker_grace_seconds: float | None
-    ) -> None:
+    def __init__(self, worker: Channel, worker_pid: int, watch: WorkerWatch) -> None:
         self._worker = worker
-        self._silence_seconds = silence_seconds
-        self._last_beat = now()
-        self._worker_grace_seconds = worker_grace_seconds
-        #: The worker, once it has beaten: before that it only starts, and has nothing to lose.
-        self._watched: ProcessId | None = None
-        self._worker_id = identify(worker_pid) if os.getppid() == worker_pid else None
+        self._watch = watch
         self._trees: dict[str, Tree] = {}
         self._scratch: set[str] = set()
         self._sources: list[Source] = [worker]
@@ -82,9 +76,9 @@ class GuardProcess:
 
     def run(self) -> None:
         while not self._worker_is_gone():
-            # What has arrived is read before anybody is judged: if only the guard was held up, the beats are there.
+            # What has arrived is read before any step is judged: it may have ended while the guard was held up.
             self._end_those_due()
-            self._end_the_worker()
+            self._kill_silent_worker()
         for key, tree in self._trees.items():
             self._end(key, tree, "worker gone")
         while not all(tree.proved for tree in self._trees.values()):
@@ -101,28 +95,23 @@ class GuardProcess:
         self._worker.flush()
         return self._worker.closed or self._worker_exit in readable
 
-    def _nap(self) -> float | None:
+    def _nap(self) -> float:
         running = [tree for tree in self._trees.values() if not tree.proved]
         if not running:
-            return IDLE_SECONDS if self._watched is not None else None
+            return IDLE_SECONDS
         if any(tree.reason for tree in running):
             return RETRY_SECONDS
-        due = min(min(tree.ends_at for tree in running), self._last_beat + self._silence_seconds)
+        due = min(min(tree.ends_at for tree in running) - now(), self._watch.seconds_left(SILENCE_SLACK_SECONDS))
         # At most a second: poll() stands still while the host is suspended, and `now` does not.
-        return min(1.0, max(0.0, due - now()))
+        return min(1.0, max(0.0, due))
 
     def _take(self, message: dict[str, Any]) -> None:
-        if "beat" in message:
-            self._last_beat = now()
-            if self._worker_grace_seconds is not None:
-                self._watched = self._worker_id
-            self._worker.post({"heard": {}})
-        elif "stand_down" in message:
-            self._watched = None
+        if "ping" in message:
+            self._worker.post({"pong": {}})
         elif "register" in message:
             order = message["register"]
             ends_at = now() + order["limit"] + KEEPER_SLACK_SECONDS
-            self._trees[order["key"]] = Tree(identify(order["pid"]), ends_at)
+            self._trees[order["key"]] = Tree(ProcessId(order["pid"], order["started"]), ends_at)
         elif "forget" in message:
             self._trees.pop(message["forget"]["key"], None)
         elif "scratch" in message:
@@ -134,7 +123,6 @@ class GuardProcess:
 
     def _end_those_due(self) -> None:
         moment = now()
-        silent = moment - self._last_beat > self._silence_seconds
         for key, tree in self._trees.items():
             if tree.proved:
                 continue
@@ -142,23 +130,19 @@ class GuardProcess:
                 self._end(key, tree, tree.reason)
             elif moment >= tree.ends_at:
                 self._end(key, tree, "limit")
-            elif silent:
+            elif self._watch.seconds_left(SILENCE_SLACK_SECONDS) <= 0:
                 self._end(key, tree, "silent")
 
-    def _end_the_worker(self) -> None:
-        if self._watched is None or self._worker_grace_seconds is None:
-            return
-        silent = now() - self._last_beat
-        if silent > self._silence_seconds + self._worker_grace_seconds:
-            self._say(f"the worker (pid {self._watched.pid}) was not heard for {silent:.1f} s; it is killed")
-            send(self._watched, signal.SIGKILL)
-            self._watched = None
+    def _kill_silent_worker(self) -> None:
+        killed = self._watch.kill_worker_when_due()
+        if killed is not None:
+            self._say(killed)
 
     def _end(self, key: str, tree: Tree, reason: str) -> None:
         """End the tree, prove it, say so to the worker and (for the log, should it be dead) on standard error."""
         if not tree.proved:
             tree.reason = reason
-            ended = end_tree(tree.keeper) if tree.keeper is not None else None
+            ended = _end_step(tree.keeper) if tree.keeper is not None else None
             tree.processes += ended.processes if ended else 0
             tree.proved = ended is None or ended.proved
             if ended is not None and (ended.processes or not ended.proved):
@@ -178,3 +162,10 @@ class GuardProcess:
 
         for path in self._scratch:
             remove_directory(path)
+
+
+def _end_step(keeper: ProcessId) -> TreeEnd:
+    """End a step's tree; where its keeper was killed, what has become an orphan carries its mark still."""
+    if is_running(keeper):
+        return end_tree(keeper)
+    return end_marked(mark_of(keeper))

@@ -5,11 +5,13 @@ It runs no code of a step. It is the subreaper of everything the step starts, so
 `waitpid` answers that there is no child left, nothing of the step exists any more. Only then does the keeper remove
 the step's TMPDIR, say ``ended`` and go.
 
-It ends the tree when the child has gone, at the time limit, over the memory limit, when the worker asks, and at end
-of file on the worker's connection, which is what a killed worker leaves. None of this needs a thread of the worker.
+It ends the tree when the child has gone, at the time limit, over the memory limit, when the worker asks, at end of
+file on the worker's connection, which is what a killed worker leaves, and when the worker is silent, which is what a
+stopped one is. None of this needs a thread of the worker, or the guard. Before it judges it reads what waits: it may
+have been stopped itself.
 
 Messages: ``hello {keeper, child}`` → worker; ``start {limit, tmpdir, memory}`` and ``end`` ← worker;
-``ended {cause, status, processes}`` → worker, with `cause` one of ``exit limit memory asked``.
+``ended {cause, status, processes}`` → worker, with `cause` one of ``exit limit memory silent asked``.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.isolation.frames import Channel, wait
+from orchestrator.isolation.heartbeat import WorkerWatch
+from orchestrator.isolation.mark import mark_of, put_on
 from orchestrator.isolation.posix import become_subreaper, name_process, now, outlive_orderly_stops
 from orchestrator.isolation.process_tree import descendants, end_tree, identify, snapshot
 
@@ -66,10 +70,15 @@ class Wakeups:
 class Keeper:
     """The keeper's loop. `fork_child` starts the step's process, without the given wake-ups, and gives its pid."""
 
-    def __init__(self, worker: socket.socket, fork_child: Callable[[Wakeups], int]) -> None:
+    def __init__(self, worker: socket.socket, watch: WorkerWatch, fork_child: Callable[[Wakeups], int]) -> None:
         name_process("onelane-keeper")
         outlive_orderly_stops()
         become_subreaper()
+        myself = identify(os.getpid())
+        assert myself is not None
+        self._myself = myself
+        put_on(mark_of(myself))
+        self._watch_worker = watch
         self._wakeups = Wakeups()
         self._worker = Channel(worker)
         self._child = fork_child(self._wakeups)
@@ -93,9 +102,9 @@ class Keeper:
 
     def _watch(self) -> str:
         while True:
-            if self._wakeups in wait([self._worker, self._wakeups], self._nap()):
-                self._wakeups.clear()
-                self._reap()
+            wait([self._worker, self._wakeups], self._nap())
+            self._wakeups.clear()
+            self._reap()
             for message in self._worker.pull():
                 if "start" in message:
                     self._start(message["start"])
@@ -107,6 +116,8 @@ class Keeper:
                 return "exit"
             if self._ends_at is not None and now() >= self._ends_at:
                 return "limit"
+            if self._ends_at is not None and self._watch_worker.seconds_left() <= 0:
+                return "silent"
             if self._memory_limit is not None and self._is_over(self._memory_limit):
                 return "memory"
 
@@ -119,7 +130,7 @@ class Keeper:
         if self._ends_at is None:
             return None
         longest = LONGEST_NAP_SECONDS if self._memory_limit is None else CHILD_MEMORY_SECONDS
-        return min(longest, max(0.0, self._ends_at - now()))
+        return min(longest, max(0.0, self._ends_at - now()), max(0.0, self._watch_worker.seconds_left()))
 
     def _is_over(self, limit: int) -> bool:
         """Resident pages overstate the child's share, so they only say when a proper measurement is worth its time."""
@@ -144,11 +155,9 @@ class Keeper:
     def _end(self) -> int:
         """Kill until no child is left; return how many processes that took."""
         processes = 0
-        myself = identify(os.getpid())
-        assert myself is not None
         self._reap()
         while not self._childless:
-            processes += end_tree(myself, with_root=False, reap=self._reap).processes
+            processes += end_tree(self._myself, with_root=False, reap=self._reap).processes
             self._reap()
         return processes
 

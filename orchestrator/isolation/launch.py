@@ -1,4 +1,6 @@
-"""Starting guard and zygote: fresh interpreters with a clean environment, their own session and one connection.
+"""Starting guard and zygote: fresh interpreters with a clean environment, a session and a connection of their own.
+
+They also get the page of the worker's heartbeat, and no other descriptor of the worker.
 
 exec, not fork: a fork of the worker would carry its memory, its secrets in /proc/<pid>/environ, its database sockets
 and the state of its other threads.
@@ -14,6 +16,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.isolation.heartbeat import Heartbeat
+
 # -P keeps the working directory off the path until ours replaces it: a json.py lying there must not be loaded.
 _BOOT = (
     "import json, sys; config = json.loads(sys.argv[2]); sys.path[:] = config['sys_path']; "
@@ -22,21 +26,23 @@ _BOOT = (
 
 
 def launch(
-    module: str, config: Mapping[str, Any], environment: Mapping[str, str]
+    module: str, config: Mapping[str, Any], environment: Mapping[str, str], heartbeat: Heartbeat
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Run ``module.main(config)`` in a new interpreter; return it with our end of its connection.
 
-    `config` is plain data and visible in ps, so it holds no secrets; ``socket`` and ``sys_path`` are added to it.
+    `config` is plain data and visible in ps, so it holds no secrets; ``socket``, ``heartbeat`` (descriptors) and
+    ``sys_path`` are added to it.
     """
     ours, theirs = socket.socketpair()
     try:
-        full = {**config, "socket": theirs.fileno(), "sys_path": [os.path.abspath(path) for path in sys.path]}
+        passed = {"socket": theirs.fileno(), "heartbeat": heartbeat.fileno()}
+        full = {**config, **passed, "sys_path": [os.path.abspath(path) for path in sys.path]}
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT, module, json.dumps(full)],
             stdin=subprocess.DEVNULL,
             env=dict(environment),
             close_fds=True,
-            pass_fds=[theirs.fileno()],
+            pass_fds=list(passed.values()),
             start_new_session=True,  # Ctrl-C in the worker's terminal must not reach a running step
         )
     except BaseException:

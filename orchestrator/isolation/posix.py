@@ -7,6 +7,7 @@ macOS has neither: both answer False there, and an orphan of a step can then esc
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import signal
 import sys
@@ -44,6 +45,21 @@ def die_with_parent(parent: int) -> bool:
     if os.getppid() != parent:
         os._exit(1)
     return True
+
+
+def map_to_read(descriptor: int, size: int) -> memoryview:
+    """`size` bytes of a file as read-only memory that is shared with its writer, and needs no descriptor any more.
+
+    Not `mmap.mmap` on Linux: it keeps a copy of the descriptor, which every fork would inherit.
+    """
+    if _libc is None:
+        return memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ))
+    _libc.mmap.restype = ctypes.c_void_p
+    _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        raise OSError(ctypes.get_errno(), "cannot map the page of the worker's heartbeat")
+    return memoryview((ctypes.c_char * size).from_address(address)).toreadonly().cast("B")
 
 
 def name_process(name: str) -> None:

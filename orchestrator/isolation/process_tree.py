@@ -214,29 +214,3 @@ def _gone(tree: Iterable[ProcessId], ends_at: float, reap: Callable[[], None] | 
             return False
         time.sleep(pause)
         pause = min(pause * 2, 0.02)
-
-
-def end_marked(variable: str, within_seconds: float = 2.0) -> TreeEnd:
-    """End every process whose environment has the entry `variable` (``NAME=value``), with all below it.
-
-    The last resort for orphans that went past every subreaper of ours, because those had been killed: Linux only, and
-    blind to a process that cleared its environment.
-    """
-    entry = variable.encode()
-    count = 0
-    proved = True
-    while True:
-        marked = [record for record in snapshot().values() if not record.dead and _has_entry(record, entry)]
-        if not marked or not proved:
-            return TreeEnd(count, proved)
-        for record in marked:
-            ended = end_tree(record.identity, within_seconds=within_seconds)
-            count += ended.processes
-            proved = proved and ended.proved
-
-
-def _has_entry(record: ProcessRecord, entry: bytes) -> bool:
-    try:
-        return entry in Path(f"/proc/{record.identity.pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False

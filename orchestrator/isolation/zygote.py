@@ -4,11 +4,11 @@ Started by exec with an allow-listed environment, so neither its memory nor /pro
 secrets. Single-threaded, so that forking is safe. Each request is one byte that carries three descriptors (the child's
 connection, the keeper's connection, the write end of the output pipe); nothing else of the worker is inherited.
 
-It is a subreaper too: should a keeper be killed, the orphans come here, are ended, and the worker is told by
-``gone {keeper, strays}``. At end of file (the worker has gone) it waits for its keepers, which end their trees
-themselves, and leaves.
+It is a subreaper too: should a keeper be killed, the orphans come here and are ended. At end of file (the worker has
+gone) it waits for its keepers, which end their trees themselves, and leaves. When the worker is silent it does for the
+keepers what they have not done, and later on kills the worker, as the guard does: either of the two may be missing.
 
-Messages → worker: ``ready {threads}`` or ``failed {module, traceback}``, once; ``gone`` as above.
+Messages → worker: ``ready {threads}`` or ``failed {module, traceback}``, once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from orchestrator.isolation import child
 from orchestrator.isolation.frames import Channel, wait
+from orchestrator.isolation.heartbeat import WorkerWatch
 from orchestrator.isolation.keeper import Keeper, Wakeups
 from orchestrator.isolation.posix import (
     become_subreaper,
@@ -41,14 +42,21 @@ FDS_PER_CELL = 3
 ALWAYS_LOADED = ("actors.context", "actors.errors", "actors.signals")
 #: With the worker gone, how long keepers get to end their trees before the zygote does it for them.
 KEEPERS_GRACE_SECONDS = 1.0
+#: How long after the keepers it ends steps for the worker's silence, and how often it looks.
+SILENCE_SLACK_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 
 
 def main(config: dict[str, Any]) -> None:
-    """Entry of the zygote's process. `config` holds ``socket`` (a descriptor) and ``preload`` (module names)."""
+    """Entry of the zygote's process.
+
+    `config`: ``socket`` and ``heartbeat`` (descriptors), ``preload`` (module names), and what the guard's process gets.
+    """
     name_process("onelane-zygote")
     reset_signals()
     outlive_orderly_stops()
     become_subreaper()
+    watch = WorkerWatch.from_config(config)
     connection = socket.socket(fileno=config["socket"])
     connection.set_inheritable(False)
     worker = Channel(connection)
@@ -61,19 +69,20 @@ def main(config: dict[str, Any]) -> None:
     gc.collect()
     gc.freeze()  # a collection in a fork would otherwise write to, and so copy, every page of the modules
     worker.post({"ready": {"threads": threading.active_count()}})
-    Zygote(worker).run()
+    Zygote(worker, watch).run()
 
 
 class Zygote:
-    def __init__(self, worker: Channel) -> None:
+    def __init__(self, worker: Channel, watch: WorkerWatch) -> None:
         self._worker = worker
+        self._watch = watch
         self._keepers: set[int] = set()
         self._wakeups = Wakeups()
 
     def run(self) -> None:
         """Fork for the worker until it has gone; leave when nothing is left below."""
         while self._serve_once():
-            pass
+            self._act_on_silence()
         self._worker.close()
         ends_at = now() + KEEPERS_GRACE_SECONDS
         while self._keepers:
@@ -84,10 +93,9 @@ class Zygote:
                 self._end_keepers()
 
     def _serve_once(self) -> bool:
-        readable = wait([self._worker, self._wakeups], None)
-        if self._wakeups in readable:
-            self._wakeups.clear()
-            self._reap()
+        readable = wait([self._worker, self._wakeups], LOOK_SECONDS)
+        self._wakeups.clear()
+        self._reap()
         if self._worker in readable:
             try:
                 request, descriptors, _, _ = socket.recv_fds(self._worker.sock, 1, FDS_PER_CELL)
@@ -101,6 +109,14 @@ class Zygote:
                 os.set_inheritable(descriptor, False)
             self._fork_keeper(descriptors)
         return True
+
+    def _act_on_silence(self) -> None:
+        if self._watch.worker_serves and self._watch.seconds_left(SILENCE_SLACK_SECONDS) <= 0:
+            self._end_keepers()
+        killed = self._watch.kill_worker_when_due()
+        if killed is not None:
+            with suppress(OSError):  # the worker's terminal may have gone
+                print(f"onelane zygote: {killed}", file=sys.stderr, flush=True)
 
     def _fork_keeper(self, descriptors: list[int]) -> None:
         pid = os.fork()
@@ -131,7 +147,7 @@ class Zygote:
                 os.close(output)
                 return pid
 
-            Keeper(worker, fork_child).run()
+            Keeper(worker, self._watch, fork_child).run()
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -141,7 +157,6 @@ class Zygote:
             os._exit(status)
 
     def _reap(self) -> None:
-        gone = []
         broken = False
         while True:
             try:
@@ -152,29 +167,24 @@ class Zygote:
                 break
             if pid in self._keepers:
                 self._keepers.discard(pid)
-                if status != 0:  # an orderly keeper has proved that its tree is gone
-                    broken = True
-                    gone.append(pid)
+                broken = broken or status != 0  # an orderly keeper has proved that its tree is gone
         if broken:
-            strays = self._end_strays()
-            for pid in gone:
-                self._tell({"gone": {"keeper": pid, "strays": strays}})
+            self._end_orphans()
 
-    def _end_strays(self) -> int:
-        """End every child that is not a keeper: orphans of a keeper that was killed."""
-        count = 0
+    def _end_orphans(self) -> None:
+        """End every child that is not a keeper: it was left by a keeper that was killed."""
         while True:
-            strays = [
+            orphans = [
                 record.identity
                 for record in snapshot().values()
                 if record.parent == os.getpid() and record.identity.pid not in self._keepers
             ]
-            if not strays:
-                return count
-            for stray in strays:
-                count += end_tree(stray).processes
+            if not orphans:
+                return
+            for orphan in orphans:
+                end_tree(orphan)
                 with suppress(ChildProcessError):
-                    os.waitpid(stray.pid, os.WNOHANG)
+                    os.waitpid(orphan.pid, os.WNOHANG)
 
     def _end_keepers(self) -> None:
         for pid in self._keepers:
@@ -183,7 +193,3 @@ class Zygote:
             if identity is not None:
                 end_tree(identity)
         self._reap()
-
-    def _tell(self, message: dict[str, Any]) -> None:
-        if not self._worker.closed:
-            self._worker.post(message)

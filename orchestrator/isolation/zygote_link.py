@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 
+from orchestrator.guard import Guard
 from orchestrator.isolation.frames import Channel, wait
 from orchestrator.isolation.launch import launch
 from orchestrator.isolation.posix import now
@@ -29,12 +30,12 @@ class PreloadFailed(RuntimeError):
 class ZygoteLink:
     """A running zygote. Safe to use from several threads."""
 
-    def __init__(self, preload: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, preload: Sequence[str], environment: Mapping[str, str], guard: Guard) -> None:
         self._process: subprocess.Popen[bytes]
-        self._process, sock = launch("orchestrator.isolation.zygote", {"preload": list(preload)}, environment)
+        config = {"preload": list(preload), **guard.watch_config}
+        self._process, sock = launch("orchestrator.isolation.zygote", config, environment, guard.heartbeat)
         self._channel = Channel(sock)
         self._turn = threading.Lock()
-        self._gone_keepers: dict[int, int] = {}
         self._ready = False
 
     @property
@@ -50,8 +51,9 @@ class ZygoteLink:
         """
         ends_at = now() + PRELOAD_SECONDS
         while not self._ready:
+            is_over = now() >= ends_at  # before the look: this process may have been stopped since the last one
             self._hear(max(0.0, ends_at - now()))
-            if now() >= ends_at:
+            if is_over and not self._ready:
                 raise PreloadFailed(f"the steps' modules were not imported within {PRELOAD_SECONDS:.0f} s")
 
     def fork(self, descriptors: Sequence[int]) -> None:
@@ -62,30 +64,15 @@ class ZygoteLink:
             except OSError as error:
                 raise ZygoteGone(f"the zygote (pid {self.pid}) has gone: {error}") from None
 
-    def wait_gone(self, keeper: int, timeout_seconds: float) -> int | None:
-        """After a keeper's unexpected end: how many orphans the zygote has ended for it. None: not known in time."""
-        ends_at = now() + timeout_seconds
-        while keeper not in self._gone_keepers:
-            left = ends_at - now()
-            if left <= 0:
-                return None
-            try:
-                self._hear(min(left, 0.1))  # in slices: another thread may take in the report that this one waits for
-            except ZygoteGone:
-                return None
-        return self._gone_keepers.pop(keeper)
-
     def _hear(self, timeout_seconds: float) -> None:
         wait([self._channel], timeout_seconds)
         with self._turn:
             messages = self._channel.pull()
             for message in messages:
-                if "gone" in message:
-                    self._gone_keepers[message["gone"]["keeper"]] = message["gone"]["strays"]
-                elif "failed" in message:
+                if "failed" in message:
                     failed = message["failed"]
                     raise PreloadFailed(f"steps can't run: importing {failed['module']} failed\n{failed['traceback']}")
-                elif "ready" in message:
+                if "ready" in message:
                     self._ready = True
                     if message["ready"]["threads"] > 1:
                         logger.warning(

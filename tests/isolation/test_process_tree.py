@@ -15,7 +15,6 @@ from orchestrator.isolation.process_tree import (
     ProcessId,
     ProcessRecord,
     descendants,
-    end_marked,
     end_tree,
     identify,
     is_running,
@@ -133,15 +132,3 @@ def test_without_the_root_only_what_is_below_it_ends(start: Start) -> None:
     assert not is_running(child)
     assert is_running(known(parent.pid))
     assert end_tree(known(parent.pid)).proved
-
-
-@pytest.mark.processes
-def test_marked_processes_end_with_all_below_them(start: Start) -> None:
-    marked = start(REPLACING, env={**os.environ, "STEP_MARK": "42"}, start_new_session=True)
-    alike = start(SLEEPER, env={**os.environ, "STEP_MARK": "421"})
-    eventually(lambda: living_below(marked.pid), "it has a child")
-    ended = end_marked("STEP_MARK=42")
-    assert ended.proved
-    assert ended.processes >= 2
-    assert identify(marked.pid) is None
-    assert identify(alike.pid) is not None

@@ -1,0 +1,135 @@
+"""What the failure table forks for each row: a worker that runs one step, and a control plane.
+
+Both are made of the service's own parts: guard, sandbox, liveness, and the statements that start, end and take a step.
+Only the broker is missing, which has no part in when a step's processes end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from orchestrator.execution import Execution
+from orchestrator.guard import Guard
+from orchestrator.isolation.environment import allowed_environment
+from orchestrator.isolation.process_tree import ProcessId, identify
+from orchestrator.liveness import Liveness
+from orchestrator.sandbox import Sandbox, StepCall
+from orchestrator.worker import WORKER_GRACE_SECONDS
+from tenants.database import Database
+from tenants.errors import OwnershipLost, Unavailable
+from tenants.store import new_jobs, outcomes, ownership, workers
+from tenants.store.new_jobs import JobPlan, StepPlan
+from tenants.store.steps import Owned
+
+STEPS = "tests.isolation.misbehaving_steps"
+WORKER = "attacked"
+_UNFIT_STATUS = 70
+
+
+def database_url(folder: Path) -> str:
+    return f"sqlite:///{folder}/onelane.db"
+
+
+def run_worker(folder: Path, gate: int, told: int, limit_seconds: float) -> NoReturn:
+    """Entry of the worker, directly after its fork: wait for the gate, run one step, say as JSON what goes on."""
+    os.read(gate, 1)
+    turn = threading.Lock()
+
+    def say(event: str, **data: Any) -> None:
+        with turn:
+            os.write(told, json.dumps({"event": event, **data}).encode() + b"\n")
+
+    guard = Guard(worker_grace_seconds=WORKER_GRACE_SECONDS, on_lost=lambda _: os._exit(_UNFIT_STATUS))
+    guard.start()
+    sandbox = Sandbox(
+        scratch_dir=folder / "scratch",
+        preload=[STEPS],
+        environment=allowed_environment(os.environ),
+        guard=guard,
+        warm_spares=0,
+    )
+    sandbox.start()
+    database = Database(database_url(folder))
+    workers.register_surely(database, id=WORKER, host="here", pid=os.getpid(), lanes=["generate"], threads=1)
+    execution = cast(Execution, _OneStep())
+    liveness = Liveness(WORKER, database, execution, guard, on_unfit=lambda _: os._exit(_UNFIT_STATUS))
+    liveness.start()
+    owned = _start_new_step(database)
+
+    def serve(name: str, payload: dict[str, Any]) -> None:
+        child = payload["pids"][-1]
+        keeper = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+        say(
+            "running",
+            step_id=owned.step_id,
+            step=[_named(pid) for pid in payload["pids"]],
+            worker=_named(os.getpid()),
+            guard=_named(guard.pid),
+            zygote=_named(sandbox.zygote_pid),
+            keeper=_named(keeper),
+            child=_named(child),
+        )
+
+    call = StepCall("step.1", STEPS, "daemonize", {}, limit_seconds, None, f"{STEPS}:bench")
+    outcome = sandbox.run(call, serve, threading.Event())
+    error = {"code": "lost", "message": "it was ended"}
+    try:
+        database.write(lambda c: outcomes.retry(c, owned, outcome="lost", error=error, delay_seconds=0.0))
+        say("outcome", kind=type(outcome).__name__)
+    except OwnershipLost:
+        say("outcome", kind="refused")
+    threading.Event().wait()
+    raise AssertionError("unreachable: nothing sets the event")
+
+
+class _OneStep:
+    """What `Liveness` asks of the worker's execution."""
+
+    busy = 1
+
+    def hand_back_strays(self) -> None:
+        """There are none: one step is started, once."""
+
+    def cancel(self, step_id: str) -> None:
+        raise AssertionError(f"nobody cancels step {step_id}")
+
+
+def _start_new_step(database: Database) -> Owned:
+    plan = JobPlan(pipeline="blog", input={"topic": "x"}, steps=(StepPlan("generate", "generate", True, 3),))
+    made = database.write(lambda c: new_jobs.create(c, "acme", [plan]))
+    owned = ownership.start(database, made.queued[0].id, worker_id=WORKER, slot=0)
+    assert isinstance(owned, Owned), owned
+    return owned
+
+
+def _named(pid: int | None) -> list[float]:
+    identity = identify(pid) if pid is not None else None
+    assert identity is not None, "a part of the worker has gone before it was attacked"
+    return [identity.pid, identity.started]
+
+
+def named(data: list[float]) -> ProcessId:
+    return ProcessId(int(data[0]), data[1])
+
+
+def run_control_plane(folder: Path, gate: int) -> NoReturn:
+    """Entry of the control plane that is attacked: takes steps from dead workers, again and again."""
+    os.read(gate, 1)
+    database = Database(database_url(folder))
+    while True:
+        with contextlib.suppress(OwnershipLost, Unavailable):  # the harness' own one was faster, or writes just now
+            take_from_the_dead(database)
+        time.sleep(0.5)
+
+
+def take_from_the_dead(database: Database) -> None:
+    """What the rescuer does. Raises OwnershipLost where another one was faster, Unavailable for a busy database."""
+    database.write(workers.declare_dead)
+    for step in database.read(workers.abandoned_steps):
+        database.write(lambda c, step=step: outcomes.lose(c, step["id"], step["run_token"]))  # type: ignore[misc]
