@@ -48,6 +48,7 @@ bench: ## Benchmarks, both sides in one run, with ratios
 	.venv/bin/python -m tests.benchmarks.isolation_cost
 	.venv/bin/python -m tests.benchmarks.rebuild
 
-chaos: ## Attack the whole service on both databases, and judge from outside (CHAOS_ARGS=--seed=N)
+chaos: ## Every pair of failures of a step's processes; then attack the whole service on both databases (CHAOS_ARGS=--seed=N)
 	@deploy/bootstrap dev
+	.venv/bin/python -m tests.isolation.failure_pairs --all
 	.venv/bin/python -m tests.chaos $(CHAOS_ARGS)

@@ -36,7 +36,7 @@ from . import metrics
 from .callbacks import Callbacks
 from .circuits import circuit_policy
 from .dispatch import Dispatcher
-from .guard import GuardLost
+from .guard import Guard, GuardLost
 from .outcome_writer import EndedFor, OutcomeWriter
 from .queue_settings import QueueSettings
 from .sandbox import Completed, Failed, Lost, Outcome, Sandbox, SandboxUnavailable, Signalled, StepCall
@@ -76,6 +76,7 @@ class Execution:
         callbacks: Callbacks,
         sandbox: Sandbox | None,
         publishers: Mapping[str, KnownPublisher] | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._worker_id = worker_id
         self._database = database
@@ -86,6 +87,7 @@ class Execution:
         self._queue_settings = queue_settings
         self._callbacks = callbacks
         self._sandbox = sandbox
+        self._guard = guard
         self._publishers = publishers or {}
         self._journals = JournalWriter()
         self._running: dict[str, Running] = {}
@@ -239,11 +241,27 @@ class Execution:
             journal,
             uses=step.uses,
             publishers=self._publishers,
+            check_worker=self._check_worker,
         )
         context = _wire_context(owned, limit)
         if step.isolation == "thread":
             return _perform_here(step, pipeline, context, port)
         return self._perform_isolated(owned, step, pipeline, context, port, limit, running)
+
+    def _check_worker(self) -> None:
+        """Refuse what a step asks of a worker that was stopped for too long, or cannot reach the database.
+
+        Its steps are being ended, and may run elsewhere by now. A step in a thread has nothing but this between the
+        moment at which its process is continued and that process' end.
+
+        Raises:
+            OwnershipLost: this worker's liveness has not been renewed in time.
+        """
+        if self._guard is None or (silent := self._guard.heartbeat.silent_seconds) <= self._guard.silence_seconds:
+            return
+        raise OwnershipLost(
+            f"worker {self._worker_id} has not renewed its liveness for {silent:.1f} s: its steps may run elsewhere"
+        )
 
     def _perform_isolated(
         self,

@@ -64,8 +64,11 @@ class StepPort:
         *,
         uses: Declaration,
         publishers: Mapping[str, KnownPublisher] | None = None,
+        check_worker: Callable[[], None] | None = None,
     ) -> None:
+        """`check_worker` raises OwnershipLost when the worker's steps may run elsewhere by now."""
         self._owned = owned
+        self._check_worker = check_worker
         self._uses = uses
         self._queue_settings = queue_settings
         self._database = database
@@ -111,6 +114,8 @@ class StepPort:
         verb = self._verbs.get(name)
         if verb is None:
             raise InvalidInput(f"a step called {name!r}, which is not one of {', '.join(sorted(self._verbs))}")
+        if self._check_worker is not None:
+            self._check_worker()
         self._journal.flush()  # what the step said before stands before what it does now
         try:
             self._uses.check(f"{self._owned.pipeline}.{self._owned.name}", name, payload)

@@ -132,6 +132,7 @@ class WorkerProcess:
                 callbacks=runtime.callbacks,
                 sandbox=sandbox,
                 publishers=runtime.publishers,
+                guard=guard,
             )
             lanes = self._lanes(runtime)
             declare_actors(runtime, execution, lanes)

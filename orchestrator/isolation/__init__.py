@@ -8,5 +8,6 @@
                          └── child        child.py           runs the step's function
                                └── …      whatever the step starts: a browser, its driver, …
 
-The worker's side is `orchestrator.guard` and `orchestrator.sandbox`; nothing else imports this package.
+The worker's side is `orchestrator.guard` and `orchestrator.sandbox`; beside them only the worker's own modules import
+this package, for the clock and the environment.
 """

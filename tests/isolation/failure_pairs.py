@@ -211,7 +211,8 @@ class Table:
         return row.decided or time.time() - self._started.get(row.number, time.time()) > ROW_SECONDS
 
     def _start_some(self) -> None:
-        starting = [row for row in self.rows if row.number in self._started and not row.attacked_at]
+        started = [row for row in self.rows if row.number in self._started]
+        starting = [row for row in started if not row.attacked_at and not self._is_over(row)]
         for row in self._waiting[: max(0, STARTING_AT_ONCE - len(starting))]:
             self._waiting.remove(row)
             self._started[row.number] = time.time()

@@ -13,6 +13,8 @@ from sqlalchemy import Connection
 
 from orchestrator import metrics
 from orchestrator.execution import Execution
+from orchestrator.guard import Guard
+from orchestrator.isolation.posix import now
 from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
 from tenants.database import CommitUnknown, Database
@@ -83,6 +85,7 @@ class Stand:
     runtime: Runtime
     database: Unlucky
     execution: Execution
+    guard: Guard
 
     def make(self, do: str = "return", pipeline: str = "quick") -> tuple[str, str]:
         job, _ = self.runtime.jobs.create("acme", NewJob(pipeline, {"do": do}))
@@ -104,6 +107,7 @@ def stand(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Stand]:
         lambda c: workers.register(c, id=WORKER, host="here", pid=1, lanes=["quick", "last"], threads=1)
     )
     database = Unlucky(migrated_url)
+    guard = Guard()
     execution = Execution(
         worker_id=WORKER,
         database=database,
@@ -114,8 +118,10 @@ def stand(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Stand]:
         queue_settings=runtime.queue_settings,
         callbacks=runtime.callbacks,
         sandbox=None,
+        guard=guard,
     )
-    yield Stand(runtime, database, execution)
+    yield Stand(runtime, database, execution, guard)
+    guard.heartbeat.close()
     database.close()
     runtime.close()
 
@@ -230,5 +236,20 @@ def test_an_error_of_our_own_loses_no_message(stand: Stand, monkeypatch: pytest.
     stand.database.before = broken
     assert stand.run(step_id).rescheduled
     stand.database.before = lambda number: None
+    stand.run(step_id)
+    assert stand.job(job_id)["status"] == "completed"
+
+
+def test_a_step_of_a_worker_that_was_stopped_for_too_long_is_refused_every_call(
+    stand: Stand,
+) -> None:
+    """A thread step goes on when its process is continued; until that process ends, all it asks for is refused."""
+    stand.guard.heartbeat.renew(now() - 8.5)
+    job_id, step_id = stand.make()
+    stand.run(step_id)
+    (attempt,) = stand.job(job_id)["steps"][0]["attempts"]
+    assert attempt["outcome"] == "lost"
+    assert "has not renewed its liveness for 8." in attempt["error"]["message"]
+    stand.guard.heartbeat.renew(now())
     stand.run(step_id)
     assert stand.job(job_id)["status"] == "completed"
