@@ -64,7 +64,7 @@ class StepPort:
         *,
         uses: Declaration,
         publishers: Mapping[str, KnownPublisher] | None = None,
-        check_worker: Callable[[], None] | None = None,
+        check_worker: Callable[[], None] = lambda: None,
     ) -> None:
         """`check_worker` raises OwnershipLost when the worker's steps may run elsewhere by now."""
         self._owned = owned
@@ -114,8 +114,7 @@ class StepPort:
         verb = self._verbs.get(name)
         if verb is None:
             raise InvalidInput(f"a step called {name!r}, which is not one of {', '.join(sorted(self._verbs))}")
-        if self._check_worker is not None:
-            self._check_worker()
+        self._check_worker()
         self._journal.flush()  # what the step said before stands before what it does now
         try:
             self._uses.check(f"{self._owned.pipeline}.{self._owned.name}", name, payload)
@@ -128,8 +127,9 @@ class StepPort:
 
         Raises:
             InvalidInput: no such message, or its payload is out of shape.
-            OwnershipLost: the attempt was found not to own its step any more when earlier ones were written.
+            OwnershipLost: as `call`; or the attempt was found not to own its step when earlier ones were written.
         """
+        self._check_worker()
         if self._journal.ownership_lost:
             raise steps.lost_ownership(self._owned)
         note = self._notes.get(name)

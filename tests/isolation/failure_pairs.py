@@ -74,6 +74,9 @@ class Row:
     living: dict[int, ProcessId] = field(default_factory=dict)
     attacked_at: float = 0.0
     gone_at: float = 0.0
+    #: When the worker saw them gone, right before it wrote the outcome. On a busy machine this harness may notice
+    #: the last end only after that.
+    seen_gone_at: float | None = None
     worker_gone_at: float = 0.0
     given_away_at: float = 0.0
     outcome: str = ""
@@ -103,11 +106,12 @@ class Row:
         def after(moment: float) -> float | None:
             return round(moment - self.attacked_at, 2) if moment and self.attacked_at else None
 
-        last = max(self.gone_at, self.worker_gone_at) if self.hits_worker else self.gone_at
+        gone_at = min(self.gone_at, self.seen_gone_at or self.gone_at)
+        last = max(gone_at, self.worker_gone_at) if self.hits_worker else gone_at
         holds = self.decided and last < self.given_away_at
         return {
             "faults": self.name,
-            "gone": after(self.gone_at),
+            "gone": after(gone_at),
             "worker_gone": after(self.worker_gone_at) if self.hits_worker else None,
             "given_away": after(self.given_away_at),
             "outcome": self.outcome,
@@ -230,6 +234,7 @@ class Table:
             told = json.loads(line)
             if told["event"] == "outcome":
                 row.outcome = told["kind"]
+                row.seen_gone_at = told["seen_gone_at"]
             else:
                 self._begin(row, told)
 

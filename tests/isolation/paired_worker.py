@@ -17,7 +17,7 @@ from typing import Any, NoReturn, cast
 from orchestrator.execution import Execution
 from orchestrator.guard import Guard
 from orchestrator.isolation.environment import allowed_environment
-from orchestrator.isolation.process_tree import ProcessId, identify
+from orchestrator.isolation.process_tree import ProcessId, identify, is_running
 from orchestrator.liveness import Liveness
 from orchestrator.sandbox import Sandbox, StepCall
 from orchestrator.worker import WORKER_GRACE_SECONDS
@@ -62,7 +62,10 @@ def run_worker(folder: Path, gate: int, told: int, limit_seconds: float) -> NoRe
     liveness.start()
     owned = _start_new_step(database)
 
+    of_step: list[ProcessId] = []
+
     def serve(name: str, payload: dict[str, Any]) -> None:
+        of_step.extend(named(_named(pid)) for pid in payload["pids"])
         child = payload["pids"][-1]
         keeper = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
         say(
@@ -78,12 +81,13 @@ def run_worker(folder: Path, gate: int, told: int, limit_seconds: float) -> NoRe
 
     call = StepCall("step.1", STEPS, "daemonize", {}, limit_seconds, None, f"{STEPS}:bench")
     outcome = sandbox.run(call, serve, threading.Event())
+    seen_gone_at = None if any(is_running(each) for each in of_step) else time.time()
     error = {"code": "lost", "message": "it was ended"}
     try:
         database.write(lambda c: outcomes.retry(c, owned, outcome="lost", error=error, delay_seconds=0.0))
-        say("outcome", kind=type(outcome).__name__)
+        say("outcome", kind=type(outcome).__name__, seen_gone_at=seen_gone_at)
     except OwnershipLost:
-        say("outcome", kind="refused")
+        say("outcome", kind="refused", seen_gone_at=seen_gone_at)
     threading.Event().wait()
     raise AssertionError("unreachable: nothing sets the event")
 
