@@ -1,37 +1,44 @@
 """What jobs do: pipelines, steps, and the clients that they speak through.
 
 This package knows no Redis, SQL or HTTP server; a test (import-linter) keeps it so. The names below are public, and so
-are the tools for publishers in `actors.pages` and `actors.markdown`.
+are the tools for publishers in `actors.pages` and `actors.markdown`. A name is imported at its first use: who needs one
+small module of this package does not wait for all others.
 """
 
-from .clients.publishers.base import (
-    AddsImages,
-    Image,
-    Post,
-    PublicPost,
-    Publisher,
-    PublisherClients,
-    Removes,
-    Updates,
-    capabilities,
-)
-from .context import Credentials, Draft, Publication, SessionState, StepContext, Target
-from .errors import (
-    ContentBlocked,
-    LoginRequired,
-    OutcomeUnknown,
-    OutputTruncated,
-    ProviderError,
-    ProviderRefused,
-    ProviderTimeout,
-    PublishFailed,
-    ReadbackMismatch,
-    StepError,
-    UnsafeUrl,
-)
-from .pipeline import Pipeline
-from .signals import ProviderBusy, Reject, Retry, Snooze
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# Not at its first use: the module that it is in has the same name.
 from .step import step
+
+if TYPE_CHECKING:
+    from .clients.publishers.base import (
+        AddsImages,
+        Image,
+        Post,
+        PublicPost,
+        Publisher,
+        PublisherClients,
+        Removes,
+        Updates,
+        capabilities,
+    )
+    from .context import Credentials, Draft, Publication, SessionState, StepContext, Target
+    from .errors import (
+        ContentBlocked,
+        LoginRequired,
+        OutcomeUnknown,
+        OutputTruncated,
+        ProviderError,
+        ProviderRefused,
+        ProviderTimeout,
+        PublishFailed,
+        ReadbackMismatch,
+        StepError,
+        UnsafeUrl,
+    )
+    from .pipeline import Pipeline
+    from .signals import ProviderBusy, Reject, Retry, Snooze
 
 __all__ = [
     "AddsImages",
@@ -67,3 +74,27 @@ __all__ = [
     "capabilities",
     "step",
 ]
+
+#: Where the public names are.
+_MODULES = {
+    "clients.publishers.base": "AddsImages Image Post PublicPost Publisher PublisherClients Removes Updates "
+    "capabilities",
+    "context": "Credentials Draft Publication SessionState StepContext Target",
+    "errors": "ContentBlocked LoginRequired OutcomeUnknown OutputTruncated ProviderError ProviderRefused "
+    "ProviderTimeout PublishFailed ReadbackMismatch StepError UnsafeUrl",
+    "pipeline": "Pipeline",
+    "signals": "ProviderBusy Reject Retry Snooze",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

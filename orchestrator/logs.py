@@ -9,11 +9,10 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
-
-from pydantic import SecretStr
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -29,29 +28,40 @@ _CHATTY = ("httpx2", "httpcore2", "google_genai", "uvicorn", "alembic", "asyncio
 
 def configure(settings: Settings) -> None:
     """Set the root logger up for this process, replacing what was there."""
-    formatter: _TextFormatter | _JsonFormatter
-    formatter = _JsonFormatter(settings) if settings.log_format == "json" else _TextFormatter(settings)
+    configure_as(settings.log_level, settings.log_format, secrets=_secrets_of(settings))
+
+
+def configure_as(level: str, log_format: str, *, secrets: Iterable[str] = ()) -> None:
+    """As `configure`, for a process that has no settings."""
+    redact = _Redaction(secrets)
+    formatter = _JsonFormatter(redact) if log_format == "json" else _TextFormatter(redact)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
+    root.setLevel(level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
 
 
+def _secrets_of(settings: Settings) -> set[str]:
+    from pydantic import SecretStr
+
+    found: set[str] = set()
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            found.update(part.strip() for part in value.get_secret_value().split(","))
+    for url in settings.alert_urls:
+        found.update(_parts_of(url.get_secret_value()))
+    return found
+
+
 class _Redaction:
-    def __init__(self, settings: Settings) -> None:
-        found: set[str] = set()
-        for name in type(settings).model_fields:
-            value = getattr(settings, name)
-            if isinstance(value, SecretStr):
-                found.update(part.strip() for part in value.get_secret_value().split(","))
-        for url in settings.alert_urls:
-            found.update(_parts_of(url.get_secret_value()))
+    def __init__(self, secrets: Iterable[str]) -> None:
         # The longest first: a secret may hold another one.
-        self._secrets = sorted((each for each in found if len(each) >= 8), key=len, reverse=True)
+        self._secrets = sorted({each for each in secrets if len(each) >= 8}, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
         for secret in self._secrets:
@@ -69,9 +79,9 @@ def _parts_of(url: str) -> set[str]:
 class _TextFormatter(logging.Formatter):
     """`12:00:01.123 warning orchestrator.worker: message`; local time, for people."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, redact: _Redaction) -> None:
         super().__init__("%(asctime)s.%(msecs)03d %(level)-7s %(name)s: %(message)s", "%H:%M:%S")
-        self._redact = _Redaction(settings)
+        self._redact = redact
 
     def format(self, record: logging.LogRecord) -> str:
         record.level = record.levelname.lower()
@@ -81,9 +91,9 @@ class _TextFormatter(logging.Formatter):
 class _JsonFormatter(logging.Formatter):
     """One JSON object a line: `time level logger message` and whatever came as `extra`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, redact: _Redaction) -> None:
         super().__init__()
-        self._redact = _Redaction(settings)
+        self._redact = redact
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {

@@ -34,10 +34,11 @@ _KEPT_LINES = 20
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """What to run. `command` are arguments for `onelane`; `stop_seconds` is how long an orderly stop may take."""
+    """What to run: a module and its arguments; `stop_seconds` is how long an orderly stop may take."""
 
     name: str
-    command: Sequence[str]
+    module: str
+    arguments: Sequence[str]
     environment: Mapping[str, str]
     stop_seconds: float = 5.0
     #: Children of a lower number are stopped before those of a higher one.
@@ -62,6 +63,7 @@ class Supervisor:
         self._stopping = threading.Event()
         #: Held while a child starts, so that `stop` never misses one that is being born.
         self._starting = threading.Lock()
+        self._may_begin = False
 
     def start(self, spec: ChildSpec) -> None:
         """Start a child and keep it running."""
@@ -69,6 +71,14 @@ class Supervisor:
         child.thread = threading.Thread(target=self._keep, args=(child,), name=f"keep-{spec.name}", daemon=True)
         self._children[spec.name] = child
         child.thread.start()
+
+    def let_begin(self) -> None:
+        """Let the children use what they share: they may have started, and import, while it was still being made."""
+        with self._starting:
+            self._may_begin = True
+            for child in self._children.values():
+                if child.process is not None:
+                    _let_begin(child.process)
 
     def deaths(self, name: str) -> int:
         """How often the child ended without being asked to."""
@@ -115,6 +125,8 @@ class Supervisor:
                 if self._stopping.is_set():
                     return
                 process = child.process = _launch(child.spec)
+                if self._may_begin:
+                    _let_begin(process)
             began = time.monotonic()
             # Read apart from the wait: a grandchild may keep the pipe open after its parent has died.
             threading.Thread(
@@ -142,18 +154,22 @@ class Supervisor:
         self._on_line(child.spec.name, line)
 
 
-def end_with_parent() -> None:
+def end_with_parent() -> threading.Event:
     """In a supervised child: end this process at once when the supervisor is gone.
 
     At once, because there is nobody left to wait for: what runs is rescued as after any crash, and the ports are free
     for the next start.
+
+    Returns: an event that is set once the supervisor lets its children begin.
     """
+    may_begin = threading.Event()
 
     def watch() -> None:
         while True:
             try:
                 if not os.read(0, 4096):
                     break
+                may_begin.set()
             except InterruptedError:
                 continue
             except OSError:
@@ -161,12 +177,20 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
+    return may_begin
+
+
+def _let_begin(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError, ValueError):  # it has just ended, and its successor is told at its start
+        process.stdin.write(b"\n")
+        process.stdin.flush()
 
 
 def _launch(spec: ChildSpec) -> subprocess.Popen[bytes]:
     # -P keeps the working directory off the path: an actors.py lying there must not be taken for ours.
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "orchestrator.cli", *spec.command],
+        [sys.executable, "-P", "-m", spec.module, *spec.arguments],
         env={**os.environ, **spec.environment, "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

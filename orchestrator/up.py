@@ -25,12 +25,12 @@ import httpx2
 import psutil
 from pydantic import SecretStr
 
-from tenants.queues import EmbeddedValkey, QueueError, TenantBroker
+from tenants.queues import EmbeddedValkey, QueueError
 
 from .client import Onelane, OnelaneClientError
 from .data_folder import DataFolder
 from .ports import choose_port, reachable_host
-from .schema import bring_up_to_date
+from .schema import bring_up_to_date, is_surely_up_to_date
 from .settings import PREFIX, Settings
 from .supervisor import ChildSpec, Supervisor
 
@@ -46,6 +46,7 @@ GRACE_SECONDS = 5.0
 _VALKEY_LOOK_SECONDS = 0.5
 _VALKEY_PAUSE_SECONDS = 5.0
 
+_ONELANE = "orchestrator.cli"
 _DEFAULTS = {"api": 8700, "demo_blog": 8701, "offline_model": 8702}
 
 
@@ -147,11 +148,13 @@ class Up:
         else:
             _check_redis(redis_url)
         self.settings = self._complete(ports, redis_url)
-        self._migrate()
         # From here on the children stop before Valkey does.
         self._stack.callback(self._supervisor.stop)
         for spec in self._children():
             self._supervisor.start(spec)
+        # They import what they serve meanwhile, which is most of their start.
+        self._migrate()
+        self._supervisor.let_begin()
         self._wait_until_it_answers()
 
     def _choose_ports(self) -> dict[str, int]:
@@ -222,6 +225,8 @@ class Up:
         return given.model_copy(update=made)
 
     def _migrate(self) -> None:
+        if is_surely_up_to_date(self.settings.database_url):
+            return
         applied = bring_up_to_date(self.settings.database_url)
         if applied:
             self._say(f"the database was brought up to date ({len(applied)} migration(s))")
@@ -230,21 +235,27 @@ class Up:
         environment, first_port = as_environment(self.settings), self.settings.worker_metrics_port
         grace = self.settings.shutdown_grace_seconds
 
-        def child(name: str, *command: str, stop_seconds: float = 5.0, stop_order: int = 1) -> ChildSpec:
-            return ChildSpec(name, [*command, "--supervised"], environment, stop_seconds, stop_order)
-
         def worker(number: int) -> ChildSpec:
             own = environment
             if first_port is not None:
                 own = {**environment, "ONELANE_WORKER_METRICS_PORT": str(first_port + number - 1)}
-            return ChildSpec(f"worker-{number}", ["work", "--supervised"], own, grace + 8.0, 0)
+            return ChildSpec(f"worker-{number}", _ONELANE, ["work", "--supervised"], own, grace + 8.0, 0)
 
-        children = [child("blog", "demo-blog")]
+        folder = self.folder.path / "demo-blog"
+        children = [
+            ChildSpec("api", _ONELANE, ["serve", "--supervised"], environment, 8.0, 1),
+            self._companion("blog", "demo_blog", self.settings.demo_blog_port, "--data-dir", str(folder)),
+        ]
         if self.settings.gemini_api_key is None and self._given.offline_model_url is None:
-            children.append(child("model", "offline-model"))
-        children.append(child("api", "serve", stop_seconds=8.0))
+            children.append(self._companion("model", "offline_model", self.settings.offline_model_port))
         # The workers stop first: what they run still needs the demo blog and the model.
         return children + [worker(number) for number in range(1, self.settings.processes + 1)]
+
+    def _companion(self, name: str, package: str, port: int, *more: str) -> ChildSpec:
+        """The demo blog or the offline model; neither gets a setting, and so no secret."""
+        logs = ["--log-level", self.settings.log_level, "--log-format", self.settings.log_format]
+        arguments = ["--port", str(port), *logs, *more, "--supervised"]
+        return ChildSpec(name, f"orchestrator.{package}", arguments, {}, 5.0, 1)
 
     def _wait_until_it_answers(self) -> None:
         names = [spec.name for spec in self._children()]
@@ -281,6 +292,8 @@ def _check_redis(url: str) -> None:
     Raises:
         QueueError: nobody answers at the URL, or a server that is too old.
     """
+    from tenants.queues import TenantBroker
+
     broker = TenantBroker(url=url, middleware=[])
     try:
         broker.check_server()

@@ -54,13 +54,21 @@ WORKER_GRACE_SECONDS = 2.0
 PRELOADED_CLIENTS = frozenset(f"actors.clients.{name}" for name in ("browser", "gemini", "http", "publishers.pages"))
 
 
-def run_worker(settings: Settings, *, lanes: Sequence[str] | None = None, threads: int | None = None) -> int:
+def run_worker(
+    settings: Settings,
+    *,
+    lanes: Sequence[str] | None = None,
+    threads: int | None = None,
+    may_begin: threading.Event | None = None,
+) -> int:
     """Run a worker until SIGTERM or SIGINT; gives back the exit status.
+
+    `may_begin` is set once database and Redis may be used; what needs neither is started before.
 
     Raises:
         SettingsError, PipelineError, PublisherError: it cannot start; the message says what to correct.
     """
-    process = WorkerProcess(settings, lanes=lanes, threads=threads or settings.threads)
+    process = WorkerProcess(settings, lanes=lanes, threads=threads or settings.threads, may_begin=may_begin)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.stop())
     return process.run()
@@ -69,8 +77,16 @@ def run_worker(settings: Settings, *, lanes: Sequence[str] | None = None, thread
 class WorkerProcess:
     """What `run_worker` runs, with its parts; tests start it in processes of their own."""
 
-    def __init__(self, settings: Settings, *, lanes: Sequence[str] | None, threads: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        lanes: Sequence[str] | None,
+        threads: int,
+        may_begin: threading.Event | None = None,
+    ) -> None:
         self.settings = settings
+        self._may_begin = may_begin
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._only = tuple(lanes) if lanes else settings.lanes
         self._threads = threads
@@ -80,6 +96,8 @@ class WorkerProcess:
     def stop(self) -> None:
         """Ask for an orderly stop; safe in a signal handler, and from any thread."""
         self._wanted_stop.set()
+        if self._may_begin is not None:
+            self._may_begin.set()
 
     def give_up(self, reason: str) -> None:
         """End soon, because this worker may no longer run steps."""
@@ -96,8 +114,11 @@ class WorkerProcess:
         sandbox = self._make_sandbox(pipelines.values(), publishers.values(), guard)
         try:
             sandbox.start()
-            with _metrics_served(self.settings):
-                self._serve(guard, sandbox)
+            if self._may_begin is not None:
+                self._may_begin.wait()
+            if not self._wanted_stop.is_set():
+                with _metrics_served(self.settings):
+                    self._serve(guard, sandbox)
         finally:
             sandbox.stop()
             guard.stop()

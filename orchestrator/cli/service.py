@@ -53,7 +53,7 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
     Raises:
         SettingsError: a setting without which it must not start is missing, or the schema is not up to date.
     """
-    _begin(settings, supervised)
+    may_begin = _begin(settings, supervised)
     _require(settings, "admin_key", "secret_key", "redis_url")
     from ..loops.service import Loops
     from ..runtime import Runtime
@@ -62,6 +62,8 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
     from ..web.http_protocol import server_options
 
     DataFolder(settings.data_dir).create()
+    if may_begin is not None:
+        may_begin.wait()
     runtime = Runtime(settings)
     try:
         missing = missing_revisions(runtime.database)
@@ -84,11 +86,11 @@ def run_work(settings: Settings, *, supervised: bool = False) -> int:
     Raises:
         SettingsError: a setting without which it must not start is missing.
     """
-    _begin(settings, supervised)
+    may_begin = _begin(settings, supervised)
     _require(settings, "secret_key", "redis_url")
     from ..worker import run_worker
 
-    return run_worker(settings, lanes=settings.lanes, threads=settings.threads)
+    return run_worker(settings, lanes=settings.lanes, threads=settings.threads, may_begin=may_begin)
 
 
 def run_migrate(settings: Settings, *, json: bool) -> None:
@@ -129,22 +131,6 @@ def run_demo(folder: Path, settings: Settings, *, exit_when_done: bool, json: bo
 
     with stop_signals() as stopping:
         return run(folder, settings, stopping, exit_when_done=exit_when_done, json=json)
-
-
-def run_demo_blog(settings: Settings, *, supervised: bool) -> None:
-    """Serve the demo blog on loopback."""
-    _begin(settings, supervised)
-    from ..demo_blog import create_app
-
-    _serve(create_app(settings.data_dir / "demo-blog"), "127.0.0.1", settings.demo_blog_port)
-
-
-def run_offline_model(settings: Settings, *, supervised: bool) -> None:
-    """Serve the offline model on loopback."""
-    _begin(settings, supervised)
-    from ..offline_model import create_app
-
-    _serve(create_app(), "127.0.0.1", settings.offline_model_port)
 
 
 def is_mendable(error: Exception) -> bool:
@@ -201,10 +187,11 @@ def _nothing() -> None:
     return None
 
 
-def _begin(settings: Settings, supervised: bool) -> None:
-    if supervised:
-        end_with_parent()
+def _begin(settings: Settings, supervised: bool) -> threading.Event | None:
+    """What every service command does first; the event is set once a supervised one may use database and Redis."""
+    may_begin = end_with_parent() if supervised else None
     logs.configure(settings)
+    return may_begin
 
 
 def _require(settings: Settings, *names: str) -> None:

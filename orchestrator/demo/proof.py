@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..demo_blog import BlogStore
+from ..demo_blog.store import BlogStore
 from .texts import DemoAccount
 
 _ALL_POSTS = 1_000_000

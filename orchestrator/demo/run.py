@@ -17,7 +17,7 @@ from rich.console import Console
 from ..cli.output import console, errors, fail, print_json, say
 from ..client import FINISHED, ApiError, NotReachable, Onelane, Resource
 from ..data_folder import DataFolder, FolderBusy
-from ..demo_blog import BlogStore
+from ..demo_blog.store import BlogStore
 from ..ports import reachable_host
 from ..settings import Settings
 from ..up import StartFailed, Up

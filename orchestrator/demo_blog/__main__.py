@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-import uvicorn
-
-from .app import create_app
-from .faults import Faults
+from .. import companion
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="demo_blog", description="A small blog site to try onelane on.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8701)
+    parser = companion.options("demo_blog", "A small blog site to try onelane on.", port=8701)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--faults", action="store_true", help="serve /-/faults, which makes it misbehave; for tests")
     given = parser.parse_args()
-    app = create_app(given.data_dir, faults=Faults() if given.faults else None)
-    uvicorn.run(app, host=given.host, port=given.port, log_level="warning", timeout_graceful_shutdown=2)
+    companion.begin(given)
+    from .app import create_app
+    from .faults import Faults
+
+    companion.serve(create_app(given.data_dir, faults=Faults() if given.faults else None), given)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,3 @@
 It stands in while there is no Gemini key, so that the real SDK's path is always the one that runs. It never passes as
 Gemini: its version, a header of each answer and the closing line of each article say `offline model`.
 """
-
-from .app import create_app
-from .faults import Fault, Faults
-from .protocol import MODEL_VERSION
-
-__all__ = ["MODEL_VERSION", "Fault", "Faults", "create_app"]

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from .auth import Access
 from .examples import JOB_ID, answer_example, problem_examples
 from .links import links_of
-from .models.base import ACCOUNT_SCHEMA, ProblemDocument, Query
+from .models.base import ACCOUNT_SCHEMA, ProblemDocument, Query, complete
 from .problems import PROBLEM_JSON, PROBLEMS
 from .routing import Route
 
@@ -77,6 +77,9 @@ def _schemas(routes: list[Route]) -> tuple[dict[tuple[Any, Mode], Any], dict[str
         for model in route.answers.values():
             if model is not None:
                 wanted[model, "serialization"] = None
+    for model, _ in wanted:
+        if isinstance(model, type):
+            complete(model)
     schemas, top = models_json_schema(list(wanted), ref_template=_REF)
     definitions: dict[str, Any] = top.get("$defs", {})
     for definition in definitions.values():
@@ -129,6 +132,7 @@ def _path_parameters(route: Route) -> list[dict[str, Any]]:
 def _query_parameters(route: Route) -> list[dict[str, Any]]:
     if route.query is Query:
         return []
+    complete(route.query)
     schema = TypeAdapter(route.query).json_schema()
     definitions = schema.get("$defs", {})
     found = []

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from .app import ROUTES
 from .models.accounts import AccountStatus, SessionStatus
 from .models.base import Items, Listing, ProblemDocument
+from .models.docstrings import description_of
 from .models.drafts import DraftStatus
 from .models.jobs import JobStatus, Outcome, StepStatus
 from .models.schedules import CatchUp, Overlap
@@ -94,6 +95,7 @@ def _typed_dict(model: type[BaseModel]) -> Iterable[str]:
     inherited = bases[0].model_fields if bases else {}
     base = _name(bases[0]) if bases else "TypedDict"
     fields = {each.alias or name: each for name, each in model.model_fields.items() if name not in inherited}
+    attributes = {each.alias or name: name for name, each in model.model_fields.items()}
     unspeakable = [name for name in fields if iskeyword(name)]
     if unspeakable:  # a class cannot have a field of that name
         base = f"_{_name(model)}"
@@ -107,8 +109,9 @@ def _typed_dict(model: type[BaseModel]) -> Iterable[str]:
             continue
         shown = _type(each.annotation)
         yield f"    {name}: {shown if each.is_required() else f'NotRequired[{shown}]'}"
-        if each.description:
-            yield _text(each.description)
+        description = description_of(model, attributes[name])
+        if description:
+            yield _text(description)
 
 
 def _text(description: str) -> str:

@@ -14,7 +14,7 @@ from tenants.account import parse_account
 from tenants.errors import Fault, InvalidAccount
 
 from .json_text import MAX_FAULTS
-from .models.base import Query
+from .models.base import Query, complete
 from .problems import invalid
 from .routing import Route
 
@@ -95,6 +95,7 @@ def _validated(model: type[M], value: Any, faults: list[Fault]) -> M | None:
     if len(unknown) > MAX_FAULTS:  # pydantic would make an error of each of them, a hundred bytes for every five sent
         faults.extend(unknown)
         return None
+    complete(model)
     try:
         return model.model_validate(value)
     except ValidationError as error:

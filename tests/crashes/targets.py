@@ -16,7 +16,8 @@ from typing import ClassVar, Protocol
 
 import uvicorn
 
-from orchestrator.demo_blog import Faults, create_app
+from orchestrator.demo_blog.app import create_app
+from orchestrator.demo_blog.faults import Faults
 from tests.wordpress import WordPressSite, running_wordpress
 
 PASSWORD = "correct horse battery staple"

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from orchestrator.demo_blog import BlogStore
+from orchestrator.demo_blog.store import BlogStore
 from tests.servers import free_port
 
 from .installation import ROOT, NotInTime, processes_of, until

@@ -11,7 +11,8 @@ import pytest
 import uvicorn
 
 from actors.clients.gemini import TextModel
-from orchestrator.offline_model import Faults, create_app
+from orchestrator.offline_model.app import create_app
+from orchestrator.offline_model.faults import Faults
 
 #: What stands for a secret key in these tests; no message may contain it.
 KEY = "AIzaSy-a-key-that-must-not-leak"

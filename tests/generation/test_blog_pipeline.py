@@ -29,7 +29,7 @@ from actors.blog import (
 from actors.errors import ContentBlocked, OutputTruncated, ProviderError
 from actors.pipeline import load_pipelines
 from actors.signals import ProviderBusy
-from orchestrator.offline_model import Fault
+from orchestrator.offline_model.faults import Fault
 from tests.generation.conftest import KEY, OfflineModel
 from tests.generation.test_articles import source
 from tests.ports import MemoryPort

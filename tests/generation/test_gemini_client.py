@@ -23,7 +23,7 @@ from actors.errors import (
     ProviderTimeout,
 )
 from actors.signals import ProviderBusy
-from orchestrator.offline_model import Fault
+from orchestrator.offline_model.faults import Fault
 from tests.generation.conftest import KEY, OfflineModel
 
 MakeModel = Callable[..., TextModel]

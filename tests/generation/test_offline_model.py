@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from orchestrator.offline_model import MODEL_VERSION, Fault, Faults, create_app
-from orchestrator.offline_model.app import MAX_BODY, write_answer
+from orchestrator.offline_model.app import MAX_BODY, create_app, write_answer
 from orchestrator.offline_model.article import write_article
+from orchestrator.offline_model.faults import Fault, Faults
 from orchestrator.offline_model.json_answer import fill
 from orchestrator.offline_model.prompt import Request
-from orchestrator.offline_model.protocol import BadRequest, count_tokens, parse_request
+from orchestrator.offline_model.protocol import MODEL_VERSION, BadRequest, count_tokens, parse_request
 from tests.generation.conftest import OfflineModel
 from tests.generation.test_articles import source
 

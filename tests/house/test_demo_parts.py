@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.demo.proof import blog_report, most_at_once, overlaps, queue_reports, spans_of
 from orchestrator.demo.texts import ACCOUNTS, NoTexts, read_texts
-from orchestrator.demo_blog import BlogStore
+from orchestrator.demo_blog.store import BlogStore
 from tenants.account import parse_account
 
 

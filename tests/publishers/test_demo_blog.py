@@ -14,7 +14,9 @@ import httpx2 as httpx
 import pytest
 from starlette.testclient import TestClient
 
-from orchestrator.demo_blog import BlogStore, Faults, create_app
+from orchestrator.demo_blog.app import create_app
+from orchestrator.demo_blog.faults import Faults
+from orchestrator.demo_blog.store import BlogStore
 from tests.servers import free_port
 
 PASSWORD = "a long enough password"

@@ -4,18 +4,33 @@ Invariants
 - Bodies are strict: no field is coerced (``"5"`` is no number) and none is ignored. Query parameters arrive as text, so
   those alone are read from it.
 - Whatever passes here fits the store: times that can be calculated with, numbers that fit 64 bits.
+- A model's validator is built when it is first used, which `complete` does in one thread at a time: building all of
+  them takes longer than the rest of a control plane's start.
 """
 
 from __future__ import annotations
 
 import re
+import threading
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from tenants.account import MAX_ACCOUNT_CHARACTERS, parse_account
 from tenants.errors import InvalidAccount
+
+from .docstrings import description_of
 
 T = TypeVar("T")
 
@@ -29,24 +44,52 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d
 _LOST_PLUS = re.compile(r"(?<=\d) (?=\d\d:\d\d$)", re.ASCII)
 
 
-class Body(BaseModel):
+_building = threading.RLock()
+
+
+def complete(model: type[BaseModel]) -> None:
+    """Build the model's validator where nobody has yet. Pydantic builds it in each thread that comes at that time."""
+    if not model.__pydantic_complete__:
+        with _building:
+            model.model_rebuild()
+
+
+class Shape(BaseModel):
+    """Base of all of them. A string below a field is its description."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, field in cls.model_fields.items():
+            shown, text = properties.get(field.alias or name), description_of(cls, name)
+            if shown is not None and text is not None:
+                shown.setdefault("description", text)
+        return schema
+
+
+class Body(Shape):
     """Base of request bodies."""
 
     model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True, ser_json_inf_nan="strings"
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        ser_json_inf_nan="strings",
+        defer_build=True,
     )
 
 
-class Query(BaseModel):
+class Query(Shape):
     """Base of query parameters; an empty value is as good as none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
-class Answer(BaseModel):
+class Answer(Shape):
     """Base of answers. It is not run through validation when it is sent; the tests do that."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     #: Fields are always there, so a client needs no second guess; the schema says so.
     all_required: ClassVar[bool] = True
@@ -136,10 +179,10 @@ class ProblemError(Answer):
     message: str
 
 
-class ProblemDocument(BaseModel):
+class ProblemDocument(Shape):
     """An error, as RFC 9457 has it."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     type: str
     title: str

@@ -1,0 +1,11 @@
+"""The errors that need no client's library: the base of all, and that of the embedded server. `errors` has the tree."""
+
+from __future__ import annotations
+
+
+class QueueError(Exception):
+    """Base of all errors of the broker."""
+
+
+class EmbeddedServerFailed(QueueError):
+    """The embedded server did not start, or another process holds its data directory."""
