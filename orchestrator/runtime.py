@@ -71,6 +71,13 @@ class Runtime:
         """Every lane that a loaded pipeline uses, in alphabetical order."""
         return sorted({step.lane for pipeline in self.pipelines.values() for step in pipeline.steps})
 
+    @property
+    def session_lanes(self) -> list[str]:
+        """The lanes with a step that uses the account's session, in alphabetical order."""
+        return sorted(
+            {step.lane for pipeline in self.pipelines.values() for step in pipeline.steps if step.uses.session}
+        )
+
     def close(self) -> None:
         """Let go of every connection."""
         self.bell.close()

@@ -3,7 +3,7 @@
 A setting is committed in SQL and then carried to Redis. Redis may be away at that moment, or the process may die
 between the two; nothing is lost in Redis then, so no rebuild follows, and an account that was resumed would rest for
 ever. So what this process could not carry is carried as soon as Redis is back, and all settings of both sides are gone
-through without an end, a page at a time.
+through without an end, a page at a time. Circuits that are open although the setting turns them off are closed first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
+from ..circuits import close_if_turned_off
 from ..runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -23,11 +24,13 @@ class Carrier:
     interval_seconds = 5.0
 
     def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._settings = runtime.queue_settings
         self._pages: Iterator[Sequence[str]] = iter(())
 
     def run_once(self) -> bool:
         """One page. A pass that an error has ended begins anew."""
+        close_if_turned_off(self._runtime)
         self._settings.carry_late()
         names = next(self._pages, None)
         if names is None:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from tenants.store import alerts, backoffs, circuits, schedules
 from tenants.store import pruning as store
 
-from ..circuits import close_if_turned_off
 from ..runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -54,7 +53,6 @@ class Pruner:
         database.write(backoffs.forget_past)
         database.write(lambda connection: alerts.forget(connection, older_than=ALERT_SECONDS))
         database.write(lambda connection: circuits.forget(connection, older_than=FAILURES_SECONDS))
-        close_if_turned_off(self._runtime)
         if removed:
             log.info("%d ended job(s) were removed", removed)
         # Found and not removed: somebody holds or needs them now. The next round looks again.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from time import monotonic
 from typing import Any
+
+from sqlalchemy import Connection
 
 from actors.clients.safe_url import HostNotFound, Resolve, check_url, resolve_host
 from actors.errors import UnsafeUrl
 from tenants.errors import Fault, InvalidInput, UnsafeTargetUrl
 from tenants.store import accounts as store
+from tenants.store import circuits
 
 from .auth import Access
 from .models.accounts import SessionRequest, SessionView, TargetRequest, TargetView
@@ -99,10 +103,20 @@ def put_session(call: Call[Query, SessionRequest]) -> Reply:
         credentials=credentials,
         expires_at=wanted.expires_at,
     )
-    # A new session ends the pause that the lack of one had made; Redis has to hear of it.
+    # A new session also ends the pauses and open circuits that a bad one had caused; Redis gets the new settings.
+    closed = call.service.database.write(partial(_close_circuits, call))
     call.service.runtime.queue_settings.carry_account(call.account)
     given = sorted(call.body.model_fields_set & {"storage_state", "credentials"})
-    return Reply(described, audit={"before": before, "after": described, "given": given})
+    audit = {"before": before, "after": described, "given": given, **({"circuits_closed": closed} if closed else {})}
+    return Reply(described, audit=audit)
+
+
+def _close_circuits(call: Call[Any, Any], connection: Connection) -> list[str]:
+    """Close the account's circuits on lanes whose steps use the session; returns the lanes whose circuit was open."""
+    closed: list[str] = []
+    for lane in call.service.runtime.session_lanes:
+        closed += circuits.close(connection, call.account, lane)
+    return closed
 
 
 def get_session(call: Call[Query, Any]) -> Reply:
@@ -156,7 +170,8 @@ ROUTES = [
         {200: SessionView},
         "Accounts",
         body=SessionRequest,
-        description="Storage state and credentials are sealed before they are kept and are never shown again.",
+        description="Storage state and credentials are sealed before they are kept and are never shown again. Ends the "
+        "pause that a missing session caused, and closes the circuits of the account's lanes that use the session.",
     ),
     Route(
         "GET",

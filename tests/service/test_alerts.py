@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy import delete, select, update
 
 from orchestrator.loops.alerts import AlertLoop
-from orchestrator.loops.pruner import Pruner
+from orchestrator.loops.carrier import Carrier
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.runtime import Runtime
 from tenants.columns import db_now
@@ -375,7 +375,7 @@ def test_circuits_that_are_turned_off_are_closed(planes: Callable[..., Runtime])
     runtime.database.write(lambda c: circuits.failed(c, owned, circuits.CircuitPolicy(1, 3600.0), "internal"))
     runtime.queue_settings.carry_account("acme")
     assert paused_in_redis(runtime)
-    Pruner(planes(circuit_failures=0)).run_once()
+    Carrier(planes(circuit_failures=0)).run_once()
     assert not paused_in_redis(runtime)
     assert runtime.database.read(circuits.open_by_lane) == {}
 

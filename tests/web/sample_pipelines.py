@@ -21,7 +21,7 @@ def write(ctx: StepContext[Topic]) -> dict[str, Any]:
     return {"title": ctx.input.topic}
 
 
-@step(lane="publish", time_limit=60, effect="irreversible")
+@step(lane="publish", time_limit=60, effect="irreversible", session=True)
 def post(ctx: StepContext[Topic]) -> dict[str, Any]:
     return {"url": "http://127.0.0.1/1"}
 

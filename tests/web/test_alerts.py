@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.web.app import create_app
@@ -70,6 +71,25 @@ def test_resume_closes_it(api: Api, runtime: Runtime, waiting: dict[str, Any], p
     found = runtime.broker.queues_admin.describe("generate", "acme")
     assert found is not None
     assert not found.paused
+
+
+@ON_BOTH
+def test_a_new_session_closes_the_circuits_of_the_lanes_that_use_it(
+    api: Api, bench: Bench, runtime: Runtime, waiting: dict[str, Any]
+) -> None:
+    other = bench.runtime.jobs.get(waiting["id"])
+    bench.write(lambda c: circuits.close(c, "acme", "generate"))
+    bench.complete(bench.start(other), {"title": "x"})
+    open_circuit(bench, bench.runtime.jobs.get(waiting["id"]))
+    open_circuit(bench, runtime.jobs.create("acme", NewJob("sample", {"topic": "lanes"}))[0])
+    runtime.queue_settings.carry_account("acme")
+    assert [each["lane"] for each in api.get("/v1/admin/circuits").json()["items"]] == ["generate", "publish"]
+    assert api.put("/v1/accounts/acme/session", {"storage_state": {"cookies": []}}).status_code == 200
+    assert [each["lane"] for each in api.get("/v1/admin/circuits").json()["items"]] == ["generate"]
+    found = runtime.broker.queues_admin.describe("publish", "acme")
+    assert found is None or not found.paused
+    (row, *_) = api.get("/v1/admin/audit").json()["items"]
+    assert row["details"]["circuits_closed"] == ["publish"]
 
 
 def test_a_pause_and_its_end_of_one_lane_leave_the_circuit_of_another(api: Api, waiting: dict[str, Any]) -> None:
