@@ -61,9 +61,13 @@ def page(connection: Connection, *, q: str | None, status: str | None, limit: in
 
 
 def put_limits(connection: Connection, account: str, limits: AccountLimits) -> AccountLimits:
-    """Replace all limits; gives back those that held before. The account comes into being with them."""
+    """Replace all limits; gives back those that held before. The account comes into being with them.
+
+    Waits for the starts that are under way by the limits before: each is running, and counted, once the new ones hold.
+    """
     ensure_account(connection, account)
-    before = connection.execute(select(accounts.c.limits).where(accounts.c.id == account)).scalar_one()
+    statement = select(accounts.c.limits).where(accounts.c.id == account).with_for_update()
+    before = connection.execute(statement).scalar_one()
     kept = None if limits == AccountLimits() else limits.as_json()
     connection.execute(update(accounts).where(accounts.c.id == account).values(limits=kept, updated_at=db_now()))
     return AccountLimits.from_json(before)
@@ -76,7 +80,8 @@ def set_status(connection: Connection, account: str, status: str) -> str:
         NotFound: the account has not come into being.
         AccountBusy: it is being erased.
     """
-    # The row is held first: asked before, an erasure that begins meanwhile would be overwritten, and not be seen.
+    # The row is locked first: asked before, an erasure that begins meanwhile would be overwritten, and not be seen.
+    # It waits for the starts that are under way: once the account is paused, nothing of it starts.
     connection.execute(select(accounts.c.id).where(accounts.c.id == account).with_for_update())
     erasures.refuse(connection, account)
     before: str = fetch(connection, account)["status"]

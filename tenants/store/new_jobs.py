@@ -1,6 +1,9 @@
 """Making jobs with their steps, all or none, held against the account's status, limits and quota.
 
-Invariant: what is counted against a quota is counted in the transaction that makes the jobs.
+Invariants
+- What is counted against a quota is counted in the transaction that makes the jobs.
+- A limit that is checked and then acted upon holds exactly, however many callers come at one moment: an account that
+  has one is locked until the jobs are committed. The others are not locked: making a job stays one round trip.
 """
 
 from __future__ import annotations
@@ -148,14 +151,17 @@ def _taken_unique_keys(
 
 def _admit(connection: Connection, account: str, count: int, look: Row[Any]) -> None:
     """Hold the account against its status and limits, and count the jobs in today's usage."""
-    if look.status is None:
-        ensure_account(connection, account)
-    elif look.status == "draining":
+    status, limits = look.status, AccountLimits.from_json(look.limits)
+    if status is None or limits.max_waiting is not None or limits.daily_quota is not None:
+        status, limits = _lock(connection, account)
+    if status == "draining":
         raise AccountDraining(f"account {account!r} is draining: it takes no new jobs until it is resumed")
-    elif look.status == "suspended":
+    if status == "suspended":
         erasures.refuse(connection, account)
         raise AccountSuspended(f"account {account!r} is suspended: it takes no new jobs until it is resumed")
-    limits = AccountLimits.from_json(look.limits)
+    # First the row of today's usage, which everybody writes who makes jobs of the account, with limits or without: a
+    # job made just before the account got its limit is committed by then, and is counted below.
+    accepted = _count_usage(connection, account, count, look.now)
     if limits.max_waiting is not None:
         waiting = connection.execute(
             select(func.count()).where(
@@ -171,20 +177,32 @@ def _admit(connection: Connection, account: str, count: int, look: Row[Any]) -> 
                 f"{count} more do not fit",
                 retry_after=5.0,
             )
-    _count_usage(connection, account, count, limits.daily_quota, look.now)
-
-
-def _count_usage(connection: Connection, account: str, count: int, quota: int | None, now: datetime) -> None:
-    day = now.astimezone(UTC).date().isoformat()
-    added = {"account": account, "day": day, "jobs": count, **_NO_USAGE}
-    total = connection.execute(_count(connection.dialect.name), added).scalar_one()
-    if quota is not None and total > quota:
+    if limits.daily_quota is not None and accepted > limits.daily_quota:
+        now = look.now.astimezone(UTC)
         midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), tzinfo=UTC)
         raise QuotaExhausted(
-            f"account {account!r} may have {quota} jobs accepted in a UTC day; {total - count} were accepted today "
-            f"and {count} more do not fit",
+            f"account {account!r} may have {limits.daily_quota} jobs accepted in a UTC day; {accepted - count} were "
+            f"accepted today and {count} more do not fit",
             retry_after=(midnight - now).total_seconds(),
         )
+
+
+def _lock(connection: Connection, account: str) -> tuple[str, AccountLimits]:
+    """Lock the account, which comes into being with this, and read it anew. It stays readable, also for starts."""
+    statement = select(accounts.c.status, accounts.c.limits).where(accounts.c.id == account)
+    locked = statement.with_for_update(key_share=True)
+    row = connection.execute(locked).one_or_none()
+    if row is None:
+        ensure_account(connection, account)
+        row = connection.execute(locked).one()
+    return row.status, AccountLimits.from_json(row.limits)
+
+
+def _count_usage(connection: Connection, account: str, count: int, now: datetime) -> int:
+    """Count the jobs in today's usage; how many were accepted today, with these."""
+    day = now.astimezone(UTC).date().isoformat()
+    added = {"account": account, "day": day, "jobs": count, **_NO_USAGE}
+    return int(connection.execute(_count(connection.dialect.name), added).scalar_one())
 
 
 @cache

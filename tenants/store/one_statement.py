@@ -12,7 +12,8 @@ for company (`Database.run_together`).
 Invariants: as in `steps` and `outcomes`, for each step by itself: what one matches does not depend on the others. One
 statement is one transaction: all of it takes effect, or nothing. Each job's row is locked first, by the part that the
 others read from; one that is held elsewhere is passed over, so that steps that go together never wait for each other's
-jobs in two orders; a row that changed meanwhile is looked at again.
+jobs in two orders; a row that changed meanwhile is looked at again. So is the account's row kept, by a shared lock; one
+that was changed since the statement began matches nothing, because what runs is counted as it was then.
 
 How it is planned does not depend on what PostgreSQL thinks of the tables' sizes, because a plan is kept for as long as
 the connection, and one that was made while a table was new would read all of it at each step: each table is looked up
@@ -57,7 +58,7 @@ WITH arrays AS MATERIALIZED (
         FROM steps t WHERE t.id = g.step_id AND (t.due_at IS NULL OR t.due_at <= clock_timestamp()) OFFSET 0
     ) s
     CROSS JOIN LATERAL (
-        SELECT o.limits FROM accounts o
+        SELECT o.limits, o.updated_at FROM accounts o
         WHERE o.id = s.account AND o.status NOT IN ('paused', 'suspended')
           AND (o.limits ->> 'account_concurrency') IS NULL OFFSET 0
     ) a
@@ -79,6 +80,10 @@ WITH arrays AS MATERIALIZED (
           AND (o.deadline_at IS NULL OR o.deadline_at > clock_timestamp())
         OFFSET 0 FOR UPDATE SKIP LOCKED
     ) j
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM accounts o WHERE o.id = s.account AND o.updated_at = a.updated_at
+        OFFSET 0 FOR KEY SHARE SKIP LOCKED
+    ) k
     WHERE s.status IN ('queued', 'retrying')
       AND (SELECT l.paused FROM lanes l WHERE l.lane = s.lane) IS NOT TRUE
       AND (SELECT q.paused AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp())

@@ -7,6 +7,9 @@ Invariants
   s + 1 + (running steps on higher slots) to be within the concurrency. So however many start at one moment, none of
   which sees another, the highest of their slots bounds them all; a mere count would let each of them see room where
   the concurrency was lowered and steps on slots beyond it still run.
+- The account's limits and status hold until the start is committed: it keeps them by a shared lock of the account's row
+  (FOR KEY SHARE), for which a change of them waits, and nobody else. Read without it, a start by the old limits could
+  commit after one by the new ones that has not seen it.
 - A job's row is locked first by whoever starts, ends or cancels it, so that these take turns and never in a ring.
 
 The statements of the hot path are built once, at import: building one costs more than the database takes to run it.
@@ -127,8 +130,6 @@ _LOAD = (
     select(
         steps,
         *(column.label(f"job__{column.name}") for column in jobs.c if column.name != "result"),
-        accounts.c.status.label("account_status"),
-        accounts.c.limits,
         (-seconds_since(steps.c.due_at)).label("due_in"),
         (-seconds_since(jobs.c.expires_at)).label("expires_in"),
         (-seconds_since(jobs.c.deadline_at)).label("deadline_in"),
@@ -218,7 +219,9 @@ def start(connection: Connection, step_id: str, *, worker_id: str, slot: int) ->
     answer = _may_start(connection, found)
     if answer is not None:
         return answer
-    limits = AccountLimits.from_json(found["limits"])
+    status, limits = _keep_account(connection, found["account"])
+    if status in ("paused", "suspended"):
+        return Refused(f"the account is {status}", 5 * REFUSAL_SECONDS)
     concurrency = limits.lane(found["lane"]).concurrency
     if slot >= concurrency:
         return Refused(f"slot {slot} is beyond the concurrency of {concurrency}", REFUSAL_SECONDS)
@@ -266,8 +269,6 @@ def _may_start(connection: Connection, found: RowMapping) -> Refused | Gone | No
         return Gone("the step awaits approval")
     if found["due_in"] is not None and found["due_in"] > 0.005:
         return Refused("the step is not due yet", found["due_in"])
-    if found["account_status"] in ("paused", "suspended"):
-        return Refused(f"the account is {found['account_status']}", 5 * REFUSAL_SECONDS)
     if found["is_paused"]:
         return Refused("the queue or its lane is paused", 5 * REFUSAL_SECONDS)
     if found["circuit_is_open"] and found["circuit_left"] > 0:
@@ -275,9 +276,16 @@ def _may_start(connection: Connection, found: RowMapping) -> Refused | Gone | No
     return None
 
 
+def _keep_account(connection: Connection, account: str) -> tuple[str, AccountLimits]:
+    """The account's status and limits, which nobody changes until this transaction ends."""
+    statement = select(accounts.c.status, accounts.c.limits).where(accounts.c.id == account)
+    row = connection.execute(statement.with_for_update(read=True, key_share=True)).one()
+    return row.status, AccountLimits.from_json(row.limits)
+
+
 def _account_has_room(connection: Connection, account: str, most: int) -> bool:
-    """Count what runs over all lanes, while the account's row is held, so that two starts cannot both see room."""
-    connection.execute(select(accounts.c.id).where(accounts.c.id == account).with_for_update())
+    """Count what runs over all lanes, one start of the account at a time, so that two cannot both see room."""
+    connection.execute(select(accounts.c.id).where(accounts.c.id == account).with_for_update(key_share=True))
     running = connection.execute(select(func.count()).where(steps.c.account == account, RUNNING)).scalar_one()
     return running < most
 

@@ -375,7 +375,7 @@ class Machine(RuleBasedStateMachine):
         assert not model.finished or model.ledger != "started"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_no_path_leads_past_an_approval(bench: Bench) -> None:
     machine = type("ApprovalMachine", (Machine,), {"bench": bench})
     run_state_machine_as_test(
