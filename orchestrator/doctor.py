@@ -20,6 +20,7 @@ import httpx2
 from rich.markup import escape
 
 from actors.clients.publishers import PublisherError, load_publishers
+from actors.extras import ExtraMissing, is_installed
 from actors.pipeline import PipelineError, load_pipelines
 from tenants.database import Database
 from tenants.errors import SecretsError, Unavailable
@@ -248,6 +249,9 @@ def _publishers(settings: Settings) -> list[Finding]:
 
 def _browser(settings: Settings) -> list[Finding]:
     mend = "install one (apt-get install chromium-headless-shell), or set ONELANE_CHROMIUM to its executable"
+    if not is_installed("browser"):
+        missing = ExtraMissing("browser", "the browser")
+        return [Finding("browser", "note", str(missing), "install it where steps drive a browser")]
     found = settings.find_chromium()
     if found is None:
         return [Finding("browser", "wrong", "no Chromium was found: nothing can be published", mend)]

@@ -255,8 +255,14 @@ class Settings(BaseSettings):
     def _urls_in_shape(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         """A wrong URL shows at the start, not at the first alert; by its place, because it may hold a secret."""
         if value and _CHECKING_ALERT_URLS.get():
+            from actors.extras import ExtraMissing, require
+
             from .alerts.channels import faults_of  # apprise takes seconds to load
 
+            try:
+                require("alerts", "sending alerts")
+            except ExtraMissing as error:
+                raise ValueError(str(error)) from None
             faults = faults_of([url.get_secret_value() for url in value])
             if faults:
                 raise ValueError("; ".join(faults))

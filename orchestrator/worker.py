@@ -23,6 +23,7 @@ from prometheus_client import start_http_server
 
 from actors import Pipeline
 from actors.clients.publishers import KnownPublisher, load_publishers
+from actors.extras import importable
 from actors.pipeline import load_pipelines
 from actors.step import Step
 from tenants.errors import Unavailable
@@ -133,7 +134,7 @@ class WorkerProcess:
         modules |= {publisher.module for publisher in publishers}
         return Sandbox(
             scratch_dir=self.settings.data_dir / "scratch",
-            preload=sorted(modules),
+            preload=sorted(importable(modules)),
             environment=allowed_environment(os.environ),
             guard=guard,
         )

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from ..extras import require
+
 if TYPE_CHECKING:
     from ..context import Port
     from .browser import Browser
@@ -25,7 +27,9 @@ class Clients:
 
         Raises:
             ProviderBusy: the credential's quota is used up, and its rest is not over.
+            ExtraMissing: google-genai is not installed.
         """
+        require("gemini", "the text model")
         from .gemini import TextModel
 
         settings = self._port.call("client.settings", {"name": "text_model"})
@@ -34,7 +38,12 @@ class Clients:
         )
 
     def browser(self) -> AbstractContextManager[Browser]:
-        """A browser of this step's own; it ends with the `with` block, and with the step in any case."""
+        """A browser of this step's own; it ends with the `with` block, and with the step in any case.
+
+        Raises:
+            ExtraMissing: Playwright is not installed.
+        """
+        require("browser", "the browser")
         from .browser import open_browser
 
         settings = self._port.call("client.settings", {"name": "browser"})

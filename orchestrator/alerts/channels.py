@@ -18,6 +18,8 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from actors.extras import require
+
 log = logging.getLogger(__name__)
 
 #: Seconds that one channel has for one message.
@@ -99,7 +101,12 @@ def _service_of(url: str) -> Any | None:
 
 @cache
 def _apprise() -> ModuleType:
-    """Apprise with all its plugins, which take seconds to load; most processes send nothing."""
+    """Apprise with all its plugins, which take seconds to load; most processes send nothing.
+
+    Raises:
+        ExtraMissing: it is not installed.
+    """
+    require("alerts", "sending alerts")
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     with warnings.catch_warnings():

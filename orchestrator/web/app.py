@@ -93,7 +93,7 @@ def create_app(runtime: Runtime, *, extra_routes: Sequence[BaseRoute] = ()) -> S
         extra_routes: Starlette routes that come before the API's, such as the dashboard's.
     """
     table = RouteTable(ROUTES)
-    service = Service(runtime, _openapi_document())
+    service = Service(runtime, _openapi_document)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -125,7 +125,7 @@ def docs_style(call: Call[Any, Any]) -> Response:
 
 
 def openapi(call: Call[Any, Any]) -> Response:
-    return Response(call.service.openapi, headers={"Content-Type": "application/json", "Cache-Control": "no-cache"})
+    return Response(call.service.openapi(), headers={"Content-Type": "application/json", "Cache-Control": "no-cache"})
 
 
 def index(call: Call[Any, Any]) -> Response:

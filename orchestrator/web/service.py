@@ -38,8 +38,9 @@ class Service:
     `in_thread` is the only way from the event loop to the store, `in_parser_thread` the one to parsers of large input.
     """
 
-    def __init__(self, runtime: Runtime, openapi: bytes = b"{}") -> None:
+    def __init__(self, runtime: Runtime, openapi: Callable[[], bytes] = lambda: b"{}") -> None:
         self.runtime = runtime
+        #: The API's description, made when it is first asked for.
         self.openapi = openapi
         #: Fewer threads than the store has connections: more would only wait for one.
         self._threads = runtime.settings.threads + 4

