@@ -19,8 +19,13 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from .errors import InvalidCall
+
 if TYPE_CHECKING:
     from .clients import Clients
+
+#: Bytes that one artifact may have.
+MAX_ARTIFACT_BYTES = 5 * 1024 * 1024
 
 InputT = TypeVar("InputT", bound=BaseModel)
 
@@ -366,7 +371,13 @@ class StepContext(Generic[InputT]):
         self._port.send("progress", {"percent": max(0, min(100, int(percent))), "note": note[:200]})
 
     def artifact(self, name: str, content_type: str, content: bytes) -> None:
-        """Keep evidence with the attempt, such as a screenshot. At most 5 MiB."""
+        """Keep evidence with the attempt, such as a screenshot, of at most `MAX_ARTIFACT_BYTES`.
+
+        Raises:
+            InvalidCall: it is larger.
+        """
+        if len(content) > MAX_ARTIFACT_BYTES:
+            raise InvalidCall(f"artifact {name!r} has {len(content)} bytes; at most {MAX_ARTIFACT_BYTES} are kept")
         data = base64.b64encode(content).decode("ascii")
         self._port.call("artifact.save", {"name": name, "content_type": content_type, "data": data})
 

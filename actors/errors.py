@@ -1,6 +1,7 @@
 """The errors with which a step can fail. Each has a stable `code`, which the job shows.
 
-    StepError                  internal
+    StepError                  step_failed         the step's own code failed, as with any other exception
+    ├── InvalidCall            step_failed         permanent: it asked for what can never be, such as too large a file
     ├── LoginRequired          login_required      permanent: a person must sign in
     ├── ContentBlocked         content_blocked     permanent: the model refuses this content
     ├── OutputTruncated        output_truncated    the model was cut off
@@ -15,7 +16,8 @@
     ├── NotDeclared            not_declared        permanent: the step uses what its `@step` does not declare
     └── OwnershipLost          lost                another attempt owns the step now
 
-A permanent error is not retried. Any other exception that leaves a step is `internal` and is retried.
+A permanent error is not retried. Any other exception that leaves a step is `step_failed` and is retried. `internal` is
+for faults of onelane itself. A class of your own derives from `StepError` and may have a `code` of its own.
 """
 
 from __future__ import annotations
@@ -26,8 +28,14 @@ from typing import ClassVar
 class StepError(Exception):
     """A step's failure with a stable `code`; `permanent` errors are not tried again."""
 
-    code: ClassVar[str] = "internal"
+    code: ClassVar[str] = "step_failed"
     permanent: ClassVar[bool] = False
+
+
+class InvalidCall(StepError):
+    """The step used its context in a way that can never succeed: a file or text too large, data that is not JSON."""
+
+    permanent = True
 
 
 class LoginRequired(StepError):

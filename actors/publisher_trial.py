@@ -159,6 +159,6 @@ def _timed(name: str, call: Callable[[], str]) -> Stage:
     try:
         ok, detail = True, call()
     except Exception as error:  # a publisher may raise anything; the trial reports it
-        code = error.code if isinstance(error, StepError) else "internal"
+        code = error.code if isinstance(error, StepError) else StepError.code
         ok, detail = False, f"{type(error).__name__} ({code}): {error}"
     return Stage(name, ok, detail, round(time.monotonic() - began, 2))

@@ -26,7 +26,7 @@ from actors.errors import StepError
 from actors.signals import Signal
 from actors.step import Step
 from tenants.database import Database
-from tenants.errors import OwnershipLost, Unavailable
+from tenants.errors import OnelaneError, OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
 from tenants.sessions import Sessions
 from tenants.store import outcomes, ownership, steps, workers
@@ -308,8 +308,11 @@ def _perform_here(step: Step, pipeline: Pipeline, context: dict[str, Any], port:
         return Lost(str(error))
     except StepError as error:
         return Failed(error.code, str(error), tracebacks.format_exc(), error.permanent)
-    except Exception as error:
-        return Failed("internal", f"{type(error).__name__}: {error}", tracebacks.format_exc()[-16_000:], False)
+    except OnelaneError as error:  # the worker's own answer to a call, with a code
+        return Failed(error.code, str(error), tracebacks.format_exc()[-16_000:], False)
+    except (Exception, SystemExit) as error:
+        text = f"{type(error).__name__}: {error}"
+        return Failed(StepError.code, text, tracebacks.format_exc()[-16_000:], False)
 
 
 def _wire_context(owned: Owned, limit: float) -> dict[str, Any]:

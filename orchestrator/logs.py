@@ -85,7 +85,10 @@ class _TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.level = record.levelname.lower()
-        return self._redact(super().format(record))
+        text = super().format(record)
+        # Of another process, so it came in by `extra=`.
+        traceback = getattr(record, "traceback", "")
+        return self._redact(f"{text}\n{traceback.rstrip()}" if traceback else text)
 
 
 class _JsonFormatter(logging.Formatter):

@@ -8,7 +8,6 @@ Invariants
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import time
@@ -18,9 +17,11 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from actors import Pipeline
+from actors.errors import StepError
 from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
+from tenants.storable import fault_of
 from tenants.store import backoffs, circuits, dispatch, outcomes, ownership, publications, steps
 from tenants.store.circuits import CircuitPolicy
 from tenants.store.steps import Owned
@@ -28,8 +29,20 @@ from tenants.store.steps import Owned
 from . import metrics
 from .dispatch import Dispatcher
 from .effects import NOBODY_KNOWS, is_irreversible
+from .isolation.frames import plain_json
 from .queue_settings import QueueSettings
-from .sandbox import Cancelled, Completed, Crashed, Failed, Lost, Outcome, OutOfMemory, Signalled, TimedOut
+from .sandbox import (
+    MAX_RESULT_BYTES,
+    Cancelled,
+    Completed,
+    Crashed,
+    Failed,
+    Lost,
+    Outcome,
+    OutOfMemory,
+    Signalled,
+    TimedOut,
+)
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +77,8 @@ class OutcomeWriter:
         itself, the attempt is `lost`, and the guarded write would be refused anyway. `why_ended` is None for an
         attempt that was not ended from outside.
         """
+        outcome = _checked(outcome)
+        _warn_of_failure(owned, outcome)
         perhaps_written = False
         while True:
             try:
@@ -132,10 +147,6 @@ class OutcomeWriter:
         return True
 
     def _complete(self, owned: Owned, output: Any, message: LeasedMessage) -> None:
-        fault = _fault_of(output)
-        if fault is not None:
-            self._fail(owned, "failed", "internal", fault, "", True, message)
-            return
         following = ownership.complete(self._database, owned, output)
         self._record(owned, "completed")
         if owned.canary:
@@ -148,7 +159,7 @@ class OutcomeWriter:
         reason = str(data.get("reason", ""))
         match signalled.kind:
             case "retry":
-                self._fail(owned, "failed", "internal", reason, "", False, message, after=data.get("after"))
+                self._fail(owned, "failed", StepError.code, reason, "", False, message, after=data.get("after"))
             case "reject":
                 self._fail(owned, "failed", str(data.get("code", "rejected")), reason, "", True, message)
             case "snooze":
@@ -262,12 +273,69 @@ class OutcomeWriter:
         return random.uniform(ceiling / 2, ceiling)
 
 
+def _checked(outcome: Outcome) -> Outcome:
+    """The outcome, or a permanent failure in its place where the step's output cannot be kept."""
+    fault = _fault_of(outcome.value) if isinstance(outcome, Completed) else None
+    return outcome if fault is None else Failed(StepError.code, fault, "", True)
+
+
 def _fault_of(output: Any) -> str | None:
     """Why a step's output cannot be kept; None when it can."""
     if not isinstance(output, dict):
         return f"the step returned {type(output).__name__}; a step returns a dict of plain data"
     try:
-        json.dumps(output, allow_nan=False)
+        size = len(plain_json(output))
     except (TypeError, ValueError, RecursionError) as error:
         return f"the step returned what JSON cannot hold: {error}"
-    return None
+    if size > MAX_RESULT_BYTES:
+        return f"the step returned {size} bytes of JSON, where {MAX_RESULT_BYTES} are allowed"
+    fault = fault_of(output)
+    return None if fault is None else f"the step returned what cannot be kept: {fault}"
+
+
+def _warn_of_failure(owned: Owned, outcome: Outcome) -> None:
+    """Leave one line of a failed attempt in the worker's log, with all that one must know to look further."""
+    failure = _failure_of(outcome)
+    if failure is None:
+        return
+    code, text, traceback = failure
+    step = f"{owned.pipeline}.{owned.name}"
+    log.warning(
+        "attempt %d of %d of step %s of job %s (account %r) failed: %s: %s",
+        owned.attempt,
+        owned.max_attempts,
+        step,
+        owned.job_id,
+        owned.account,
+        code,
+        " ".join(text.split())[:500],
+        extra={
+            "account": owned.account,
+            "job": owned.job_id,
+            "step": step,
+            "attempt": owned.attempt,
+            "code": code,
+            "traceback": traceback,
+        },
+    )
+
+
+def _failure_of(outcome: Outcome) -> tuple[str, str, str] | None:
+    """Code, message and traceback of an outcome that is a failure; None for any other."""
+    match outcome:
+        case Failed():
+            return outcome.code, outcome.message, outcome.traceback
+        case Signalled(kind="retry"):
+            return StepError.code, str(outcome.data.get("reason", "")), ""
+        case Signalled(kind="reject"):
+            return str(outcome.data.get("code", "rejected")), str(outcome.data.get("reason", "")), ""
+        case TimedOut():
+            return "timed_out", outcome.message, ""
+        case Crashed():
+            return "crashed", outcome.message, ""
+        case OutOfMemory():
+            return "out_of_memory", outcome.message, ""
+        case Lost():
+            return "lost", outcome.message, ""
+        case Completed() | Cancelled() | Signalled():
+            return None

@@ -20,7 +20,9 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from actors.clients.publishers import KnownPublisher
+from actors.context import MAX_ARTIFACT_BYTES
 from actors.declarations import Declaration
+from actors.errors import InvalidCall, ProviderError, StepError
 from tenants import webhooks
 from tenants.columns import db_now, seconds_since
 from tenants.database import Database
@@ -40,7 +42,6 @@ log = logging.getLogger(__name__)
 accounts, artifacts, jobs = Account.__table__, Artifact.__table__, Job.__table__
 backoffs = ProviderBackoff.__table__
 
-MAX_ARTIFACT_BYTES = 5 * 1024 * 1024
 MAX_TITLE_CHARACTERS = 500
 MAX_BODY_CHARACTERS = 500_000
 MAX_TAGS = 50
@@ -107,26 +108,26 @@ class StepPort:
         """Answer one call.
 
         Raises:
-            InvalidInput: no such verb, or its payload is out of shape.
+            InvalidCall: no such verb, its payload is out of shape, or too large; another try would end the same way.
             NotDeclared: the step does not declare what this verb gives.
             OwnershipLost: the attempt does not own its step any more.
         """
         verb = self._verbs.get(name)
         if verb is None:
-            raise InvalidInput(f"a step called {name!r}, which is not one of {', '.join(sorted(self._verbs))}")
+            raise InvalidCall(f"a step called {name!r}, which is not one of {', '.join(sorted(self._verbs))}")
         self._check_worker()
         self._journal.flush()  # what the step said before stands before what it does now
         try:
             self._uses.check(f"{self._owned.pipeline}.{self._owned.name}", name, payload)
             return verb(payload)
-        except (KeyError, TypeError) as error:
-            raise InvalidInput(f"a step called {name!r} with a payload out of shape: {error!r}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidCall(f"a step called {name!r} with a payload out of shape: {error!r}") from error
 
     def send(self, name: str, payload: dict[str, Any]) -> None:
         """Take what a step sends without waiting for an answer: log lines and progress.
 
         Raises:
-            InvalidInput: no such message, or its payload is out of shape.
+            InvalidCall: no such message, or its payload is out of shape.
             OwnershipLost: as `call`; or the attempt was found not to own its step when earlier ones were written.
         """
         self._check_worker()
@@ -134,11 +135,11 @@ class StepPort:
             raise steps.lost_ownership(self._owned)
         note = self._notes.get(name)
         if note is None:
-            raise InvalidInput(f"a step sent {name!r}, which is not one of {', '.join(sorted(self._notes))}")
+            raise InvalidCall(f"a step sent {name!r}, which is not one of {', '.join(sorted(self._notes))}")
         try:
             note(payload)
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidInput(f"a step sent {name!r} with a payload out of shape: {error!r}") from error
+            raise InvalidCall(f"a step sent {name!r} with a payload out of shape: {error!r}") from error
 
     # --- messages ------------------------------------------------------------------------------------------------
 
@@ -169,9 +170,9 @@ class StepPort:
         try:
             content = base64.b64decode(payload["data"], validate=True)
         except binascii.Error as error:
-            raise InvalidInput(f"an artifact's data must be base64: {error}") from error
+            raise InvalidCall(f"an artifact's data must be base64: {error}") from error
         if len(content) > MAX_ARTIFACT_BYTES:
-            raise InvalidInput(f"an artifact has {len(content)} bytes; at most {MAX_ARTIFACT_BYTES} are kept")
+            raise InvalidCall(f"an artifact has {len(content)} bytes; at most {MAX_ARTIFACT_BYTES} are kept")
         owned, artifact_id = self._owned, new_id()
         path = self._settings.data_dir / "artifacts" / artifact_id[:8] / artifact_id
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +215,10 @@ class StepPort:
     def _client_settings(self, payload: dict[str, Any]) -> dict[str, Any]:
         if payload["name"] == "text_model":
             return self._text_model_settings()
-        return client_settings(self._settings, str(payload["name"]))
+        try:
+            return client_settings(self._settings, str(payload["name"]))
+        except InvalidInput as error:  # another worker may have what lacks here
+            raise ProviderError(str(error)) from None
 
     def _text_model_settings(self) -> dict[str, Any]:
         """Gemini with a key; without one the offline model, which speaks the same protocol and says what it is."""
@@ -237,7 +241,7 @@ class StepPort:
                 "credential": "offline",
             }
         else:
-            raise InvalidInput("no text model is set up: set GEMINI_API_KEY, or run `onelane up`, which has its own")
+            raise ProviderError("no text model is set up: set GEMINI_API_KEY, or run `onelane up`, which has its own")
         return {**answer, "busy_seconds": self._busy_seconds(f"gemini:{answer['credential']}")}
 
     def _busy_seconds(self, scope: str) -> float | None:
@@ -256,7 +260,7 @@ class StepPort:
     def _save_session(self, payload: dict[str, Any]) -> None:
         state = payload["storage_state"]
         if not isinstance(state, dict):
-            raise InvalidInput("a storage state must be an object, as Playwright gives it")
+            raise InvalidCall("a storage state must be an object, as Playwright gives it")
         expires = payload.get("expires_at")
         expires_at = datetime.fromisoformat(expires) if expires else None
 
@@ -298,9 +302,9 @@ class StepPort:
     def _create_draft(self, payload: dict[str, Any]) -> dict[str, Any]:
         title, body, tags = str(payload["title"]), str(payload["body"]), [str(tag) for tag in payload["tags"]]
         if not title.strip() or not body.strip():
-            raise InvalidInput("a draft needs a title and a body")
+            raise StepError("a draft needs a title and a body")
         if len(title) > MAX_TITLE_CHARACTERS or len(body) > MAX_BODY_CHARACTERS or len(tags) > MAX_TAGS:
-            raise InvalidInput(
+            raise StepError(
                 f"a draft has at most {MAX_TITLE_CHARACTERS} characters of title, {MAX_BODY_CHARACTERS} of body and "
                 f"{MAX_TAGS} tags"
             )
@@ -361,7 +365,7 @@ class StepPort:
     def _must_deliver(self) -> None:
         """Another pipeline's step must not have a body of its choice signed as a webhook."""
         if self._owned.pipeline != webhooks.PIPELINE:
-            raise InvalidInput(f"only the pipeline {webhooks.PIPELINE!r} calls webhooks")
+            raise InvalidCall(f"only the pipeline {webhooks.PIPELINE!r} calls webhooks")
 
 
 def client_settings(settings: Settings, name: str) -> dict[str, Any]:

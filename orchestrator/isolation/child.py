@@ -22,10 +22,13 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from orchestrator.isolation.frames import encode, plain_json, read_frame, write_frame
 from orchestrator.isolation.posix import name_process, prefer_for_oom_kill
+
+if TYPE_CHECKING:
+    from actors.errors import StepError
 
 MESSAGE_CHARACTERS = 2_000
 TRACEBACK_CHARACTERS = 16_000
@@ -106,7 +109,11 @@ class WorkerPort:
         self._turn = threading.Lock()
 
     def call(self, name: str, payload: dict[str, Any]) -> Any:
-        """Ask the worker. Raises the `StepError` (or signal) with which the worker refuses, or ValueError."""
+        """Ask the worker.
+
+        Raises:
+            StepError: the one with which the worker refuses; `InvalidCall` for what cannot be sent.
+        """
         ask = self._frame("ask", name, payload)
         with self._turn, _ended_with_the_worker():
             self._connection.sendall(ask)
@@ -116,15 +123,20 @@ class WorkerPort:
         return reply["answer"]
 
     def send(self, name: str, payload: dict[str, Any]) -> None:
-        """Send what needs no answer. Raises ValueError."""
+        """Send what needs no answer. Raises InvalidCall for what cannot be sent."""
         note = self._frame("note", name, payload)
         with self._turn, _ended_with_the_worker():
             self._connection.sendall(note)
 
     def _frame(self, kind: str, name: str, payload: dict[str, Any]) -> bytes:
-        frame = encode({kind: {"name": name, "payload": payload}})
+        from actors.errors import InvalidCall
+
+        try:
+            frame = encode({kind: {"name": name, "payload": payload}})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidCall(f"{name}: what is sent is not JSON: {error}") from None
         if len(frame) > self._max_call_bytes:
-            raise ValueError(f"{name}: {len(frame)} bytes, where a call may have {self._max_call_bytes}")
+            raise InvalidCall(f"{name}: {len(frame)} bytes, where a call may have {self._max_call_bytes}")
         return frame
 
 
@@ -140,21 +152,25 @@ def _ended_with_the_worker() -> Iterator[None]:
 
 
 def refusal_error(refusal: dict[str, Any]) -> Exception:
-    """The exception for a refused call: the class of `actors.errors` with that code, or a `StepError` made for it."""
+    """The exception for a refused call: the class of `actors.errors` that fits, or a `StepError` made for it."""
     from actors.errors import StepError
 
-    message = refusal["message"]
-    known = _subclass_with_code(StepError, refusal["code"])
-    if known is None:
-        known = type("CallRefused", (StepError,), {"code": refusal["code"], "permanent": refusal["permanent"]})
-    return known(message)
+    wanted = (refusal["code"], refusal["permanent"])
+    for known in _error_classes(StepError):
+        if (known.code, known.permanent) == wanted:
+            return known(refusal["message"])
+    made: type[StepError] = type(
+        "CallRefused", (StepError,), {"code": refusal["code"], "permanent": refusal["permanent"]}
+    )
+    return made(refusal["message"])
 
 
-def _subclass_with_code(base: type[Exception], code: str) -> type[Exception] | None:
+def _error_classes(base: type[StepError]) -> Iterator[type[StepError]]:
+    """`base` and the classes below it that `actors.errors` defines, from the top."""
+    yield base
     for subclass in base.__subclasses__():
-        if subclass.__module__ == base.__module__ and getattr(subclass, "code", None) == code:
-            return subclass
-    return None
+        if subclass.__module__ == base.__module__:
+            yield from _error_classes(subclass)
 
 
 def build_step_context(context: dict[str, Any], port: WorkerPort) -> Any:
@@ -206,7 +222,7 @@ def perform(call: dict[str, Any], port: WorkerPort) -> dict[str, Any]:
 def _unusable(message: str) -> dict[str, Any]:
     return {
         "kind": "failed",
-        "code": "internal",
+        "code": "step_failed",
         "message": message[:MESSAGE_CHARACTERS],
         "traceback": "",
         "permanent": True,
@@ -226,7 +242,7 @@ def _raised(error: BaseException) -> dict[str, Any]:
         return {"kind": "signalled", "signal": error.signal_kind, "data": data}
     return {
         "kind": "failed",
-        "code": error.code if isinstance(error, StepError) else "internal",
+        "code": error.code if isinstance(error, StepError) else StepError.code,
         "message": _describe(error),
         "traceback": _traceback(error),
         "permanent": isinstance(error, StepError) and bool(error.permanent),

@@ -53,10 +53,10 @@ def test_a_step_runs_with_the_real_context(sandbox: Sandbox) -> None:
     assert caller.calls == [("progress", {"percent": 50, "note": "half"})]
 
 
-def test_an_exception_is_internal_with_the_steps_own_traceback(sandbox: Sandbox) -> None:
+def test_an_exception_is_step_failed_with_the_steps_own_traceback(sandbox: Sandbox) -> None:
     outcome = run(sandbox, "raise_value_error")
     assert isinstance(outcome, Failed)
-    assert (outcome.code, outcome.permanent) == ("internal", False)
+    assert (outcome.code, outcome.permanent) == ("step_failed", False)
     assert outcome.message == "ValueError: no good \\udcff"
     assert "raise_value_error" in outcome.traceback
     assert "child.py" not in outcome.traceback

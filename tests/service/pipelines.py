@@ -31,6 +31,10 @@ class Orders(BaseModel):
         "wait_and_fail_once",
         "undeclared",
         "flood",
+        "artifact",
+        "call",
+        "set",
+        "large",
     ] = "return"
     #: A folder in which a step notes that it ran, and looks for `go` when it waits.
     folder: str | None = None
@@ -66,6 +70,14 @@ def obey(ctx: StepContext[Orders]) -> dict[str, Any]:
             os._exit(7)
         case "undeclared":
             ctx.clients.text_model()
+        case "artifact":
+            ctx.artifact("large.bin", "application/octet-stream", bytes(6 << 20))
+        case "call":
+            ctx._port.call("artifact.save", {"data": {"not", "JSON"}})
+        case "set":
+            return {"a set": {1}}
+        case "large":
+            return {"large": "x" * (2 << 20)}
     ctx.progress(50, "half")
     note(ctx, "end")
     return {"attempt": ctx.attempt, "pid": os.getpid(), "account": ctx.account}

@@ -224,7 +224,7 @@ def test_an_output_that_cannot_be_kept_fails_the_step(
     job_id, step_id = stand.make()
     stand.run(step_id)
     job = stand.job(job_id)
-    assert (job["status"], job["error"]["code"], outcomes_of(job)) == ("failed", "internal", ["failed"])
+    assert (job["status"], job["error"]["code"], outcomes_of(job)) == ("failed", "step_failed", ["failed"])
 
 
 def test_an_error_of_our_own_loses_no_message(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:

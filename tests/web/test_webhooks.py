@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
+from actors.errors import InvalidCall
 from orchestrator.runtime import Runtime
-from tenants.errors import InvalidInput
 from tenants.store import deliveries, outcomes
 from tenants.store.accounts import ensure_account
 from tests.ports import step_port
@@ -138,7 +138,7 @@ def test_a_delivery_alone_gets_a_signed_call(
     job = new_job(callback_url=URL)
     mine = step_port(runtime, bench.start(job))
     for verb in ("callback.load", "callback.answered"):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidCall):
             mine.call(verb, {"status_code": 200})
     api.post(f"/v1/jobs/{job['id']}:cancel")
     bench.write(lambda c: outcomes.lose(c, the_job(api, job)["steps"][0]["id"], 1))
