@@ -1,8 +1,11 @@
-"""The worker's heartbeat: renews its row, beats for the guard, and looks for steps that somebody wants cancelled.
+"""The worker's liveness: renews its row, reports to the guard, and looks for steps that somebody wants cancelled.
 
 The timing, all by the database's clock where it compares: renewed every 5 s; after 8 s without renewal the guard ends
-the steps, and this worker itself; after 15 s the rescuer declares it dead and its steps run elsewhere. The guard hears
-of a renewal only after it was committed, so a worker that is cut off from the database loses its steps in time.
+the steps, and this worker itself; after 15 s the rescuer declares it dead and its steps run elsewhere. The guard gets a
+renewal only after it was committed, so a worker that is cut off from the database loses its steps in time.
+
+The renewal has a thread of its own, since a write may wait behind others. On SQLite a migration keeps everybody from
+writing; while it is announced (`tenants.migrations.announced`), reading so counts as a renewal.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between looks for cancelled jobs; also between renewals that failed.
 TICK_SECONDS = 1.0
+#: Seconds without a renewal after which the worker looks whether a migration is announced: early enough for two looks.
+LOOK_SECONDS = store.RENEWAL_SECONDS + TICK_SECONDS / 2
 
 
 class Liveness:
@@ -44,15 +49,27 @@ class Liveness:
         self._on_unfit = on_unfit
         self._stopping = threading.Event()
         self._renewed_at = now()
-        self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name="liveness", daemon=True),
+            threading.Thread(target=self._keep_renewing, name="liveness-renewal", daemon=True),
+        ]
 
     def start(self) -> None:
         self._guard.beat()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
+
+    def _keep_renewing(self) -> None:
+        while not self._stopping.wait(TICK_SECONDS):
+            try:
+                self.renew_when_due()
+            except Unavailable as error:
+                log.warning("worker %s cannot renew its liveness: %s", self._worker_id, error)
 
     def _run(self) -> None:
         while not self._stopping.wait(TICK_SECONDS):
@@ -64,22 +81,36 @@ class Liveness:
             if silent > store.SELF_KILL_SECONDS:
                 self._on_unfit(f"its liveness could not be renewed for {silent:.1f} s")
 
-    def tick(self) -> None:
-        """Renew when it is time, and end the steps whose jobs were cancelled.
+    def renew_when_due(self) -> None:
+        """Renew when it is time.
 
         Raises:
             Unavailable: the database is away.
         """
-        if now() - self._renewed_at >= store.RENEWAL_SECONDS - TICK_SECONDS / 2:
-            asked_at = now()
-            if not self._database.write(
-                lambda connection: store.renew(connection, self._worker_id, self._execution.busy)
-            ):
-                self._on_unfit("it was declared dead; its steps run elsewhere")
-                return
-            self._renewed_at = asked_at
-            self._guard.beat(asked_at)
-            self._execution.hand_back_strays()
+        if now() - self._renewed_at < store.RENEWAL_SECONDS - TICK_SECONDS / 2:
+            return
+        asked_at = now()
+        if not self._database.write(lambda connection: store.renew(connection, self._worker_id, self._execution.busy)):
+            self._on_unfit("it was declared dead; its steps run elsewhere")
+            return
+        self._renewed(asked_at)
+        self._execution.hand_back_strays()
+
+    def tick(self) -> None:
+        """Count an announced migration as a renewal, and end the steps whose jobs were cancelled.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        asked_at = now()
+        if asked_at - self._renewed_at > LOOK_SECONDS and self._database.read(
+            lambda connection: store.is_excused(connection, self._worker_id)
+        ):
+            self._renewed(asked_at)
         if self._execution.busy:
             for step_id in self._database.read(lambda connection: store.cancelled_steps(connection, self._worker_id)):
                 self._execution.cancel(step_id)
+
+    def _renewed(self, asked_at: float) -> None:
+        self._renewed_at = max(self._renewed_at, asked_at)
+        self._guard.beat(asked_at)

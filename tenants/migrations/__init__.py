@@ -10,6 +10,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
+from . import announced
+
 #: Any fixed number of our own: several processes that migrate at once take turns by it.
 _ADVISORY_LOCK = 0x6F6E656C616E65
 
@@ -31,17 +33,20 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     time-outs of ordinary statements do not hold for either. That of a table's lock stays: behind a migration that waits
     for one, everybody who uses the table would wait too, so it fails after some seconds and is to be run again.
     """
-    with engine.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SET LOCAL statement_timeout = 0"))
-            connection.execute(text("SET LOCAL lock_timeout = 0"))
-            # Unlike everything else, it may have to go through whole tables.
-            connection.execute(text("SET LOCAL enable_seqscan = on"))
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+    announced.run(engine, lambda connection: _upgrade(connection, revision))
+
+
+def _upgrade(connection: Connection, revision: str) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text("SET LOCAL lock_timeout = 0"))
+        # Unlike everything else, it may have to go through whole tables.
+        connection.execute(text("SET LOCAL enable_seqscan = on"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
 
 
 def pending(engine: Engine) -> list[str]:

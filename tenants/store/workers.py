@@ -11,6 +11,7 @@ from sqlalchemy import Connection, RowMapping, and_, or_, select, update
 
 from ..columns import db_now, upsert
 from ..database import MAX_TRIES, CommitUnknown, Database
+from ..migrations import announced
 from ..models import Job, Step, Worker
 from .states import RUNNING
 
@@ -64,13 +65,27 @@ def renew(connection: Connection, worker_id: str, busy: int) -> bool:
     return changed.rowcount > 0
 
 
+def is_excused(connection: Connection, worker_id: str) -> bool:
+    """Whether a migration keeps the worker from renewing its liveness, which counts as a renewal (SQLite alone)."""
+    if connection.dialect.name != "sqlite" or not announced.is_announced(connection):
+        return False
+    alive = select(workers.c.id).where(workers.c.id == worker_id, workers.c.stopped_at.is_(None))
+    return connection.execute(alive).first() is not None
+
+
 def stop(connection: Connection, worker_id: str) -> None:
     """Note an orderly stop."""
     connection.execute(update(workers).where(workers.c.id == worker_id).values(stopped_at=db_now(), busy=0))
 
 
 def declare_dead(connection: Connection) -> list[str]:
-    """Mark the workers that have been silent for too long; gives back their ids, each to one caller only."""
+    """Mark the workers that have been silent for too long; gives back their ids, each to one caller only.
+
+    On SQLite, a migration that was announced and ended without a commit is taken note of first: it gave them time.
+    """
+    if connection.dialect.name == "sqlite" and announced.is_announced(connection):
+        announced.end(connection)
+        return []
     rows = connection.execute(
         update(workers)
         .where(workers.c.stopped_at.is_(None), workers.c.heartbeat_at < db_now(-DEAD_SECONDS))
