@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ProviderRefused,
         ProviderTimeout,
         PublishFailed,
+        PublishRefused,
         ReadbackMismatch,
         StepError,
         UnsafeUrl,
@@ -58,6 +59,7 @@ __all__ = [
     "PublicPost",
     "Publication",
     "PublishFailed",
+    "PublishRefused",
     "Publisher",
     "PublisherClients",
     "ReadbackMismatch",
@@ -81,7 +83,7 @@ _MODULES = {
     "capabilities",
     "context": "Credentials Draft Publication SessionState StepContext Target",
     "errors": "ContentBlocked LoginRequired OutcomeUnknown OutputTruncated ProviderError ProviderRefused "
-    "ProviderTimeout PublishFailed ReadbackMismatch StepError UnsafeUrl",
+    "ProviderTimeout PublishFailed PublishRefused ReadbackMismatch StepError UnsafeUrl",
     "pipeline": "Pipeline",
     "signals": "ProviderBusy Reject Retry Snooze",
 }

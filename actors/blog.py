@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from .context import Draft
 from .errors import ProviderError
+from .escapes import looks_escaped, unescaped, unescaped_title
 from .pipeline import Pipeline
 from .publishing import publish_draft
 from .step import step
@@ -150,20 +151,25 @@ def build_prompt(wanted: BlogInput) -> str:
 def tidy(article: Article) -> Article:
     """The article with its title in one plain line, not repeated in the body, and its tags bounded and unlike.
 
+    Escapes that the model wrote in place of line feeds and other characters are decoded.
+
     Raises:
-        ValueError: nothing is left of the title or the body.
+        ValueError: nothing is left of the title or the body, or escapes stand in their prose.
     """
-    title = re.sub(r"^#{1,6}(\s+|$)", "", _one_line(article.title))
+    title = re.sub(r"^#{1,6}(\s+|$)", "", _one_line(unescaped_title(article.title)))
     title = re.sub(r"^(\*{1,2})(.+)\1$", r"\2", title)[:MAX_TITLE].strip()
-    body = article.body.strip()
+    body = unescaped(article.body).strip()
     first, _, rest = body.partition("\n")
     if re.match(r"#\s", first) and first.lstrip("# ").strip().casefold() == title.casefold():
         body = rest.strip()
     if not title or not body:
         raise ValueError("the article has no title or no body")
+    escape = looks_escaped(title) or looks_escaped(body)
+    if escape:
+        raise ValueError(f"its text is escaped once too often: it has {escape!r} outside of code")
     tags: dict[str, str] = {}
     for each in article.tags:
-        tag = _one_line(each).lstrip("# ").strip()
+        tag = _one_line(unescaped_title(each)).lstrip("# ").strip()
         if tag and len(tag) <= MAX_TAG:
             tags.setdefault(tag.casefold(), tag)
     return Article(title=title, body=body, tags=list(tags.values())[:MAX_TAGS])

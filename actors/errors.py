@@ -9,6 +9,7 @@
     ├── ProviderTimeout        provider_error      … or did not answer in time
     ├── ProviderRefused        provider_error      permanent: … or refused for good (key, model name, bad request)
     ├── PublishFailed          publish_failed      nothing was published, and that is known
+    │   └── PublishRefused     publish_failed      permanent: … and only a person can change that
     ├── ReadbackMismatch       readback_mismatch   permanent: a post is there, but not the draft's content
     ├── OutcomeUnknown         outcome_unknown     permanent: nobody can tell whether the post is there
     ├── CallbackFailed         callback_failed     a webhook's receiver did not take it
@@ -69,15 +70,28 @@ class ProviderTimeout(ProviderError):
 
 
 class ProviderRefused(ProviderError):
-    """A provider refused in a way that only a person can mend: a bad key, an unknown model, a wrong request."""
+    """A provider refused in a way that only a person can change: a bad key, an unknown model, a wrong request.
+
+    `scope` names provider and credential, as in `ProviderBusy`, where everything that uses the credential is refused.
+    """
 
     permanent = True
+
+    def __init__(self, message: str, *, scope: str | None = None) -> None:
+        super().__init__(message)
+        self.scope = scope
 
 
 class PublishFailed(StepError):
     """Publishing failed, and it is certain that nothing was published."""
 
     code = "publish_failed"
+
+
+class PublishRefused(PublishFailed):
+    """Nothing was published, and another try would end the same way until a person has changed something."""
+
+    permanent = True
 
 
 class ReadbackMismatch(StepError):

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import PublishFailed
+from .errors import PublishRefused
 
 
 def text_option(options: Mapping[str, Any], name: str, default: str = "") -> str:
     """A target's option that must be text.
 
     Raises:
-        PublishFailed: it is something else.
+        PublishRefused: it is something else.
     """
     value = options.get(name, default)
     if not isinstance(value, str):
-        raise PublishFailed(f"the target's option {name!r} must be text, not {value!r}")
+        raise PublishRefused(f"the target's option {name!r} must be text, not {value!r}")
     return value
 
 
@@ -24,10 +24,10 @@ def list_option(options: Mapping[str, Any], name: str) -> list[str]:
     """A target's option that must be a list of texts; one text alone counts as a list of one.
 
     Raises:
-        PublishFailed: it is something else.
+        PublishRefused: it is something else.
     """
     value = options.get(name, [])
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
-        raise PublishFailed(f"the target's option {name!r} must be a list of texts, not {value!r}")
+        raise PublishRefused(f"the target's option {name!r} must be a list of texts, not {value!r}")
     return values

@@ -29,9 +29,11 @@ from .errors import (
     OwnershipLost,
     ProviderError,
     PublishFailed,
+    PublishRefused,
     ReadbackMismatch,
     StepError,
 )
+from .escapes import looks_escaped, unescaped, unescaped_title
 from .markdown import comparable, plain_text, render
 from .signals import Reject, Retry, Signal, Snooze
 
@@ -71,6 +73,8 @@ def publish_draft(ctx: StepContext[Any], *, pause: Callable[[float], None] = tim
         )
         ctx.publication.unknown(reason)
         raise OutcomeUnknown(f"nobody can tell whether draft {draft.id} was published: {reason}")
+    if entry.status == "intent":
+        _check_text(draft)
     ctx.progress(5, f"opening publisher {target.publisher}")
     with PublisherClients(ctx.clients) as clients:
         publisher = open_publisher(target, clients)
@@ -216,12 +220,27 @@ def find_difference(draft: Draft, public: PublicPost) -> str | None:
 
     What a theme adds around them (share buttons, related posts) is no difference.
     """
-    if comparable(draft.title) not in comparable(public.title):
+    if comparable(unescaped_title(draft.title)) not in comparable(public.title):
         return f"its title is {public.title[:120]!r} and should be {draft.title[:120]!r}"
-    expected, found = comparable(plain_text(render(draft.body))), comparable(public.text)
+    # What was meant, and not what an escape once too many made of it: that would be the same on both sides.
+    expected, found = comparable(plain_text(render(unescaped(draft.body)))), comparable(public.text)
     if expected not in found:
         return f"its text has {len(found)} letters and digits, and the draft's {len(expected)} are not all among them"
     return None
+
+
+def _check_text(draft: Draft) -> None:
+    """Refuse a draft whose text was escaped once too often, before anything of it is public.
+
+    Raises:
+        PublishRefused: it was.
+    """
+    escape = looks_escaped(draft.title) or looks_escaped(draft.body)
+    if escape or unescaped(draft.body) != draft.body:
+        raise PublishRefused(
+            f"draft {draft.id} has {escape or 'line feeds'!r} as characters in its text, where the text was escaped "
+            "once too often; edit the draft, or put what is meant so between backticks, and retry the job"
+        )
 
 
 def session_ends_at(storage_state: dict[str, Any]) -> datetime | None:

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from actors import Pipeline
 from actors.clients.publishers import KnownPublisher
 from actors.context import StepContext
-from actors.errors import StepError
+from actors.errors import ProviderRefused, StepError
 from actors.signals import Signal
 from actors.step import Step
 from tenants.database import Database
@@ -307,7 +307,8 @@ def _perform_here(step: Step, pipeline: Pipeline, context: dict[str, Any], port:
     except OwnershipLost as error:
         return Lost(str(error))
     except StepError as error:
-        return Failed(error.code, str(error), tracebacks.format_exc(), error.permanent)
+        scope = error.scope if isinstance(error, ProviderRefused) else None
+        return Failed(error.code, str(error), tracebacks.format_exc(), error.permanent, scope)
     except OnelaneError as error:  # the worker's own answer to a call, with a code
         return Failed(error.code, str(error), tracebacks.format_exc()[-16_000:], False)
     except (Exception, SystemExit) as error:

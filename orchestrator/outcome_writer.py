@@ -127,7 +127,14 @@ class OutcomeWriter:
                     self._fail(owned, "timed_out", "timed_out", outcome.message, "", False, message)
             case Failed():
                 self._fail(
-                    owned, "failed", outcome.code, outcome.message, outcome.traceback, outcome.permanent, message
+                    owned,
+                    "failed",
+                    outcome.code,
+                    outcome.message,
+                    outcome.traceback,
+                    outcome.permanent,
+                    message,
+                    refused_scope=outcome.refused_scope,
                 )
             case Crashed() | OutOfMemory():
                 code = "crashed" if isinstance(outcome, Crashed) else "out_of_memory"
@@ -184,6 +191,7 @@ class OutcomeWriter:
         permanent: bool,
         message: LeasedMessage,
         after: float | None = None,
+        refused_scope: str | None = None,
     ) -> None:
         """Try again after the backoff, or end the step for good."""
         error = {"code": code, "message": text}
@@ -199,6 +207,7 @@ class OutcomeWriter:
                 traceback=traceback or None,
                 message=message.asdict(),
                 circuit=self._circuit,
+                refused_scope=refused_scope,
             )
         )
         self._record(owned, outcome)

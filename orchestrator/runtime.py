@@ -20,6 +20,7 @@ from .jobs import Jobs
 from .queue_settings import QueueSettings
 from .schedules import Schedules
 from .settings import Settings, SettingsError
+from .step_port import text_model_scope
 from .waiting import Waiting
 
 #: Redis keys of this installation begin with it.
@@ -60,7 +61,7 @@ class Runtime:
         self.queue_settings = QueueSettings(self.database, self.broker, self.lanes)
         self.jobs = Jobs(self.database, self.pipelines, self.dispatcher)
         self.schedules = Schedules(self.database, self.jobs, self.dispatcher)
-        self.waiting = Waiting(self.database, self.broker, self.dispatcher.is_away)
+        self.waiting = Waiting(self.database, self.broker, self.dispatcher.is_away, self._provider_scope)
         sealer = Sealer(split_keys(settings.secret_key.get_secret_value()))
         self.sessions = Sessions(self.database, sealer)
         self.webhook_secrets = WebhookSecrets(self.database, sealer)
@@ -77,6 +78,12 @@ class Runtime:
         return sorted(
             {step.lane for pipeline in self.pipelines.values() for step in pipeline.steps if step.uses.session}
         )
+
+    def _provider_scope(self, pipeline: str, step: str) -> str | None:
+        """Provider and credential that a step uses; None where it uses none, or is not loaded here."""
+        found = self.pipelines.get(pipeline)
+        uses = next((each.uses for each in found.steps if each.name == step), None) if found is not None else None
+        return text_model_scope(self.settings) if uses is not None and "gemini" in uses.clients else None
 
     def close(self) -> None:
         """Let go of every connection."""

@@ -24,13 +24,13 @@ from actors.context import MAX_ARTIFACT_BYTES
 from actors.declarations import Declaration
 from actors.errors import InvalidCall, ProviderError, StepError
 from tenants import webhooks
-from tenants.columns import db_now, seconds_since
+from tenants.columns import db_now
 from tenants.database import Database
 from tenants.errors import InvalidInput, OwnershipLost
-from tenants.models import Account, Artifact, Job, ProviderBackoff, new_id
+from tenants.models import Account, Artifact, Job, new_id
 from tenants.sessions import Sessions
 from tenants.storable import storable_text
-from tenants.store import alerts, deliveries, publications, queues, steps, usage
+from tenants.store import alerts, backoffs, deliveries, publications, queues, steps, usage
 from tenants.store.steps import Owned
 
 from .callbacks import Callbacks
@@ -40,7 +40,6 @@ from .step_journal import StepJournal
 
 log = logging.getLogger(__name__)
 accounts, artifacts, jobs = Account.__table__, Artifact.__table__, Job.__table__
-backoffs = ProviderBackoff.__table__
 
 MAX_TITLE_CHARACTERS = 500
 MAX_BODY_CHARACTERS = 500_000
@@ -206,6 +205,7 @@ class StepPort:
         def work(connection: Connection) -> None:
             steps.still_there(connection, self._owned)
             usage.add(connection, self._owned.account, tokens=tokens)
+            backoffs.accepted(connection, text_model_scope(self._settings))
 
         if tokens > 0:
             self._database.write(work)
@@ -230,7 +230,7 @@ class StepPort:
                 "base_url": settings.gemini_base_url,
                 "model": settings.text_model,
                 "offline": False,
-                "credential": hashlib.sha256(key.encode()).hexdigest()[:8],
+                "credential": credential_of(settings),
             }
         elif settings.offline_model_url is not None:
             answer = {
@@ -238,16 +238,15 @@ class StepPort:
                 "base_url": settings.offline_model_url,
                 "model": "offline-model",
                 "offline": True,
-                "credential": "offline",
+                "credential": credential_of(settings),
             }
         else:
             raise ProviderError("no text model is set up: set GEMINI_API_KEY, or run `onelane up`, which has its own")
-        return {**answer, "busy_seconds": self._busy_seconds(f"gemini:{answer['credential']}")}
-
-    def _busy_seconds(self, scope: str) -> float | None:
-        statement = select(-seconds_since(backoffs.c.until)).where(backoffs.c.scope == scope)
-        left = self._database.read(lambda connection: connection.execute(statement).scalar_one_or_none())
-        return None if left is None or left <= 0 else float(left)
+        scope = text_model_scope(settings)
+        return {
+            **answer,
+            "busy_seconds": self._database.read(lambda connection: backoffs.rest_seconds(connection, scope)),
+        }
 
     # --- session and target --------------------------------------------------------------------------------------
 
@@ -366,6 +365,18 @@ class StepPort:
         """Another pipeline's step must not have a body of its choice signed as a webhook."""
         if self._owned.pipeline != webhooks.PIPELINE:
             raise InvalidCall(f"only the pipeline {webhooks.PIPELINE!r} calls webhooks")
+
+
+def credential_of(settings: Settings) -> str:
+    """A short name of the text model's credential, which does not give it away."""
+    if settings.gemini_api_key is None:
+        return "offline"
+    return hashlib.sha256(settings.gemini_api_key.get_secret_value().encode()).hexdigest()[:8]
+
+
+def text_model_scope(settings: Settings) -> str:
+    """Provider and credential of the text model, as backoffs and refusals name them."""
+    return f"gemini:{credential_of(settings)}"
 
 
 def client_settings(settings: Settings, name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from dramatiq.errors import BrokerConnectionError
 
 from tenants.database import Database
 from tenants.queues import QueueDescription, QueueError, Reason, TenantBroker
+from tenants.store import backoffs
 from tenants.store.durations import recent_mean
 from tenants.store.explanations import Situation, situation
 
@@ -45,10 +46,18 @@ class Why:
 class Waiting:
     """Asks SQL and Redis about jobs that wait. `redis_is_away` tells without asking that Redis would not answer."""
 
-    def __init__(self, database: Database, broker: TenantBroker, redis_is_away: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        broker: TenantBroker,
+        redis_is_away: Callable[[], bool],
+        scope_of: Callable[[str, str], str | None] = lambda pipeline, step: None,
+    ) -> None:
         self._database = database
         self._broker = broker
         self._redis_is_away = redis_is_away
+        #: Provider and credential of a pipeline's step; None for a step that uses none.
+        self._scope_of = scope_of
 
     def why(self, job_id: str, account: str | None = None) -> list[Why]:
         """All reasons why the job does not run now; none once it runs or has ended.
@@ -104,9 +113,18 @@ class Waiting:
         elif status == "queued" and step is not None:
             told = [*_decided(found), *_by_capacity(found)]
             yield from told
+            yield from self._refused(found.job["pipeline"], step["name"])
             codes = {each.code for each in told}
             # Redis knows of a pause, and not for what.
             yield from self._by_redis(found, codes | ({"queue_paused"} if codes & _QUEUE_PAUSES else set()))
+
+    def _refused(self, pipeline: str, step: str) -> Iterator[Why]:
+        scope = self._scope_of(pipeline, step)
+        if scope is None:
+            return
+        reason = self._database.read(lambda connection: backoffs.refusal(connection, scope))
+        if reason is not None:
+            yield Why("provider_refused", f"its credential ({scope}) is refused, so it will fail: {reason}")
 
     def _by_redis(self, found: Situation, told: set[str]) -> Iterator[Why]:
         step = found.step

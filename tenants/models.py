@@ -410,12 +410,13 @@ class Worker(Model, table=True):
 
 
 class ProviderBackoff(Model, table=True):
-    """A provider's credential that has to rest; every step that uses it waits."""
+    """A provider's credential that has to rest (every step that uses it waits), or that is `refused` for good."""
 
     __tablename__ = "provider_backoffs"
     scope: str = Field(sa_column=Column(exact_text(), primary_key=True))
     until: datetime = Field(sa_column=_time(nullable=False))
     reason: str = ""
+    refused: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
 
 
 class Usage(Model, table=True):
@@ -579,7 +580,7 @@ class Circuit(Model, table=True):
 class Alert(Model, table=True):
     """Something that a person should hear of. All that is alike has one row, which counts.
 
-    `kind`: dead_letter login_required needs_review circuit_open circuit_closed.
+    `kind`: dead_letter login_required needs_review circuit_open circuit_closed provider_refused.
     """
 
     __tablename__ = "alerts"

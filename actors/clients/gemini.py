@@ -20,10 +20,12 @@ from typing import Any, Generic, TypeVar
 import httpx2
 from google import genai
 from google.genai import errors, types
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from ..errors import OutputTruncated, ProviderError, ProviderTimeout
+from ..errors import ProviderError, ProviderTimeout
+from ..signals import ProviderBusy
 from . import gemini_failures
+from .json_answers import parse_answer
 
 T = TypeVar("T", bound=BaseModel)
 R = TypeVar("R")
@@ -69,6 +71,7 @@ class TextModel:
         credential: str,
         remaining_seconds: Callable[[], float],
         report_usage: Callable[[int, int], None] | None = None,
+        busy_seconds: float | None = None,
     ) -> None:
         #: The model's name as it is set.
         self.model = model
@@ -81,6 +84,7 @@ class TextModel:
         self._credential = credential
         self._remaining_seconds = remaining_seconds
         self._report_usage = report_usage
+        self._busy_seconds = busy_seconds
 
     def __repr__(self) -> str:
         return f"TextModel(model={self.model!r}, offline={self.offline}, credential={self._credential!r})"
@@ -107,6 +111,7 @@ class TextModel:
             credential=settings["credential"],
             remaining_seconds=remaining_seconds,
             report_usage=report_usage,
+            busy_seconds=settings.get("busy_seconds"),
         )
 
     def generate_json(
@@ -144,7 +149,7 @@ class TextModel:
         tokens_out = (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
         if self._report_usage is not None:
             self._report_usage(tokens_in, tokens_out)
-        gemini_failures.check_finish(response)
+        gemini_failures.check_finish(response, self._credential)
         version = response.model_version or self.model
         return Generation(
             value=parse_answer(response.text or "", schema),
@@ -155,6 +160,10 @@ class TextModel:
         )
 
     def _ask(self, prompt: str, config: types.GenerateContentConfig) -> types.GenerateContentResponse:
+        if self._busy_seconds:
+            # Another step of this credential was told to wait; to ask all the same would prolong it for everybody.
+            reason = "the Gemini key is at its limit for now, as another step was told"
+            raise ProviderBusy(self._busy_seconds, f"gemini:{self._credential}", reason)
         seconds = min(self._remaining_seconds() - MARGIN_SECONDS, LONGEST_CALL_SECONDS)
         if seconds <= 0:
             raise ProviderTimeout("the step has no time left to ask the model")
@@ -238,25 +247,3 @@ def _only_known(node: dict[str, Any]) -> dict[str, Any]:
         else:
             kept[key] = value
     return kept
-
-
-def parse_answer(text: str, schema: type[T]) -> T:
-    """The answer's text as the model.
-
-    Raises:
-        OutputTruncated: the text is the beginning of a JSON value.
-        ProviderError: it is empty, no JSON, or does not match the schema.
-    """
-    if not text.strip():
-        raise ProviderError("the model gave an empty answer")
-    try:
-        return schema.model_validate_json(text)
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False, include_context=False)
-    if faults[0]["type"] == "json_invalid":
-        # The parser's word for a text that ends too early; anything else is wrong where it stands.
-        if "EOF while parsing" in faults[0]["msg"]:
-            raise OutputTruncated(f"the model's JSON breaks off after {len(text)} characters")
-        raise ProviderError(f"the model's answer is not JSON: {faults[0]['msg']}")
-    listed = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'answer'}: {each['msg']}" for each in faults[:5])
-    raise ProviderError(f"the model's answer does not match the schema of {schema.__name__}: {listed}")

@@ -41,6 +41,15 @@ _BLOCKED = frozenset(
     }
 )
 _CUT_OFF = frozenset({"MAX_TOKENS", "CONTINUATION"})
+#: A 429 that no waiting ends, in the words of Google's answers: a quota of zero, a model without a free tier, an empty
+#: or capped balance.
+_NO_QUOTA = re.compile(r"\blimit: ?0(?![\d.])|doesn't have a free quota tier", re.IGNORECASE)
+_NO_CREDIT = re.compile(
+    r"credits? (?:are|is|have been|has been) (?:depleted|exhausted|used up)|depleted credits"
+    r"|insufficient (?:credit|balance)"
+    r"|spend(?:ing)? (?:cap|limit)|billing (?:account )?(?:is |has been )?(?:disabled|closed|not active)",
+    re.IGNORECASE,
+)
 _RETRY_DELAY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 
 
@@ -49,12 +58,14 @@ def from_http(
 ) -> ProviderError | ProviderBusy:
     """What an HTTP error answer means. `now` is an aware datetime; `secret` is scrubbed from the message."""
     said = _said(error, secret)
-    code = error.code
+    code, scope = error.code, f"gemini:{credential}"
     if code == 429:
-        return _busy(error, said, credential, now)
+        return _refused_quota(error, said, model, scope) or _busy(error, said, scope, now)
     if code in (401, 403) or (code == 400 and _is_about_key(error)):
         return ProviderRefused(
-            f"Gemini does not accept the API key ({said}). Check GEMINI_API_KEY, and that its project may use this API."
+            f"Gemini does not accept the API key ({said}). "
+            "Check GEMINI_API_KEY, and that its project may use this API.",
+            scope=scope,
         )
     if code == 404:
         return ProviderRefused(
@@ -67,7 +78,7 @@ def from_http(
     return ProviderError(f"Gemini failed ({said})")
 
 
-def check_finish(response: types.GenerateContentResponse) -> None:
+def check_finish(response: types.GenerateContentResponse, credential: str) -> None:
     """Check that an answer of status 200 was finished in the ordinary way.
 
     Raises:
@@ -89,7 +100,9 @@ def check_finish(response: types.GenerateContentResponse) -> None:
     if reason in _CUT_OFF:
         raise OutputTruncated(f"Gemini's answer was cut off at its limit on tokens ({reason})")
     if reason == "PUP_LIMITED_DISABLED":
-        raise ProviderRefused(f"Gemini has limited or disabled the account behind this key ({reason})")
+        raise ProviderRefused(
+            f"Gemini has limited or disabled the account behind this key ({reason})", scope=f"gemini:{credential}"
+        )
     if reason not in ("STOP", ""):
         raise ProviderError(f"Gemini stopped without a usable answer ({reason})")
 
@@ -103,8 +116,26 @@ def seconds_until_quota_day_ends(now: datetime) -> float:
     return midnight.timestamp() - now.timestamp()
 
 
-def _busy(error: errors.APIError, said: str, credential: str, now: datetime) -> ProviderBusy:
-    scope = f"gemini:{credential}"
+def _refused_quota(error: errors.APIError, said: str, model: str, scope: str) -> ProviderRefused | None:
+    """A 429 that another try cannot pass, whenever it comes; None for one that is over after a while."""
+    message = str(error.message or "")
+    values = [str(each.get("quotaValue", "")).strip() for each in _violations(error)]
+    if "0" in values or _NO_QUOTA.search(message):
+        return ProviderRefused(
+            f"the Gemini key has no quota at all for model {model!r} ({said}). Turn billing on for its project, or set "
+            "ONELANE_TEXT_MODEL to a model that its plan has.",
+            scope=scope,
+        )
+    if _NO_CREDIT.search(message):
+        return ProviderRefused(
+            f"the credits of the Gemini key are used up, or its billing is stopped ({said}). "
+            "Fill them up or raise the cap at the provider; then replay the dead letters.",
+            scope=scope,
+        )
+    return None
+
+
+def _busy(error: errors.APIError, said: str, scope: str, now: datetime) -> ProviderBusy:
     quotas = [str(each.get("quotaId", "")) for each in _violations(error)]
     if any("perday" in quota.lower() for quota in quotas):
         reason = f"the daily quota of the Gemini key is used up, until midnight in California ({said})"

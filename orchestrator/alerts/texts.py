@@ -19,6 +19,7 @@ _TITLES = {
     "needs_review": "nobody can tell whether a post was published",
     "circuit_open": "an account's lane rests: too many of its steps failed in a row",
     "circuit_closed": "an account's lane runs again",
+    "provider_refused": "a provider refuses a credential: everything that uses it fails",
 }
 _PLURALS = {
     "dead_letter": "dead letters",
@@ -26,9 +27,13 @@ _PLURALS = {
     "needs_review": "posts of which nobody can tell whether they were published",
     "circuit_open": "lanes of accounts that rest",
     "circuit_closed": "lanes of accounts that run again",
+    "provider_refused": "steps that failed because a provider refuses a credential",
 }
 #: In this order, where they are known.
-_FACTS = ("lane", "pipeline", "step", "error_code", "failures", "until", "job_id", "dead_letter_id", "publication_id")
+_FACTS = (
+    *("provider", "lane", "pipeline", "step", "error_code", "failures", "until"),
+    *("job_id", "dead_letter_id", "publication_id"),
+)
 
 
 class Text(NamedTuple):
@@ -80,6 +85,10 @@ def commands(kind: str, account: str | None, details: Mapping[str, Any]) -> list
         case "circuit_open":
             lane = shlex.quote(str(details.get("lane")))
             return [f"onelane dead-letters list{narrowed}", f"onelane queues resume {lane} {name}"]
+        case "provider_refused":
+            job = details.get("job_id")
+            look = [f"onelane jobs get {job}"] if job else []
+            return [*look, "onelane dead-letters replay-all --error-code provider_error --dry-run"]
     return []
 
 

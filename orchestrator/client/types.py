@@ -128,6 +128,7 @@ class WhyItem(TypedDict):
         "lane_paused",
         "retry_backoff",
         "provider_backoff",
+        "provider_refused",
         "awaiting_approval",
         "login_required",
         "circuit_open",
@@ -681,7 +682,7 @@ class Alert(TypedDict):
     """What a person should hear of: all of one kind, account and subject together."""
 
     id: str
-    kind: Literal["dead_letter", "login_required", "needs_review", "circuit_open", "circuit_closed"]
+    kind: Literal["dead_letter", "login_required", "needs_review", "circuit_open", "circuit_closed", "provider_refused"]
     account: str | None
     """Null: it belongs to no account."""
     state: Literal["waiting", "resting", "told", "given_up"]

@@ -230,7 +230,7 @@ def _unusable(message: str) -> dict[str, Any]:
 
 
 def _raised(error: BaseException) -> dict[str, Any]:
-    from actors.errors import StepError
+    from actors.errors import ProviderRefused, StepError
     from actors.signals import Signal
 
     if isinstance(error, Signal):
@@ -246,6 +246,7 @@ def _raised(error: BaseException) -> dict[str, Any]:
         "message": _describe(error),
         "traceback": _traceback(error),
         "permanent": isinstance(error, StepError) and bool(error.permanent),
+        "refused_scope": error.scope if isinstance(error, ProviderRefused) else None,
     }
 
 

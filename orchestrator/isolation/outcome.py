@@ -35,6 +35,8 @@ class Failed:
     traceback: str
     #: True where another try would end the same way.
     permanent: bool
+    #: Provider and credential, where a provider refuses everything that uses this credential.
+    refused_scope: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,14 @@ def from_wire(result: dict[str, Any], memory_limit_bytes: int | None) -> Outcome
             return Completed(result["value"])
         case "failed":
             permanent = result["permanent"] is True
-            return Failed(str(result["code"]), str(result["message"]), str(result["traceback"]), permanent)
+            scope = result.get("refused_scope")
+            return Failed(
+                str(result["code"]),
+                str(result["message"]),
+                str(result["traceback"]),
+                permanent,
+                None if scope is None else str(scope),
+            )
         case "signalled":
             if result["signal"] not in ("retry", "snooze", "reject", "provider_busy"):
                 raise ValueError(f"unknown signal {result['signal']!r}")

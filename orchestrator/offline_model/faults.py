@@ -5,6 +5,7 @@ Without faults in its script the service answers in the ordinary way. `Faults` i
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -18,7 +19,9 @@ Kind = Literal[
     "wrong_schema",  # 200, STOP, JSON of another shape
     "empty",  # 200, no candidate and no reason
     "garbage",  # 200, a body that is not JSON
-    "quota",  # 429; reason "minute", "day" or "" (no details); retry_delay as RetryInfo
+    "quota",  # 429; reason "minute", "day", "zero", "credits" or "" (no details); retry_delay as RetryInfo
+    "fenced",  # 200, the ordinary JSON in a Markdown fence, with a comma before its last bracket
+    "escaped",  # 200, the ordinary JSON, each of its texts escaped once too often
     "status",  # `status` with `reason` as its word and `detail` as ErrorInfo.reason
     "slow",  # the ordinary answer after `seconds`
     "trickle",  # the ordinary answer, one byte each `seconds`
@@ -119,6 +122,10 @@ def spoiled(fault: Fault, answer: Answer) -> Answer:
         return Answer(half if fault.reason == "MAX_TOKENS" else "", finish_reason=fault.reason or "SAFETY")
     if fault.kind == "cut_json":
         return Answer(half)
+    if fault.kind == "fenced":
+        return Answer("Here it is:\n```json\n" + answer.text.rstrip().removesuffix("}") + ",\n}\n```\n")
+    if fault.kind == "escaped":
+        return Answer(json.dumps(_escaped(json.loads(answer.text))))
     if fault.kind == "wrong_schema":
         return Answer('{"unexpected": true}')
     if fault.kind == "empty":
@@ -126,8 +133,30 @@ def spoiled(fault: Fault, answer: Answer) -> Answer:
     return answer
 
 
+def _escaped(value: Any) -> Any:
+    """The value with each text as JSON would write it, without the quotation marks."""
+    if isinstance(value, str):
+        return json.dumps(value)[1:-1]
+    if isinstance(value, list):
+        return [_escaped(each) for each in value]
+    return {name: _escaped(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+#: What Google's answers say where no waiting helps; seen in public reports.
+_ZERO = (
+    "You exceeded your current quota, please check your plan and billing details.\n"
+    "* Quota exceeded for metric: generativelanguage.googleapis.com/generate_content_free_tier_requests, limit: 0, "
+    "model: gemini-3-pro\nPlease retry in 45.578569677s."
+)
+_CREDITS = "Your prepayment credits are depleted. Please go to AI Studio to manage your project and billing."
+
+
 def _quota(fault: Fault) -> dict[str, Any]:
     details: list[dict[str, Any]] = []
+    if fault.reason in ("zero", "credits"):
+        retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": fault.retry_delay or "45s"}
+        message = fault.message or (_ZERO if fault.reason == "zero" else _CREDITS)
+        return error_body(429, "RESOURCE_EXHAUSTED", message, [retry])
     if fault.reason:
         period = "PerDay" if fault.reason == "day" else "PerMinute"
         violation = {

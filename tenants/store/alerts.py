@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, delete, func, select, update
 
@@ -24,9 +24,12 @@ from ..columns import db_now, seconds_since, upsert
 from ..models import Alert, AlertHour, new_id
 from .listings import Page, newest_first
 
+if TYPE_CHECKING:
+    from .steps import Owned
+
 alerts, hours = Alert.__table__, AlertHour.__table__
 
-Kind = Literal["dead_letter", "login_required", "needs_review", "circuit_open", "circuit_closed"]
+Kind = Literal["dead_letter", "login_required", "needs_review", "circuit_open", "circuit_closed", "provider_refused"]
 
 #: Seconds after which a message whose sender was not heard of again is anybody's.
 CLAIM_SECONDS = 120.0
@@ -38,6 +41,8 @@ MOST_TOGETHER = 5000
 _SAME_SECONDS = 60.0
 
 _LEAST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 10.0, 1800.0
+#: A provider and a short hash of its credential.
+_SCOPE = re.compile(r"[a-z0-9_.-]{1,40}:[a-z0-9_.-]{1,40}")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -119,6 +124,19 @@ def dead_letter(connection: Connection, letter: Mapping[str, Any], *, step: str 
         case _:
             subject = (letter["lane"], letter.get("pipeline") or "", step or "", code)
             note(connection, "dead_letter", account=account, subject=subject, details=details)
+
+
+def provider_refused(connection: Connection, owned: Owned, *, scope: str) -> None:
+    """A provider refuses a credential. It is nobody's own fault, so it is one alert for all accounts."""
+    shown = scope if _SCOPE.fullmatch(scope) else "other"
+    details = {
+        "provider": shown,
+        "lane": owned.lane,
+        "pipeline": owned.pipeline,
+        "step": owned.name,
+        "job_id": owned.job_id,
+    }
+    note(connection, "provider_refused", account=None, subject=(shown,), details=details)
 
 
 def plain_code(code: str) -> str:

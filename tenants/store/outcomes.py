@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from ..columns import db_now
 from ..errors import OwnershipLost
 from ..models import Attempt, DeadLetter, Job, Step, new_id
-from . import alerts, approvals, circuits, deliveries, endings, publications, unknown_outcomes
+from . import alerts, approvals, backoffs, circuits, deliveries, endings, publications, unknown_outcomes
 from .circuits import CircuitPolicy
 from .dispatch import Dispatch
 from .events import NewEvent, record
@@ -161,10 +161,12 @@ def fail(
     traceback: str | None,
     message: dict[str, Any],
     circuit: CircuitPolicy | None = None,
+    refused_scope: str | None = None,
 ) -> Dispatch | None:
     """End the step for good. A required step ends its job and leaves a dead letter; a best-effort one lets it go on.
 
-    It counts as a failure of its tenant queue, by `circuit`; without one nothing is counted.
+    It counts as a failure of its tenant queue, by `circuit`; without one nothing is counted. With `refused_scope` the
+    cause is a credential that its provider refuses: one alert for all who use it, and no failure of the tenant queue.
     Returns the next step to hand to Redis, if the job goes on.
 
     Raises:
@@ -177,9 +179,17 @@ def fail(
     guarded(connection, owned, status=status, error=error, finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, outcome, error)
     following = _leave_letter(
-        connection, owned, status, error, traceback=traceback, message=message, letter_id=new_id()
+        connection,
+        owned,
+        status,
+        error,
+        traceback=traceback,
+        message=message,
+        letter_id=new_id(),
+        refused_scope=refused_scope,
     )
-    circuits.failed(connection, owned, circuit, error["code"])
+    if refused_scope is None:
+        circuits.failed(connection, owned, circuit, error["code"])
     return following
 
 
@@ -301,14 +311,19 @@ def _leave_letter(
     traceback: str | None,
     message: dict[str, Any],
     letter_id: str,
+    refused_scope: str | None = None,
 ) -> Dispatch | None:
     """After a final failure: the dead letter of a required step, or the step after one that was best effort."""
     record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, status)))
+    if refused_scope is not None:
+        backoffs.refuse(connection, refused_scope, error["message"])
+        alerts.provider_refused(connection, owned, scope=refused_scope)
     if not owned.required:
         return _queue_next(connection, owned)
     letter = _dead_letter(owned, error, traceback, message, letter_id)
     connection.execute(insert(dead_letters).values(**letter, created_at=db_now()))
-    alerts.dead_letter(connection, letter, step=owned.name)
+    if refused_scope is None:
+        alerts.dead_letter(connection, letter, step=owned.name)
     return None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from actors.blog import Article
+from actors.blog import Article, tidy
 from actors.clients.gemini import TextModel, wire_schema
 from actors.errors import (
     ContentBlocked,
@@ -74,6 +74,8 @@ def test_the_offline_model_never_passes_as_gemini(text_model: MakeModel) -> None
         (Fault("status", status=403), ProviderRefused, "GEMINI_API_KEY"),
         (Fault("status", status=400, detail="API_KEY_INVALID", message=f"bad {KEY}"), ProviderRefused, "[key]"),
         (Fault("status", status=400, message="too many tokens"), ProviderRefused, "too many tokens"),
+        (Fault("quota", reason="zero"), ProviderRefused, "no quota at all for model 'gemini-3.8-flash'"),
+        (Fault("quota", reason="credits"), ProviderRefused, "credits of the Gemini key are used up"),
     ],
     ids=lambda value: f"{value.kind}-{value.reason or value.status}" if isinstance(value, Fault) else "",
 )
@@ -113,6 +115,50 @@ def test_a_quota_per_minute_makes_everybody_with_the_key_wait(
         ask(text_model())
     assert caught.value.after == after
     assert caught.value.scope == "gemini:3f2a"
+
+
+def test_a_key_without_quota_or_credits_is_refused_for_everybody_who_uses_it(
+    text_model: MakeModel, offline_model: OfflineModel
+) -> None:
+    refused = [Fault("quota", reason="zero"), Fault("quota", reason="credits"), Fault("status", status=403)]
+    for fault in refused:
+        offline_model.faults.add(fault)
+        with pytest.raises(ProviderRefused) as caught:
+            ask(text_model())
+        assert caught.value.permanent
+        assert caught.value.scope == "gemini:3f2a"
+    # A model's name or a request is wrong for this step alone
+    for status in (404, 400):
+        offline_model.faults.add(Fault("status", status=status, message="not this one"))
+        with pytest.raises(ProviderRefused) as caught:
+            ask(text_model())
+        assert caught.value.scope is None
+
+
+def test_a_credential_that_must_rest_is_not_asked(offline_model: OfflineModel) -> None:
+    settings = {"api_key": KEY, "base_url": offline_model.url, "model": "m", "offline": False, "credential": "3f2a"}
+    model = TextModel.from_settings({**settings, "busy_seconds": 12.5}, lambda: 30.0)
+    offline_model.faults.add(Fault("status", status=500))
+    with pytest.raises(ProviderBusy) as caught:
+        ask(model)
+    assert (caught.value.after, caught.value.scope) == (12.5, "gemini:3f2a")
+    assert offline_model.faults.take("") is not None, "the fault is still there: no request arrived"
+
+
+def test_an_answer_in_a_fence_with_a_last_comma_needs_no_second_call(
+    text_model: MakeModel, offline_model: OfflineModel
+) -> None:
+    plain = ask(text_model()).value
+    offline_model.faults.add(Fault("fenced"))
+    assert ask(text_model()).value == plain
+
+
+def test_an_escaped_answer_becomes_what_was_meant(text_model: MakeModel, offline_model: OfflineModel) -> None:
+    plain = tidy(ask(text_model()).value)
+    offline_model.faults.add(Fault("escaped"))
+    escaped = ask(text_model()).value
+    assert "\n" not in escaped.body
+    assert tidy(escaped) == plain
 
 
 def test_a_quota_per_day_waits_for_midnight_in_california(text_model: MakeModel, offline_model: OfflineModel) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,9 +12,10 @@ from google.genai import errors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actors.blog import Article
-from actors.clients.gemini import parse_answer, run_bounded
+from actors.blog import Article, tidy
+from actors.clients.gemini import run_bounded
 from actors.clients.gemini_failures import from_http, seconds_until_quota_day_ends
+from actors.clients.json_answers import parse_answer
 from actors.errors import OutputTruncated, ProviderError
 from actors.signals import ProviderBusy
 
@@ -74,6 +77,88 @@ def test_every_beginning_of_a_good_answer_is_cut_off_and_nothing_else(body: str,
     assert parse_answer(whole, Article).body == body + "."
     with pytest.raises(ProviderError, match="not JSON"):
         parse_answer(whole + "}", Article)
+
+
+GOOD = {"title": "T, ]", "body": "a\n\n```\nx = [1,]\n``` },", "tags": ["a", "b,"]}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda text: f"```json\n{text}\n```",
+        lambda text: f"```\n{text}\n```\n",
+        lambda text: f"```json\n{text}",
+        lambda text: f"Here is the article:\n\n{text}\n\nI hope that it helps.",
+        lambda text: "\ufeff" + text,
+        lambda text: f"[{text}]",
+        lambda text: json.dumps(text),
+        lambda text: text[:-1] + ", }",
+        lambda text: text.replace('"]', '",\n]'),
+        lambda text: "```json\n" + text.replace('"]', '" , ]').replace("\\n", "\n") + "\n```",
+    ],
+)
+def test_json_with_one_meaning_is_repaired(wrap: Callable[[str], str]) -> None:
+    assert parse_answer(wrap(json.dumps(GOOD)), Article).model_dump() == GOOD
+
+
+@any_speed
+@given(st.text('ab"\\\n{}[],글 ', max_size=60), st.data())
+def test_a_cut_off_answer_is_never_completed_however_it_is_wrapped(body: str, data: st.DataObject) -> None:
+    whole = json.dumps({"tags": ["x"], "title": "T", "body": body + "."}).replace('"x"]', '"x",]')
+    length = data.draw(st.integers(2, len(whole) - 1))
+    with pytest.raises(OutputTruncated):
+        parse_answer("```json\n" + whole[:length], Article)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("I cannot help with that.", "not JSON"),
+        ('{"title" "T"}', "not JSON"),
+        ('```json\n{"title": "T",}\n```', "body: Field required"),
+        ('"just words"', "does not match"),
+        ("[" * 100_000, "breaks off|not JSON"),
+        ('{"a": "' + '\\"' * 200_000 + '", }', "title: Field required"),
+    ],
+    ids=["prose", "no colon", "lacks a field", "a string", "deep", "long"],
+)
+def test_what_has_no_meaning_is_refused(text: str, words: str) -> None:
+    with pytest.raises((ProviderError, OutputTruncated), match=words):
+        parse_answer(text, Article)
+
+
+def test_escaped_texts_become_what_was_meant() -> None:
+    meant = Article(title="Don’t “wait”", body="## One\n\nTwo – three.\n\n- 🎉 four \\ five", tags=["größe"])
+    texts = {name: value for name, value in meant.model_dump().items() if name != "tags"}
+    escaped = {name: json.dumps(text)[1:-1] for name, text in texts.items()}
+    assert tidy(Article(**escaped, tags=["gr\\u00f6\\u00dfe"])) == meant
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "Use `\\n` for a line feed and `\\u2019` for a quote.",
+        "It is in C:\\new\\users\\u0041 since then.",
+        "One line.\n\nIn Python, `print('a\\nb')` prints two.\n\n```\nx = '\\n\\n# y'\n```",
+        "A name \\n may come, where real lines are.\nSee.",
+    ],
+)
+def test_escapes_that_are_meant_stay(body: str) -> None:
+    assert tidy(Article(title="Escapes", body=body)).body == body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "First.\n\nThen it goes on.\\n\\nAnd on.",
+        "First.\n## Head\\n- a",
+        "It\\u2019s here.\nAnd there.",
+        "Twice: a.\\\\n\\\\nb",
+    ],
+)
+def test_a_text_that_still_looks_escaped_is_refused(body: str) -> None:
+    with pytest.raises(ValueError, match="escaped once too often"):
+        tidy(Article(title="Escapes", body=body))
 
 
 def test_a_name_lookup_that_hangs_does_not_hold_the_caller() -> None:

@@ -19,6 +19,7 @@ from actors.errors import (
     OwnershipLost,
     ProviderError,
     PublishFailed,
+    PublishRefused,
     ReadbackMismatch,
     StepError,
 )
@@ -282,6 +283,23 @@ def test_an_unknown_publisher_names_those_there_are() -> None:
         open_publisher(Target("blogger", "https://x.example", {}), NoBrowser())  # type: ignore[arg-type]
     assert all(name in str(refused.value) for name in ("blogger", *BUILT_IN))
     assert refused.value.permanent
+
+
+def test_a_draft_that_was_escaped_once_too_often_is_not_published(site: Site) -> None:
+    for body in ("Each account.\\n\\nIts own.", "It\\u2019s one.\nTwo.", "One line\\nand another"):
+        port = port_to(site)
+        assert port.draft is not None
+        port.draft["body"] = body
+        with pytest.raises(PublishRefused, match="edit the draft"):
+            attempt(site, port)
+        assert "publication.started" not in port.verbs()
+    assert site.posts == []
+
+
+def test_a_page_is_compared_with_what_was_meant_and_not_with_a_broken_draft() -> None:
+    broken = Draft.from_wire({**DRAFT, "body": "Each account.\\n\\nIt\\u2019s own."})
+    assert "text" in str(find_difference(broken, PublicPost("Lanes", "Each account.\\n\\nIt\\u2019s own.")))
+    assert find_difference(broken, PublicPost("Lanes", "Each account. It’s own.")) is None
 
 
 def test_a_difference_says_where_it_is() -> None:

@@ -8,7 +8,9 @@ from pydantic import Field
 
 from .base import AccountName, Answer, Id, JsonObject, Paging, Time
 
-AlertKind = Literal["dead_letter", "login_required", "needs_review", "circuit_open", "circuit_closed"]
+AlertKind = Literal[
+    "dead_letter", "login_required", "needs_review", "circuit_open", "circuit_closed", "provider_refused"
+]
 
 
 class CircuitView(Answer):

@@ -230,6 +230,7 @@ class WhyItem(Answer):
         "lane_paused",
         "retry_backoff",
         "provider_backoff",
+        "provider_refused",
         "awaiting_approval",
         "login_required",
         "circuit_open",
