@@ -18,14 +18,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from tenants.errors import Fault
+from tenants.errors import Fault, NotFound
 
 from ..heap import collector_paused
 from .audit import note
 from .auth import Access, Caller
 from .bodies import check_json_type, decode_json, read_body
 from .cpu_budget import CpuBudget, CpuBudgetExceeded
-from .idempotency import answer_once
+from .idempotency import answer_once, is_known
 from .json_text import TooManyValues
 from .models.base import Nothing, Query
 from .paths import SplitPath, UndecodablePath, split_path
@@ -97,10 +97,10 @@ class Api:
         return await self._called(request, route, caller, params)
 
     async def _called(self, request: Request, route: Route, caller: Caller, params: dict[str, str]) -> Response:
+        key = request.headers.get("idempotency-key") if route.creates else None
         if route.exists is not None and route.body_model is not None:
             probe = Call(self._service, caller, params, _NO_QUERY, _NO_BODY, request)
-            exists = route.exists
-            await self._service.in_thread(lambda: exists(probe))
+            await self._service.in_thread(lambda: _check_exists(route, probe, key))
         text = await self._text(request, route)
 
         query_string: bytes = request.scope["query_string"]
@@ -124,7 +124,6 @@ class Api:
         large = len(text or b"") + len(query_string) > _LARGE_INPUT
         body, query, content = await self._service.in_parser_thread(checked_apart) if large else checked()
         call: Call[Any, Any] = Call(self._service, caller, params, query, content, request)
-        key = request.headers.get("idempotency-key") if route.creates else None
         if key is not None:
             return await self._service.in_thread(lambda: answer_once(key, route, call, body))
         if route.is_async:
@@ -180,6 +179,16 @@ def _authorize(route: Route, caller: Caller, params: Mapping[str, str]) -> None:
     if not caller.is_admin and "account" in params and params["account"] != caller.account:
         raise Problem("not_found", "there is no such account, or it is not yours")
     _check_names(params)
+
+
+def _check_exists(route: Route, probe: Call[Any, Any], key: str | None) -> None:
+    """Refuse a call for something that is not there, unless it repeats one that was answered while it was."""
+    assert route.exists is not None
+    try:
+        route.exists(probe)
+    except NotFound:
+        if key is None or not is_known(key, route, probe):
+            raise
 
 
 def _check_names(params: Mapping[str, str]) -> None:

@@ -44,7 +44,7 @@ def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Resp
     """
     if not _KEY.fullmatch(key):
         raise invalid([Fault(("Idempotency-Key",), "it must be 1 to 255 visible ASCII characters")])
-    scope = _digest([key, route.method, call.request.scope["raw_path"].decode("latin-1"), call.caller.key_id])
+    scope = _scope(key, route, call)
     fingerprint = _digest(_canonical(body))
     database = call.service.database
     account = call.params.get("account", call.caller.account)
@@ -75,6 +75,21 @@ def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Resp
         # It was done, and that is what the caller hears; a repeat is told to wait, and then finds what was made.
         log.warning("the answer to an idempotency key is not kept: %s", away)
     return reply.response()
+
+
+def is_known(key: str, route: Route, call: Call[Any, Any]) -> bool:
+    """Whether the key has been used for this call: then its first answer counts, whatever is there by now."""
+    scope = _scope(key, route, call)
+    return call.service.database.read(lambda connection: store.is_known(connection, scope))
+
+
+def _scope(key: str, route: Route, call: Call[Any, Any]) -> str:
+    """What a key is unique in.
+
+    The path is made anew from its decoded parameters: one name can be encoded in many ways (`%61u2` is `au2`), and
+    each would be a call of its own.
+    """
+    return _digest([key, route.method, route.template.fill(call.params), call.caller.key_id])
 
 
 def _give_back(call: Call[Any, Any], scope: str, error: BaseException) -> None:

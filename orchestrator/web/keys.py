@@ -12,7 +12,7 @@ from tenants.store import keys
 
 from .auth import Access
 from .models.accounts import KeyRequest, KeysQuery, KeyView, NewKeyView, RotationRequest
-from .models.base import Listing, Paging, Query
+from .models.base import Listing, NamePaging, Query
 from .routing import Call, Reply, Route
 
 
@@ -66,7 +66,7 @@ def _told(made: Mapping[str, Any]) -> dict[str, Any]:
     return {name: made[name] for name in ("id", "name", "hint", "expires_at")}
 
 
-def list_keys(call: Call[Paging, Any]) -> Reply:
+def list_keys(call: Call[NamePaging, Any]) -> Reply:
     query = call.query
     rows, following = call.service.database.read(
         lambda connection: keys.page(connection, _whose(call), limit=query.limit, cursor=query.cursor)
@@ -92,6 +92,11 @@ def delete_keys(call: Call[KeysQuery, Any]) -> Reply:
         return ended
 
     return Reply(status=204, audit=_ended(call.service.database.write(write)))
+
+
+def exists(call: Call[Any, Any]) -> None:
+    """Raises `NotFound` unless the key of the path opens, for the account of the path."""
+    call.service.database.read(lambda connection: keys.living(connection, _whose(call), call.params["id"]))
 
 
 def _ended(ids: Sequence[str]) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def _routes(path: str, whose: str) -> list[Route]:
             f"List the keys {whose}",
             {200: Listing[KeyView]},
             "Keys",
-            query=Paging,
+            query=NamePaging,
         ),
         Route("DELETE", one, delete_key, Access.ADMIN, f"End a key {whose}", {204: None}, "Keys"),
         Route(
@@ -147,6 +152,7 @@ def _routes(path: str, whose: str) -> list[Route]:
             secret=True,
             headers=("Location",),
             codes=("not_found",),
+            exists=exists,
             description=_ROTATION,
         ),
     ]

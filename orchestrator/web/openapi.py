@@ -156,12 +156,19 @@ def _without_null(field: dict[str, Any], definitions: dict[str, Any]) -> dict[st
     """A query parameter is left out, it is never null."""
     options = field.get("anyOf")
     if options is None:
-        return field
+        return _not_empty(field)
     kept = [option for option in options if option != {"type": "null"}]
     merged = {name: value for name, value in field.items() if name != "anyOf" and (name, value) != ("default", None)}
     for option in kept:
         merged.update(definitions[option["$ref"].rsplit("/", 1)[1]] if "$ref" in option else option)
-    return merged
+    return _not_empty(merged)
+
+
+def _not_empty(field: dict[str, Any]) -> dict[str, Any]:
+    """No parameter of a query is empty (`validation` refuses it); what has a form of its own says so already."""
+    if field.get("type") == "string" and not field.keys() & {"enum", "const", "pattern", "format"}:
+        return {"minLength": 1, **field}
+    return field
 
 
 def _header_parameters(route: Route) -> list[dict[str, Any]]:

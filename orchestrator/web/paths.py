@@ -8,10 +8,10 @@ segment decoded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 T = TypeVar("T")
 
@@ -39,6 +39,14 @@ class Template:
         names = tuple(each[1:-1] if each.startswith("{") else None for each in segments)
         literals = tuple(None if name else each for each, name in zip(segments, names, strict=True))
         return cls(literals, names, verb if colon else None)
+
+    def fill(self, parameters: Mapping[str, str]) -> str:
+        """The one path that stands for all ways to write it with these parameters."""
+        parts = [
+            quote(parameters[name], safe="") if name else literal or ""
+            for literal, name in zip(self.literals, self.names, strict=True)
+        ]
+        return "/" + "/".join(parts) + ("" if self.verb is None else f":{self.verb}")
 
     @property
     def parameters(self) -> tuple[str, ...]:

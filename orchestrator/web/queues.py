@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tenants.errors import AccountBusy, NotFound, QueueNotEmpty
-from tenants.queues import QueueDescription
+from tenants.queues import InvalidEntry, QueueDescription
 from tenants.store import accounts, circuits, queues
+from tenants.store.listings import decode_place, encode_place
 
 from ..loops.reaper import Reaper
 from .accounts import exists as account_exists
@@ -42,13 +43,16 @@ def list_queues(call: Call[QueuesQuery, Any]) -> Reply:
     query = call.query
     if query.lane is not None and query.lane not in call.service.lanes():
         return Reply({"items": [], "next_cursor": None})
-    found, following = call.service.broker.queues_admin.list_queues(
-        query.lane,
-        account=query.account,
-        cursor=query.cursor,
-        limit=query.limit,
-        idle_longer_than=query.idle_longer_than,
-    )
+    try:
+        found, following = call.service.broker.queues_admin.list_queues(
+            query.lane,
+            account=query.account,
+            cursor=None if query.cursor is None else decode_place(query.cursor, str),
+            limit=query.limit,
+            idle_longer_than=query.idle_longer_than,
+        )
+    except InvalidEntry:  # a place that no page ended at: nothing comes after it
+        return Reply({"items": [], "next_cursor": None})
     names = [each.account for each in found if each.account is not None]
     broken = {
         (row["lane"], row["account"]): circuits.view(row)
@@ -57,7 +61,7 @@ def list_queues(call: Call[QueuesQuery, Any]) -> Reply:
     items = [
         _queue_view(each, broken.get((each.lane, each.account or ""))) for each in found if each.standing != "absent"
     ]
-    return Reply({"items": items, "next_cursor": following})
+    return Reply({"items": items, "next_cursor": None if following is None else encode_place(following)})
 
 
 def _live_queue(call: Call[Any, Any]) -> QueueDescription:

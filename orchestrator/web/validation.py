@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, ValidationError
@@ -78,9 +79,43 @@ def _query(route: Route, query_string: bytes, faults: list[Fault]) -> Query | No
             faults.append(Fault((name.replace("\x00", "\\u0000"),), "the character U+0000 is not allowed"))
         elif name in values:
             faults.append(Fault((name,), "the parameter comes twice"))
-        elif value:
+        elif not value:
+            faults.append(Fault((name,), "it is empty; leave the parameter out"))
+        else:
             values[name] = value
-    return _validated(model, values, faults)
+    forms = _forms(model)
+    for name, value in values.items():
+        form, words = forms.get(name, (None, ""))
+        if form is not None and not form.fullmatch(value):
+            faults.append(Fault((name,), words))
+    return None if faults else _validated(model, values, faults)
+
+
+#: Numbers and booleans as JSON writes them, and no other way: `int` takes `1_0`, ` 10`, `+10` and digits of any script,
+#: so that two readers of one query could come to different numbers.
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,30})")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,300})(\.[0-9]{1,300})?([eE][+-]?[0-9]{1,4})?")
+_BOOLEAN = re.compile(r"true|false")
+
+
+@cache
+def _forms(model: type[BaseModel]) -> dict[str, tuple[re.Pattern[str], str]]:
+    """For each parameter that is not text: what it must look like, and how to say so."""
+    found: dict[str, tuple[re.Pattern[str], str]] = {}
+    for name, field in model.model_fields.items():
+        kinds = _kinds(field.annotation)
+        if bool in kinds:
+            found[field.alias or name] = (_BOOLEAN, _WORDS["bool_type"])
+        elif float in kinds:
+            found[field.alias or name] = (_NUMBER, _WORDS["float_type"])
+        elif int in kinds:
+            found[field.alias or name] = (_INTEGER, _WORDS["int_type"])
+    return found
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    parts = get_args(annotation)
+    return {annotation}.union(*map(_kinds, parts)) if parts and get_origin(annotation) is not Literal else {annotation}
 
 
 def _body(route: Route, body: Any, given: bool, faults: list[Fault]) -> BaseModel | None:

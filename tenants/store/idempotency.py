@@ -74,6 +74,12 @@ def claim(connection: Connection, scope: str, body_hash: str, account: str | Non
     return Claim("done", row["status"], row["response"])
 
 
+def is_known(connection: Connection, scope: str) -> bool:
+    """Whether the key has a row that counts still."""
+    statement = select(table.c.scope).where(table.c.scope == scope, table.c.created_at >= db_now(-KEPT_SECONDS))
+    return connection.execute(statement).first() is not None
+
+
 def finish(
     connection: Connection, scope: str, status: int, response: dict[str, Any], account: str | None = None
 ) -> None:

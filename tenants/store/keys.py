@@ -77,6 +77,20 @@ def touch(connection: Connection, key_id: str) -> None:
     connection.execute(update(keys).where(keys.c.id == key_id).values(last_used_at=db_now()))
 
 
+def living(connection: Connection, account: str | None, key_id: str, *, lock: bool = False) -> RowMapping:
+    """A key that opens, of an account or, with None, of scope admin.
+
+    Raises:
+        NotFound: there is no such key, or it has ended.
+    """
+    unexpired = or_(keys.c.expires_at.is_(None), keys.c.expires_at > db_now())
+    chosen = select(keys).where(keys.c.id == key_id, _of(account), keys.c.revoked_at.is_(None), unexpired)
+    found = connection.execute(chosen.with_for_update() if lock else chosen).mappings().one_or_none()
+    if found is None:
+        raise NotFound(f"{_whose(account)} no key {key_id!r} that opens")
+    return found
+
+
 def rotate(
     connection: Connection,
     account: str | None,
@@ -93,11 +107,7 @@ def rotate(
     Raises:
         NotFound: there is no such key, or it has ended.
     """
-    living = or_(keys.c.expires_at.is_(None), keys.c.expires_at > db_now())
-    chosen = select(keys).where(keys.c.id == key_id, _of(account), keys.c.revoked_at.is_(None), living)
-    old = connection.execute(chosen.with_for_update()).mappings().one_or_none()
-    if old is None:
-        raise NotFound(f"{_whose(account)} no key {key_id!r} that opens")
+    old = living(connection, account, key_id, lock=True)
     if expires_at is None and old["expires_at"] is not None:
         now = connection.execute(select(db_now())).scalar_one()
         expires_at = now + (old["expires_at"] - old["created_at"])

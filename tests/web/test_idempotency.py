@@ -9,10 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from orchestrator.jobs import Jobs
 from orchestrator.runtime import Runtime
+from orchestrator.web.paths import PathTable, Template, split_path
 from tenants.columns import db_now
 from tenants.database import CommitUnknown
 from tenants.errors import Unavailable
@@ -63,6 +66,25 @@ def test_the_key_is_the_callers_and_the_paths(api: Api, make_key: Callable[..., 
         assert answer.status_code == 202
         assert "idempotency-replayed" not in answer.headers
     assert count(api) == 5
+
+
+def test_one_account_is_one_scope_however_its_name_is_encoded(api: Api) -> None:
+    """`/au2/` and `/%61u2/` made two jobs."""
+    first = api.post("/v1/accounts/au2/jobs", JOB, **once("k"))
+    for path in ("/v1/accounts/%61u2/jobs", "/v1/accounts/a%75%32/jobs", "/%76%31/accounts/au2/jobs"):
+        again = api.post(path, JOB, **once("k"))
+        assert (again.json(), again.headers["idempotency-replayed"]) == (first.json(), "true")
+    assert count(api) == 1
+    for path in ("/v1/accounts/au%2F2/jobs", "/v1/accounts/au%252F2/jobs", "/v1/accounts/Au2/jobs"):
+        assert "idempotency-replayed" not in api.post(path, JOB, **once("k")).headers
+
+
+@given(st.fixed_dictionaries({"account": st.text(min_size=1, max_size=8), "id": st.text(min_size=1, max_size=8)}))
+def test_paths_made_from_parameters_are_read_back_as_these(parameters: dict[str, str]) -> None:
+    template = Template.parse("/v1/accounts/{account}/keys/{id}:rotate")
+    path = split_path(template.fill(parameters).encode())
+    assert path is not None
+    assert PathTable([(template, 1)]).find(path) == (1, parameters)
 
 
 def test_an_error_is_not_kept(api: Api) -> None:

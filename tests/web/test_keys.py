@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy import update
 
 from orchestrator.runtime import Runtime
+from orchestrator.web.app import ROUTES
 from tenants.columns import db_now
-from tenants.models import ApiKey
+from tenants.models import ApiKey, new_id
 from tests.web.conftest import ON_BOTH, Api
 
 OF_ACME, OF_ADMINS = "/v1/accounts/acme/keys", "/v1/admin/keys"
@@ -106,3 +108,44 @@ def test_keys_of_admins_and_of_accounts_are_apart(api: Api) -> None:
     assert not opens(api, admin["key"])
     noted = api.get("/v1/admin/audit").json()["items"]
     assert all(each["key"] not in repr(noted) for each in (own, admin))
+
+
+def test_the_second_page_of_keys_and_of_long_account_names(api: Api) -> None:
+    """The cursor of a list by id was never taken, nor that of an account whose id was long."""
+    made = [api.post("/v1/accounts/acme/keys", {"name": str(number)}).json()["id"] for number in range(3)]
+    first = api.get("/v1/accounts/acme/keys?limit=2").json()
+    second = api.get(f"/v1/accounts/acme/keys?limit=2&cursor={first['next_cursor']}").json()
+    assert [each["id"] for each in [*first["items"], *second["items"]]] == made[::-1]
+    assert second["next_cursor"] is None
+
+    for name in ("\N{HONEYBEE}" * 200, "\N{HONEYBEE}" * 199):
+        assert api.put(f"/v1/accounts/{quote(name, safe='')}/limits", {}).status_code == 200
+    page = api.get("/v1/accounts?limit=2").json()
+    assert [len(each["account"]) for each in page["items"]] == [4, 199]
+    assert api.get(f"/v1/accounts?cursor={page['next_cursor']}").json()["items"][0]["account"] == "\N{HONEYBEE}" * 200
+    assert len(api.get(f"/v1/accounts?limit=1&cursor={page['next_cursor']}").json()["items"]) == 1
+
+
+@pytest.mark.parametrize("path", [OF_ACME, OF_ADMINS])
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}])
+def test_to_rotate_a_key_that_is_not_there_is_404_before_415(api: Api, path: str, headers: dict[str, str]) -> None:
+    headers = {"Content-Type": "text/plain", **headers}
+    answer = api("POST", f"{path}/{new_id()}:rotate", content="{", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_a_repeat_of_a_rotation_gives_its_answer_though_the_old_key_has_ended(api: Api) -> None:
+    old = api.post(OF_ACME, {}).json()["id"]
+    path, once = f"{OF_ACME}/{old}:rotate", {"headers": {"Idempotency-Key": "k"}}
+    first = api.post(path, {"overlap": 0}, **once)
+    assert api.post(path, {"overlap": 0}).status_code == 404
+    again = api.post(path, {"overlap": 0}, **once)
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert again.headers["idempotency-replayed"] == "true"
+
+
+def test_every_route_with_a_body_looks_first_whether_its_thing_is_there() -> None:
+    """404 comes before 413, 415, 400 and 422: by `exists`, unless the account comes into being with the call."""
+    for route in ROUTES:
+        if route.body_model is not None and set(route.template.parameters) - {"account"}:
+            assert route.exists is not None, f"{route.method} {route.path}"

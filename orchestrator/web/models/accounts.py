@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from .alerts import CircuitView
-from .base import WHOLE, AccountName, Answer, Body, Id, JsonObject, Paging, Query, Time
+from .base import WHOLE, AccountName, Answer, Body, Id, JsonObject, NamePaging, Query, Time
 
 #: A bound on counts, far above any that makes sense.
 MOST = 1_000_000_000
@@ -50,6 +50,16 @@ class RateRequest(Body):
 
 class LaneLimitsRequest(Body):
     """The limits of one tenant queue."""
+
+    # What `_strict_is_serial` asks for, as a schema says it.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"ordering": {"const": "relaxed"}}},
+                {"properties": {"concurrency": {"const": 1}}},
+            ]
+        }
+    )
 
     concurrency: Annotated[int, Field(ge=1, le=100), WHOLE] = 1
     rate: RateRequest | None = None
@@ -160,7 +170,7 @@ class AccountView(Answer):
     updated_at: Time
 
 
-class AccountsQuery(Paging):
+class AccountsQuery(NamePaging):
     """Which accounts a list holds."""
 
     q: str | None = Field(default=None, max_length=200)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from .alerts import CircuitView
-from .base import LONGEST_SECONDS, WHOLE, AccountName, Answer, Body, Id, JsonObject, Paging, Query, Time
+from .base import LONGEST_SECONDS, WHOLE, AccountName, Answer, Body, Id, JsonObject, NamePaging, Paging, Query, Time
 from .jobs import AttemptView
 
 Idle = Annotated[float, Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
@@ -27,7 +27,7 @@ class QueueView(Answer):
     circuit: CircuitView | None = Field(description="Null while it is closed.")
 
 
-class QueuesQuery(Paging):
+class QueuesQuery(NamePaging):
     """Which tenant queues a list holds."""
 
     lane: str | None = Field(default=None, max_length=64)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from .base import AccountName, Answer, Id, JsonObject, Paging, Time
+from .base import AccountName, Answer, Id, JsonObject, NamePaging, Paging, Time
 
 AlertKind = Literal[
     "dead_letter", "login_required", "needs_review", "circuit_open", "circuit_closed", "provider_refused"
@@ -31,7 +31,7 @@ class OpenCircuitView(CircuitView):
     cooldown: float = Field(description="Seconds; doubled each time that a canary fails.")
 
 
-class CircuitsQuery(Paging):
+class CircuitsQuery(NamePaging):
     """Which open circuits."""
 
     lane: str | None = Field(default=None, max_length=64)

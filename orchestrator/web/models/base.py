@@ -28,7 +28,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from tenants.account import MAX_ACCOUNT_CHARACTERS, parse_account
-from tenants.errors import InvalidAccount
+from tenants.errors import InvalidAccount, InvalidInput
+from tenants.store.listings import CURSOR_PATTERNS, decode_place
 
 from .docstrings import description_of
 
@@ -81,7 +82,7 @@ class Body(Shape):
 
 
 class Query(Shape):
-    """Base of query parameters; an empty value is as good as none."""
+    """Base of query parameters. Numbers and booleans are read as JSON writes them: `validation` sees to that."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -124,8 +125,9 @@ def _account(value: str) -> str:
         raise ValueError(str(error).removeprefix("account: ")) from None
 
 
-#: The pattern says what `LATEST_YEAR` says, for readers of the schema.
-_TIME_SCHEMA = {"type": "string", "format": "date-time", "pattern": r"^([01]\d{3}|2[01]\d{2}|2200)-"}
+#: The pattern says what `LATEST_YEAR` says, for readers of the schema, and that there are no leap seconds.
+_TIME_PATTERN = r"^([01]\d{3}|2[01]\d{2}|2200)-\d\d-\d\d[Tt ]\d\d:\d\d:[0-5]\d"
+_TIME_SCHEMA = {"type": "string", "format": "date-time", "pattern": _TIME_PATTERN}
 Time = Annotated[datetime, BeforeValidator(_parse_time), WithJsonSchema(_TIME_SCHEMA)]
 QueryTime = Annotated[datetime, BeforeValidator(_parse_query_time), WithJsonSchema(_TIME_SCHEMA)]
 #: JSON has one kind of number: `5.0` is the integer 5.
@@ -145,12 +147,33 @@ Label = Annotated[str, Field(min_length=1, max_length=200)]
 JsonObject = dict[str, Any]
 
 
+def _cursor(kind: type[int | str]) -> Any:
+    """A cursor of lists whose order is of that kind."""
+
+    def check(value: str) -> str:
+        try:
+            decode_place(value, kind)
+        except InvalidInput as error:
+            raise ValueError(str(error).removeprefix("cursor: ")) from None
+        return value
+
+    schema = {"type": "string", "pattern": CURSOR_PATTERNS[kind]}
+    return Annotated[str, AfterValidator(check), WithJsonSchema(schema)]
+
+
 class Paging(Query):
     """What every list takes."""
 
     limit: int = Field(default=50, ge=1, le=200)
     """How many items at most."""
-    cursor: str | None = Field(default=None, min_length=1, max_length=1000)
+    cursor: _cursor(int) | None = None  # type: ignore[valid-type]
+    """`next_cursor` of the page before."""
+
+
+class NamePaging(Paging):
+    """The same for lists in the order of a name or an id."""
+
+    cursor: _cursor(str) | None = None  # type: ignore[valid-type]
     """`next_cursor` of the page before."""
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from .base import AccountName, Answer, Id, Paging, Query, Time
+from .base import AccountName, Answer, Id, NamePaging, Query, Time
 
 
 class EraseQuery(Query):
@@ -69,7 +69,7 @@ class ErasureView(Answer):
     finished_at: Time | None
 
 
-class ErasuresQuery(Paging):
+class ErasuresQuery(NamePaging):
     """Which erasures a list holds."""
 
     account: AccountName | None = None
