@@ -184,11 +184,39 @@ def watch_until_end(
 
 @group.command("events")
 @expand_options
-def job_events(job_id: JobArgument, caller: Caller) -> None:
+def job_events(
+    job_id: JobArgument,
+    *,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Begin with the first event that is kept, not with a snapshot.")
+    ] = False,
+    caller: Caller,
+) -> None:
     """Print what happens to a job as it comes, until its end; with --json a line of JSON for each event."""
     with caller.connect() as onelane:
-        for event in onelane.jobs.events(job_id):
+        for event in onelane.jobs.events(job_id, from_start=from_start):
             print_event(event.type, event.data, json=caller.json)
+
+
+@group.command("logs")
+@expand_options
+def job_logs(
+    job_id: JobArgument,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay for what comes, until the job's end.")] = False,
+    caller: Caller,
+) -> None:
+    """Print the log lines of a job's steps from the first, also of a job that has ended.
+
+    With --json a line of JSON for each.
+    """
+    with caller.connect() as onelane:
+        for line in onelane.jobs.logs(job_id, follow=follow):
+            if caller.json:
+                print_json_line(line)
+            else:
+                text = f"{line['level']:<7} {line['step']}: {line['message']}"
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_event(type: str, data: Resource, *, json: bool) -> None:

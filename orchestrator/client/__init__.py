@@ -32,7 +32,7 @@ from .errors import (
     TooMany,
     Unauthenticated,
 )
-from .jobs import FINISHED, JobRequest, JobsApi
+from .jobs import FINISHED, JobRequest, JobsApi, LogLine
 from .schedules import SchedulesApi
 from .types import Audit, Pipeline, Ready, Reaped, Reconciled, Worker
 
@@ -45,6 +45,7 @@ __all__ = [
     "Forbidden",
     "InvalidRequest",
     "JobRequest",
+    "LogLine",
     "NotFound",
     "NotReachable",
     "Onelane",

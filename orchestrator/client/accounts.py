@@ -77,9 +77,13 @@ class AccountsApi(Api):
         """Take no new jobs and let nothing start."""
         return cast("Account", self._call("POST", account, ":suspend"))
 
-    def events(self, account: str) -> Iterator[Event]:
-        """What happens to the account's jobs; each datum has `job`. It does not end by itself."""
-        return self._connection.events(f"/v1/accounts/{segment(account)}/events")
+    def events(self, account: str, *, from_start: bool = False) -> Iterator[Event]:
+        """What happens to the account's jobs; each datum has `job`. It does not end by itself.
+
+        With `from_start` it begins with the first event that is still kept, instead of a `snapshot` for each
+        unfinished job.
+        """
+        return self._connection.events(f"/v1/accounts/{segment(account)}/events", from_start=from_start)
 
     # --- all of it -----------------------------------------------------------------------------------------------
 

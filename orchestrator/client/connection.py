@@ -158,17 +158,25 @@ class Connection:
             time.sleep(min(_LONGEST_PAUSE_SECONDS, max(pause, wait or 0.0)))
         raise AssertionError("unreachable: the last try returns or raises")
 
-    def events(self, path: str) -> Iterator[Event]:
-        """The events of a stream, from a `snapshot` on; it connects again whenever the stream ends.
+    def events(self, path: str, *, from_start: bool = False, follow: bool = True) -> Iterator[Event]:
+        """The events of a stream; it connects again whenever the stream ends.
+
+        Args:
+            path: the stream's path.
+            from_start: begin with the first event that is still kept, without a `snapshot`.
+            follow: stay for what comes; else the service ends the stream, and so does this.
 
         Raises:
             NotReachable: nobody answers any more. ApiError: the service refused.
         """
-        last, connected, away_since = "", False, 0.0
+        last, connected, away_since = "0" if from_start else "", False, 0.0
+        params = None if follow else {"follow": "false"}
         while True:
             headers = {"Last-Event-ID": last} if last else None
             try:
-                with self._http.stream("GET", path, headers=headers, timeout=self._stream_timeout) as answer:
+                with self._http.stream(
+                    "GET", path, params=params, headers=headers, timeout=self._stream_timeout
+                ) as answer:
                     if answer.status_code >= 400:
                         answer.read()
                         raise api_error(answer)
@@ -177,6 +185,8 @@ class Connection:
                     for event in httpx2.EventSource(answer, max_event_size=None):
                         last = event.id or last
                         yield Event(last, event.event, cast("dict[str, Any]", event.json()))
+                    if not follow:
+                        return
             except httpx2.SSEError as error:
                 raise self._not_reachable(error) from error
             except httpx2.TransportError as error:

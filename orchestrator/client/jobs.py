@@ -31,6 +31,14 @@ class JobRequest(TypedDict, total=False):
     tags: Sequence[str]
 
 
+class LogLine(TypedDict):
+    """One line that a step has written with `ctx.log`."""
+
+    step: str
+    level: str
+    message: str
+
+
 class JobsApi(Api):
     """`/v1/jobs` and an account's jobs."""
 
@@ -142,12 +150,25 @@ class JobsApi(Api):
         """The calls of the job's `callback_url`, the oldest first, each with its attempts."""
         return cast("list[Delivery]", self._connection.call("GET", f"/v1/jobs/{segment(job_id)}/deliveries")["items"])
 
-    def events(self, job_id: str) -> Iterator[Event]:
-        """What happens to the job, from a `snapshot` to the `end`; a stream that breaks off is taken up again."""
-        for event in self._connection.events(f"/v1/jobs/{segment(job_id)}/events"):
+    def events(self, job_id: str, *, from_start: bool = False, follow: bool = True) -> Iterator[Event]:
+        """What happens to the job, from a `snapshot` to the `end`; a stream that breaks off is taken up again.
+
+        Args:
+            job_id: the job.
+            from_start: begin with the first event that is still kept instead of a `snapshot`, also of an ended job.
+            follow: False ends with what there is now.
+        """
+        path = f"/v1/jobs/{segment(job_id)}/events"
+        for event in self._connection.events(path, from_start=from_start, follow=follow):
             yield event
             if event.type == "end":
                 return
+
+    def logs(self, job_id: str, *, follow: bool = False) -> Iterator[LogLine]:
+        """The job's log lines from the first that is still kept; with `follow` also those to come, until its end."""
+        for event in self.events(job_id, from_start=True, follow=follow):
+            if event.type == "log":
+                yield cast("LogLine", event.data)
 
     def watch(self, job_id: str) -> Iterator[Job]:
         """The job each time that it has changed, until it has ended; the last one is the ended job."""

@@ -33,6 +33,7 @@ from ..events import JobEvent, Subscription
 from ..jobs import is_finished
 from .auth import Access
 from .json_text import to_json
+from .models.jobs import JobEventsQuery
 from .routing import Call, Route
 from .service import Service
 
@@ -137,10 +138,18 @@ class _Stream(ABC):
 
 class _JobStream(_Stream):
     def __init__(
-        self, service: Service, events: Subscription, job: dict[str, Any], last: Position | None, had: Sequence[int]
+        self,
+        service: Service,
+        events: Subscription,
+        job: dict[str, Any],
+        last: Position | None,
+        had: Sequence[int],
+        *,
+        follow: bool,
     ) -> None:
         super().__init__(service, events, last, had)
         self.job = job
+        self.follow = follow
 
     def _read(self) -> Sequence[Any]:
         account, job_id = self.job["account"], self.job["id"]
@@ -156,9 +165,11 @@ class _JobStream(_Stream):
             await self.service.in_thread(lambda: self._take_snapshot(hub))
             yield frame("snapshot", self.job, self.position)
         ended = is_finished(self.job["status"])
-        if ended:
+        if ended or not self.follow:
             async for event in self.stored():
                 yield frame(event.type, event.data, self.position)
+            if not ended:
+                return
         else:
             async for coming in self.all():
                 if coming is None:
@@ -240,7 +251,7 @@ class _EventResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def job_events(call: Call[Any, Any]) -> Response:
+async def job_events(call: Call[Any, JobEventsQuery]) -> Response:
     service, job_id = call.service, call.params["id"]
     job = await service.in_thread(lambda: service.jobs.get(job_id, call.owner))
     if call.request.method == "HEAD":
@@ -252,7 +263,7 @@ async def job_events(call: Call[Any, Any]) -> Response:
         events = await stack.enter_async_context(service.events.of_job(job_id))
         # Again, because it may have ended before the subscription.
         job = await service.in_thread(lambda: service.jobs.get(job_id, call.owner))
-        stream = _JobStream(service, events, job, last, had)
+        stream = _JobStream(service, events, job, last, had, follow=call.query.follow)
         return _EventResponse(stream.frames(), stack.pop_all())
 
 
@@ -282,7 +293,8 @@ async def _place(
 
 
 _DESCRIPTION = (
-    "Each event has an id, which is opaque; a reader that comes back with it in `Last-Event-ID` goes on from there. "
+    "Each event has an id, which is opaque; a reader that comes back with it in the header `Last-Event-ID` goes on "
+    "from there. `Last-Event-ID: 0` gives every event that is still kept, from the first, and no `snapshot`. "
     "A comment comes at least every 15 seconds."
 )
 
@@ -297,6 +309,7 @@ ROUTES = [
         "Events",
         media_type="text/event-stream",
         unlimited=True,
+        query=JobEventsQuery,
         description="`snapshot` (the job), then `status`, `step`, `progress`, `log`, at last `end` (the job). "
         + _DESCRIPTION,
     ),

@@ -24,8 +24,10 @@ from orchestrator.client import (
     Unauthenticated,
     connection,
 )
+from orchestrator.step_journal import StepJournal
 from orchestrator.web.app import ROUTES
 from orchestrator.web.typed_dicts import write
+from tenants.store.steps import Owned
 from tests.web.conftest import ADMIN_KEY, JOB, Bench, route_of
 from tests.web.test_server import address as address
 
@@ -177,6 +179,35 @@ def test_events_come_with_their_data(onelane: Onelane) -> None:
     assert (first.type, first.data["job"]) == ("snapshot", job["id"])
     onelane.jobs.cancel(job["id"])
     assert [event.type for event in onelane.jobs.events(job["id"])] == ["snapshot", "end"]
+
+
+def test_a_jobs_log_can_be_had_from_its_start_also_when_it_has_ended(onelane: Onelane, bench: Bench) -> None:
+    job = onelane.jobs.create("acme", "sample", JOB["input"])  # type: ignore[arg-type]
+    owned = bench.start(job)
+    write_lines(bench, owned, "one", "two")
+    lines = [{"step": owned.name, "level": "info", "message": text} for text in ("one", "two")]
+    # While it runs: what there is, without waiting for more
+    assert list(onelane.jobs.logs(job["id"])) == lines
+    following = onelane.jobs.logs(job["id"], follow=True)
+    assert [next(following), next(following)] == lines
+    write_lines(bench, owned, "three")
+    lines.append({"step": owned.name, "level": "info", "message": "three"})
+    assert next(following) == lines[-1]
+    bench.fail(owned)
+    assert list(following) == []
+    # After its end, with everything else that is kept
+    assert list(onelane.jobs.logs(job["id"])) == lines
+    events = list(onelane.jobs.events(job["id"], from_start=True))
+    assert events[0].type != "snapshot"
+    assert [event.data for event in events if event.type == "log"] == lines
+    assert events[-1].type == "end"
+
+
+def write_lines(bench: Bench, owned: Owned, *texts: str) -> None:
+    journal = StepJournal(owned, bench.runtime.database)
+    for text in texts:
+        journal.add_line("info", text)
+    journal.flush()
 
 
 #: Served for others than this client's callers.

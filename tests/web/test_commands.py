@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.cli.app import run
 from orchestrator.client import ApiError, NotReachable, Onelane
+from orchestrator.step_journal import StepJournal
 from tenants.store import deliveries, publications
 from tests.web.conftest import ADMIN_KEY, Api, Bench
 from tests.web.test_server import address as address
@@ -72,6 +73,26 @@ def test_a_cancelled_job_goes_on(command: Command) -> None:
     job = made(command)
     command("jobs", "cancel", job["id"])
     assert json.loads(command("jobs", "retry", job["id"], "--json"))["status"] == "queued"
+
+
+def test_a_jobs_log_is_printed_also_after_its_end(command: Command, bench: Bench) -> None:
+    job = made(command)
+    owned = bench.start(job)
+    journal = StepJournal(owned, bench.runtime.database)
+    journal.add_line("warning", "[red]a tag is text[/]")
+    journal.add_line("info", "line two")
+    journal.flush()
+    shown = f"warning {owned.name}: [red]a tag is text[/]\ninfo    {owned.name}: line two\n"
+    assert command("jobs", "logs", job["id"]) == shown
+    bench.fail(owned)
+    assert command("jobs", "logs", job["id"]) == shown
+    assert command("jobs", "logs", job["id"], "--follow") == shown
+    last = command("jobs", "logs", job["id"], "--json").splitlines()[-1]
+    assert json.loads(last) == {"step": owned.name, "level": "info", "message": "line two"}
+    events = command("jobs", "events", job["id"], "--from-start").splitlines()
+    assert [line.split()[0] for line in events if "log" in line] == ["log", "log"]
+    assert events[-1].startswith("end")
+    command("jobs", "logs", "nope", status=1)
 
 
 def test_nobody_there_is_3(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

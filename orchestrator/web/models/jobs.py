@@ -200,6 +200,14 @@ class JobQuery(Query):
     """Seconds to wait for the job's end, at most."""
 
 
+class JobEventsQuery(Query):
+    """Whether to stay."""
+
+    follow: bool = Field(
+        default=True, description="False: end with what there is now; `end` comes only of a job that has ended."
+    )
+
+
 class JobsQuery(Paging):
     """Which jobs a list holds."""
 
