@@ -1,4 +1,4 @@
-"""`onelane doctor`: looks at each part that the service needs, and says how to mend what is wrong.
+"""`onelane doctor`: looks at each part that the service needs, and says how to fix what is wrong.
 
 Every examination is bounded in time, changes nothing, and never shows a secret.
 """
@@ -40,12 +40,16 @@ _MARKS = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "wrong": "[bo
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found about one part; `mend` is what to do, empty when nothing is."""
+    """What was found about one part; `fix` is what to do, empty when nothing is."""
 
     part: str
     status: Literal["ok", "note", "wrong"]
     message: str
-    mend: str = ""
+    fix: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """`mend` is the name that `fix` had at first; programs may still read it."""
+        return {**asdict(self), "mend": self.fix}
 
 
 def examine(data_dir: Path | None = None) -> list[Finding]:
@@ -72,6 +76,11 @@ def examine(data_dir: Path | None = None) -> list[Finding]:
     return [finding for examination in examinations for finding in _guarded(examination, settings)]
 
 
+def settings_are_readable(findings: list[Finding]) -> bool:
+    """False where nothing but the settings' own faults could be found."""
+    return any(each.part != "settings" or each.status != "wrong" for each in findings)
+
+
 def _guarded(examination: Callable[[Settings], list[Finding]], settings: Settings) -> list[Finding]:
     """What was found. That it failed itself is a finding too, without the error's message: it may hold a secret."""
     try:
@@ -94,14 +103,16 @@ def _without_password(url: str) -> str:
 
 
 def print_findings(findings: list[Finding], *, json: bool) -> None:
-    """For programs one document, for people a line each, and below it how to mend."""
+    """For programs one document, for people a line each, and below it how to fix it."""
     if json:
-        print_json({"ok": all(each.status != "wrong" for each in findings), "findings": list(map(asdict, findings))})
+        print_json(
+            {"ok": all(each.status != "wrong" for each in findings), "findings": [each.as_json() for each in findings]}
+        )
         return
     for finding in findings:
         console.print(f"{_MARKS[finding.status]}{finding.part:<9} {escape(finding.message)}", soft_wrap=True)
-        if finding.mend:
-            console.print(f"                 → {escape(finding.mend)}", soft_wrap=True)
+        if finding.fix:
+            console.print(f"                 → {escape(finding.fix)}", soft_wrap=True)
 
 
 def _settings(settings: Settings) -> list[Finding]:
@@ -128,7 +139,12 @@ def _settings(settings: Settings) -> list[Finding]:
 def _data_dir(settings: Settings) -> list[Finding]:
     path = settings.data_dir
     if not path.exists():
-        return [Finding("files", "note", f"{path} does not exist yet; it is made at the first start")]
+        parent = next(each for each in path.parents if each.exists())
+        if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
+            return [Finding("files", "note", f"{path} does not exist yet; it is made at the first start")]
+        reason = "this user cannot write to it" if parent.is_dir() else "it is no directory"
+        message = f"{path} does not exist, and cannot be made in {parent}: {reason}"
+        return [Finding("files", "wrong", message, "set ONELANE_DATA_DIR to a directory that this user can make")]
     if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
         return [
             Finding(
@@ -161,8 +177,8 @@ def _database(settings: Settings) -> list[Finding]:
         database.ping()
         pending, pooled = database.pending_migrations(), database.is_pooled
     except (Unavailable, ValueError, OSError, sqlite3.Error) as error:
-        mend = "start the database, or correct ONELANE_DATABASE_URL"
-        return [Finding("database", "wrong", f"it cannot be reached: {_first_line(error)}", mend)]
+        fix = "start the database, or correct ONELANE_DATABASE_URL"
+        return [Finding("database", "wrong", f"it cannot be reached: {_first_line(error)}", fix)]
     finally:
         if database is not None:
             database.close()
@@ -248,34 +264,34 @@ def _publishers(settings: Settings) -> list[Finding]:
 
 
 def _browser(settings: Settings) -> list[Finding]:
-    mend = "install one (apt-get install chromium-headless-shell), or set ONELANE_CHROMIUM to its executable"
+    fix = "install one (apt-get install chromium-headless-shell), or set ONELANE_CHROMIUM to its executable"
     if not is_installed("browser"):
         missing = ExtraMissing("browser", "the browser")
         return [Finding("browser", "note", str(missing), "install it where steps drive a browser")]
     found = settings.find_chromium()
     if found is None:
-        return [Finding("browser", "wrong", "no Chromium was found: nothing can be published", mend)]
+        return [Finding("browser", "wrong", "no Chromium was found: nothing can be published", fix)]
     command = [str(found), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "data:text/html,<p>onelane"]
     try:
         shown = subprocess.run(command, capture_output=True, timeout=_START_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return [Finding("browser", "wrong", f"{found} does not run: {_first_line(error)}", mend)]
+        return [Finding("browser", "wrong", f"{found} does not run: {_first_line(error)}", fix)]
     if b"<p>onelane" not in shown.stdout:
         last = shown.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-        return [Finding("browser", "wrong", f"{found} shows no page: {' '.join(last)}", mend)]
+        return [Finding("browser", "wrong", f"{found} shows no page: {' '.join(last)}", fix)]
     return [Finding("browser", "ok", f"{found} shows pages"), *_driver()]
 
 
 def _driver() -> list[Finding]:
-    mend = "install what it lacks (apt-get install libatomic1 libstdc++6)"
+    fix = "install what it lacks (apt-get install libatomic1 libstdc++6)"
     command = [sys.executable, "-m", "playwright", "--version"]
     try:
         shown = subprocess.run(command, capture_output=True, timeout=_START_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return [Finding("driver", "wrong", f"Playwright's driver does not run: {_first_line(error)}", mend)]
+        return [Finding("driver", "wrong", f"Playwright's driver does not run: {_first_line(error)}", fix)]
     if shown.returncode:
         last = shown.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-        return [Finding("driver", "wrong", f"Playwright's driver does not start: {' '.join(last)}", mend)]
+        return [Finding("driver", "wrong", f"Playwright's driver does not start: {' '.join(last)}", fix)]
     return [Finding("driver", "ok", f"Playwright {shown.stdout.decode().split()[-1]} steers it")]
 
 
@@ -300,8 +316,8 @@ def _model(settings: Settings) -> list[Finding]:
             f"{base}/v1beta/models/{settings.text_model}", headers={"x-goog-api-key": key}, timeout=_SECONDS
         )
     except httpx2.HTTPError as error:
-        mend = "check the network, or ONELANE_GEMINI_BASE_URL"
-        return [Finding("model", "wrong", f"{shown} cannot be reached: {_first_line(error)}", mend)]
+        fix = "check the network, or ONELANE_GEMINI_BASE_URL"
+        return [Finding("model", "wrong", f"{shown} cannot be reached: {_first_line(error)}", fix)]
     if answer.status_code == 404:
         return [Finding("model", "wrong", f"there is no model {settings.text_model!r}", "correct ONELANE_TEXT_MODEL")]
     if answer.status_code >= 400:

@@ -26,17 +26,30 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
-def choose_port(what: str, host: str, *, default: int, asked: int | None, last: int | None, taken: set[int]) -> int:
+def require_free(what: str, host: str, port: int, *, chosen_by: str) -> None:
+    """Wait shortly for a port that was asked for.
+
+    Raises:
+        PortBusy: another program has it; the message names what it is for, and `chosen_by` as how to choose another.
+    """
+    if not _becomes_free(host, port):
+        raise PortBusy(f"port {port} on {host}, for {what}, is taken by another program: choose one with {chosen_by}")
+
+
+def choose_port(
+    what: str, host: str, *, default: int, asked: int | None, last: int | None, taken: set[int], chosen_by: str
+) -> int:
     """A free port: the one asked for, or else that of the last start, the default, or the next free one after it.
 
-    `taken` are the ports chosen so far; the new one is added.
+    `taken` are the ports chosen so far; the new one is added. `chosen_by` is as of `require_free`.
 
     Raises:
         PortBusy: the port that was asked for is taken, or none of the neighbours is free.
     """
     if asked is not None:
-        if asked in taken or not _becomes_free(host, asked):
-            raise PortBusy(f"port {asked} on {host}, asked for {what}, is taken by another program: choose another")
+        if asked in taken:
+            raise PortBusy(f"port {asked} is asked for twice: choose another one for {what} with {chosen_by}")
+        require_free(what, host, asked, chosen_by=chosen_by)
         taken.add(asked)
         return asked
     if last is not None and last not in taken and _becomes_free(host, last):
@@ -46,7 +59,9 @@ def choose_port(what: str, host: str, *, default: int, asked: int | None, last: 
         if port not in taken and is_free(host, port):
             taken.add(port)
             return port
-    raise PortBusy(f"no port from {default} to {default + _NEIGHBOURS} is free on {host} for {what}")
+    raise PortBusy(
+        f"no port from {default} to {default + _NEIGHBOURS} is free on {host} for {what}: choose one with {chosen_by}"
+    )
 
 
 def _becomes_free(host: str, port: int) -> bool:

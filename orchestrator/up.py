@@ -174,6 +174,7 @@ class Up:
                 asked=getattr(given, field) if field in asked else None,
                 last=last.get(name),
                 taken=taken,
+                chosen_by="--port or ONELANE_PORT" if field == "port" else f"ONELANE_{field.upper()}",
             )
             usual = last.get(name, _DEFAULTS[name])
             if field not in asked and chosen[name] != usual:

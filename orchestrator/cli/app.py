@@ -94,9 +94,9 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, ApiError | FolderBusy | FolderUnusable | PortBusy):
         fail(str(error))
         return FAILED
-    from .service import is_mendable
+    from .service import exit_code
 
-    if not is_mendable(error):
-        return None
-    fail(str(error))
-    return FAILED
+    code = exit_code(error)
+    if code is not None:
+        fail(str(error))
+    return code

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-#: Characters of a cell in one line; longer ones are folded.
+#: Characters of a cell in one line of a terminal; longer ones are folded.
 MAX_CELL = 40
+#: Columns where standard output is no terminal: whoever reads it gets each line whole.
+PIPED_WIDTH = 100_000
 
 
 @cache
@@ -35,7 +37,9 @@ def _make_console(*, stderr: bool) -> Console:
             close_quietly()
             raise typer.Exit(PIPE_CLOSED)
 
-    return Console(stderr=True, highlight=False) if stderr else EndsQuietly(highlight=False)
+    if stderr:
+        return Console(stderr=True, highlight=False)
+    return EndsQuietly(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 class _ConsoleAtFirstUse:
@@ -137,22 +141,22 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, em
     from rich.measure import Measurement
 
     table = table_of(rows, columns)
-    size = Measurement.get(console, console.options.update(max_width=1000), table)
+    size = Measurement.get(console, console.options.update(max_width=PIPED_WIDTH), table)
     if console.is_terminal and size.minimum <= console.width < size.maximum:
         console.print(table)  # folded between words
         return
-    # As wide as it needs to be, as other tools do: a program reads lines, and broken words are read by nobody.
+    # As wide as it needs to be, as other tools do: a program reads lines, and nobody reads broken words.
     table.width = size.maximum
     console.print(table, crop=False, soft_wrap=True)
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
-    """The rows as a table that fits into the terminal."""
+    """The rows as a table that fits into the terminal; where there is none, no cell is folded."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        whole = column in ("id", "status", "queue", "url")  # there to be copied
+        whole = column in ("id", "status", "queue", "url") or not console.is_terminal  # there to be copied
         table.add_column(
             column.replace("_", " "), overflow="fold", no_wrap=whole, max_width=None if whole else MAX_CELL
         )

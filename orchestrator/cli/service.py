@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import logs
 from ..data_folder import DataFolder
-from ..ports import reachable_host
+from ..ports import reachable_host, require_free
 from ..settings import Settings, SettingsError
 from ..supervisor import end_with_parent
-from . import FAILED, OK
+from . import FAILED, OK, WRONG_SETTINGS
 from .output import console, print_json, say
 
 if TYPE_CHECKING:
@@ -52,9 +52,11 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
 
     Raises:
         SettingsError: a setting without which it must not start is missing, or the schema is not up to date.
+        PortBusy: another program has the port.
     """
     may_begin = _begin(settings, supervised)
     _require(settings, "admin_key", "secret_key", "redis_url")
+    require_free("the HTTP API", settings.host, settings.port, chosen_by="--port or ONELANE_PORT")
     from ..loops.service import Loops
     from ..runtime import Runtime
     from ..schema import missing_revisions
@@ -117,11 +119,13 @@ def run_new_key(*, json: bool) -> None:
 
 
 def run_doctor(data_dir: Path | None, *, json: bool) -> int:
-    """Check the installation; status 0 only if nothing is wrong."""
-    from ..doctor import examine, print_findings
+    """Check the installation; status 0 only if nothing is wrong, 4 if the settings themselves cannot be read."""
+    from ..doctor import examine, print_findings, settings_are_readable
 
     findings = examine(data_dir)
     print_findings(findings, json=json)
+    if not settings_are_readable(findings):
+        return WRONG_SETTINGS
     return OK if all(finding.status != "wrong" for finding in findings) else FAILED
 
 
@@ -133,8 +137,8 @@ def run_demo(folder: Path, settings: Settings, *, exit_when_done: bool, json: bo
         return run(folder, settings, stopping, exit_when_done=exit_when_done, json=json)
 
 
-def is_mendable(error: Exception) -> bool:
-    """Whether the error's message tells a user what to mend, so that a traceback would only be in the way."""
+def exit_code(error: Exception) -> int | None:
+    """The exit code of an error whose message says what to correct; None for one that needs its traceback."""
     from actors.clients.publishers import PublisherError
     from actors.errors import StepError
     from actors.pipeline import PipelineError
@@ -143,7 +147,9 @@ def is_mendable(error: Exception) -> bool:
 
     from ..up import StartFailed
 
-    return isinstance(error, (StartFailed, PipelineError, PublisherError, StepError, OnelaneError, QueueError))
+    if isinstance(error, PipelineError | PublisherError):
+        return WRONG_SETTINGS
+    return FAILED if isinstance(error, StartFailed | StepError | OnelaneError | QueueError) else None
 
 
 class Stopping:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from orchestrator import doctor
+from orchestrator import doctor, ports
 from orchestrator.cli import shadowed
-from orchestrator.cli.app import run
-from orchestrator.doctor import examine
+from orchestrator.cli.app import app, run
+from orchestrator.cli.output import print_table
+from orchestrator.doctor import Finding, examine, print_findings
 from tests.house.running import ROOT, environment
+from tests.servers import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -163,15 +171,30 @@ def test_a_module_in_the_working_directory_hides_nothing_from_the_program(tmp_pa
     assert ended.returncode == 0, ended.stderr
 
 
-def test_doctor_tells_what_is_wrong_and_how_to_mend_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_says_what_is_wrong_and_how_to_fix_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ONELANE_REDIS_URL", "redis://127.0.0.1:9")
     monkeypatch.setenv("ONELANE_DATABASE_URL", "postgresql://nobody:hunter2@127.0.0.1:9/none?connect_timeout=2")
     monkeypatch.setenv("ONELANE_CHROMIUM", str(tmp_path / "no-browser"))
     monkeypatch.setenv("ONELANE_PIPELINES", "no.such.module")
     findings = {each.part: each for each in examine() if each.status == "wrong"}
     assert set(findings) == {"database", "redis", "pipelines", "browser"}
-    assert all(each.mend for each in findings.values())
+    assert all(each.fix for each in findings.values())
     assert "hunter2" not in repr(findings)
+
+
+def test_doctor_says_where_a_data_directory_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ONELANE_DATA_DIR", str(tmp_path / "file" / "data"))
+    (found,) = [each for each in examine() if each.part == "files"]
+    assert found.status == "wrong"
+    assert f"cannot be made in {tmp_path}/file: it is no directory" in found.message
+    assert "ONELANE_DATA_DIR" in found.fix
+
+
+def test_doctors_json_keeps_the_name_that_a_field_had(capsys: pytest.CaptureFixture[str]) -> None:
+    print_findings([Finding("redis", "wrong", "away", "start it")], json=True)
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert finding == {"part": "redis", "status": "wrong", "message": "away", "fix": "start it", "mend": "start it"}
 
 
 def test_doctor_says_what_failed_while_it_looked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +221,7 @@ def test_doctor_finds_a_driver_that_does_not_start(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PLAYWRIGHT_NODEJS_PATH", "/bin/false")
     (driver,) = [each for each in examine() if each.part == "driver"]
     assert driver.status == "wrong"
-    assert "libatomic1" in str(driver.mend)
+    assert "libatomic1" in str(driver.fix)
 
 
 def test_doctor_finds_keys_that_others_can_read(tmp_path: Path) -> None:
@@ -208,7 +231,7 @@ def test_doctor_finds_keys_that_others_can_read(tmp_path: Path) -> None:
     (folder / "secret.key").chmod(0o644)
     (wrong,) = [each for each in examine() if each.part == "files" and each.status == "wrong"]
     assert "secret.key" in wrong.message
-    assert wrong.mend == "chmod 600 them"
+    assert wrong.fix == "chmod 600 them"
 
 
 def test_doctor_tells_where_alerts_go_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,3 +267,91 @@ def test_up_says_in_words_what_it_cannot_reach(
     said = capsys.readouterr().err
     assert told in said
     assert "Traceback" not in said
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command with what it needs to be called."""
+    inner = getattr(command, "commands", None)
+    if inner is not None:
+        for name in inner:
+            yield from leaves(inner[name], (*path, name))
+        return
+    needed: list[str] = []
+    for each in command.params:
+        if each.required:
+            needed += [*([each.opts[0]] if each.param_type_name == "option" else []), "1"]
+    yield (*path, *needed, *MORE.get(path, ()))
+
+
+#: What these commands need although no single argument is required.
+MORE = {
+    ("schedules", "change"): ("--name", "x"),
+    ("accounts", "limits", "set"): ("--default",),
+    ("accounts", "session", "set"): ("--username", "x", "--password-stdin"),
+    ("keys", "create"): ("--admin",),
+    ("keys", "delete"): ("--all",),
+}
+
+
+def test_wrong_settings_are_4_from_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ONELANE_THREADS", "many")
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"jobs": []}'))
+    found = list(leaves(typer.main.get_command(app)))
+    assert len(found) > 60
+    for arguments in found:
+        assert run(list(arguments)) == 4, arguments
+        said = capsys.readouterr()
+        assert "ONELANE_THREADS" in said.err + said.out, arguments
+
+
+def test_a_module_of_pipelines_that_is_missing_is_4(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {
+        "ONELANE_PIPELINES": "no.such.module",
+        "ONELANE_REDIS_URL": "redis://127.0.0.1:9",
+        "ONELANE_SECRET_KEY": "k" * 40,
+        "ONELANE_ADMIN_KEY": "k" * 40,
+        "ONELANE_DATA_DIR": str(tmp_path),
+        "ONELANE_PORT": str(free_port()),
+    }.items():
+        monkeypatch.setenv(name, value)
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "orchestrator.cli", "serve"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert (ended.returncode, "no.such.module" in ended.stderr) == (4, True), ended.stderr
+
+
+def test_a_port_that_is_taken_is_said_with_how_to_choose_another(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, value in {
+        "ONELANE_REDIS_URL": "redis://127.0.0.1:9",
+        "ONELANE_SECRET_KEY": "k" * 40,
+        "ONELANE_ADMIN_KEY": "k" * 40,
+        "ONELANE_DATA_DIR": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ports, "_LINGER_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        assert run(["serve", "--port", port]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"port {port} on 127.0.0.1" in said
+    assert "--port or ONELANE_PORT" in said
+
+
+def test_a_table_for_a_program_breaks_no_word_and_no_url(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "https://blog.example.com/" + "a-very-long-title-of-a-post/" * 20
+    message = "the session is over: " + "word " * 60
+    print_table([{"id": "1", "base_url": url, "error": {"code": message}}], ("id", "base_url", "error"), empty="")
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["id", "base", "url", "error"]
+    assert url in row
+    assert message.rstrip() in row

@@ -22,7 +22,9 @@ def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 def choose(*, default: int, asked: int | None = None, last: int | None = None, taken: set[int] | None = None) -> int:
     chosen = taken if taken is not None else set()
-    return choose_port("the HTTP API", "127.0.0.1", default=default, asked=asked, last=last, taken=chosen)
+    return choose_port(
+        "the HTTP API", "127.0.0.1", default=default, asked=asked, last=last, taken=chosen, chosen_by="--port"
+    )
 
 
 def test_a_listener_makes_a_port_busy(busy: int) -> None:
@@ -33,7 +35,7 @@ def test_a_listener_makes_a_port_busy(busy: int) -> None:
 def test_a_port_that_was_asked_for_is_taken_or_refused(busy: int) -> None:
     free = free_port()
     assert choose(default=busy, asked=free) == free
-    with pytest.raises(PortBusy, match=f"port {busy} .* the HTTP API"):
+    with pytest.raises(PortBusy, match=f"port {busy} .* the HTTP API, is taken .*choose one with --port"):
         choose(default=free, asked=busy)
 
 

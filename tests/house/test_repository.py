@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from orchestrator.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SKIPPED_FOLDERS = {".git", ".venv", ".onelane", "node_modules", "__pycache__", "dist", "build"}
@@ -75,3 +78,17 @@ def test_scripts_of_the_deployment_are_valid_shell() -> None:
     for path in (ROOT / "deploy" / "bootstrap", ROOT / ".ci" / "run", ROOT / "requirements" / "compile"):
         assert path.stat().st_mode & 0o111, f"{path} is not executable"
         subprocess.run(["bash", "-n", path], check=True, timeout=60)
+
+
+def test_compose_gives_the_containers_every_setting() -> None:
+    """A variable that a user sets in `deploy/.env` must not be dropped without a word."""
+    text = (ROOT / "deploy/compose.yaml").read_text()
+    program = runpy.run_path(str(ROOT / "deploy/compose-settings"))
+    assert program["block"]() in text, "run .venv/bin/python deploy/compose-settings"
+    passed = set(re.findall(r"\$\{([A-Z_]+)", text))
+    explained = set(re.findall(r"^#?\s?([A-Z_]+)=", (ROOT / "deploy/env.example").read_text(), re.MULTILINE))
+    explained |= set(re.findall(r"ONELANE_[A-Z_]+", (ROOT / "deploy/env.example").read_text()))
+    assert explained <= passed
+    known = {program["variable"](name) for name in Settings.model_fields if name not in program["LEFT_OUT"]}
+    assert known <= passed | {"ONELANE_DATABASE_URL", "ONELANE_REDIS_URL"}
+    assert program["LEFT_OUT"] <= set(Settings.model_fields)

@@ -133,7 +133,7 @@ def test_secrets_are_sealed_anew_and_doctor_tells_what_is_left(
     assert finding().status == "ok"
     monkeypatch.setenv("ONELANE_SECRET_KEY", f"{new},{SECRET_KEY}")
     assert (finding().status, "3 sealed value(s)" in finding().message) == ("note", True)
-    assert "secrets rotate" in finding().mend
+    assert "secrets rotate" in finding().fix
     monkeypatch.setenv("ONELANE_SECRET_KEY", new)
     assert (finding().status, "not set" in finding().message) == ("wrong", True)
     capsys.readouterr()
