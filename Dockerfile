@@ -16,6 +16,8 @@ COPY requirements/runtime.txt requirements/runtime.txt
 RUN pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r requirements/runtime.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY actors actors
+COPY deploy/onelane-collisions.pth deploy/
+COPY onelane onelane
 COPY orchestrator orchestrator
 COPY tenants tenants
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .

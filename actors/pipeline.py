@@ -15,6 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from onelane.collisions import hidden_by_ours
+
 from .step import Step
 
 ENTRY_POINT_GROUP = "onelane.pipelines"
@@ -112,6 +114,9 @@ def _pipelines_of(module: str, origin: str) -> list[Pipeline]:
             f"{origin}: module {module!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     pipelines = getattr(loaded, "PIPELINES", None)
+    theirs = hidden_by_ours(module) if pipelines is None else None
+    if theirs is not None:
+        raise PipelineError(f"{origin}: module {module!r} is onelane's own and hides {theirs}: give yours another name")
     if not isinstance(pipelines, list | tuple) or not all(isinstance(each, Pipeline) for each in pipelines):
         raise PipelineError(f"{origin}: module {module!r} must define PIPELINES, a list of actors.Pipeline")
     return list(pipelines)

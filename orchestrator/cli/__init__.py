@@ -11,39 +11,19 @@ same name that stands earlier on the path.
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
-from pathlib import Path
+
+from onelane import collisions
 
 OK, FAILED, USAGE, NOT_REACHABLE, WRONG_SETTINGS, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 4, 130, 141
 #: How a job ended, for commands that wait for it.
 JOB_ENDINGS = {"completed": OK, "failed": 10, "timed_out": 11, "cancelled": 12, "expired": 13}
 JOB_NOT_ENDED = 14
 
-_OURS = ("actors", "orchestrator", "tenants")
-
-
-def shadowed() -> list[str]:
-    """A sentence for each of our packages that another module hides."""
-    home = Path(__file__).resolve().parents[2]
-    sentences = []
-    for name in _OURS:
-        spec = find_spec(name)
-        origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
-        if origin != home / name / "__init__.py":
-            sentences.append(
-                f"the name {name!r} is taken by {origin or 'nothing at all'}, and onelane's own package {home / name} "
-                "is hidden: rename that module, or start onelane where it is not on the path (PYTHONPATH)"
-            )
-    return sentences
-
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     try:
-        for sentence in shadowed():
-            sys.stderr.write(f"onelane: {sentence}\n")
-        if shadowed():
-            sys.exit(WRONG_SETTINGS)
+        collisions.exit_if_hidden(WRONG_SETTINGS)
         from .app import run
 
         sys.exit(run())

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import typer
 
+from onelane.collisions import hidden
 from orchestrator import doctor, ports
-from orchestrator.cli import shadowed
 from orchestrator.cli.app import app, run
 from orchestrator.cli.output import print_table
 from orchestrator.doctor import Finding, examine, print_findings
@@ -137,7 +137,7 @@ def test_migrate_tells_what_it_applied(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_our_packages_are_ours_here() -> None:
-    assert shadowed() == []
+    assert hidden() == []
 
 
 @pytest.mark.processes

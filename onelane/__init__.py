@@ -1,0 +1,1 @@
+"""What the distribution has beside its packages `actors`, `orchestrator` and `tenants`."""

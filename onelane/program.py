@@ -1,0 +1,19 @@
+"""The program `onelane`: makes sure that our packages are ours, before any of them is imported."""
+
+from __future__ import annotations
+
+import sys
+
+from . import collisions
+
+_WRONG_SETTINGS, _INTERRUPTED = 4, 130
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    collisions.exit_if_hidden(_WRONG_SETTINGS)
+    try:
+        from orchestrator.cli import main as run
+    except KeyboardInterrupt:  # while it is still being imported
+        sys.exit(_INTERRUPTED)
+    run()
