@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ workers = typer.Typer(help="Look at the live workers.", no_args_is_help=True)
 pipelines = typer.Typer(help="Look at the pipelines that are loaded.", no_args_is_help=True)
 
 _QUEUE = ("queue", "lane", "account", "waiting", "active", "delayed", "last_used_at", "paused", "circuit")
+_LOAD = ("account", "seconds", "waiting", "share")
 _LANE = (
     "lane",
     "paused",
@@ -30,6 +32,13 @@ _LANE = (
     "queues",
     "oldest_wait",
 )
+
+
+class LoadKind(StrEnum):
+    """What accounts are heavy in."""
+
+    SECONDS = "seconds"
+    BACKLOG = "backlog"
 
 
 # --- tenant queues -------------------------------------------------------------------------------------------------
@@ -156,6 +165,23 @@ def list_lanes(*, watch: Watch = False, caller: Caller) -> None:
     """List lanes, with their counts over all accounts."""
     with caller.connect() as onelane:
         caller.show_rows(onelane.lanes.list, _LANE, empty="no lanes", watch=watch)
+
+
+@lanes.command("heaviest")
+@expand_options
+def heaviest(
+    lane: LaneArgument,
+    *,
+    by: Annotated[LoadKind, typer.Option(help="Seconds used in this hour, or messages waiting.")] = LoadKind.SECONDS,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many accounts.")] = 10,
+    watch: Watch = False,
+    caller: Caller,
+) -> None:
+    """List the accounts that use LANE most, and their part of it."""
+    with caller.connect() as onelane:
+        caller.show_rows(
+            lambda: onelane.lanes.heaviest(lane, by=by.value, limit=limit), _LOAD, empty="nobody", watch=watch
+        )
 
 
 @lanes.command("pause")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from .connection import Api, given, segment
 from .types import (
+    AccountLoad,
     Checked,
     DeadLetter,
     DeadLetterSummary,
@@ -76,6 +77,13 @@ class LanesApi(Api):
     def resume(self, lane: str) -> Lane:
         """End the lane's pause."""
         return cast("Lane", self._connection.call("POST", f"/v1/admin/lanes/{segment(lane)}:resume"))
+
+    def heaviest(
+        self, lane: str, *, by: Literal["seconds", "backlog"] = "seconds", limit: int = 10
+    ) -> Sequence[AccountLoad]:
+        """The accounts that used the lane most since the hour began, or that have the most waiting in it."""
+        path = f"/v1/admin/lanes/{segment(lane)}/heaviest"
+        return cast("list[AccountLoad]", self._connection.call("GET", path, params={"by": by, "limit": limit})["items"])
 
     def put_limits(self, lane: str, *, global_concurrency: int | None = None) -> LaneWideLimits:
         """Replace the lane's limits; None is no limit."""

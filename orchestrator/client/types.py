@@ -542,6 +542,18 @@ class Lane(TypedDict):
     """Seconds."""
 
 
+class AccountLoad(TypedDict):
+    """What one account asks of a lane."""
+
+    account: str | None
+    """Null: messages that belong to no account."""
+    seconds: float
+    """Seconds that its steps used since the hour began (UTC)."""
+    waiting: int
+    share: float
+    """Its part of the lane's seconds or backlog, as asked."""
+
+
 class LaneWideLimits(TypedDict):
     """A lane's limits."""
 

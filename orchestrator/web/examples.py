@@ -293,6 +293,7 @@ ANSWERS: Mapping[Any, Any] = {
         "queues": 44,
         "oldest_wait": 61.2,
     },
+    admin.AccountLoadView: {"account": "acme", "seconds": 412.5, "waiting": 37, "share": 0.62},
     admin.LaneWideLimitsView: {"global_concurrency": 20},
     admin.DeadLetterSummary: _LETTER,
     admin.DeadLetterView: {

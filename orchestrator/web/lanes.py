@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from dramatiq.errors import BrokerConnectionError
@@ -13,8 +14,8 @@ from tenants.queues import QueueError
 from tenants.store import lanes as store
 
 from .auth import Access
-from .models.admin import LaneView, LaneWideLimitsRequest, LaneWideLimitsView
-from .models.base import Listing, Nothing, Paging, Query
+from .models.admin import AccountLoadView, HeaviestQuery, LaneView, LaneWideLimitsRequest, LaneWideLimitsView
+from .models.base import Items, Listing, Nothing, Paging, Query
 from .routing import Call, Reply, Route
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,13 @@ def list_lanes(call: Call[Paging, Any]) -> Reply:
         for lane in call.service.lanes()
     ]
     return Reply({"items": items, "next_cursor": None})
+
+
+def heaviest(call: Call[HeaviestQuery, Any]) -> Reply:
+    exists(call)
+    query = call.query
+    loads = call.service.broker.queues_admin.loads(call.params["lane"], query.by, number=query.limit)
+    return Reply({"items": [asdict(each) for each in loads]})
 
 
 def put_limits(call: Call[Query, LaneWideLimitsRequest]) -> Reply:
@@ -96,6 +104,18 @@ ROUTES = [
         {200: Listing[LaneView]},
         "Lanes",
         query=Paging,
+    ),
+    Route(
+        "GET",
+        f"{_LANE}/heaviest",
+        heaviest,
+        Access.ADMIN,
+        "The accounts that use the lane most",
+        {200: Items[AccountLoadView]},
+        "Lanes",
+        query=HeaviestQuery,
+        description="The heaviest first. Redis counts them, so it must be there; seconds from before a loss of it "
+        "are missing.",
     ),
     Route(
         "POST",

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .broker import TenantBroker
-    from .descriptions import BuriedMessage, HeldEntries, HeldLease, LaneTotals, QueueDescription, Reason, Violation
+    from .descriptions import (
+        AccountLoad,
+        BuriedMessage,
+        HeldEntries,
+        HeldLease,
+        LaneTotals,
+        QueueDescription,
+        Reason,
+        Violation,
+    )
     from .embedded import EmbeddedValkey
     from .entry import Entry, entry_id_of
     from .errors import (
@@ -37,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FOR_GOOD",
+    "AccountLoad",
     "BuriedMessage",
     "CheckPosition",
     "EmbeddedServerFailed",
@@ -74,7 +84,7 @@ __all__ = [
 _MODULES = {
     "base_error": "EmbeddedServerFailed QueueError",
     "broker": "TenantBroker",
-    "descriptions": "BuriedMessage HeldEntries HeldLease LaneTotals QueueDescription Reason Violation",
+    "descriptions": "AccountLoad BuriedMessage HeldEntries HeldLease LaneTotals QueueDescription Reason Violation",
     "embedded": "EmbeddedValkey",
     "entry": "Entry entry_id_of",
     "errors": "InvalidEntry LeaseLost QueueFull ScriptFailed ServerUnreachable SlotMoved UnsupportedServer",

@@ -54,6 +54,17 @@ class QueueDescription:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountLoad:
+    """What one account asks of a lane: seconds used in an hour, and messages waiting."""
+
+    account: str | None
+    seconds: float
+    waiting: int
+    #: Its part of the lane's total (0 to 1), of what the list is ordered by.
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class LaneTotals:
     """A lane's totals, each kept up to date by the scripts."""
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from .descriptions import (
+    AccountLoad,
     BuriedMessage,
     HeldEntries,
     HeldLease,
@@ -199,6 +200,34 @@ class TenantQueues:
             found.update(self._short_backlogs(lane, found))
         heaviest = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:number]
         return [(account_of(raw), value) for raw, value in heaviest]
+
+    def loads(self, lane: str, by: Literal["seconds", "backlog"] = "seconds", *, number: int = 10) -> list[AccountLoad]:
+        """`heaviest` in the current hour, with both figures of each account and its part of the lane's total."""
+        found = self.heaviest(lane, by, number=number)
+        spent = self._seconds_used(lane)
+        total = sum(spent.values()) if by == "seconds" else float(self.totals(lane).waiting)
+        queues = self._describe(lane, [token(account) for account, _ in found])
+        loads = []
+        for (account, value), queue in zip(found, queues, strict=True):
+            used = value if by == "seconds" else spent.get(token(account), 0.0)
+            waiting = int(value) if by == "backlog" else (queue.waiting if queue is not None else 0)
+            # Between two looks the total can have become less than one account had.
+            loads.append(AccountLoad(account, used, waiting, min(1.0, value / total) if total else 0.0))
+        return loads
+
+    def _seconds_used(self, lane: str) -> dict[bytes, float]:
+        """Every account's seconds in the current hour, a page at a time."""
+        found: dict[bytes, float] = {}
+        for shard in range(self._keys.shards):
+            root = self._keys.root(lane, shard)
+            start = 0
+            while True:
+                answer = self._server.run(script("heaviest"), root, "seconds", _LISTED_AT_ONCE, 0, start)
+                found.update((raw, float(value) / 1e6) for raw, value in zip(answer[::2], answer[1::2], strict=True))
+                if len(answer) < 2 * _LISTED_AT_ONCE:
+                    break
+                start += _LISTED_AT_ONCE
+        return found
 
     def _short_backlogs(self, lane: str, known: Container[bytes]) -> Iterator[tuple[bytes, float]]:
         """The backlogs of accounts that are not kept by length, where few accounts have any."""

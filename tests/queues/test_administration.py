@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tenants.queues import InvalidEntry, QueueLimits, Rate, TenantBroker
+from tenants.queues import InvalidEntry, QueueLimits, Rate, TenantBroker, tenant_queue
 from tests.queues.lanes import LANE, Client, Hand, age_lease, entry, set_state, state_of
 
 #: Of a tenant queue's state.
@@ -184,6 +184,23 @@ def test_the_heaviest_accounts_by_name(broker: TenantBroker, client: Client) -> 
     assert (first, second) == ("noisy", "quiet")
     assert 30 <= most < 31
     assert 2 <= less < 3
+
+
+def test_the_loads_of_a_lane_have_both_figures_and_their_share(
+    broker: TenantBroker, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenant_queue, "_LISTED_AT_ONCE", 1)  # several pages of the hour's accounts
+    broker.enqueue_many([entry(str(number), "noisy") for number in range(4)] + [entry("1", "quiet")])
+    hand = Hand(broker)
+    for lease, seconds in zip(hand.claim(2), (30, 10), strict=True):
+        age_lease(client, broker, lease, seconds)
+        hand.settle(lease)
+    first, second = broker.queues_admin.loads(LANE)
+    assert (first.account, first.waiting, round(first.seconds), round(first.share, 2)) == ("noisy", 3, 30, 0.75)
+    assert (second.account, second.waiting, round(second.seconds), round(second.share, 2)) == ("quiet", 0, 10, 0.25)
+    (only,) = broker.queues_admin.loads(LANE, "backlog")
+    assert (only.account, only.waiting, round(only.seconds), only.share) == ("noisy", 3, 30, 1.0)
+    assert broker.queues_admin.loads("other") == []
 
 
 def test_an_idle_account_takes_less_than_a_kibibyte(broker: TenantBroker, client: Client) -> None:

@@ -645,6 +645,22 @@ def list_lanes(w: World) -> None:
     assert (lanes["generate"]["waiting"], lanes["publish"]["waiting"], lanes["generate"]["paused"]) == (1, 0, False)
 
 
+@row("GET /v1/admin/lanes/{lane}/heaviest")
+def heaviest_of_a_lane(w: World) -> None:
+    path = "/v1/admin/lanes/generate/heaviest"
+    for account, number in (("noisy", 3), ("quiet", 1)):
+        for _ in range(number):
+            w.new_job(account)
+    assert w.api.get(f"{path}?by=backlog").json()["items"] == [
+        {"account": "noisy", "seconds": 0.0, "waiting": 3, "share": 0.75},
+        {"account": "quiet", "seconds": 0.0, "waiting": 1, "share": 0.25},
+    ]
+    assert len(w.api.get(f"{path}?by=backlog&limit=1").json()["items"]) == 1
+    assert w.api.get(path).json() == {"items": []}, "nobody has used a second yet"
+    assert w.api.get(f"{path}?by=size").status_code == 422
+    assert w.api.get("/v1/admin/lanes/nope/heaviest").status_code == 404
+
+
 @row("POST /v1/admin/lanes/{lane}:pause")
 def pause_a_lane(w: World) -> None:
     assert w.api.post("/v1/admin/lanes/generate:pause").json()["paused"] is True

@@ -310,6 +310,10 @@ def test_queues_and_lanes_are_paused_limited_and_reaped(command: Command, refuse
     assert "no limit" in command("lanes", "limit", "generate", "none")
     assert "neither" in refused("lanes", "limit", "generate", "x", status=2)
     assert "there is no lane 'nope'" in refused("lanes", "pause", "nope", status=1)
+    made(command)
+    heavy = json.loads(command("lanes", "heaviest", "generate", "--by", "backlog", "--json"))["items"]
+    assert [(each["waiting"], each["share"]) for each in heavy] == [(2, 1.0)]
+    assert json.loads(command("lanes", "heaviest", "publish", "--json"))["items"] == []
     assert "generate" in command("lanes", "list", "--ids").split()
     command("jobs", "cancel", job["id"])
     assert "1 would be torn down" in command("reap", "--idle-longer-than", "0", "--dry-run")

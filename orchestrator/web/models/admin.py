@@ -219,6 +219,24 @@ class LaneView(Answer):
     oldest_wait: float | None = Field(description="Seconds.")
 
 
+class HeaviestQuery(Query):
+    """By what the accounts of a lane are ordered."""
+
+    by: Literal["seconds", "backlog"] = "seconds"
+    """`seconds`: used since the hour began; `backlog`: messages waiting now."""
+    limit: int = Field(default=10, ge=1, le=100)
+    """How many accounts at most."""
+
+
+class AccountLoadView(Answer):
+    """What one account asks of a lane."""
+
+    account: str | None = Field(description="Null: messages that belong to no account.")
+    seconds: float = Field(description="Seconds that its steps used since the hour began (UTC).")
+    waiting: int
+    share: float = Field(ge=0, le=1, description="Its part of the lane's seconds or backlog, as asked.")
+
+
 class LaneWideLimitsRequest(Body):
     """A lane's limits; what is left out has its default."""
 
