@@ -72,10 +72,18 @@ def job_view(
 
 
 def _progress(job: Mapping[Any, Any], steps: Sequence[Mapping[Any, Any]]) -> int:
-    """Percent of the whole job: each step counts alike, an ended one as whole."""
+    """Percent of the whole job: each step counts alike, one that did not complete by the progress that it made.
+
+    A best-effort step that failed is over for the job, and counts as whole.
+    """
     if job["status"] == "completed":
         return 100
     if not steps:
         return 0
-    done = sum(100 if step["status"] in ("completed", "failed", "skipped") else step["progress"] for step in steps)
-    return min(99, done // len(steps))
+    return min(99, sum(100 if _is_over(step) else step["progress"] for step in steps) // len(steps))
+
+
+def _is_over(step: Mapping[Any, Any]) -> bool:
+    """Nothing is left of it to do, if its job goes on."""
+    passed_over = not step["required"] and step["status"] in ("failed", "timed_out")
+    return passed_over or step["status"] in ("completed", "skipped")

@@ -101,7 +101,8 @@ def delete_queue(
     """Tear a tenant queue down; one with waiting steps only with --force."""
     with caller.connect() as onelane:
         answer = onelane.queues.delete(lane, account, force=force)
-        caller.tell(answer, f"deleted {lane}_{account}; {answer['cancelled']} cancelled")
+        done = "deleted" if answer["deleted"] else "did not delete"
+        caller.tell(answer, f"{done} {lane}_{account}; {answer['cancelled']} cancelled")
 
 
 @queues.command("check")

@@ -101,6 +101,8 @@ def _print_resolved(answer: Resource, done: str, dry_run: bool) -> None:
             console.print(f"  {each}", markup=False)
         return
     console.print(f"{answer['resolved']} {done}, {answer['skipped']} skipped, {answer['left']} left", markup=False)
+    if answer["stopped"] is not None:
+        console.print(f"stopped early: {answer['stopped']}", markup=False)
 
 
 def _print_letter(letter: Resource) -> None:

@@ -503,10 +503,12 @@ class Queue(TypedDict):
 
 
 class QueueDeleted(TypedDict):
-    """What became of a tenant queue that was torn down."""
+    """What became of a tenant queue that was to be torn down."""
 
     cancelled: int
-    """Jobs that waited in it."""
+    """Jobs that this call cancelled because they waited in it."""
+    deleted: bool
+    """False: the queue is still there, because new work came or Redis went away."""
 
 
 class ReapedQueue(TypedDict):
@@ -596,6 +598,8 @@ class Resolved(TypedDict):
     """Letters whose job cannot go on, or that have no job to replay."""
     left: int
     """Letters that fit and were not looked at: call again."""
+    stopped: str | None
+    """Why the call ended early, such as a database that went away; else null."""
     ids: list[str]
     """The first 100 letters that were resolved, or in a dry run would be looked at."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from dramatiq.errors import BrokerConnectionError
+
 from .. import metrics
 from ..runtime import Runtime
 
@@ -26,14 +28,20 @@ class Reaper:
         return False
 
     def reap(self, idle_seconds: float, *, dry_run: bool = False) -> list[tuple[str, str]]:
-        """Tear down what has been idle for longer; gives back (lane, account) of each.
+        """Tear down what has been idle for longer; gives back (lane, account) of each, even if Redis goes away.
 
         Raises:
-            dramatiq's ConnectionClosed: Redis is away.
+            BrokerConnectionError: Redis is away; nothing was done.
         """
         reaped: list[tuple[str, str]] = []
         for lane in self._runtime.lanes:
-            found = self._runtime.broker.queues_admin.reap(idle_seconds, lane=lane, dry_run=dry_run)
+            try:
+                found = self._runtime.broker.queues_admin.reap(idle_seconds, lane=lane, dry_run=dry_run)
+            except BrokerConnectionError as error:
+                if not reaped:
+                    raise
+                log.warning("idle tenant queues of lane %s and those after it stay for now: %s", lane, error)
+                break
             reaped += [(lane, account) for lane, account in found if account is not None]
         if not dry_run:
             metrics.REAPED.inc(len(reaped))

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from tenants.errors import JobNotRetryable, NotFound
+from tenants.errors import Conflict, NotFound, Unavailable
 from tenants.store import dead_letters
 from tenants.store.dead_letters import LetterFilter
 
@@ -96,7 +96,7 @@ def replay_all(call: Call[Query, ReplayRequest]) -> Reply:
     def replay(letter: RowMapping, number: int) -> bool:
         try:
             jobs.replay(letter["id"], delay_seconds=number * pause)
-        except (JobNotRetryable, NotFound):
+        except (Conflict, NotFound):
             return False
         return True
 
@@ -119,7 +119,7 @@ def discard_all(call: Call[Query, DiscardRequest]) -> Reply:
 def _resolve_all(
     call: Call[Query, Any], resolve: Callable[[RowMapping, int], bool], *, only_known_outcomes: bool = False
 ) -> Reply:
-    """Each letter in a transaction of its own: what was done stays done when one of them cannot be."""
+    """Each letter in a transaction of its own: what was done stays done, and is told, when one of them cannot be."""
     wanted, database = call.body.filter, call.service.database
     chosen = LetterFilter(wanted.account, wanted.lane, wanted.pipeline, wanted.error_code, only_known_outcomes)
     matched = database.read(lambda connection: dead_letters.count(connection, chosen))
@@ -127,17 +127,27 @@ def _resolve_all(
     done: list[str] = []
     told = {"filter": wanted.model_dump(exclude_none=True), "before": {"open": matched}}
     if call.body.dry_run:
-        ids = [letter["id"] for letter in found]
-        answer = {"matched": matched, "resolved": 0, "skipped": 0, "left": matched, "ids": ids[:SHOWN_LETTERS]}
-        return Reply(answer, audit={**told, "after": told["before"], "dry_run": True})
+        ids = [letter["id"] for letter in found[:SHOWN_LETTERS]]
+        counts = {"matched": matched, "resolved": 0, "skipped": 0, "left": matched}
+        return Reply({**counts, "stopped": None, "ids": ids}, audit={**told, "after": told["before"], "dry_run": True})
+    looked_at, stopped = 0, None
     for letter in found:
-        if resolve(letter, len(done)):
+        try:
+            resolved = resolve(letter, len(done))
+        except Unavailable as error:
+            if not done:
+                raise
+            stopped = f"letter {letter['id']}: {error}"
+            break
+        looked_at += 1
+        if resolved:
             done.append(letter["id"])
     answer = {
         "matched": matched,
         "resolved": len(done),
-        "skipped": len(found) - len(done),
-        "left": max(0, matched - len(found)),
+        "skipped": looked_at - len(done),
+        "left": max(0, matched - looked_at),
+        "stopped": stopped,
         "ids": done[:SHOWN_LETTERS],
     }
     return Reply(answer, audit={**told, "after": {"open": matched - len(done)}, **answer})

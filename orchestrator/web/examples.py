@@ -280,7 +280,7 @@ ANSWERS: Mapping[Any, Any] = {
     accounts.KeyView: _KEY,
     accounts.NewKeyView: {**_KEY, "key": "olk_4mUq1hV0a7sR2dLz8fKc3tXw6yBn9eJpGi5oTvQx9Qz"},
     admin.QueueView: _QUEUE,
-    admin.QueueDeleted: {"cancelled": 3},
+    admin.QueueDeleted: {"cancelled": 3, "deleted": True},
     admin.Reaped: {"reaped": 1, "queues": [{"lane": "publish", "account": "acme", "queue": "publish_acme"}]},
     admin.LaneView: {
         "lane": "publish",
@@ -302,7 +302,7 @@ ANSWERS: Mapping[Any, Any] = {
         "traceback": "Traceback (most recent call last): …",
         "attempts": [_FAILED_ATTEMPT],
     },
-    admin.Resolved: {"matched": 2, "resolved": 1, "skipped": 1, "left": 0, "ids": [LETTER_ID]},
+    admin.Resolved: {"matched": 2, "resolved": 1, "skipped": 1, "left": 0, "stopped": None, "ids": [LETTER_ID]},
     admin.WorkerView: {
         "id": "worker-1",
         "host": "node-3",

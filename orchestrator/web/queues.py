@@ -7,20 +7,19 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from tenants.errors import AccountBusy, NotFound, QueueNotEmpty
+from tenants.errors import NotFound
 from tenants.queues import InvalidEntry, QueueDescription
 from tenants.store import accounts, circuits, queues
 from tenants.store.listings import decode_place, encode_place
 
 from ..loops.reaper import Reaper
+from ..queue_deletion import delete_queue
 from .accounts import exists as account_exists
 from .auth import Access
 from .models.admin import ForceQuery, QueueDeleted, QueuesQuery, QueueView, Reaped, ReapRequest
 from .models.base import Listing, Nothing, Query
 from .routing import Call, Reply, Route
 
-#: Jobs that one transaction cancels.
-CANCELLED_AT_ONCE = 500
 #: Torn-down queues that an answer names.
 SHOWN_QUEUES = 100
 
@@ -115,29 +114,12 @@ def exists(call: Call[Any, Any]) -> None:
     account_exists(call)
 
 
-def delete_queue(call: Call[ForceQuery, Any]) -> Reply:
+def delete(call: Call[ForceQuery, Any]) -> Reply:
     """Redis is asked first, so that nothing is cancelled when the teardown cannot follow."""
-    lane, account, name = call.params["lane"], call.account, f"{call.params['lane']}_{call.account}"
     _live_queue(call)
-    database, broker = call.service.database, call.service.broker.queues_admin
-    found = database.read(lambda connection: queues.standing(connection, lane, account))
-    if found.running:
-        raise AccountBusy(f"{found.running} step(s) run on tenant queue {name}; cancel their jobs, or wait")
-    if found.waiting and not call.query.force:
-        raise QueueNotEmpty(f"{found.waiting} step(s) wait on tenant queue {name}; force=true cancels their jobs")
-    cancelled = 0
-    while True:
-        ended = database.write(
-            lambda connection: queues.cancel_waiting(connection, lane, account, limit=CANCELLED_AT_ONCE)
-        )
-        cancelled += len(ended)
-        if len(ended) < CANCELLED_AT_ONCE:
-            break
-    broker.purge(lane, account)
-    if not broker.delete(lane, account):
-        raise AccountBusy(f"something came to tenant queue {name} meanwhile; {cancelled} job(s) were cancelled")
-    audit = {"before": {"waiting": found.waiting}, "after": None, "cancelled": cancelled}
-    return Reply({"cancelled": cancelled}, audit=audit)
+    done = delete_queue(call.service.runtime, call.params["lane"], call.account, force=call.query.force)
+    told = {"cancelled": done.cancelled, "deleted": done.deleted}
+    return Reply(told, audit={"before": {"waiting": done.waiting}, "after": None, **told})
 
 
 def reap(call: Call[Query, ReapRequest]) -> Reply:
@@ -167,14 +149,15 @@ ROUTES = [
     Route(
         "DELETE",
         _QUEUE,
-        delete_queue,
+        delete,
         Access.ADMIN,
         "Tear a tenant queue down",
         {200: QueueDeleted},
         "Queues",
         query=ForceQuery,
         codes=("queue_not_empty", "account_busy"),
-        description="With `force`, what waits is cancelled first. The next message makes the queue again.",
+        description="With `force`, what waits is cancelled first. `deleted` is false when new work kept the queue. The "
+        "next message makes the queue again.",
     ),
     Route(
         "POST",

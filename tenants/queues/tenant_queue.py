@@ -12,6 +12,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from datetime import UTC, datetime
 from typing import Literal
 
+from dramatiq.errors import BrokerConnectionError
+
 from .descriptions import (
     AccountLoad,
     BuriedMessage,
@@ -374,7 +376,10 @@ class TenantQueues:
     def reap(
         self, idle_seconds: float, *, lane: str | None = None, dry_run: bool = False, limit: int = 1000
     ) -> list[tuple[str, str | None]]:
-        """Tears down up to `limit` tenant queues that are empty and unused for `idle_seconds`: (lane, account)."""
+        """Tears down up to `limit` tenant queues that are empty and unused for `idle_seconds`: (lane, account).
+
+        Those that were torn down are given back also when the server goes away before the rest is.
+        """
         reaped: list[tuple[str, str | None]] = []
         for each in [lane] if lane is not None else self.lanes():
             for shard in range(self._keys.shards):
@@ -382,7 +387,12 @@ class TenantQueues:
                     size = min(_PAGE, limit - len(reaped))
                     root = self._keys.root(each, shard)
                     size = size if not dry_run else limit - len(reaped)
-                    answer = self._server.run(script("reap"), root, round(idle_seconds * 1000), size, int(dry_run))
+                    try:
+                        answer = self._server.run(script("reap"), root, round(idle_seconds * 1000), size, int(dry_run))
+                    except BrokerConnectionError:
+                        if not reaped:
+                            raise
+                        return reaped
                     reaped.extend((each, account_of(raw)) for raw in answer)
                     if dry_run or len(answer) < size:
                         break

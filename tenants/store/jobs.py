@@ -78,10 +78,11 @@ def summaries(connection: Connection, ids: Sequence[str]) -> dict[str, RowMappin
 
 
 def step_progress(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
-    """Status and progress of the jobs' steps, by job, for summaries."""
+    """What summaries are told of the jobs' steps, by job: `status`, `required` and `progress`."""
     found: dict[str, list[RowMapping]] = {}
     if job_ids:
-        statement = select(steps.c.job_id, steps.c.status, steps.c.progress).where(steps.c.job_id.in_(job_ids))
+        shown = (steps.c.job_id, steps.c.status, steps.c.required, steps.c.progress)
+        statement = select(*shown).where(steps.c.job_id.in_(job_ids))
         for row in connection.execute(statement).mappings():
             found.setdefault(row["job_id"], []).append(row)
     return found

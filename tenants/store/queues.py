@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, RowMapping, case, func, or_, select, update
+from sqlalchemy import Connection, case, func, or_, select, update
 
 from ..columns import db_now, upsert
 from ..models import Job, Step, TenantQueue
 from . import deliveries, unknown_outcomes
 from .accounts import ensure_account
+from .bulk import among
 from .events import NewEvent, record
 from .states import WAITING
 
@@ -37,33 +38,33 @@ def standing(connection: Connection, lane: str, account: str) -> Standing:
 
 
 def cancel_waiting(connection: Connection, lane: str, account: str, *, limit: int) -> Sequence[str]:
-    """Cancel up to `limit` jobs whose step waits on the queue; the ids of those that this ended.
+    """Cancel up to `limit` jobs whose step waits on the queue; the ids of those that this ended, none when none waits.
 
-    A step that started meanwhile is left alone: the jobs are ended only where their step still waits.
+    The jobs are locked first, as by a start: a step that is about to start is waited for, and then left alone.
     """
-    waiting: Sequence[RowMapping] = (
-        connection.execute(
-            select(steps.c.id, steps.c.job_id)
-            .where(steps.c.lane == lane, steps.c.account == account, WAITING)
-            .order_by(steps.c.priority, steps.c.sequence)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        .mappings()
-        .all()
+    waiting = (
+        select(steps.c.job_id)
+        .where(steps.c.lane == lane, steps.c.account == account, WAITING)
+        .order_by(steps.c.priority, steps.c.sequence)
+        .limit(limit)
     )
-    if not waiting:
+    found = connection.execute(waiting).scalars().all()
+    locked = select(jobs.c.id).where(among(connection, jobs.c.id, found), jobs.c.finished_at.is_(None))
+    held = connection.execute(locked.order_by(jobs.c.seq).with_for_update()).scalars().all()
+    if not held:
         return []
     ended = (
         connection.execute(
             update(steps)
-            .where(steps.c.id.in_([row["id"] for row in waiting]), steps.c.status.in_(_WAITING))
+            .where(among(connection, steps.c.job_id, held), steps.c.lane == lane, steps.c.status.in_(_WAITING))
             .values(status="cancelled", finished_at=db_now(), due_at=None)
             .returning(steps.c.job_id)
         )
         .scalars()
         .all()
     )
+    if not ended:
+        return []
     connection.execute(
         update(steps)
         .where(steps.c.job_id.in_(ended), steps.c.status.in_(("pending", "awaiting_approval")))

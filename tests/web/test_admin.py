@@ -39,7 +39,7 @@ def test_delete_of_a_queue_that_waits_needs_force_and_cancels(api: Api, new_job:
 
     refused = api.delete(path)
     assert (refused.status_code, refused.json()["code"]) == (409, "queue_not_empty")
-    assert api.delete(f"{path}?force=true").json() == {"cancelled": 3}
+    assert api.delete(f"{path}?force=true").json() == {"cancelled": 3, "deleted": True}
     for job in jobs:
         ended = api.get(f"/v1/jobs/{job['id']}").json()
         assert ended["status"] == "cancelled"
@@ -54,7 +54,7 @@ def test_delete_of_a_queue_that_waits_needs_force_and_cancels(api: Api, new_job:
 
 def test_delete_of_an_empty_queue(api: Api, new_job: Any) -> None:
     api.post(f"/v1/jobs/{new_job()['id']}:cancel")
-    assert api.delete("/v1/admin/queues/generate/acme").json() == {"cancelled": 0}
+    assert api.delete("/v1/admin/queues/generate/acme").json() == {"cancelled": 0, "deleted": True}
 
 
 def test_delete_of_a_queue_at_work_is_refused(api: Api, bench: Bench, new_job: Any) -> None:

@@ -596,7 +596,7 @@ def get_a_queue(w: World) -> None:
 def delete_a_queue(w: World) -> None:
     job = w.new_job()
     assert w.api.delete(QUEUE).json()["code"] == "queue_not_empty"
-    assert w.api.delete(f"{QUEUE}?force=true").json() == {"cancelled": 1}
+    assert w.api.delete(f"{QUEUE}?force=true").json() == {"cancelled": 1, "deleted": True}
     assert w.job(job["id"])["status"] == "cancelled"
     w.bench.start(w.new_job())
     assert w.api.delete(f"{QUEUE}?force=true").json()["code"] == "account_busy"

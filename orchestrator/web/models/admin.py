@@ -43,9 +43,10 @@ class ForceQuery(Query):
 
 
 class QueueDeleted(Answer):
-    """What became of a tenant queue that was torn down."""
+    """What became of a tenant queue that was to be torn down."""
 
-    cancelled: int = Field(description="Jobs that waited in it.")
+    cancelled: int = Field(description="Jobs that this call cancelled because they waited in it.")
+    deleted: bool = Field(description="False: the queue is still there, because new work came or Redis went away.")
 
 
 class ReapRequest(Body):
@@ -154,6 +155,7 @@ class Resolved(Answer):
     resolved: int = Field(description="Letters that this call replayed or discarded; 0 in a dry run.")
     skipped: int = Field(description="Letters whose job cannot go on, or that have no job to replay.")
     left: int = Field(description="Letters that fit and were not looked at: call again.")
+    stopped: str | None = Field(description="Why the call ended early, such as a database that went away; else null.")
     ids: list[Id] = Field(description="The first 100 letters that were resolved, or in a dry run would be looked at.")
 
 
