@@ -12,8 +12,24 @@ from html.parser import HTMLParser
 
 import nh3
 from markdown_it import MarkdownIt
+from markdown_it.rules_core import StateCore
+
+#: What a task in a list begins with, and the sign for it: a check box would be a form's, which no post may have.
+_TASKS = {"[ ] ": "\u2610 ", "[x] ": "\u2611 ", "[X] ": "\u2611 "}
+
+
+def _mark_tasks(state: StateCore) -> None:
+    """Turn ``[ ]`` and ``[x]`` at the beginning of a list item into a sign; elsewhere they stay what they are."""
+    for item, paragraph, text in zip(state.tokens, state.tokens[1:], state.tokens[2:], strict=False):
+        if (item.type, paragraph.type, text.type) != ("list_item_open", "paragraph_open", "inline"):
+            continue
+        first = text.children[0] if text.children else None
+        if first is not None and first.type == "text" and first.content[:4] in _TASKS:
+            first.content = _TASKS[first.content[:4]] + first.content[4:]
+
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+_MARKDOWN.core.ruler.push("tasks", _mark_tasks)
 
 _TAGS = frozenset(
     "a abbr b blockquote br code dd del div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i img li ol p pre q s span "
@@ -24,9 +40,11 @@ _ATTRIBUTES = {
     "abbr": {"title"},
     "img": {"src", "alt", "title", "width", "height"},
     "ol": {"start"},
-    "td": {"colspan", "rowspan"},
-    "th": {"colspan", "rowspan", "scope"},
+    "td": {"colspan", "rowspan", "style"},
+    "th": {"colspan", "rowspan", "scope", "style"},
 }
+#: Of a cell's style only its alignment is kept.
+_STYLES = {"text-align"}
 _URL_SCHEMES = {"http", "https", "mailto"}
 
 #: Elements whose edges part words: without a space here "<p>one</p><p>two</p>" would read "onetwo".
@@ -56,6 +74,7 @@ def clean_html(html: str) -> str:
         tags=set(_TAGS),
         attributes=_ATTRIBUTES,
         url_schemes=_URL_SCHEMES,
+        filter_style_properties=set(_STYLES),
         link_rel="nofollow noopener noreferrer",
     )
 

@@ -79,6 +79,9 @@ if ($argv[1] === 'user') {
     $wp_rewrite->flush_rules(false);
 } elseif ($argv[1] === 'end-sessions') {
     WP_Session_Tokens::get_instance(get_user_by('login', $argv[2])->ID)->destroy_all();
+} elseif ($argv[1] === 'application-password') {
+    $user = get_user_by('login', $argv[2]);
+    echo WP_Application_Passwords::create_new_application_password($user->ID, ['name' => 'tests'])[0];
 } elseif ($argv[1] === 'terms') {
     $names = wp_get_post_terms((int) $argv[2], ['category', 'post_tag'], ['fields' => 'names']);
     sort($names);
@@ -110,9 +113,25 @@ class WordPressSite:
     def create_user(self, username: str, password: str, role: str = "author") -> None:
         self._tool("user", username, password, role)
 
+    def application_password(self, username: str) -> str:
+        """A new password for programs, with which the REST interface can be used."""
+        return self._tool("application-password", username)
+
     def end_sessions(self, username: str) -> None:
         """End all of a user's sessions at the site; their cookies are dead then."""
         self._tool("end-sessions", username)
+
+    @contextlib.contextmanager
+    def classic_editor(self, wanted: bool) -> Iterator[None]:
+        """The classic editor for everybody, as its plugin gives it; False leaves the block editor."""
+        plugin = self.folder / "wordpress/wp-content/mu-plugins/classic.php"
+        if wanted:
+            plugin.parent.mkdir(exist_ok=True)
+            plugin.write_text("<?php add_filter('use_block_editor_for_post', '__return_false');")
+        try:
+            yield
+        finally:
+            plugin.unlink(missing_ok=True)
 
     def posts(self, slug: str) -> list[dict[str, str]]:
         """All posts whose slug begins so, drafts too: `{id, slug, status, title, content}`, oldest first."""

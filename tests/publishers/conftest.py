@@ -76,7 +76,7 @@ def browser_for(browser_settings: Callable[..., dict[str, Any]]) -> Callable[...
 @pytest.fixture(scope="module")
 def module_browser(chromium: str) -> Iterator[Browser]:
     """One browser for the tests of a module: they are about sites and the ledger, and each start takes a second."""
-    with open_browser({"executable": chromium, "allowed_hosts": ["127.0.0.1"]}, lambda: 180.0) as browser:
+    with open_browser({"executable": chromium, "allowed_hosts": ["127.0.0.1", "localhost"]}, lambda: 180.0) as browser:
         yield browser
 
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Route
+from playwright.sync_api import BrowserContext, Page, Route
 
 from actors.clients.browser import Browser
 from actors.clients.publishers import open_publisher
 from actors.clients.publishers.base import Post, PublisherClients
+from actors.clients.publishers.wordpress import WordPressPublisher
 from actors.context import Credentials, SessionState, Target
-from actors.errors import LoginRequired, ProviderError, PublishFailed, StepError
+from actors.errors import LoginRequired, ProviderError, PublishFailed, PublishRefused, StepError
 from actors.markdown import comparable, plain_text, render
 from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
@@ -382,6 +383,74 @@ class TestWordPress:
             publish_draft(make_context(port))
         assert wordpress.posts(name) == []
         assert "publication.started" not in port.verbs()
+
+    @pytest.mark.parametrize("signed_in", [False, True])
+    def test_another_name_of_the_site_is_named_with_the_right_one(
+        self, wordpress: WordPressSite, name: str, signed_in: bool, lent_browser: Browser
+    ) -> None:
+        wordpress.create_user(name, PASSWORD)
+        port = self.port(wordpress, name, name)
+        if signed_in:
+            publish_draft(make_context(port))
+            port.publication, port.credentials = None, None
+        assert port.target is not None
+        port.target["base_url"] = wordpress.url.replace("127.0.0.1", "localhost")
+        with pytest.raises(PublishRefused, match=f"own address is {wordpress.url}: set base_url"):
+            publish_draft(make_context(port))
+        assert port.login_required == []
+
+    def test_alignment_and_tasks_survive(self, wordpress: WordPressSite, name: str) -> None:
+        wordpress.create_user(name, PASSWORD)
+        port = self.port(wordpress, name, name)
+        assert port.draft is not None
+        port.draft["body"] = "| a | b |\n|:-:|--:|\n| 1 | 2 |\n\n- [x] done\n- [ ] open"
+        publish_draft(make_context(port))
+        (post,) = wordpress.posts(name)
+        assert post["content"].count('data-align="right"') == 2
+        assert post["content"].count('data-align="center"') == 2
+        assert "☑ done" in post["content"]
+        assert "☐ open" in post["content"]
+
+    @pytest.mark.parametrize("moment", ["the editor is open", "the draft is saved"])
+    def test_a_session_that_ends_in_mid_edit_publishes_once(
+        self, wordpress: WordPressSite, name: str, moment: str
+    ) -> None:
+        # Given a session that was checked and ends before the click
+        wordpress.create_user(name, PASSWORD)
+        port, seen, patch = self.port(wordpress, name, name), [], pytest.MonkeyPatch()
+
+        def end_session(page: Page | None = None) -> None:
+            port.fail.clear()
+            patch.undo()
+            seen.append([post["status"] for post in wordpress.posts(name)])
+            assert port.verbs().count("session.load") == 1, "it was checked before"
+            wordpress.end_sessions(name)
+
+        if moment == "the draft is saved":
+            port.fail["publication.started"] = end_session
+        else:
+            patch.setattr(WordPressPublisher, "_close_welcome_guide", lambda publisher, page: end_session())
+        # When it goes on, and is tried again where the click got nothing through
+        now = [0.0]
+        port.now = lambda: now[0]
+        until_published(port, now)
+        # Then the moment was the one that was meant, and there is one post
+        assert seen == [["draft"] if moment == "the draft is saved" else []]
+        assert [post["status"] for post in wordpress.posts(name)] == ["publish"]
+        assert port.verbs().count("session.load") > 1
+
+    @pytest.mark.parametrize("cause", ["contributor", "classic editor", "missing category"])
+    def test_what_only_a_person_can_change_takes_one_attempt(
+        self, wordpress: WordPressSite, name: str, cause: str
+    ) -> None:
+        wordpress.create_user(name, PASSWORD, "contributor" if cause == "contributor" else "author")
+        options = {"categories": ["No such thing"]} if cause == "missing category" else {}
+        port = self.port(wordpress, name, name, **options)
+        with wordpress.classic_editor(cause == "classic editor"), pytest.raises(PublishRefused) as refused:
+            publish_draft(make_context(port))
+        assert refused.value.permanent
+        assert "publication.started" not in port.verbs()
+        assert wordpress.posts(name) == []
 
     @pytest.mark.parametrize("options", [{"categories": 3}, {"categories": [1]}, {"admin_path": ["x"]}])
     def test_wrong_options_are_named(self, options: dict[str, Any]) -> None:

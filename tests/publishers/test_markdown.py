@@ -22,6 +22,15 @@ def test_markdown_becomes_the_markup_it_stands_for() -> None:
     )
 
 
+def test_tables_keep_their_alignment_and_lists_their_tasks() -> None:
+    html = render("| a | b | c |\n|:--|:-:|--:|\n| 1 | 2 | 3 |")
+    for alignment in ("left", "center", "right"):
+        assert html.count(f'style="text-align:{alignment}"') == 2
+    tasks = render("- [ ] open\n- [x] done\n  - [X] below\n\n1. [x]\n2. a [ ] b\n\n[x] no item")
+    assert plain_text(tasks) == "☐ open ☑ done ☑ below [x] a [ ] b [x] no item"
+    assert clean_html('<td style="text-align:right;position:fixed">').count("position") == 0
+
+
 class Elements(HTMLParser):
     """The elements of a document as a browser would build them: names and attributes, not look-alikes in text."""
 

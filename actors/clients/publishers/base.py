@@ -1,6 +1,6 @@
 """The Publisher protocol: what a target must be able to do so that a draft is published exactly once.
 
-One contract suite (`actors.testing.PublisherContract`) runs over every implementation. The order of the calls is fixed
+One contract suite (`actors.publisher_contract`) runs over every implementation. The order of the calls is fixed
 by `actors.publishing`: `ensure_session`, `find` before any second try, `publish` (which calls `before_submit` right
 before the irreversible request leaves), `read_back`.
 

@@ -17,14 +17,14 @@ import re
 from collections.abc import Callable
 from html import unescape
 from typing import Any, ClassVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from ...context import Credentials, Draft, SessionState, Target
-from ...errors import LoginRequired, ProviderError, PublishFailed
+from ...errors import LoginRequired, ProviderError, PublishFailed, PublishRefused
 from ...markdown import comparable, plain_text, render
 from ...options import list_option, text_option
 from ..browser import Browser, page_errors
@@ -79,6 +79,7 @@ class WordPressPublisher:
         with page_errors("checking the session at WordPress"):
             if self._signed_in(page) and self._is_user(session.credentials):
                 return None
+            self._check_address(page)
             if session.credentials is None:
                 raise LoginRequired(f"the session at {self._base} is over, and there are no credentials to renew it")
             self._sign_in(session.credentials)
@@ -128,6 +129,7 @@ class WordPressPublisher:
     def _signed_in(self, page: Page) -> bool:
         """Whether WordPress knows this browser; keeps the nonce that REST calls of its session need."""
         response = self._browser.goto(page, f"{self._admin}/admin-ajax.php?action=rest-nonce")
+        self._check_origin(page.url)
         answer = response.text().strip()
         if response.status == 200 and _NONCE.fullmatch(answer):
             self._nonce = answer
@@ -136,6 +138,33 @@ class WordPressPublisher:
         if answer == "0" or page.url.startswith(self._login):
             return False
         raise ProviderError(f"{self._admin} answers {response.status} and does not look like WordPress")
+
+    def _check_origin(self, url: str) -> None:
+        """Refuse a site that sends the browser to another address: the session's cookies would not be sent there.
+
+        Raises:
+            PublishRefused: it does; the message has the address that is right.
+        """
+        if _origin(url) != _origin(self._base):
+            right = _with_origin(self._base, url)
+            raise PublishRefused(
+                f"the target's base_url is {self._base}, and the site's own address is {right}: set base_url to that"
+            )
+
+    def _check_address(self, page: Page) -> None:
+        """Compare base_url with the address that WordPress itself says that it has, before anybody must sign in.
+
+        A session counts for one host. Under another name of the site (www, the bare domain, localhost) WordPress
+        sends its sign-in form, its cookies and its links to its own.
+        """
+        response = self._browser.goto(page, f"{self._base}/?rest_route=/")
+        try:
+            site = json.loads(response.text())
+        except ValueError:
+            return  # its REST interface is closed to strangers; the sign-in form is looked at too
+        address = site.get("url") if isinstance(site, dict) else None
+        if isinstance(address, str) and address:
+            self._check_origin(address)
 
     def _is_user(self, credentials: Credentials | None) -> bool:
         """Whether the session belongs to the credentials' user; a session of somebody else must not be used."""
@@ -150,6 +179,7 @@ class WordPressPublisher:
         self._browser.goto(page, self._login)
         if not page.locator("#user_login").count():
             raise ProviderError(f"{self._login} shows no sign-in form")
+        self._check_origin(page.locator("#loginform").evaluate("form => form.action"))
         fill_in((page.locator("#user_login"), credentials.username), (page.locator("#user_pass"), credentials.password))
         if page.locator("#rememberme").count():
             page.locator("#rememberme").check()
@@ -176,9 +206,11 @@ class WordPressPublisher:
             "_fields": "id,link,slug,status",
         }
         status, answer = self._rest("GET", "/wp/v2/posts", query)
+        if _is_signed_out(status, answer):
+            raise LoginRequired(f"the session at {self._base} ended: {_message(answer)}")
         if status in (401, 403) or (status == 400 and "status" in str(answer)):
             # Who may not edit posts may not even ask for those that are not public yet.
-            raise ProviderError(f"the user at {self._base} may not write posts: {_message(answer)}")
+            raise PublishRefused(f"the user at {self._base} may not write posts: {_message(answer)}")
         if status != 200 or not isinstance(answer, list):
             raise ProviderError(f"WordPress answers {status} when asked for its posts: {_message(answer)}")
         return answer
@@ -198,7 +230,8 @@ class WordPressPublisher:
             return int(made["id"])
         if isinstance(made, dict) and made.get("code") == "term_exists":
             return int(made["data"]["term_id"])
-        raise PublishFailed(f"the site has no {name!r} among its {taxonomy}, and it cannot be made: {_message(made)}")
+        error = PublishRefused if status in (400, 403) and not _is_signed_out(status, made) else PublishFailed
+        raise error(f"the site has no {name!r} among its {taxonomy}, and it cannot be made: {_message(made)}")
 
     def _rest(
         self, method: str, route: str, query: dict[str, str], body: dict[str, Any] | None = None
@@ -220,11 +253,14 @@ class WordPressPublisher:
         if page.url.startswith(self._login):
             raise LoginRequired(f"the session at {self._base} ended before the editor was open")
         try:
-            page.wait_for_function(scripts.EDITOR_IS_READY, timeout=self._browser.timeout_ms(_EDITOR_SECONDS))
+            timeout = self._browser.timeout_ms(_EDITOR_SECONDS)
+            editor = page.wait_for_function(scripts.EDITOR_IS_READY, timeout=timeout).json_value()
         except PlaywrightTimeout as error:
-            raise PublishFailed(f"{page.url} shows no block editor; a classic editor is not supported") from error
+            raise PublishFailed(f"{page.url} shows no editor within {_EDITOR_SECONDS:.0f} s") from error
+        if editor == "classic":
+            raise PublishRefused(f"{page.url} shows a classic editor; only the block editor is supported")
         if not page.evaluate(scripts.MAY_PUBLISH):
-            raise PublishFailed(f"the user at {self._base} may write posts but not publish them")
+            raise PublishRefused(f"the user at {self._base} may write posts but not publish them")
         self._close_welcome_guide(page)
 
     def _close_welcome_guide(self, page: Page) -> None:
@@ -243,6 +279,8 @@ class WordPressPublisher:
         content = {"title": draft.title, "html": html, "slug": marker, **terms}
         saved = page.evaluate(scripts.SAVE_DRAFT, {**content, "milliseconds": self._browser.timeout_ms()})
         if saved["error"]:
+            if _is_signed_out(*self._rest("GET", "/wp/v2/users/me", {"_fields": "id"})):
+                raise LoginRequired(f"the session at {self._base} ended while the post was written")
             raise PublishFailed(f"WordPress did not keep the draft: {saved['error']}")
         if comparable(plain_text(html)) not in comparable(plain_text(saved["content"])):
             raise PublishFailed("WordPress's editor did not take up the draft's text")
@@ -261,6 +299,23 @@ class WordPressPublisher:
         ready = f'{button}:not([aria-disabled="true"])'
         page.wait_for_selector(ready, timeout=self._browser.timeout_ms())
         return ready
+
+
+def _is_signed_out(status: int, answer: Any) -> bool:
+    """Whether WordPress refuses because it does not know the session any more, and not for want of a right."""
+    code = answer.get("code") if isinstance(answer, dict) else None
+    return status in (401, 403) and code in ("rest_not_logged_in", "rest_cookie_invalid_nonce")
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _with_origin(base: str, url: str) -> str:
+    """The base URL at the scheme, host and port of another URL."""
+    parts = urlsplit(url)
+    return urlsplit(base)._replace(scheme=parts.scheme, netloc=parts.netloc).geturl()
 
 
 def _published(posts: list[dict[str, Any]]) -> Post | None:

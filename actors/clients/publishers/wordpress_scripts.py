@@ -14,11 +14,14 @@ REST = """async ({method, url, nonce, body, milliseconds}) => {
     return {status: answer.status, text: await answer.text()};
 }"""
 
+#: ``blocks`` once the block editor is ready, ``classic`` for the classic one; before that nothing.
 EDITOR_IS_READY = """() => {
+    if (document.querySelector("form#post #titlediv") && !document.querySelector(".block-editor")) return "classic";
     const editor = window.wp && wp.data && wp.blocks && wp.data.select("core/editor");
-    if (!editor || !editor.getCurrentPostId() || !wp.blocks.getBlockType("core/paragraph")) return false;
-    if (editor.__unstableIsEditorReady && !editor.__unstableIsEditorReady()) return false;
-    return !!document.querySelector(".editor-post-publish-panel__toggle, .editor-post-publish-button");
+    if (!editor || !editor.getCurrentPostId() || !wp.blocks.getBlockType("core/paragraph")) return null;
+    if (editor.__unstableIsEditorReady && !editor.__unstableIsEditorReady()) return null;
+    const button = document.querySelector(".editor-post-publish-panel__toggle, .editor-post-publish-button");
+    return button ? "blocks" : null;
 }"""
 
 MAY_PUBLISH = """() => {
@@ -67,7 +70,26 @@ SAVE_DRAFT = """async ({title, html, slug, categories, tags, milliseconds}) => {
         }
         return blocks.createBlock(block.name, block.attributes, block.innerBlocks.map(tame));
     };
-    const made = blocks.rawHandler({HTML: html.replaceAll("[", BRACKET)}).map(tame);
+    const aligned = (tables, block) => {
+        // The editor drops the cells' styles as it reads HTML; its own table has an attribute for the alignment.
+        if (block.name === "core/table") {
+            const rows = [...(tables.shift() || document.createElement("table")).rows];
+            for (const part of ["head", "body", "foot"]) {
+                for (const row of block.attributes[part] || []) {
+                    const cells = [...(rows.shift() || {cells: []}).cells];
+                    row.cells.forEach((cell, index) => {
+                        const align = cells[index] && cells[index].style.textAlign;
+                        if (align) cell.align = align;
+                    });
+                }
+            }
+        }
+        block.innerBlocks.forEach((inner) => aligned(tables, inner));
+        return block;
+    };
+    const tables = [...new DOMParser().parseFromString(html, "text/html").querySelectorAll("table")];
+    const read = blocks.rawHandler({HTML: html.replaceAll("[", BRACKET)});
+    const made = read.map((block) => aligned(tables, block)).map(tame);
     const content = blocks.serialize(made).replace(/<!--[^]*?-->|\\uE000/g, (found) =>
         found === BRACKET ? "&#91;" : found.replaceAll(BRACKET, "["));
     const edits = {title: escape_html(title), slug, tags, status: "draft"};
