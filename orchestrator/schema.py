@@ -7,18 +7,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tenants
+from tenants.migrations import newest_revision
 
 if TYPE_CHECKING:
     from tenants.database import Database
 
 _SQLITE = "sqlite:///"
-
-
-def newest_revision() -> str:
-    """The revision of this code's last migration, by the names of the files; they have no branches."""
-    versions = Path(tenants.__file__).parent / "migrations" / "versions"
-    return max(path.name.partition("_")[0] for path in versions.glob("[0-9]*.py"))
 
 
 def is_surely_up_to_date(url: str) -> bool:

@@ -14,7 +14,8 @@ from alembic.script import ScriptDirectory
 
 from orchestrator.cli.app import app
 from orchestrator.cli.commands import COMMANDS
-from orchestrator.schema import bring_up_to_date, is_surely_up_to_date, newest_revision
+from orchestrator.schema import bring_up_to_date, is_surely_up_to_date
+from tenants.migrations import newest_revision
 from tests.house.running import ROOT, environment
 
 pytestmark = pytest.mark.processes
