@@ -3,7 +3,8 @@
 A step that is irreversible may be tried again after an attempt that said how it ended, an exception included: its code
 knows. After one that was cut off (killed, timed out, lost with its worker) nobody knows, and the ledger is what tells:
 the next attempt looks there first. The ledger belongs to the job's draft. A step without a draft keeps none, so it is
-never simply run again: it ends with `outcome_unknown`, and a person looks.
+never simply run again: it ends with `outcome_unknown`, and a person looks. Unless its function was never entered: that
+it is entered is recorded first (`step_port.ENTER`), and a refused record keeps it out.
 """
 
 from __future__ import annotations

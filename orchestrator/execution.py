@@ -13,6 +13,7 @@ import threading
 import time
 import traceback as tracebacks
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -39,15 +40,17 @@ from .dispatch import Dispatcher
 from .guard import Guard, GuardLost
 from .outcome_writer import EndedFor, OutcomeWriter
 from .queue_settings import QueueSettings
-from .sandbox import Completed, Failed, Lost, Outcome, Sandbox, SandboxUnavailable, Signalled, StepCall
+from .sandbox import Cell, Completed, Failed, Lost, Outcome, Sandbox, SandboxUnavailable, Signalled, StepCall
 from .settings import Settings
 from .step_journal import JournalWriter, StepJournal
-from .step_port import StepPort
+from .step_port import ENTER, StepPort
 
 log = logging.getLogger(__name__)
 
 #: When a message comes back after an error that should not be.
 UNEXPECTED_SECONDS = 5.0
+#: When it comes back after no process could be had for its step.
+NO_PROCESS_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -56,6 +59,10 @@ class Running:
 
     owned: Owned
     cancelled: threading.Event
+    #: The process that was reserved for it; None for a step in a thread.
+    cell: Cell | None = None
+    #: False if the function of an irreversible step was not entered.
+    entered: bool = True
     #: Why it was ended from outside; None while it runs.
     why: EndedFor | None = None
 
@@ -154,21 +161,32 @@ class Execution:
 
     # --- one step ------------------------------------------------------------------------------------------------
 
-    def run(self, step_id: str, message: LeasedMessage) -> None:
-        """Run the step that a claimed message names, and say what the message does when it is settled."""
+    def run(self, step_id: str, message: LeasedMessage, *, isolated: bool = False) -> None:
+        """Run the step that a claimed message names, and say what the message does when it is settled.
+
+        `isolated`: it runs in a process, which is then taken before the step is started.
+        """
         try:
-            self._run(step_id, message)
+            with self._process_for(isolated) as cell:
+                self._run(step_id, message, cell)
+        except (SandboxUnavailable, GuardLost) as error:
+            log.error("step %s was not started, because there is no process for it: %s", step_id, error)
+            message.reschedule(NO_PROCESS_SECONDS)
         except Exception:
             # Raised, it would bury the message, while the step waits for it.
             log.exception("step %s met an error of the worker's own; its message comes back", step_id)
             message.reschedule(UNEXPECTED_SECONDS)
 
-    def _run(self, step_id: str, message: LeasedMessage) -> None:
-        if self._stopping.is_set():
-            message.reschedule(0.0)
-            return
-        started = self._begin(step_id, message.slot)
+    def _process_for(self, isolated: bool) -> AbstractContextManager[Cell | None]:
+        if not isolated or self._sandbox is None or self._stopping.is_set():
+            return nullcontext()
+        return self._sandbox.reserve()
+
+    def _run(self, step_id: str, message: LeasedMessage, cell: Cell | None) -> None:
+        started = self._begin(step_id, message.slot, cell)
         match started:
+            case None:
+                message.reschedule(0.0)
             case Gone():
                 log.debug("step %s has nothing to run: %s", step_id, started.reason)
             case Refused():
@@ -179,15 +197,20 @@ class Execution:
             case Running():
                 self._run_owned(started.owned, started, message)
 
-    def _begin(self, step_id: str, slot: int) -> Running | Refused | Gone:
-        """Start the step; at every moment it is among those that start or those that run, so it is no stray."""
+    def _begin(self, step_id: str, slot: int, cell: Cell | None) -> Running | Refused | Gone | None:
+        """Start the step; at every moment it is among those that start or those that run, so it is no stray.
+
+        None if the worker stops: once it counts as idle, it may not start anything.
+        """
         with self._state:
+            if self._stopping.is_set():
+                return None
             self._starting.add(step_id)
         try:
             started = self._start(step_id, slot)
             if not isinstance(started, Owned):
                 return started
-            running = Running(started, threading.Event())
+            running = Running(started, threading.Event(), cell)
             with self._state:
                 self._running[step_id] = running
             return running
@@ -215,7 +238,7 @@ class Execution:
             outcome = self._perform(owned, running, journal)
             metrics.STEP_SECONDS.labels(owned.lane, owned.pipeline, owned.name).observe(time.monotonic() - began)
             journal.flush()  # its lines stand before its end
-            self._outcomes.write(owned, outcome, running.why, message)
+            self._outcomes.write(owned, outcome, running.why, message, entered=running.entered)
         finally:
             journal.close()
             with self._state:
@@ -282,12 +305,20 @@ class Execution:
             context={**context, "input_model": f"{pipeline.input.__module__}:{pipeline.input.__qualname__}"},
             time_limit=limit,
             memory_limit_bytes=step.memory_limit or self._settings.step_memory_limit,
+            enter=ENTER if step.effect == "irreversible" else None,
         )
         try:
-            return self._sandbox.run(call, port.call, running.cancelled, port.send)
+            outcome = self._sandbox.run(call, port.call, running.cancelled, port.send, cell=running.cell)
         except (SandboxUnavailable, GuardLost) as error:
-            log.error("step %s could not begin: %s", owned.step_id, error)
-            return Signalled("snooze", {"reason": str(error), "until": _in_seconds(5.0)})
+            return _not_begun(owned, str(error))
+        if call.enter is not None:
+            running.entered = port.entered
+        return outcome if port.kept_out is None else _not_begun(owned, port.kept_out)
+
+
+def _not_begun(owned: Owned, reason: str) -> Outcome:
+    log.error("step %s could not begin: %s", owned.step_id, reason)
+    return Signalled("snooze", {"reason": reason, "until": _in_seconds(NO_PROCESS_SECONDS)})
 
 
 def _hand_back(connection: Connection, *, step_id: str, run_token: int) -> None:

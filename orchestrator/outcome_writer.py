@@ -70,19 +70,28 @@ class OutcomeWriter:
         self._queue_settings = queue_settings
         self._circuit = circuit
 
-    def write(self, owned: Owned, outcome: Outcome, why_ended: EndedFor | None, message: LeasedMessage) -> None:
+    def write(
+        self,
+        owned: Owned,
+        outcome: Outcome,
+        why_ended: EndedFor | None,
+        message: LeasedMessage,
+        *,
+        entered: bool = True,
+    ) -> None:
         """Write the outcome, again and again while the database is away: work that is done must not be lost.
 
         The attempt stays this worker's meanwhile; if the worker cannot renew its liveness either, its process ends
         itself, the attempt is `lost`, and the guarded write would be refused anyway. `why_ended` is None for an
-        attempt that was not ended from outside.
+        attempt that was not ended from outside; `entered` is False if the function of an irreversible step was not
+        entered, so that it can simply run again.
         """
         outcome = _checked(outcome)
         _warn_of_failure(owned, outcome)
         perhaps_written = False
         while True:
             try:
-                self._decide(owned, outcome, why_ended, message)
+                self._decide(owned, outcome, why_ended, message, entered)
                 return
             except OwnershipLost as error:
                 if perhaps_written:
@@ -106,7 +115,9 @@ class OutcomeWriter:
                 text = f"its outcome could not be written: {type(error).__name__}"
                 outcome = Failed("internal", text, tracebacks.format_exc()[-16_000:], True)
 
-    def _decide(self, owned: Owned, outcome: Outcome, why_ended: EndedFor | None, message: LeasedMessage) -> None:
+    def _decide(
+        self, owned: Owned, outcome: Outcome, why_ended: EndedFor | None, message: LeasedMessage, entered: bool
+    ) -> None:
         match outcome:
             case Completed():
                 self._complete(owned, outcome.value, message)
@@ -115,7 +126,7 @@ class OutcomeWriter:
                 self._database.write(lambda connection: outcomes.cancel(connection, owned))
             case Cancelled():
                 text = "the worker was stopped; the step was handed back"
-                if not self._gave_up(owned, "lost", text, message):
+                if not (entered and self._gave_up(owned, "lost", text, message)):
                     self._wait(owned, "lost", {"code": "lost", "message": text}, 0.0, message, handed_back=True)
             case Signalled():
                 self._steer(owned, outcome, message)
@@ -123,7 +134,7 @@ class OutcomeWriter:
                 self._record(owned, "timed_out")
                 self._database.write(lambda connection: outcomes.time_out_job(connection, owned))
             case TimedOut():
-                if not self._gave_up(owned, "timed_out", outcome.message, message):
+                if not (entered and self._gave_up(owned, "timed_out", outcome.message, message)):
                     self._fail(owned, "timed_out", "timed_out", outcome.message, "", False, message)
             case Failed():
                 self._fail(
@@ -138,10 +149,10 @@ class OutcomeWriter:
                 )
             case Crashed() | OutOfMemory():
                 code = "crashed" if isinstance(outcome, Crashed) else "out_of_memory"
-                if not self._gave_up(owned, "failed", outcome.message, message):
+                if not (entered and self._gave_up(owned, "failed", outcome.message, message)):
                     self._fail(owned, "failed", code, outcome.message, "", False, message)
             case Lost():
-                if not self._gave_up(owned, "lost", outcome.message, message):
+                if not (entered and self._gave_up(owned, "lost", outcome.message, message)):
                     self._wait(owned, "lost", {"code": "lost", "message": outcome.message}, 0.0, message)
 
     def _gave_up(self, owned: Owned, outcome: Any, text: str, message: LeasedMessage) -> bool:

@@ -17,8 +17,8 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,11 @@ from orchestrator.isolation.outcome import (
     TimedOut,
 )
 from orchestrator.isolation.process_tree import ProcessId, identify, is_running
-from orchestrator.isolation.zygote_link import PreloadFailed, ZygoteGone, ZygoteLink
+from orchestrator.isolation.zygote_link import CellGone, PreloadFailed, ZygoteGone, ZygoteLink
 
 __all__ = [
     "Cancelled",
+    "Cell",
     "Completed",
     "Crashed",
     "Failed",
@@ -91,6 +92,8 @@ class StepCall:
     memory_limit_bytes: int | None = None
     #: ``module:function`` that is called with ``(context, port)`` in the child.
     build_context: str = field(default="orchestrator.isolation.child:build_step_context")
+    #: The name of the call by which the child asks to enter the function; None where it need not ask.
+    enter: str | None = None
 
 
 class Sandbox:
@@ -156,10 +159,39 @@ class Sandbox:
             raise SandboxUnavailable(f"the steps' process pool could not be started: {error}") from None
         self._refill()
 
+    @contextmanager
+    def reserve(self) -> Iterator[Cell]:
+        """A process that waits for a call of `run`; kept for another one where none comes.
+
+        To be had before a step is started in the database: a step that was started and waits for a process would count
+        as running, and be lost with its worker.
+
+        Raises:
+            SandboxUnavailable: no process can be forked just now.
+            GuardLost: there is no guard, so no step may run.
+        """
+        if self._stopping.is_set():
+            raise SandboxUnavailable("the worker is stopping")
+        if self._guard.lost:
+            raise GuardLost("no guard process: steps can't be started")
+        cell = self._take_cell()
+        try:
+            yield cell
+        finally:
+            self._keep_or_close(cell)
+
     def run(
-        self, call: StepCall, serve: Serve, cancelled: threading.Event, note: Note = lambda name, payload: None
+        self,
+        call: StepCall,
+        serve: Serve,
+        cancelled: threading.Event,
+        note: Note = lambda name, payload: None,
+        *,
+        cell: Cell | None = None,
     ) -> Outcome:
         """Run one attempt and return what became of it, after its process tree is gone.
+
+        `cell` is what `reserve` gave; without one, or where it has gone since, a process is taken here.
 
         `serve(name, payload)` answers the step's calls, in this thread, with JSON data; an exception of it reaches the
         step as an error with the exception's `code`. `note(name, payload)` takes what the step sends without waiting
@@ -181,7 +213,7 @@ class Sandbox:
         try:
             if cancelled.is_set():
                 return Cancelled()
-            return self._run_in(self._take_cell(), call, serve, note, cancelled)
+            return self._run_in(self._usable(cell), call, serve, note, cancelled)
         finally:
             with self._state:
                 self._running -= 1
@@ -209,7 +241,7 @@ class Sandbox:
             cell.close()
             raise SandboxUnavailable(f"no directory can be made for a step: {error}") from None
         try:
-            self._guard.register(call.key, cell.ready(), call.time_limit)
+            self._guard.register(call.key, _keeper_of(cell), call.time_limit)
             conversation = Conversation(
                 cell,
                 self._guard,
@@ -223,6 +255,7 @@ class Sandbox:
                 cancelled=cancelled,
                 stopping=self._stopping,
             )
+            cell.used = True
             conversation.begin(self._wire(call, tmpdir))
             self._refill()  # now that this step no longer waits for it
             return conversation.hold()
@@ -237,6 +270,7 @@ class Sandbox:
             "function": call.function,
             "build_context": call.build_context,
             "context": call.context,
+            "enter": call.enter,
             "memory_limit_bytes": call.memory_limit_bytes,
             "max_result_bytes": self._max_result_bytes,
             "max_call_bytes": self._max_call_bytes,
@@ -245,12 +279,15 @@ class Sandbox:
 
     def _take_cell(self) -> Cell:
         """A waiting spare or a new cell. A dead zygote is replaced, once."""
-        for last_try in (False, True):
+        is_last_try = False
+        while True:
             zygote = cell = None
+            is_spare = False
             try:
                 with self._state:
                     zygote = self._live_zygote()
-                    cell = self._spares.pop() if self._spares else Cell(zygote, self._max_call_bytes)
+                    is_spare = bool(self._spares)
+                    cell = self._spares.pop() if is_spare else Cell(zygote, self._max_call_bytes)
                 cell.ready()
                 return cell
             except (PreloadFailed, OSError) as error:
@@ -261,11 +298,32 @@ class Sandbox:
                 logger.warning("forking a process for a step failed: %s", error)
                 if cell is not None:
                     cell.close()
+                if is_spare and isinstance(error, CellGone):
+                    continue
                 with self._state:
                     self._drop_zygote(zygote)
-                if last_try:
+                if is_last_try:
                     raise SandboxUnavailable(f"no process can be forked for a step: {error}") from None
-        raise AssertionError("unreachable: the last try returns or raises")
+                is_last_try = True
+
+    def _usable(self, cell: Cell | None) -> Cell:
+        if cell is not None:
+            try:
+                cell.ready()
+                return cell
+            except ZygoteGone:
+                cell.close()
+        return self._take_cell()
+
+    def _keep_or_close(self, cell: Cell) -> None:
+        """Keep a reserved cell that no step was started for."""
+        if cell.used:
+            return
+        with self._state:
+            if not self._stopping.is_set() and len(self._spares) <= self._warm_spares:
+                self._spares.append(cell)
+                return
+        cell.close()
 
     def _live_zygote(self) -> ZygoteLink:
         if self._zygote is None:
@@ -316,6 +374,13 @@ class Sandbox:
         directory = self._own_directory / f"{name}-{secrets.token_hex(4)}"
         directory.mkdir(mode=0o700)
         return directory
+
+
+def _keeper_of(cell: Cell) -> ProcessId:
+    try:
+        return cell.ready()
+    except ZygoteGone as error:
+        raise SandboxUnavailable(f"the process for a step has gone: {error}") from None
 
 
 def remove_abandoned(scratch_dir: Path) -> None:

@@ -26,7 +26,7 @@ from actors.errors import InvalidCall, ProviderError, StepError
 from tenants import webhooks
 from tenants.columns import db_now
 from tenants.database import Database
-from tenants.errors import InvalidInput, OwnershipLost
+from tenants.errors import InvalidInput, OwnershipLost, Unavailable
 from tenants.models import Account, Artifact, Job, new_id
 from tenants.sessions import Sessions
 from tenants.storable import storable_text
@@ -44,6 +44,10 @@ accounts, artifacts, jobs = Account.__table__, Artifact.__table__, Job.__table__
 MAX_TITLE_CHARACTERS = 500
 MAX_BODY_CHARACTERS = 500_000
 MAX_TAGS = 50
+
+
+#: The call with which a step's process asks to enter the function of an irreversible step; see `isolation.child`.
+ENTER = "step.enter"
 
 
 class StepPort:
@@ -68,6 +72,10 @@ class StepPort:
     ) -> None:
         """`check_worker` raises OwnershipLost when the worker's steps may run elsewhere by now."""
         self._owned = owned
+        #: Whether the step's function may have been entered, where that is recorded: for irreversible steps.
+        self.entered = False
+        #: Why that could not be recorded, so that the function was not entered.
+        self.kept_out: str | None = None
         self._check_worker = check_worker
         self._uses = uses
         self._queue_settings = queue_settings
@@ -84,6 +92,7 @@ class StepPort:
             "progress": self._progress,
         }
         self._verbs: dict[str, Callable[[dict[str, Any]], Any]] = {
+            ENTER: self._enter,
             "cancelled": self._cancelled,
             "artifact.save": self._save_artifact,
             "usage.add": self._add_usage,
@@ -158,6 +167,14 @@ class StepPort:
             message,
         )
         self._journal.add_line(level, message)
+
+    def _enter(self, payload: dict[str, Any]) -> None:
+        try:
+            self._database.write(lambda connection: steps.enter(connection, self._owned))
+        except Unavailable as error:
+            self.kept_out = str(error)
+            raise
+        self.entered = True
 
     # --- calls of every step -------------------------------------------------------------------------------------
 

@@ -256,7 +256,7 @@ def _declare(runtime: Runtime, execution: Execution, pipeline: Pipeline, step: S
         message = current_message()
         if message is None:
             raise RuntimeError(f"step {step_id} was called outside a worker; make a job instead")
-        execution.run(step_id, message)
+        execution.run(step_id, message, isolated=step.isolation == "process")
 
     declare = dramatiq.actor(actor_name=pipeline.actor_name(step), queue_name=step.lane, broker=runtime.broker)
     declare(run)

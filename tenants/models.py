@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import uuid_utils
-from sqlalchemy import Column, ForeignKey, Index, LargeBinary, MetaData, Table, UniqueConstraint, false, text
+from sqlalchemy import Boolean, Column, ForeignKey, Index, LargeBinary, MetaData, Table, UniqueConstraint, false, text
 from sqlmodel import Field, SQLModel
 
 from .columns import UtcTime, big_serial, exact_text, json_document, json_index
@@ -219,6 +219,8 @@ class Step(Model, table=True):
     #: Attempts lost with their worker, against a budget of their own.
     lost: int = 0
     run_token: int = 0
+    #: The run in which the function of an irreversible step was last entered; None if none was.
+    entered_token: int | None = None
     slot: int | None = None
     worker_id: str | None = Field(default=None, sa_column=Column(exact_text(64)))
     progress: int = 0
@@ -403,6 +405,8 @@ class Worker(Model, table=True):
     lanes: list[str] = Field(sa_column=Column(json_document(), nullable=False))
     threads: int
     busy: int = 0
+    #: Whether it records the entering of irreversible steps; workers of earlier releases did not.
+    records_entry: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
     started_at: datetime = Field(sa_column=_time(nullable=False))
     heartbeat_at: datetime = Field(sa_column=_time(nullable=False, index=True))
     #: Set by an orderly stop, and by the rescuer once its steps were taken over.

@@ -13,7 +13,7 @@ from orchestrator.isolation.frames import Channel, wait
 from orchestrator.isolation.output import OutputTail
 from orchestrator.isolation.posix import now
 from orchestrator.isolation.process_tree import ProcessId, identify
-from orchestrator.isolation.zygote_link import ZygoteGone, ZygoteLink
+from orchestrator.isolation.zygote_link import CellGone, ZygoteGone, ZygoteLink
 
 FORK_SECONDS = 15.0
 
@@ -30,6 +30,8 @@ class Cell:
         self.keeper = Channel(keeper)
         self.output = OutputTail(output)
         self.keeper_identity: ProcessId | None = None
+        #: It was given a call, or closed.
+        self.used = False
         self.child_pid = 0
         try:
             zygote.fork([control_theirs.fileno(), keeper_theirs.fileno(), output_theirs])
@@ -59,11 +61,12 @@ class Cell:
                 self.keeper_identity = identify(message["hello"]["keeper"])
                 self.child_pid = message["hello"]["child"]
             elif "ended" in message:
-                raise ZygoteGone("the waiting process has ended")
+                raise CellGone("the waiting process has ended")
         if self.keeper.closed:
-            raise ZygoteGone("the forked process has gone")
+            raise CellGone("the forked process has gone")
 
     def close(self) -> None:
+        self.used = True
         self.control.close()
         self.keeper.close()
         self.output.close()

@@ -6,6 +6,8 @@ the worker, and no other descriptor. What it sends is plain data.
 
 Messages: ``call {…}`` ← worker, once; then ``ask {name, payload}`` → worker, answered by ``answer`` or ``refusal``, as
 often as the step likes; ``note {name, payload}`` → worker, not answered; ``result {kind, …}`` → worker, once and last.
+Where the call has a name under ``enter``, that is what the child asks for right before it enters the step's function; a
+refusal keeps it out.
 """
 
 from __future__ import annotations
@@ -197,6 +199,8 @@ def perform(call: dict[str, Any], port: WorkerPort) -> dict[str, Any]:
         function = resolve(f"{call['module']}:{call['function']}")
         context = resolve(call["build_context"])(call["context"], port)
         try:
+            if call["enter"] is not None:
+                port.call(call["enter"], {})
             value = function(context)
         finally:
             if isinstance(context, StepContext):

@@ -23,6 +23,10 @@ class ZygoteGone(Exception):
     """The zygote, or what it was to fork, is not there any more; another one may do better."""
 
 
+class CellGone(ZygoteGone):
+    """A process that was forked has ended before it got its step; its zygote may be well."""
+
+
 class PreloadFailed(RuntimeError):
     """A module of the steps can't be imported; the message holds its traceback."""
 

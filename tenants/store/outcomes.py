@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
 
 from ..columns import db_now
 from ..errors import OwnershipLost
 from ..models import Attempt, DeadLetter, Job, Step, new_id
-from . import alerts, approvals, backoffs, circuits, deliveries, endings, publications, unknown_outcomes
+from . import alerts, approvals, backoffs, circuits, deliveries, endings, publications, unknown_outcomes, workers
 from .circuits import CircuitPolicy
 from .dispatch import Dispatch
 from .events import NewEvent, record
@@ -255,8 +255,8 @@ def lose(
     """Take a running step from a worker that is dead. Its attempt is `lost`, which has a budget of its own.
 
     With `handed_back` the worker lives and does not run it; then the budget is not touched. `unless_known` is given for
-    an irreversible step, and ends it with `outcome_unknown` (and with this end of its message) if its job has no draft
-    and so no ledger that could tell what it did.
+    an irreversible step, and ends it with `outcome_unknown` (and with this end of its message) if its function may have
+    been entered, and its job has no draft and so no ledger that could tell what it did.
 
     A job that somebody wants cancelled ends here: its worker can no longer do it.
 
@@ -274,7 +274,11 @@ def lose(
     if handed_back:
         error["message"] = f"the worker {found['worker_id']} never began to run it"
         retry(connection, owned, outcome="lost", error=error, delay_seconds=0.0, handed_back=True)
-    elif unless_known is not None and publications.load_draft(connection, owned) is None:
+    elif (
+        unless_known is not None
+        and _may_have_entered(connection, found)
+        and publications.load_draft(connection, owned) is None
+    ):
         error = {"code": "outcome_unknown", "message": error["message"] + unless_known}
         message = {"args": [owned.step_id]}
         fail(connection, owned, outcome="lost", error=error, traceback=None, message=message, circuit=circuit)
@@ -284,6 +288,13 @@ def lose(
         fail(connection, owned, outcome="lost", error=error, traceback=None, message=message, circuit=circuit)
     else:
         retry(connection, owned, outcome="lost", error=error, delay_seconds=0.0)
+
+
+def _may_have_entered(connection: Connection, found: RowMapping) -> bool:
+    """Whether the function of a running irreversible step may have been entered."""
+    if found["entered_token"] == found["run_token"]:
+        return True
+    return not workers.records_entry(connection, found["worker_id"])
 
 
 # --- shared --------------------------------------------------------------------------------------------------------

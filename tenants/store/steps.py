@@ -464,6 +464,15 @@ def guarded(connection: Connection, owned: Owned, **values: Any) -> None:
         raise lost_ownership(owned)
 
 
+def enter(connection: Connection, owned: Owned) -> None:
+    """Record that the function of an irreversible step is entered next: from then on nobody can tell what it did.
+
+    Raises:
+        OwnershipLost: the step does not belong to this attempt, so its function must not be entered.
+    """
+    guarded(connection, owned, entered_token=owned.run_token)
+
+
 def lost_ownership(owned: Owned) -> OwnershipLost:
     """The error of a write that came too late."""
     return OwnershipLost(

@@ -31,6 +31,7 @@ def register(connection: Connection, *, id: str, host: str, pid: int, lanes: Seq
         lanes=list(lanes),
         threads=threads,
         busy=0,
+        records_entry=True,
         started_at=db_now(),
         heartbeat_at=db_now(),
     )
@@ -53,6 +54,12 @@ def register_surely(database: Database, *, id: str, host: str, pid: int, lanes: 
             if tries == MAX_TRIES:
                 raise
     raise AssertionError("unreachable: the last try returns or raises")
+
+
+def records_entry(connection: Connection, worker_id: str | None) -> bool:
+    """Whether this worker records the entering of irreversible steps; one that is not known counts as not."""
+    found = connection.execute(select(workers.c.records_entry).where(workers.c.id == worker_id)).scalar_one_or_none()
+    return bool(found)
 
 
 def renew(connection: Connection, worker_id: str, busy: int) -> bool:

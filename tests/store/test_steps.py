@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from tenants.columns import db_now
 from tenants.errors import OwnershipLost
-from tenants.models import Account, DeadLetter, Job
+from tenants.models import Account, DeadLetter, Job, Worker
 from tenants.store import endings, jobs, outcomes, steps, workers
 from tenants.store.new_jobs import StepPlan
 from tenants.store.steps import Gone, Owned, Refused
@@ -259,3 +259,36 @@ def test_approval_stops_before_the_last_step(bench: Bench) -> None:
     assert bench.complete(owned, {}) is None
     assert bench.job(job_id)["status"] == "awaiting_approval"
     assert bench.steps(job_id)[1]["status"] == "awaiting_approval"
+
+
+@pytest.mark.parametrize("entered", [False, True])
+@pytest.mark.parametrize("records_entry", [False, True])
+def test_only_an_irreversible_step_that_may_have_been_entered_has_an_unknown_outcome(
+    bench: Bench, entered: bool, records_entry: bool
+) -> None:
+    job_id, first = bench.make()
+    table = Worker.__table__
+    bench.write(lambda c: c.execute(update(table).values(records_entry=records_entry)))
+    owned = bench.own(first.id)
+    if entered:
+        bench.write(lambda c: steps.enter(c, owned))
+    bench.write(lambda c: outcomes.lose(c, owned.step_id, owned.run_token, unless_known="; nobody knows"))
+    step = bench.steps(job_id)[0]
+    if entered or not records_entry:  # a worker of an earlier release does not record it
+        assert (step["status"], step["error"]["code"]) == ("failed", "outcome_unknown")
+        return
+    assert step["status"] == "retrying"
+    again = bench.own(first.id)
+    bench.write(lambda c: steps.enter(c, again))
+    with pytest.raises(OwnershipLost):
+        bench.write(lambda c: steps.enter(c, owned))
+
+
+def test_an_earlier_run_that_was_entered_does_not_count_for_a_later_one(bench: Bench) -> None:
+    job_id, first = bench.make()
+    owned = bench.own(first.id)
+    bench.write(lambda c: steps.enter(c, owned))
+    bench.write(lambda c: outcomes.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=0))
+    again = bench.own(first.id)
+    bench.write(lambda c: outcomes.lose(c, again.step_id, again.run_token, unless_known="; nobody knows"))
+    assert bench.steps(job_id)[0]["status"] == "retrying"
