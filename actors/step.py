@@ -20,6 +20,8 @@ Isolation = Literal["process", "thread"]
 Effect = Literal["pure", "idempotent", "irreversible"]
 StepFunction = Callable[["StepContext[Any]"], "dict[str, Any]"]
 
+#: Bytes that a step's output may have as JSON.
+MAX_OUTPUT_BYTES = 1 << 20
 #: A lane's name: also a Dramatiq queue name and a part of a Redis key.
 LANE_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 

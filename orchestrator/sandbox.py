@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actors.step import MAX_OUTPUT_BYTES
 from orchestrator.guard import Guard, GuardLost
 from orchestrator.isolation.cell import Cell
 from orchestrator.isolation.conversation import Conversation, Note, Serve
@@ -64,7 +65,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-MAX_RESULT_BYTES = 1 << 20
+MAX_RESULT_BYTES = MAX_OUTPUT_BYTES
 MAX_CALL_BYTES = 16 << 20
 #: A look for cancelled jobs comes once a second, also without Redis; together they stay below two seconds.
 CANCEL_GRACE_SECONDS = 0.5

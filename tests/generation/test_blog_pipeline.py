@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -29,10 +28,11 @@ from actors.blog import (
 from actors.errors import ContentBlocked, OutputTruncated, ProviderError
 from actors.pipeline import load_pipelines
 from actors.signals import ProviderBusy
+from actors.step import Step
+from actors.testing import MemoryPort, make_context
 from orchestrator.offline_model.faults import Fault
 from tests.generation.conftest import KEY, OfflineModel
 from tests.generation.test_articles import source
-from tests.ports import MemoryPort
 
 any_speed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
@@ -49,17 +49,10 @@ def port(offline_model: OfflineModel) -> MemoryPort:
     return MemoryPort(settings={"text_model": text_model})
 
 
-def context(port: MemoryPort, **given: Any) -> StepContext[BlogInput]:
-    now = datetime.now(UTC)
-    wire = {
-        "account": "acme",
-        "job": {"id": "job-1", "pipeline": "blog", "created_at": now.isoformat()},
-        "input": {"topic": "Ovens", **given},
-        "outputs": {},
-        "attempt": 1,
-        "deadline": (now + timedelta(seconds=60)).isoformat(),
-    }
-    return StepContext.from_wire(wire, BlogInput, port)
+def context(port: MemoryPort, step: Step = generate, **given: Any) -> StepContext[BlogInput]:
+    return make_context(
+        BlogInput.model_validate({"topic": "Ovens", **given}), port, step=step, pipeline="blog", seconds=60
+    )
 
 
 def test_generate_keeps_a_draft_and_tells_what_it_cost(port: MemoryPort) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from actors.testing import MemoryPort
 from orchestrator.isolation.process_tree import ProcessId, descendants, is_running, snapshot
 from orchestrator.sandbox import Sandbox, StepCall, TimedOut
 from orchestrator.settings import CHROMIUM_NAMES
@@ -29,7 +30,6 @@ from tests.isolation.conftest import (
     step_call,
     zombies_below,
 )
-from tests.ports import MemoryPort
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 

@@ -17,11 +17,12 @@ import uvicorn
 from actors.clients import Clients
 from actors.clients.browser import Browser, open_browser
 from actors.clients.publishers.base import PublisherClients
+from actors.testing import MemoryPort
 from orchestrator.demo_blog.app import create_app
 from orchestrator.demo_blog.faults import Faults
 from orchestrator.demo_blog.store import BlogStore
 from orchestrator.settings import CHROMIUM_NAMES
-from tests.ports import MemoryPort, make_context
+from tests.ports import make_context
 from tests.servers import free_port
 from tests.wordpress import WordPressSite, running_wordpress, wordpress_or_skip
 

@@ -21,7 +21,8 @@ from actors.context import Draft, SessionState, Target
 from actors.errors import LoginRequired, ProviderError, StepError
 from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
-from tests.ports import MemoryPort, make_context
+from actors.testing import MemoryPort
+from tests.ports import make_context
 
 DRAFT = {
     "id": "draft-1",

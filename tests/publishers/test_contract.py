@@ -21,7 +21,8 @@ from actors.errors import LoginRequired, ProviderError, PublishFailed, PublishRe
 from actors.markdown import comparable, plain_text, render
 from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
-from tests.ports import MemoryPort, make_context
+from actors.testing import MemoryPort
+from tests.ports import make_context
 from tests.publishers.conftest import PASSWORD, DemoBlog
 from tests.wordpress import WordPressSite
 

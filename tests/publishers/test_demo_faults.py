@@ -15,7 +15,8 @@ from actors.context import Target
 from actors.errors import ProviderError, PublishFailed, ReadbackMismatch, StepError
 from actors.publishing import publish_draft
 from actors.signals import Retry
-from tests.ports import MemoryPort, make_context
+from actors.testing import MemoryPort
+from tests.ports import make_context
 from tests.publishers.conftest import PASSWORD, DemoBlog
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240), pytest.mark.usefixtures("lent_browser")]

@@ -12,7 +12,8 @@ import pytest
 
 from actors.clients.http import MAX_REDIRECTS, Http
 from actors.errors import ProviderError, ProviderTimeout, UnsafeUrl
-from tests.ports import MemoryPort, make_context
+from actors.testing import MemoryPort
+from tests.ports import make_context
 
 Answer = Callable[[socket.socket, bytes], None]
 

@@ -11,7 +11,8 @@ import pytest
 from actors.errors import UnsafeUrl
 from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
-from tests.ports import MemoryPort, make_context
+from actors.testing import MemoryPort
+from tests.ports import make_context
 from tests.publishers.conftest import PASSWORD, DemoBlog, kill_browsers
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]

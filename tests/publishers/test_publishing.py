@@ -25,7 +25,8 @@ from actors.errors import (
 )
 from actors.publishing import find_difference, publish_draft
 from actors.signals import Reject, Retry, Snooze
-from tests.ports import MemoryPort, make_context
+from actors.testing import MemoryPort
+from tests.ports import make_context
 from tests.publishers.model_site import DRAFT, STATE, Clock, Crash, NoBrowser, Site, attempt, drive, port_to
 from tests.publishers.model_site import clock as clock
 from tests.publishers.model_site import site as site

@@ -12,8 +12,9 @@ from actors import PublishFailed, Target, capabilities
 from actors.clients import publishers
 from actors.clients.publishers import BUILT_IN, PublisherError, class_of, load_publishers, open_publisher
 from actors.clients.publishers.base import PublisherClients
+from actors.testing import MemoryPort
 from orchestrator.settings import Settings
-from tests.ports import MemoryPort, make_context
+from tests.ports import make_context
 
 OUTSIDE = "tests.publishers.outside_publishers"
 
