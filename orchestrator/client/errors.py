@@ -7,7 +7,7 @@ OnelaneClientError
 ├── InvalidRequest      400, 413, 415, 422: the call is wrong; `errors` name each field
 ├── Unauthenticated     401: no key, or one that is not known or has ended
 ├── Forbidden           403: it needs a key with scope admin
-├── NotFound            404: there is no such thing, or it is another account's
+├── NotFound            404: not found, or it is another account's
 ├── Conflict            409, 412, 428: the state does not allow it; `code` says why
 ├── TooMany             429: a rate, `queue_full` or `quota_exhausted`; `retry_after` says when
 └── ServiceFailed       5xx: nothing was accepted, or something went wrong there
@@ -68,7 +68,7 @@ class Forbidden(ApiError):
 
 
 class NotFound(ApiError):
-    """There is no such thing, or it belongs to another account."""
+    """Not found, or it belongs to another account."""
 
 
 class Conflict(ApiError):

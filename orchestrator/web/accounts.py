@@ -126,7 +126,7 @@ ROUTES = [
         query=AccountsQuery,
         description="In the order of their ids, because they have no number of their own.",
     ),
-    Route("GET", _ACCOUNT, get_account, Access.OWN, "One account", {200: AccountView}, "Accounts"),
+    Route("GET", _ACCOUNT, get_account, Access.OWN, "Get an account", {200: AccountView}, "Accounts"),
     Route(
         "PUT",
         f"{_ACCOUNT}/limits",
@@ -150,10 +150,10 @@ ROUTES = [
             exists=exists,
         )
         for verb, status, summary in (
-            ("pause", "paused", "Let nothing new of the account start"),
-            ("resume", "active", "End a pause, a drain or a suspension, and close the account's circuits"),
-            ("drain", "draining", "Take no new jobs; the rest finishes"),
-            ("suspend", "suspended", "Take no new jobs and let nothing start"),
+            ("pause", "paused", "Pause the account: nothing new starts"),
+            ("resume", "active", "Resume the account, and close its circuits"),
+            ("drain", "draining", "Drain the account: no new jobs; the rest finishes"),
+            ("suspend", "suspended", "Suspend the account: no new jobs, and nothing starts"),
         )
     ),
 ]

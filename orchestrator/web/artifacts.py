@@ -76,7 +76,7 @@ ROUTES = [
         "/v1/jobs/{id}/artifacts",
         list_artifacts,
         Access.OWN,
-        "What the job's attempts left behind",
+        "List a job's artifacts",
         {200: Items[ArtifactView]},
         "Jobs",
         description="Evidence such as screenshots, oldest first. Each `url` opens its file without a key for "
@@ -87,7 +87,7 @@ ROUTES = [
         "/v1/artifacts/{id}",
         get_artifact,
         Access.PUBLIC,
-        "An artifact's file, by the address that the list gave",
+        "Download an artifact by its signed address",
         {200: None},
         "Jobs",
         query=ArtifactQuery,

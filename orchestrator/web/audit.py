@@ -68,7 +68,7 @@ ROUTES = [
         "/v1/admin/audit",
         list_audit,
         Access.ADMIN,
-        "Who did what, when, from where",
+        "List the audit: who did what, when, from where",
         {200: Listing[AuditView]},
         "Audit",
         query=AuditQuery,

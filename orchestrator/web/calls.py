@@ -198,7 +198,7 @@ def _check_names(params: Mapping[str, str]) -> None:
         Problem: 404.
     """
     if any("\x00" in value for name, value in params.items() if name != "account"):
-        raise Problem("not_found", "there is no such thing: no id has the character U+0000")
+        raise Problem("not_found", "not found: no id has the character U+0000")
 
 
 def _run(route: Route, call: Call[Any, Any]) -> Response:

@@ -49,6 +49,6 @@ ROUTES = [
         {200: Checked},
         "Queues",
         description="Every slot is a lease, every message in exactly one place, every account in exactly one list. "
-        "What does not hold is mended and told.",
+        "What is wrong is repaired and reported.",
     ),
 ]

@@ -88,7 +88,9 @@ ROUTES = [
         "Drafts",
         query=DraftsQuery,
     ),
-    Route("GET", "/v1/drafts/{id}", get_draft, Access.OWN, "One draft", {200: DraftView}, "Drafts", headers=("ETag",)),
+    Route(
+        "GET", "/v1/drafts/{id}", get_draft, Access.OWN, "Get a draft", {200: DraftView}, "Drafts", headers=("ETag",)
+    ),
     Route(
         "PATCH",
         "/v1/drafts/{id}",

@@ -60,7 +60,7 @@ _ROUTE = Route(
     "/v1/accounts/{account}:export",
     export_account,
     Access.ADMIN,
-    "Everything held of the account",
+    "Export all data of the account",
     {200: None},
     "Accounts",
     media_type=MEDIA_TYPE,

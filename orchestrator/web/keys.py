@@ -165,7 +165,7 @@ ROUTES = [
         _OF_ACCOUNT,
         delete_keys,
         Access.ADMIN,
-        "End one key or all keys of the account",
+        "Revoke one key or all keys of the account",
         {204: None},
         "Keys",
         query=KeysQuery,

@@ -27,6 +27,26 @@ Every account its own lane: each account's jobs one at a time, in order, apart f
 * A creating POST takes an `Idempotency-Key`: a repeat within 24 hours gives the first answer.
 """
 
+#: One sentence for each resource, in the order of the document.
+_TAGS = {
+    "Jobs": "A job is one run of a pipeline for an account. Its steps run in the account's tenant queues.",
+    "Events": "Server-sent events of a job or of an account, resumable by `Last-Event-ID`.",
+    "Drafts": "What a generate step wrote. A draft can be read, and changed until it is published.",
+    "Schedules": "Make jobs at given times: cron, intervals, lists of times, or drawn times of a day.",
+    "Webhooks": "Signed calls at the end of a job, and the secret that signs them.",
+    "Accounts": "An account is a tenant. It is made by its first job, schedule, key, session, target or limits.",
+    "Keys": "API keys with the scope of one account.",
+    "Pipelines": "What can be run: steps, lanes, limits, and the JSON schema of the input.",
+    "Queues": "Tenant queues: one lane of one account each.",
+    "Lanes": "A lane is a kind of work over all accounts, such as `generate` or `publish`.",
+    "Dead letters": "Steps that are not tried again by themselves: read, replay or discard them.",
+    "Publications": "The publication ledger: settle what nobody knows the outcome of.",
+    "Workers": "Worker processes that are alive.",
+    "Alerts": "What people were notified of, and circuits that are open.",
+    "Audit": "Who changed what, when and from where. Append-only.",
+    "Operations": "Health, readiness, metrics and this description. No key is needed.",
+}
+
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "account": {"description": "The account's id, percent-encoded.", "schema": ACCOUNT_SCHEMA, "example": "acme"},
     "id": {"description": "The id, as the API gave it.", "schema": {"type": "string"}, "example": JOB_ID},
@@ -56,7 +76,7 @@ def build(routes: Iterable[Route], version: str) -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": name} for name in dict.fromkeys(route.tag for route in shown)],
+        "tags": _tags({route.tag for route in shown}),
         "paths": paths,
         "components": {
             "schemas": definitions,
@@ -66,6 +86,13 @@ def build(routes: Iterable[Route], version: str) -> dict[str, Any]:
             },
         },
     }
+
+
+def _tags(used: set[str]) -> list[dict[str, str]]:
+    unknown = used - _TAGS.keys()
+    if unknown:
+        raise ValueError(f"write a sentence for {', '.join(sorted(unknown))} in _TAGS")
+    return [{"name": name, "description": text} for name, text in _TAGS.items() if name in used]
 
 
 def _schemas(routes: list[Route]) -> tuple[dict[tuple[Any, Mode], Any], dict[str, Any]]:

@@ -135,13 +135,22 @@ def index(call: Call[Any, Any]) -> Response:
 _TAG = "Operations"
 
 ROUTES = [
-    Route("GET", "/healthz", healthz, Access.PUBLIC, "Whether the process lives", {200: Alive}, _TAG, unlimited=True),
+    Route(
+        "GET",
+        "/healthz",
+        healthz,
+        Access.PUBLIC,
+        "Liveness: whether the process runs",
+        {200: Alive},
+        _TAG,
+        unlimited=True,
+    ),
     Route(
         "GET",
         "/readyz",
         readyz,
         Access.PUBLIC,
-        "Whether jobs are accepted",
+        "Readiness: whether jobs are accepted",
         {200: Ready, 503: Ready},
         _TAG,
         unlimited=True,

@@ -43,7 +43,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "malformed_json": Kind(400, "The body is not JSON"),
     "unauthenticated": Kind(401, "A valid key is needed"),
     "forbidden": Kind(403, "The key may not do this"),
-    "not_found": Kind(404, "There is no such thing"),
+    "not_found": Kind(404, "Not found"),
     "method_not_allowed": Kind(405, "The method does not apply here"),
     "request_timeout": Kind(408, "The request did not arrive in time"),
     "idempotency_conflict": Kind(409, "The idempotency key was used with another body"),

@@ -30,7 +30,7 @@ ROUTES = [
         "/v1/admin/reconcile",
         reconcile,
         Access.ADMIN,
-        "Make Redis hold what SQL says",
+        "Rebuild the Redis queues from SQL",
         {200: Reconciled},
         "Queues",
         description="Safe at any time. After a loss of Redis it happens by itself, within seconds.",

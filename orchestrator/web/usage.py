@@ -40,7 +40,7 @@ ROUTES = [
         "/v1/accounts/{account}/usage",
         get_usage,
         Access.OWN,
-        "What the account used, by UTC day",
+        "Get the account's usage by UTC day",
         {200: UsageHistory},
         "Accounts",
         query=UsageQuery,

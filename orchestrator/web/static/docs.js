@@ -159,6 +159,45 @@ class Page {
     return [make("h4", {}, "Example"), make("div", { class: "example" }, make("pre", { tabindex: "0" }, make("code", {}, text)), navigator.clipboard ? button : null)];
   }
 
+  // A form that makes the call, with the key of the field at the top of the page.
+  trial(method, path, operation) {
+    const inputs = (operation.parameters ?? []).map((each) => [each, this.input(each)]);
+    const media = Object.entries(operation.requestBody?.content ?? {})[0];
+    const body = media ? make("textarea", { rows: "8", spellcheck: "false", "aria-label": "Body" }) : null;
+    if (body) body.value = JSON.stringify(media[1].example ?? {}, null, 2);
+    const send = make("button", { type: "submit" }, `Send ${method.toUpperCase()}`);
+    const stop = make("button", { type: "button", hidden: "hidden" }, "Stop");
+    const result = make("div", { class: "result", role: "status" });
+    const form = make(
+      "form", {},
+      ...inputs.map(([each, input]) => make("label", {}, make("code", {}, each.name), make("span", { class: "type" }, each.in), input)),
+      body ? make("label", { class: "body" }, make("span", {}, `Body · ${media[0]}`), body) : null,
+      make("p", {}, send, " ", stop), result);
+    let running = null;
+    stop.addEventListener("click", () => running?.abort());
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      running?.abort();
+      running = new AbortController();
+      stop.hidden = false;
+      try {
+        await call(method, path, operation, inputs, body && [media[0], body.value], result, running.signal);
+      } catch (error) {
+        result.append(make("p", { class: "bad" }, error.name === "AbortError" ? "Stopped." : `The call failed: ${error.message}`));
+      }
+      stop.hidden = true;
+    });
+    return make("details", { class: "trial" }, make("summary", {}, "Try this call"), form);
+  }
+
+  input(parameter) {
+    const input = make("input", { autocomplete: "off", spellcheck: "false", "aria-label": parameter.name });
+    if (parameter.required) input.required = true;
+    const value = parameter.example ?? parameter.schema?.example;
+    if (parameter.required && value !== undefined && parameter.name !== "id") input.value = value;
+    return input;
+  }
+
   operation(method, path, operation) {
     const id = operation.operationId;
     const access = operation.security?.length ? ACCESS[operation["x-access"]] ?? "key" : "no key";
@@ -170,15 +209,18 @@ class Page {
         make("a", { class: "anchor", href: `#${id}` }, path),
         make("span", { class: "access" }, access)),
       ...(operation.description ? paragraphs(operation.description) : []),
-      ...this.parameters(operation), ...this.body(operation), ...this.responses(operation), ...this.example(method, path, operation));
+      ...this.parameters(operation), ...this.body(operation), ...this.responses(operation), ...this.example(method, path, operation),
+      this.trial(method, path, operation));
   }
 
+  // One view for each resource; gives back the view that each anchor lies in.
   render(nav, main) {
-    const info = this.description.info;
-    main.replaceChildren(make("h1", {}, info.title, make("small", {}, info.version)), ...paragraphs(info.description));
-    nav.replaceChildren();
-    for (const { name } of this.description.tags) {
-      const section = make("section", {}, make("h2", {}, name));
+    const views = new Map();
+    document.getElementById("conventions").append(...paragraphs(this.description.info.description));
+    nav.append(make("p", {}, make("a", { href: "#start" }, "Start")));
+    for (const { name, description } of this.description.tags) {
+      const anchor = `resource-${name.toLowerCase().replaceAll(" ", "-")}`;
+      const section = make("section", { id: anchor, hidden: "hidden" }, make("h1", {}, name), ...paragraphs(description ?? ""));
       const list = make("ul");
       for (const [path, operations] of Object.entries(this.description.paths)) {
         for (const method of METHODS) {
@@ -186,33 +228,115 @@ class Page {
           if (!operation?.tags.includes(name)) continue;
           const article = this.operation(method, path, operation);
           section.append(article);
+          views.set(operation.operationId, section);
           const link = make("a", { href: `#${operation.operationId}`, title: `${method.toUpperCase()} ${path}` },
             make("span", { class: `method ${method}` }, method), make("span", {}, operation.summary));
           list.append(make("li", { "data-words": article.dataset.words }, link));
         }
       }
-      nav.append(make("section", {}, make("h2", {}, name), list));
+      views.set(anchor, section);
+      nav.append(make("section", { "data-view": anchor }, make("h2", {}, make("a", { href: `#${anchor}` }, name)), list));
+      document.getElementById("resources").append(
+        make("div", {}, make("dt", {}, make("a", { href: `#${anchor}` }, name)), make("dd", {}, ...prose(description ?? ""))));
       main.append(section);
     }
+    return views;
   }
+}
+
+const SHOWN_CHARACTERS = 200_000;
+
+// Makes a call and shows its answer; a stream is shown as it comes.
+async function call(method, path, operation, inputs, body, result, signal) {
+  const headers = new Headers();
+  const query = new URLSearchParams();
+  let filled = path;
+  for (const [parameter, input] of inputs) {
+    if (parameter.in === "path") filled = filled.replace(`{${parameter.name}}`, encodeURIComponent(input.value));
+    else if (input.value && parameter.in === "query") query.append(parameter.name, input.value);
+    else if (input.value) headers.set(parameter.name, input.value);
+  }
+  const key = document.getElementById("key").value.trim();
+  if (operation.security?.length && key) headers.set("Authorization", `Bearer ${key}`);
+  if (body) headers.set("Content-Type", body[0]);
+  const address = query.size ? `${filled}?${query}` : filled;
+  const began = performance.now();
+  result.replaceChildren(make("p", { class: "none" }, `${method.toUpperCase()} ${address} …`));
+  const answer = await fetch(address, {
+    method: method.toUpperCase(), headers, body: body ? body[1] : undefined, signal, credentials: "omit", cache: "no-store",
+  });
+  const took = Math.round(performance.now() - began);
+  const shown = ["content-type", "location", "retry-after", "idempotency-replayed", "etag", "x-request-id"]
+    .filter((name) => answer.headers.has(name)).map((name) => `${name}: ${answer.headers.get(name)}`);
+  const text = make("code", {});
+  result.replaceChildren(
+    make("p", {}, make("code", { class: answer.ok ? "good" : "bad" }, `${answer.status} ${answer.statusText}`.trim()), ` in ${took} ms`),
+    make("pre", { tabindex: "0" }, make("code", {}, shown.join("\n"))), make("pre", { tabindex: "0" }, text));
+  const decoder = new TextDecoder();
+  let received = "";
+  for (const reader = answer.body?.getReader(); reader;) {
+    const { value, done } = await reader.read();
+    received += decoder.decode(value, { stream: !done });
+    text.textContent = received.slice(0, SHOWN_CHARACTERS);
+    if (done) break;
+    if (received.length > SHOWN_CHARACTERS) {
+      await reader.cancel();
+      text.textContent += "\n… more was left out";
+      return;
+    }
+  }
+  if (/json/.test(answer.headers.get("content-type") ?? "")) {
+    try {
+      text.textContent = JSON.stringify(JSON.parse(received), null, 2);
+    } catch {
+      text.textContent = received; // lines of JSON, as an export has them
+    }
+  }
+  if (!received) text.textContent = "No body.";
 }
 
 function filter(text) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  for (const node of document.querySelectorAll("[data-words]")) {
+  for (const node of document.querySelectorAll("#nav [data-words]")) {
     node.hidden = !words.every((word) => node.dataset.words.includes(word));
   }
-  for (const section of document.querySelectorAll("main > section, #nav > section")) {
+  for (const section of document.querySelectorAll("#nav > section")) {
     section.hidden = !section.querySelector("[data-words]:not([hidden])");
+    section.classList.toggle("open", words.length > 0 || section.dataset.view === shownView);
   }
+}
+
+let shownView = "start";
+
+// Shows the view of the address: a resource, one of its calls, or the start.
+function show(views) {
+  const anchor = decodeURIComponent(location.hash.slice(1));
+  const section = views.get(anchor) ?? document.getElementById("start");
+  shownView = section.id;
+  for (const each of document.querySelectorAll("main > section")) each.hidden = each !== section;
+  for (const link of document.querySelectorAll("#nav a")) {
+    if (link.getAttribute("href") === `#${anchor || "start"}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  filter(document.getElementById("filter").value);
+  const title = section.querySelector("h1").textContent;
+  document.title = section.id === "start" ? "onelane · HTTP API" : `${title} · onelane HTTP API`;
+  const target = anchor === section.id ? null : document.getElementById(anchor);
+  if (target) target.scrollIntoView();
+  else window.scrollTo(0, 0);
 }
 
 async function start() {
   const main = document.getElementById("content");
+  for (const each of document.querySelectorAll("[data-origin]")) {
+    each.textContent = each.textContent.replaceAll("ORIGIN", location.origin);
+  }
+  let views;
   try {
     const answer = await fetch("/openapi.json");
     if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-    new Page(await answer.json()).render(document.getElementById("nav"), main);
+    views = new Page(await answer.json()).render(document.getElementById("nav"), main);
+    document.getElementById("state").remove();
   } catch (error) {
     document.getElementById("state").textContent = `The description cannot be read: ${error.message}. Reload the page to try again.`;
     return;
@@ -224,7 +348,11 @@ async function start() {
   wide.addEventListener("change", () => { fold.open = wide.matches; });
   const input = document.getElementById("filter");
   input.addEventListener("input", () => filter(input.value));
-  if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  addEventListener("hashchange", () => {
+    if (!wide.matches) fold.open = false;
+    show(views);
+  });
+  show(views);
 }
 
 start();
