@@ -34,6 +34,10 @@ class JobError(TypedDict):
     """Why a job failed."""
 
     code: str
+    """`step_failed`, `not_declared`, `rejected`, `timed_out`, `deadline_passed`, `crashed`, `out_of_memory`, `lost`,
+    `outcome_unknown`, `login_required`, `content_blocked`, `output_truncated`, `provider_error`, `publish_failed`,
+    `readback_mismatch`, `callback_failed`, `unsafe_url`, `unavailable`, `internal`, or a code of the pipeline's
+    own."""
     message: str
     step: NotRequired[str | None]
 
@@ -70,6 +74,10 @@ class StepError(TypedDict):
     """Why a step or an attempt failed."""
 
     code: str
+    """`step_failed`, `not_declared`, `rejected`, `timed_out`, `deadline_passed`, `crashed`, `out_of_memory`, `lost`,
+    `outcome_unknown`, `login_required`, `content_blocked`, `output_truncated`, `provider_error`, `publish_failed`,
+    `readback_mismatch`, `callback_failed`, `unsafe_url`, `unavailable`, `internal`, or a code of the pipeline's
+    own."""
     message: str
 
 

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from actors import errors
+from actors.errors import StepError
 from orchestrator.jobs import NewJob
 from orchestrator.settings import Settings
+from orchestrator.web.models.jobs import JobError
 from tenants.sealing import new_key
 from tests.service.conftest import ROOT, Service
 
@@ -103,3 +106,13 @@ def _attempts(service: Service, job_id: str) -> int:
     """How many attempts have ended."""
     attempts = service.job(job_id)["steps"][0]["attempts"]
     return sum(1 for attempt in attempts if attempt["outcome"] is not None)
+
+
+def test_the_page_lists_the_codes_that_the_api_describes_and_that_steps_fail_with() -> None:
+    listed = set(re.findall(r"`(\w+)`", PAGE[PAGE.index("## Error codes") : PAGE.index("An error that can never")]))
+    described = JobError.model_fields["code"].description
+    assert described is not None
+    codes = set(re.findall(r"`(\w+)`", described))
+    assert codes <= listed
+    raised = {each.code for each in vars(errors).values() if isinstance(each, type) and issubclass(each, StepError)}
+    assert raised <= codes

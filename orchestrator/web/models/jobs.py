@@ -109,12 +109,20 @@ class Rejection(Body):
     reason: Annotated[str, Field(max_length=2000)] | None = None
 
 
+#: Descriptions of the field; `docs/pipelines.md` says what each code means.
+_ERROR_CODES = (
+    "`step_failed`, `not_declared`, `rejected`, `timed_out`, `deadline_passed`, `crashed`, `out_of_memory`, `lost`, "
+    "`outcome_unknown`, `login_required`, `content_blocked`, `output_truncated`, `provider_error`, `publish_failed`, "
+    "`readback_mismatch`, `callback_failed`, `unsafe_url`, `unavailable`, `internal`, or a code of the pipeline's own."
+)
+
+
 class JobError(Answer):
     """Why a job failed."""
 
     model_config = ConfigDict(extra="allow")
 
-    code: str
+    code: str = Field(description=_ERROR_CODES)
     message: str
     step: str | None = None
 
@@ -124,7 +132,7 @@ class StepError(Answer):
 
     model_config = ConfigDict(extra="allow")
 
-    code: str
+    code: str = Field(description=_ERROR_CODES)
     message: str
 
 
