@@ -30,6 +30,7 @@ from tenants.errors import Unavailable
 from tenants.queues import current_message
 from tenants.store import workers as store
 
+from .availability import StoppedWaiting, when_available
 from .execution import Execution
 from .guard import Guard
 from .heap import freeze_heap
@@ -142,7 +143,7 @@ class WorkerProcess:
     def _serve(self, guard: Guard, sandbox: Sandbox) -> None:
         runtime = Runtime(self.settings, worker_id=self.id)
         try:
-            runtime.broker.check_server()
+            when_available(runtime.broker.check_server, self._wanted_stop)
             execution = Execution(
                 worker_id=self.id,
                 database=runtime.database,
@@ -158,17 +159,22 @@ class WorkerProcess:
             )
             lanes = self._lanes(runtime)
             declare_actors(runtime, execution, lanes)
-            store.register_surely(
-                runtime.database,
-                id=self.id,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                lanes=lanes,
-                threads=self._threads,
-            )
+            when_available(lambda: self._register(runtime, lanes), self._wanted_stop)
             self._claim_until_stopped(runtime, execution, guard, lanes)
+        except StoppedWaiting as error:
+            log.info("worker %s stops before it has started: %s", self.id, error)
         finally:
             runtime.close()
+
+    def _register(self, runtime: Runtime, lanes: Sequence[str]) -> None:
+        store.register_surely(
+            runtime.database,
+            id=self.id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            lanes=lanes,
+            threads=self._threads,
+        )
 
     def _claim_until_stopped(self, runtime: Runtime, execution: Execution, guard: Guard, lanes: Sequence[str]) -> None:
         liveness = Liveness(self.id, runtime.database, execution, guard, on_unfit=self.give_up)

@@ -57,6 +57,7 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
     may_begin = _begin(settings, supervised)
     _require(settings, "admin_key", "secret_key", "redis_url")
     require_free("the HTTP API", settings.host, settings.port, chosen_by="--port or ONELANE_PORT")
+    from ..availability import when_available
     from ..loops.service import Loops
     from ..runtime import Runtime
     from ..schema import missing_revisions
@@ -68,7 +69,7 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
         may_begin.wait()
     runtime = Runtime(settings)
     try:
-        missing = missing_revisions(runtime.database)
+        missing = when_available(lambda: missing_revisions(runtime.database))
         if missing:
             raise SettingsError([f"the database lacks {len(missing)} migration(s): run `onelane migrate` first"])
         loops = Loops(runtime)

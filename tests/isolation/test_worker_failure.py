@@ -17,6 +17,7 @@ import pytest
 
 from orchestrator.guard import Guard, GuardLost
 from orchestrator.isolation import guard_process
+from orchestrator.isolation.conversation import OWN_SLACK_SECONDS
 from orchestrator.isolation.environment import allowed_environment
 from orchestrator.isolation.process_tree import ProcessId, identify, is_running
 from orchestrator.sandbox import Completed, Lost, Sandbox, TimedOut, remove_abandoned
@@ -33,9 +34,11 @@ class Worker:
 
     def __init__(self, scratch: Path, silence: float, functions: tuple[str, ...]) -> None:
         command = [sys.executable, "-m", "tests.isolation.worker_program", str(scratch), str(silence), *functions]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+        self.log = scratch.with_suffix(".log")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
         self.own = self._processes("started")
         self.of_steps = [identity for _ in functions for identity in self._processes("step")]
 
@@ -106,6 +109,19 @@ def test_a_stopped_worker_loses_its_steps_after_the_silence(start_worker: Callab
         assert outcome["kind"] == "Lost"
         assert "silent for 3 s" in outcome["text"]
     assert [i for i in worker.own if is_running(i)] == worker.own
+
+
+def test_a_continued_worker_reads_what_waits_before_it_judges(start_worker: Callable[..., Worker]) -> None:
+    """Its steps ended at their limit while it was stopped: it must not take them for those that nobody has ended."""
+    worker = start_worker(silence=60.0, functions=("loop_in_regex@2",) * 4)
+    worker.process.send_signal(signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    eventually(lambda: not [i for i in worker.of_steps if is_running(i)], "the steps have gone", 60)
+    overdue = 2.0 + OWN_SLACK_SECONDS + 0.5
+    eventually(lambda: time.monotonic() > stopped_at + overdue, "the worker itself would have acted", 60)
+    worker.process.send_signal(signal.SIGCONT)
+    assert [worker.read("outcome")["kind"] for _ in range(4)] == ["TimedOut"] * 4
+    assert "neither keeper nor guard" not in worker.log.read_text()
 
 
 def test_a_worker_that_does_not_beat_loses_its_steps(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""A worker for the tests that kill it: runs the named steps at once, and prints what goes on as lines of JSON."""
+"""A worker for the tests that kill it: runs the named steps at once, and prints what goes on as lines of JSON.
+
+A step is ``name``, or ``name@seconds`` with its time limit.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,8 @@ def main(scratch: str, silence: str, *functions: str) -> None:
             pids = payload.get("pids", []) + [payload[role] for role in ("pid", "keeper") if role in payload]
             say("step", processes=[named(pid) for pid in pids])
 
-        outcome = sandbox.run(step_call(function, time_limit=60), serve, threading.Event())
+        name, _, limit = function.partition("@")
+        outcome = sandbox.run(step_call(name, time_limit=float(limit or 60)), serve, threading.Event())
         say("outcome", kind=type(outcome).__name__, text=str(outcome))
 
     threads = [threading.Thread(target=run, args=(function,)) for function in functions]
