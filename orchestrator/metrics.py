@@ -138,6 +138,12 @@ INVARIANT_VIOLATIONS = Gauge(
     registry=REGISTRY,
 )
 REDIS_UP = Gauge("onelane_redis_up", "Whether Redis answered the last time it was asked.", registry=REGISTRY)
+DEGRADED = Gauge(
+    "onelane_degraded",
+    "1 while a part answers and does not take writes, by part and reason (disk_full, read_only, …).",
+    ("part", "reason"),
+    registry=REGISTRY,
+)
 NEEDS_REVIEW = Gauge(
     "onelane_drafts_needing_review",
     "Drafts whose publish has an unknown outcome, and that wait for a person; anything but 0 wants one.",

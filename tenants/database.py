@@ -31,14 +31,16 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePoo
 from . import shared_commits, sqlite_turns
 from .columns import sqlite_now, sqlite_seconds_since
 from .combining import Combined, Interrupted
+from .database_trouble import unavailable
 from .database_url import parse
-from .errors import Unavailable, in_one_line
+from .errors import NotWritable, Unavailable
 from .postgres_sessions import PostgresSessions, is_shared
 from .prepared import Prepared
 from .shared_commits import RunAll, alone
 from .sqlite_turns import WritersTurn, is_busy
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 _Item = Mapping[str, Any]
 _StatementFor = Callable[[Sequence[_Item]], str]
 
@@ -100,6 +102,8 @@ class Database:
         self.engine = _make_engine(self.url, pool_size, self._turn.begin)
         if self._sessions is not None:
             self._sessions.serve(self.engine)
+        #: Why the last write that failed so was not possible (`NotWritable`); `store.writability` sets it back.
+        self.not_writable: str | None = None
         #: Called after a commit that recorded events, so that whoever waits for them is told. It must not block.
         self.on_events: Callable[[], None] | None = None
         #: What several threads bring at one moment: on SQLite transactions that share a commit, on PostgreSQL items
@@ -130,7 +134,7 @@ class Database:
                 return self._write_once(work)
             except DBAPIError as error:
                 if not _worth_a_retry(error) or tries == MAX_TRIES:
-                    raise _translated(error) from error
+                    raise self._noted(_translated(error)) from error
                 self._leave_former_primary(error.orig)
             except PoolTimeout as error:
                 raise Unavailable(f"no database connection became free: {error}") from error
@@ -224,7 +228,7 @@ class Database:
                 raise DataError(statement, None, error) from error
             except psycopg.Error as error:
                 if error.sqlstate not in _RETRY_STATES or tries == MAX_TRIES:
-                    raise Unavailable(f"the database failed: {in_one_line(error)}") from error
+                    raise self._noted(unavailable(error)) from error
                 self._leave_former_primary(error)
             except DBAPIError as error:
                 raise _translated(error) from error  # it could not be connected to
@@ -333,6 +337,9 @@ class Database:
             return self._together.run((run_all, item))
         except Interrupted as error:
             raise CommitUnknown(str(error)) from error
+        except NotWritable as error:
+            self._noted(error)
+            raise
 
     def _run_all_on_sqlite(self, calls: Sequence[tuple[RunAll, Any]], let_go: Callable[[], None]) -> list[Any]:
         return shared_commits.run_all(self.engine, self._turn.begin, calls, let_go=let_go, committed=self._tell)
@@ -362,6 +369,11 @@ class Database:
     def is_pooled(self) -> bool:
         """Whether a pooler such as pgbouncer stands before the server; known after the first call that reached it."""
         return bool(self._sessions and self._sessions.shared)
+
+    def _noted(self, error: E) -> E:
+        if isinstance(error, NotWritable):
+            self.not_writable = error.reason
+        return error
 
     def ping(self) -> None:
         """Raises `Unavailable` unless the database answers."""
@@ -481,4 +493,4 @@ def _translated(error: DBAPIError) -> Exception:
     if isinstance(error, IntegrityError | DataError):
         return error
     original = cast("BaseException", error.orig)
-    return Unavailable(f"the database failed: {in_one_line(original)}")
+    return unavailable(original)

@@ -25,6 +25,7 @@
     │   ├── QueueFull            queue_full
     │   └── QuotaExhausted       quota_exhausted
     ├── Unavailable              unavailable: the database or, for calls that need it, Redis cannot be reached
+    │   └── NotWritable          unavailable: the database answers and takes no writes
     ├── OwnershipLost            lost: another attempt owns the step now
     └── SecretsError             a sealed secret cannot be opened: wrong or missing key
 
@@ -176,6 +177,17 @@ class Unavailable(OnelaneError):
     """The database (or Redis, for a call that needs it) cannot be reached; nothing was accepted."""
 
     code = "unavailable"
+
+
+class NotWritable(Unavailable):
+    """The database answers and takes no writes; `reason` is `disk_full`, `read_only` or `disk_failed`."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message, reason)
+        self.message, self.reason = message, reason
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class OwnershipLost(OnelaneError):

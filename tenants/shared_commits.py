@@ -17,7 +17,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
-from .errors import Unavailable, in_one_line
+from .database_trouble import unavailable
+from .errors import Unavailable
 
 #: A transaction that stands for itself; None from it rolls it back.
 Work = Callable[[sqlite3.Connection], Any]
@@ -137,7 +138,7 @@ def _translated(error: Exception) -> Exception:
     if isinstance(error, sqlite3.IntegrityError):
         return IntegrityError("on SQLite", None, error)
     if isinstance(error, sqlite3.Error):
-        failure = Unavailable(f"the database failed: {in_one_line(error)}")
+        failure = unavailable(error)
     elif isinstance(error, PoolTimeout):
         failure = Unavailable(f"no database connection became free: {error}")
     else:

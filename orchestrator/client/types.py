@@ -776,9 +776,9 @@ class Alive(TypedDict):
 class Parts(TypedDict):
     """What the service stands on."""
 
-    database: Literal["ok", "down", "none", "unknown"]
-    redis: Literal["ok", "down", "none", "unknown"]
-    workers: Literal["ok", "down", "none", "unknown"]
+    database: Literal["ok", "degraded", "down", "none", "unknown"]
+    redis: Literal["ok", "degraded", "down", "none", "unknown"]
+    workers: Literal["ok", "degraded", "down", "none", "unknown"]
     """`none`: jobs are accepted, but nobody runs them."""
 
 
@@ -787,3 +787,5 @@ class Ready(TypedDict):
 
     status: Literal["ok", "degraded", "down"]
     parts: Parts
+    reasons: NotRequired[dict[str, str]]
+    """Why a part is `degraded`, as `word: sentence`, such as `disk_full: …`."""

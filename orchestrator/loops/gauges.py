@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 from dramatiq.errors import BrokerConnectionError
 
+from tenants.database_trouble import sentence
 from tenants.queues import CheckPosition, QueueError
-from tenants.store import alerts, circuits, publications
+from tenants.store import alerts, circuits, publications, writability
 from tenants.store import workers as store
 
 from .. import metrics
@@ -38,10 +39,13 @@ class GaugeLoop:
         self._runtime = runtime
         self._clock = clock
         self._positions: dict[str, CheckPosition | None] = {}
+        #: Why the database took no writes at the last run.
+        self._reason: str | None = None
         #: Lane → when violations were found, and how many.
         self._found: dict[str, deque[tuple[float, int]]] = {}
 
     def run_once(self) -> bool:
+        self._writability()
         metrics.WORKERS.set(len(self._runtime.database.read(store.live)))
         metrics.NEEDS_REVIEW.set(self._runtime.database.read(publications.awaiting_review))
         if self._runtime.settings.alert_urls:
@@ -58,6 +62,20 @@ class GaugeLoop:
             raise
         metrics.REDIS_UP.set(1)
         return False
+
+    def _writability(self) -> None:
+        reason = writability.reason(self._runtime.database)
+        if reason is not None:
+            metrics.DEGRADED.labels("database", reason).set(1)
+        if reason == self._reason:
+            return
+        if self._reason is not None:
+            metrics.DEGRADED.labels("database", self._reason).set(0)
+        if reason is None:
+            log.warning("the database takes writes again")
+        else:
+            log.error("the database is degraded: %s", sentence(reason))
+        self._reason = reason
 
     def _lane(self, lane: str) -> None:
         totals = self._runtime.broker.queues_admin.totals(lane)

@@ -15,6 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import Field
 from starlette.responses import RedirectResponse, Response
 
+from tenants.database_trouble import sentence
 from tenants.errors import Unavailable
 from tenants.queues import QueueError
 from tenants.store import workers
@@ -27,7 +28,7 @@ from .routing import Call, Reply, Route
 
 log = logging.getLogger(__name__)
 
-Part = Literal["ok", "down", "none", "unknown"]
+Part = Literal["ok", "degraded", "down", "none", "unknown"]
 
 
 class Alive(Answer):
@@ -49,6 +50,9 @@ class Ready(Answer):
 
     status: Literal["ok", "degraded", "down"]
     parts: Parts
+    reasons: dict[str, str] = Field(
+        default_factory=dict, description="Why a part is `degraded`, as `word: sentence`, such as `disk_full: …`."
+    )
 
 
 def healthz(call: Call[Any, Any]) -> Reply:
@@ -58,20 +62,25 @@ def healthz(call: Call[Any, Any]) -> Reply:
 def readyz(call: Call[Any, Any]) -> Reply:
     """503 only when the database is down: without Redis or workers jobs are still accepted, and run later."""
     parts: dict[str, Part] = {"database": "ok", "redis": "ok", "workers": "unknown"}
+    reasons: dict[str, str] = {}
     try:
         parts["workers"] = "ok" if call.service.database.read(workers.live) else "none"
     except Unavailable as error:
         log.warning("the database is down: %s", error)
         parts["database"] = "down"
+    else:
+        reason = call.service.database.not_writable
+        if reason is not None:
+            parts["database"], reasons["database"] = "degraded", f"{reason}: {sentence(reason)}"
     try:
         call.service.broker.check_server()
     except (BrokerConnectionError, QueueError) as error:
         log.warning("Redis is down: %s", error)
         parts["redis"] = "down"
     if parts["database"] == "down":
-        return Reply({"status": "down", "parts": parts}, 503, {"Retry-After": "1"})
+        return Reply({"status": "down", "parts": parts, "reasons": reasons}, 503, {"Retry-After": "1"})
     well = all(state == "ok" for state in parts.values())
-    return Reply({"status": "ok" if well else "degraded", "parts": parts})
+    return Reply({"status": "ok" if well else "degraded", "parts": parts, "reasons": reasons})
 
 
 def metrics(call: Call[Any, Any]) -> Response:

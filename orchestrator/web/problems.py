@@ -17,7 +17,8 @@ from dramatiq.errors import BrokerConnectionError
 from starlette.responses import Response
 
 from tenants.database import CommitUnknown
-from tenants.errors import Fault, InvalidInput, LimitReached, OnelaneError
+from tenants.database_trouble import sentence
+from tenants.errors import Fault, InvalidInput, LimitReached, NotWritable, OnelaneError
 from tenants.queues import InvalidEntry, QueueError
 
 from .json_text import to_json
@@ -194,4 +195,6 @@ def _without_internals(error: OnelaneError) -> str:
     """A driver's message holds hosts, users and SQL; the caller learns which part is down and no more."""
     if isinstance(error, CommitUnknown):
         return _NOT_KNOWN
+    if isinstance(error, NotWritable):
+        return f"{sentence(error.reason)}; nothing was accepted"
     return _REDIS_AWAY if "redis" in str(error).lower() else "the database cannot be reached; nothing was accepted"

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import event
 from starlette.routing import Route as StarletteRoute
 from starlette.testclient import TestClient
 
 from orchestrator.jobs import Jobs
+from orchestrator.loops.gauges import GaugeLoop
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.web.app import ROUTES, create_app
@@ -26,7 +28,7 @@ def test_healthz_and_readyz_need_no_key(api: Api, bench: Bench) -> None:
     nobody = api.with_key(None)
     assert nobody.get("/healthz").json() == {"status": "ok"}
     alone = nobody.get("/readyz").json()
-    assert alone == {"status": "degraded", "parts": {"database": "ok", "redis": "ok", "workers": "none"}}
+    assert alone == {"status": "degraded", "parts": {"database": "ok", "redis": "ok", "workers": "none"}, "reasons": {}}
     bench.register_worker()
     assert nobody.get("/readyz").json()["status"] == "ok"
 
@@ -92,6 +94,34 @@ def test_without_the_database_nothing_is_accepted(api: Api, runtime: Runtime, mo
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
         assert "10.1.2.3" not in answer.text
         assert answer.headers["retry-after"]
+
+
+@pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
+def test_a_database_that_takes_no_writes_is_degraded_and_says_why(api: Api, runtime: Runtime) -> None:
+    gauges = GaugeLoop(runtime)
+    gauges.run_once()
+    metric = 'onelane_degraded{part="database",reason="read_only"}'
+    assert metric not in api.get("/metrics").text
+
+    def make_read_only(raw: Any, value: str) -> None:
+        raw.execute(f"PRAGMA query_only = {value}")
+
+    runtime.database.engine.dispose()
+    event.listen(runtime.database.engine, "checkout", lambda raw, *_: make_read_only(raw, "ON"))
+    refused = api.post("/v1/accounts/acme/jobs", JOB)
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    assert "read-only, or a replica; nothing was accepted" in refused.json()["detail"]
+    ready = api.get("/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+    assert ready.json()["parts"]["database"] == "degraded"
+    assert ready.json()["reasons"]["database"].startswith("read_only: the database takes no writes")
+    gauges.run_once()
+    assert f"{metric} 1.0" in api.get("/metrics").text
+    event.listen(runtime.database.engine, "checkout", lambda raw, *_: make_read_only(raw, "OFF"))
+    gauges.run_once()
+    assert f"{metric} 0.0" in api.get("/metrics").text
+    assert api.get("/readyz").json()["parts"]["database"] == "ok"
+    assert api.post("/v1/accounts/acme/jobs", JOB).status_code == 202
 
 
 def test_an_unexpected_error_is_500_without_its_text(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
