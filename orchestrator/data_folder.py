@@ -15,6 +15,9 @@ from pathlib import Path
 
 _OWNER_FILE = "up.pid"
 _PORTS_FILE = "ports.json"
+#: Says how the files lie; a directory without it has the form of number 1.
+_FORMAT_FILE = "format"
+FORMAT = 1
 
 
 class FolderBusy(Exception):
@@ -50,6 +53,21 @@ class DataFolder:
             raise FolderUnusable(f"the data directory {self.path} cannot be made: {error.strerror}") from None
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise FolderUnusable(f"the data directory {self.path} cannot be written to by this user")
+        self._check_format()
+
+    def _check_format(self) -> None:
+        path = self.path / _FORMAT_FILE
+        try:
+            kept = path.read_text("utf-8", "replace").strip()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise FolderUnusable(f"{path} cannot be read: {error.strerror}") from None
+        if kept != str(FORMAT):
+            raise FolderUnusable(
+                f"the data directory {self.path} has the form of another release of onelane ({kept[:20]!r}; this one "
+                f"knows {FORMAT}): start that release, or give this one another --data-dir"
+            )
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
@@ -66,9 +84,17 @@ class DataFolder:
                 raise FolderBusy(self.path, self.owner()) from None
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
+            self._write_format()
             yield
         finally:
             os.close(descriptor)
+
+    def _write_format(self) -> None:
+        path = self.path / _FORMAT_FILE
+        if not path.exists():
+            half = path.with_suffix(f".{os.getpid()}")
+            half.write_text(f"{FORMAT}\n")
+            os.replace(half, path)
 
     def owner(self) -> int | None:
         """The process that owns the directory by its own word, or None."""

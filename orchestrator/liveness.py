@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from tenants.database import Database
 from tenants.errors import Unavailable
+from tenants.store import protocol
 from tenants.store import workers as store
 
 from .execution import Execution
@@ -41,12 +42,14 @@ class Liveness:
         guard: Guard,
         *,
         on_unfit: Callable[[str], None],
+        on_superseded: Callable[[], None],
     ) -> None:
         self._worker_id = worker_id
         self._database = database
         self._execution = execution
         self._guard = guard
         self._on_unfit = on_unfit
+        self._on_superseded = on_superseded
         self._stopping = threading.Event()
         self._renewed_at = now()
         self._threads = [
@@ -95,6 +98,11 @@ class Liveness:
             return
         self._renewed(asked_at)
         self._execution.hand_back_strays()
+        try:
+            protocol.check(self._database)
+        except protocol.NewerRelease as error:
+            log.error("worker %s stops in order: %s", self._worker_id, error)
+            self._on_superseded()
 
     def tick(self) -> None:
         """Count an announced migration as a renewal, and end the steps whose jobs were cancelled.

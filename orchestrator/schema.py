@@ -26,9 +26,11 @@ def is_surely_up_to_date(url: str) -> bool:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
             found = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+            kept = connection.execute("SELECT value FROM meta WHERE key = 'protocol'").fetchall()
     except sqlite3.Error:
         return False
-    return found == [(newest_revision(),)]
+    # Of any other protocol the long way takes care.
+    return found == [(newest_revision(),)] and not kept
 
 
 def missing_revisions(database: Database) -> list[str]:
@@ -36,12 +38,18 @@ def missing_revisions(database: Database) -> list[str]:
 
     Raises:
         Unavailable: the database cannot be reached.
+        NewerRelease: the data belong to a release that this one does not understand.
     """
     if database.dialect == "sqlite" and database.url.database:
         Path(database.url.database).parent.mkdir(parents=True, exist_ok=True)
     # First, because it alone tells in one sentence that nobody answers.
     database.ping()
-    return database.pending_migrations()
+    missing = database.pending_migrations()
+    if not missing:
+        from tenants.store import protocol
+
+        protocol.check(database)
+    return missing
 
 
 def bring_up_to_date(url: str) -> list[str]:
@@ -57,6 +65,10 @@ def bring_up_to_date(url: str) -> list[str]:
         missing = missing_revisions(database)
         if missing:
             database.migrate()
+        from tenants.store import protocol
+
+        if database.read(protocol.of) < protocol.PROTOCOL:
+            database.write(protocol.take_over)
         return missing
     finally:
         database.close()

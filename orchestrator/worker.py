@@ -26,6 +26,7 @@ from actors.clients.publishers import KnownPublisher, load_publishers
 from actors.extras import importable
 from actors.pipeline import load_pipelines
 from actors.step import Step
+from tenants.database import Database
 from tenants.errors import Unavailable
 from tenants.queues import current_message
 from tenants.store import workers as store
@@ -39,6 +40,7 @@ from .liveness import Liveness
 from .metrics import REGISTRY
 from .runtime import Runtime
 from .sandbox import Sandbox
+from .schema import missing_revisions
 from .settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -144,6 +146,7 @@ class WorkerProcess:
         runtime = Runtime(self.settings, worker_id=self.id)
         try:
             when_available(runtime.broker.check_server, self._wanted_stop)
+            when_available(lambda: _require_schema(runtime.database), self._wanted_stop)
             execution = Execution(
                 worker_id=self.id,
                 database=runtime.database,
@@ -177,7 +180,7 @@ class WorkerProcess:
         )
 
     def _claim_until_stopped(self, runtime: Runtime, execution: Execution, guard: Guard, lanes: Sequence[str]) -> None:
-        liveness = Liveness(self.id, runtime.database, execution, guard, on_unfit=self.give_up)
+        liveness = Liveness(self.id, runtime.database, execution, guard, on_unfit=self.give_up, on_superseded=self.stop)
         liveness.start()
         worker = Worker(runtime.broker, queues=set(lanes), worker_threads=self._threads, worker_timeout=200)
         freeze_heap()
@@ -226,6 +229,18 @@ class WorkerProcess:
                 f"no loaded pipeline uses lane(s) {', '.join(unknown)}; there are {', '.join(runtime.lanes)}"
             )
         return sorted(self._only) if self._only else runtime.lanes
+
+
+def _require_schema(database: Database) -> None:
+    """Refuse a schema that lacks what this release needs.
+
+    Raises:
+        Unavailable: it does, or the database cannot be reached; a migration may come at any time.
+        NewerRelease: the data belong to a release that this one does not understand.
+    """
+    missing = missing_revisions(database)
+    if missing:
+        raise Unavailable(f"the database lacks {len(missing)} migration(s): waiting for `onelane migrate`")
 
 
 @contextlib.contextmanager

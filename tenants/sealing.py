@@ -78,7 +78,12 @@ class Sealer:
         """
         version, rest = sealed[:1], sealed[1:]
         key_id, rest = rest[:_KEY_ID_BYTES], rest[_KEY_ID_BYTES:]
-        if version != _VERSION or key_id not in self._ciphers:
+        if version != _VERSION:
+            raise SecretsError(
+                f"a sealed {purpose} of account {account!r} has the form of another release of onelane, "
+                "which this one cannot open; start the release that has sealed it, or set it anew"
+            )
+        if key_id not in self._ciphers:
             raise SecretsError(
                 f"a sealed {purpose} of account {account!r} was sealed with another secret key; "
                 "set the old key beside the new one in ONELANE_SECRET_KEY, separated by a comma"

@@ -1,16 +1,18 @@
 """Takes running steps from workers that died: by the database's clock, 15 s after their last renewal.
 
-By then the worker's guard has ended the steps' processes (8 s + 2 s), so no step runs twice at a time.
+By then the worker's guard has ended the steps' processes (8 s + 2 s), so no step runs twice at a time. It also moves
+steps that wait on a lane which a newer version of their pipeline has left, and which nobody serves.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from sqlalchemy import Connection, RowMapping
 
 from tenants.errors import OwnershipLost
-from tenants.store import outcomes
+from tenants.store import lane_moves, outcomes
 from tenants.store import workers as store
 
 from .. import metrics
@@ -19,6 +21,9 @@ from ..effects import NOBODY_KNOWS, is_irreversible
 from ..runtime import Runtime
 
 log = logging.getLogger(__name__)
+
+#: Steps of a lane that are moved in one transaction.
+_MOVED_AT_ONCE = 500
 
 
 class Rescuer:
@@ -32,7 +37,34 @@ class Rescuer:
 
     def run_once(self) -> bool:
         self.rescue()
+        self.move_from_left_lanes()
         return False
+
+    def move_from_left_lanes(self) -> list[str]:
+        """Move steps whose lane no pipeline uses any more to where their pipeline has them; gives back their ids.
+
+        Not while a live worker serves the lane: that is one of the release before, which runs them itself.
+        """
+        database = self._runtime.database
+        left = set(database.read(lane_moves.waiting_lanes)) - set(self._runtime.lanes)
+        if left:
+            left -= {lane for worker in database.read(store.live) for lane in worker["lanes"]}
+        lane_of = {
+            (pipeline.name, step.name): step.lane
+            for pipeline in self._runtime.pipelines.values()
+            for step in pipeline.steps
+        }
+        moved: list[str] = []
+        for lane in sorted(left):
+
+            def move(connection: Connection, lane: str = lane) -> Collection[tuple[str, str]]:
+                return lane_moves.move(connection, lane, lane_of, limit=_MOVED_AT_ONCE)
+
+            found = database.write(move)
+            if found:
+                log.warning("%d step(s) were moved from lane %s, which no pipeline uses any more", len(found), lane)
+            moved += [step_id for step_id, _ in found]
+        return moved
 
     def rescue(self) -> list[str]:
         """Take the steps of dead workers; gives back their ids."""

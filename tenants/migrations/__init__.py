@@ -22,8 +22,11 @@ _LOCK_SECONDS = 10
 
 def newest_revision() -> str:
     """The revision of this code's last migration, by the names of the files; they have no branches."""
-    versions = Path(__file__).parent / "versions"
-    return max(path.name.partition("_")[0] for path in versions.glob("[0-9]*.py"))
+    return max(_revisions())
+
+
+def _revisions() -> set[str]:
+    return {path.name.partition("_")[0] for path in (Path(__file__).parent / "versions").glob("[0-9]*.py")}
 
 
 def _config() -> Config:
@@ -58,15 +61,17 @@ def _upgrade(connection: Connection, revision: str) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
     config = _config()
+    if _is_newer(_current(connection)):
+        return
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
 
 
 def pending(engine: Engine) -> list[str]:
-    """Revisions that this database lacks, oldest first."""
+    """Revisions that this database lacks, oldest first; none where a newer release has migrated it further."""
     with engine.connect() as connection:
         current = _current(connection)
-    if current == newest_revision():
+    if current == newest_revision() or _is_newer(current):
         return []
     from alembic.script import ScriptDirectory
 
@@ -77,6 +82,11 @@ def pending(engine: Engine) -> list[str]:
             break
         missing.append(each.revision)
     return missing[::-1]
+
+
+def _is_newer(current: str | None) -> bool:
+    """Whether the schema is one of a newer release. Its migrations let this one go on; see `store.protocol`."""
+    return current is not None and current not in _revisions()
 
 
 def _current(connection: Connection) -> str | None:

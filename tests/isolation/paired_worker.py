@@ -58,7 +58,11 @@ def run_worker(folder: Path, gate: int, told: int, limit_seconds: float) -> NoRe
     database = Database(database_url(folder))
     workers.register_surely(database, id=WORKER, host="here", pid=os.getpid(), lanes=["generate"], threads=1)
     execution = cast(Execution, _OneStep())
-    liveness = Liveness(WORKER, database, execution, guard, on_unfit=lambda _: os._exit(_UNFIT_STATUS))
+
+    def end(*_: str) -> None:
+        os._exit(_UNFIT_STATUS)
+
+    liveness = Liveness(WORKER, database, execution, guard, on_unfit=end, on_superseded=end)
     liveness.start()
     owned = _start_new_step(database)
 
