@@ -8,6 +8,9 @@
                          └── child        child.py           runs the step's function
                                └── …      whatever the step starts: a browser, its driver, …
 
+`heartbeat.py` is how guard, zygote and keepers each notice that the worker is silent; `mark.py` is how a step's
+processes are found when all their parents are gone.
+
 The worker's side is `orchestrator.guard` and `orchestrator.sandbox`; beside them only the worker's own modules import
 this package, for the clock and the environment.
 """
