@@ -5,8 +5,10 @@ The sites are the demo blog and a WordPress. Naver is not here: nothing of it ca
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -398,6 +400,27 @@ class TestWordPress:
         port.target["base_url"] = wordpress.url.replace("127.0.0.1", "localhost")
         with pytest.raises(PublishRefused, match=f"own address is {wordpress.url}: set base_url"):
             publish_draft(make_context(port))
+        assert port.login_required == []
+
+    def test_a_name_that_redirects_to_the_site_is_named_too(self, wordpress: WordPressSite, name: str) -> None:
+        class ToTheSite(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(301)
+                self.send_header("Location", wordpress.url + self.path)
+                self.end_headers()
+
+            def log_message(self, format: str, *arguments: Any) -> None:
+                """Nothing of it belongs into the tests' output."""
+
+        wordpress.create_user(name, PASSWORD)
+        port = self.port(wordpress, name, name)
+        assert port.target is not None
+        with ThreadingHTTPServer(("127.0.0.1", 0), ToTheSite) as other:
+            threading.Thread(target=other.serve_forever, daemon=True).start()
+            port.target["base_url"] = f"http://127.0.0.1:{other.server_port}"
+            with pytest.raises(PublishRefused, match=f"own address is {wordpress.url}: set base_url"):
+                publish_draft(make_context(port))
+            other.shutdown()
         assert port.login_required == []
 
     def test_alignment_and_tasks_survive(self, wordpress: WordPressSite, name: str) -> None:

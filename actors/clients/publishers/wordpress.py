@@ -139,13 +139,18 @@ class WordPressPublisher:
             return False
         raise ProviderError(f"{self._admin} answers {response.status} and does not look like WordPress")
 
-    def _check_origin(self, url: str) -> None:
-        """Refuse a site that sends the browser to another address: the session's cookies would not be sent there.
+    def _check_origin(self, url: str, *, claimed: bool = False) -> None:
+        """Refuse a site that is at another address: the session's cookies are not sent there.
+
+        Of an address that the site only claims, the scheme is passed over: behind a proxy that ends TLS many sites
+        believe that they are plain http.
 
         Raises:
-            PublishRefused: it does; the message has the address that is right.
+            PublishRefused: it is elsewhere; the message has the address that is right.
         """
-        if _origin(url) != _origin(self._base):
+        own, base = _origin(url), _origin(self._base)
+        same = _without_scheme(own) == _without_scheme(base) if claimed else own == base
+        if not same:
             right = _with_origin(self._base, url)
             raise PublishRefused(
                 f"the target's base_url is {self._base}, and the site's own address is {right}: set base_url to that"
@@ -164,7 +169,7 @@ class WordPressPublisher:
             return  # its REST interface is closed to strangers; the sign-in form is looked at too
         address = site.get("url") if isinstance(site, dict) else None
         if isinstance(address, str) and address:
-            self._check_origin(address)
+            self._check_origin(address, claimed=True)
 
     def _is_user(self, credentials: Credentials | None) -> bool:
         """Whether the session belongs to the credentials' user; a session of somebody else must not be used."""
@@ -179,7 +184,7 @@ class WordPressPublisher:
         self._browser.goto(page, self._login)
         if not page.locator("#user_login").count():
             raise ProviderError(f"{self._login} shows no sign-in form")
-        self._check_origin(page.locator("#loginform").evaluate("form => form.action"))
+        self._check_origin(page.locator("#loginform").evaluate("form => form.action"), claimed=True)
         fill_in((page.locator("#user_login"), credentials.username), (page.locator("#user_pass"), credentials.password))
         if page.locator("#rememberme").count():
             page.locator("#rememberme").check()
@@ -310,6 +315,12 @@ def _is_signed_out(status: int, answer: Any) -> bool:
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _without_scheme(origin: tuple[str, str | None, int | None]) -> tuple[str | None, int | None]:
+    """Host and port; the usual ports of both schemes count as one."""
+    _, host, port = origin
+    return host, None if port in (80, 443) else port
 
 
 def _with_origin(base: str, url: str) -> str:

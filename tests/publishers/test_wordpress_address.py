@@ -1,0 +1,34 @@
+"""Which addresses are one site: as the browser is there, and without the scheme as the site claims it."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors import PublishRefused, Target
+from actors.clients.publishers.base import PublisherClients
+from actors.clients.publishers.wordpress import WordPressPublisher
+from tests.ports import MemoryPort, make_context
+
+
+@pytest.mark.parametrize(
+    ("base", "url", "claimed", "right"),
+    [
+        ("https://example.com", "https://example.com/wp-admin/", False, None),
+        ("https://example.com", "https://EXAMPLE.com:443/", False, None),
+        ("https://example.com/blog", "https://www.example.com/wp/", True, "https://www.example.com/blog"),
+        ("https://www.example.com", "https://example.com/", False, "https://example.com"),
+        ("http://example.com", "https://example.com/", False, "https://example.com"),
+        ("https://example.com", "http://example.com", True, None),
+        ("http://127.0.0.1:8080", "http://localhost:8080/", True, "http://localhost:8080"),
+        ("http://example.com:8080", "http://example.com", True, "http://example.com"),
+    ],
+)
+def test_another_address_of_a_site_is_named(base: str, url: str, claimed: bool, right: str | None) -> None:
+    clients = PublisherClients(make_context(MemoryPort()).clients)
+    publisher = WordPressPublisher(Target("wordpress", base, {}), clients)
+    if right is None:
+        publisher._check_origin(url, claimed=claimed)
+        return
+    with pytest.raises(PublishRefused) as refused:
+        publisher._check_origin(url, claimed=claimed)
+    assert str(refused.value).endswith(f"own address is {right}: set base_url to that")
