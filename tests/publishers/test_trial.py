@@ -191,5 +191,5 @@ def test_the_list_names_all_and_what_each_can_do(
     assert items["right"]["from"] == "ONELANE_PUBLISHERS"
     assert {"demo", "wordpress"} <= set(items)
     monkeypatch.setenv("ONELANE_PUBLISHERS", "no.such:Thing")
-    assert run(["publishers", "list"]) == 1
+    assert run(["publishers", "list"]) == 4
     assert "ONELANE_PUBLISHERS: 'no.such:Thing' cannot be loaded" in capsys.readouterr().err
