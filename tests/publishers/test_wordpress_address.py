@@ -7,7 +7,8 @@ import pytest
 from actors import PublishRefused, Target
 from actors.clients.publishers.base import PublisherClients
 from actors.clients.publishers.wordpress import WordPressPublisher
-from tests.ports import MemoryPort, make_context
+from actors.testing import MemoryPort
+from tests.ports import make_context
 
 
 @pytest.mark.parametrize(
