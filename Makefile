@@ -46,6 +46,7 @@ bench: ## Benchmarks, both sides in one run, with ratios
 	.venv/bin/python -m tests.benchmarks.whole_path
 	.venv/bin/python -m tests.benchmarks.posting
 	.venv/bin/python -m tests.benchmarks.isolation_cost
+	.venv/bin/python -m tests.benchmarks.step_logs
 	.venv/bin/python -m tests.benchmarks.rebuild
 
 chaos: ## Every pair of failures of a step's processes; then attack the whole service on both databases (CHAOS_ARGS=--seed=N)
