@@ -7,7 +7,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -45,6 +45,14 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
+#: What else belongs into the transaction, with what was made.
+Within = Callable[[Connection, Mapping[Any, Any]], None]
+
+
+def _noop(connection: Connection, made: Mapping[Any, Any]) -> None:
+    """Nothing else."""
+
+
 class Schedules:
     """Everything about schedules but their firing."""
 
@@ -53,8 +61,8 @@ class Schedules:
         self._jobs = jobs
         self._dispatcher = dispatcher
 
-    def create(self, account: str, wanted: Mapping[str, Any]) -> RowMapping:
-        """Make a schedule of `FIELDS`; those that have a default may be left out.
+    def create(self, account: str, wanted: Mapping[str, Any], *, within: Within = _noop) -> RowMapping:
+        """Make a schedule of `FIELDS`; those that have a default may be left out. `within` its transaction, too.
 
         Raises:
             InvalidAccount, InvalidSchedule, UnknownPipeline, InvalidPipelineInput: nothing was made.
@@ -67,7 +75,9 @@ class Schedules:
             values["starts_at"] = values["starts_at"] or now.replace(microsecond=0)
             first = self._checked(account, values, now)
             values = {**values, "id": new_id(), "account": account, **_inputs_columns(values)}
-            return store.create(connection, {**_as_columns(values), "next_fire_at": first})
+            made = store.create(connection, {**_as_columns(values), "next_fire_at": first})
+            within(connection, made)
+            return made
 
         return self._database.write(work)
 
@@ -133,8 +143,10 @@ class Schedules:
         """
         self._database.write(lambda connection: store.remove(connection, schedule_id, owner))
 
-    def run(self, schedule_id: str, owner: str | None) -> dict[str, Any]:
+    def run(self, schedule_id: str, owner: str | None, *, within: Within = _noop) -> dict[str, Any]:
         """Make a job now, whatever its times, its overlap or whether it is on; takes the next of its inputs.
+
+        `within` is called in its transaction.
 
         Raises:
             NotFound: as `fetch`.
@@ -158,7 +170,9 @@ class Schedules:
                 if taken + 1 == len(inputs):
                     values["next_fire_at"] = None
             store.change(connection, schedule_id, values)
-            return self._jobs.view(connection, plan.id, None), queued
+            job = self._jobs.view(connection, plan.id, None)
+            within(connection, job)
+            return job, queued
 
         job, queued = self._database.write(work)
         self._dispatcher.send(queued)

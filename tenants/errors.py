@@ -18,7 +18,8 @@
     │   ├── QueueNotEmpty        queue_not_empty
     │   ├── AccountBusy          account_busy
     │   ├── AccountDraining      account_draining
-    │   └── AccountSuspended     account_suspended
+    │   ├── AccountSuspended     account_suspended
+    │   └── ClaimLost            idempotency_in_progress: another call has taken the idempotency key over
     ├── StaleVersion             stale_version
     │   └── DraftChanged         publish_failed: to a step, which tries again
     ├── LimitReached             (with retry_after)
@@ -139,6 +140,12 @@ class AccountBusy(Conflict):
 
 class AccountDraining(Conflict):
     code = "account_draining"
+
+
+class ClaimLost(Conflict):
+    """Another call took the idempotency key over: this one was held to be dead, and must leave nothing behind."""
+
+    code = "idempotency_in_progress"
 
 
 class AccountSuspended(Conflict):

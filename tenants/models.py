@@ -450,6 +450,20 @@ class IdempotencyKey(Model, table=True):
     status: int | None = None
     response: dict[str, Any] | None = Field(sa_column=Column(json_document()))
     created_at: datetime = Field(sa_column=_time(nullable=False, index=True))
+    #: The control plane that makes the answer; null: of a version that had no liveness.
+    holder: str | None = None
+    #: Of the call that makes it: whoever takes the key over writes another, and the first call's answer is refused.
+    claim: str | None = None
+
+
+class ControlPlane(Model, table=True):
+    """A control plane's process; alive while `heartbeat_at` is younger than 10 s by the database's clock."""
+
+    __tablename__ = "control_planes"
+    id: str = Field(primary_key=True)
+    host: str
+    pid: int
+    heartbeat_at: datetime = Field(sa_column=_time(nullable=False))
 
 
 class Audit(Model, table=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -37,14 +38,22 @@ class WebhookSecrets:
         self._database = database
         self._sealer = sealer
 
-    def rotate(self, account: str) -> dict[str, Any]:
-        """Make a new secret: `{secret, created_at, previous_until}`. The one before it signs for a day more."""
+    def rotate(
+        self, account: str, *, within: Callable[[Connection, dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
+        """Make a new secret: `{secret, created_at, previous_until}`. The one before it signs for a day more.
+
+        `within` is called with it in its transaction.
+        """
         secret = _new_secret()
 
         def work(connection: Connection) -> dict[str, Any]:
             ensure_account(connection, account)
             self._put(connection, account, secret)
-            return {"secret": secret, **_describe(connection, account)}
+            made = {"secret": secret, **_describe(connection, account)}
+            if within is not None:
+                within(connection, made)
+            return made
 
         return self._database.write(work)
 

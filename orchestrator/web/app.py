@@ -97,7 +97,9 @@ def create_app(runtime: Runtime, *, extra_routes: Sequence[BaseRoute] = ()) -> S
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await service.in_thread(service.presence.start)
         yield
+        await service.in_thread(service.presence.stop)
         service.close()
 
     return Starlette(

@@ -4,7 +4,8 @@ Invariants
 - One key, method, path and caller stand for one body; bodies are compared as parsed JSON.
 - Only good answers are kept: after an error the same key starts afresh.
 - What a call has made whose answer never came (its process died, or its commit's answer was lost) is found by the next
-  one with the key, which gives jobs the same ids. Its answer shows them as they are by then.
+  one with the key. Jobs get the same ids, and the answer shows them as they are by then; all else is made in one
+  transaction with the answer that is kept for the key.
 - An answer with a secret in it is kept sealed, so that the database never holds a key that opens something.
 """
 
@@ -14,14 +15,16 @@ import base64
 import hashlib
 import json
 import logging
+import math
 import re
 from dataclasses import replace
 from typing import Any, cast
 
+from sqlalchemy import Connection
 from starlette.responses import Response
 
 from tenants.database import CommitUnknown
-from tenants.errors import Fault, Unavailable
+from tenants.errors import ClaimLost, Fault, Unavailable
 from tenants.models import derived_id
 from tenants.store import idempotency as store
 
@@ -48,7 +51,8 @@ def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Resp
     fingerprint = _digest(_canonical(body))
     database = call.service.database
     account = call.params.get("account", call.caller.account)
-    claim = database.write(lambda connection: store.claim(connection, scope, fingerprint, account))
+    holder = call.service.presence.id
+    claim = database.write(lambda connection: store.claim(connection, scope, fingerprint, account, holder))
     if claim.kind == "done":
         return _again(call, scope, cast("int", claim.status), cast("dict[str, Any]", claim.response))
     if claim.kind == "conflict":
@@ -57,22 +61,29 @@ def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Resp
         raise Problem(
             "idempotency_in_progress",
             f"the first call with the idempotency key {key!r} still runs; ask again",
-            headers={"Retry-After": "1"},
+            headers={"Retry-After": str(math.ceil(claim.retry_after))},
         )
-    call = replace(call, seed=derived_id(claim.seed, fingerprint))
+    is_kept = False
+
+    def keep(connection: Connection, reply: Reply) -> None:
+        nonlocal is_kept
+        _finish(connection, route, call, scope, claim.token, reply)
+        is_kept = True
+
+    call = replace(call, seed=derived_id(claim.seed, fingerprint), keep=keep)
     try:
         reply = cast("Reply", route.endpoint(call))
     except BaseException as error:
-        _give_back(call, scope, error)
+        _give_back(call, scope, claim.token, error)
         raise
     if route.audited:
         note(route, call, reply)
-    kept = _kept(route, call, scope, reply)
-    shown = reply.data.get("account") if isinstance(reply.data, dict) else None
+    if is_kept:
+        return reply.response()
     try:
-        database.write(lambda connection: store.finish(connection, scope, reply.status, kept, shown))
-    except Unavailable as away:
-        # It was done, and that is what the caller hears; a repeat is told to wait, and then finds what was made.
+        database.write(lambda connection: _finish(connection, route, call, scope, claim.token, reply))
+    except (Unavailable, ClaimLost) as away:
+        # It was done, and so the caller is answered; a repeat has to wait, and then finds what was made.
         log.warning("the answer to an idempotency key is not kept: %s", away)
     return reply.response()
 
@@ -92,10 +103,15 @@ def _scope(key: str, route: Route, call: Call[Any, Any]) -> str:
     return _digest([key, route.method, route.template.fill(call.params), call.caller.key_id])
 
 
-def _give_back(call: Call[Any, Any], scope: str, error: BaseException) -> None:
+def _finish(connection: Connection, route: Route, call: Call[Any, Any], scope: str, token: str, reply: Reply) -> None:
+    shown = reply.data.get("account") if isinstance(reply.data, dict) else None
+    store.finish(connection, scope, reply.status, _kept(route, call, scope, reply), shown, token)
+
+
+def _give_back(call: Call[Any, Any], scope: str, token: str, error: BaseException) -> None:
     after = store.abandon if isinstance(error, CommitUnknown) else store.forget
     try:
-        call.service.database.write(lambda connection: after(connection, scope))
+        call.service.database.write(lambda connection: after(connection, scope, token))
     except Unavailable as away:  # what the call met is what counts; the key is free again when its time is over
         log.warning("an idempotency key stays taken for %d s: %s", store.ABANDONED_SECONDS, away)
 

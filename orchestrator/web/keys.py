@@ -19,9 +19,9 @@ from .routing import Call, Reply, Route
 def create_key(call: Call[Query, KeyRequest]) -> Reply:
     key, wanted = keys.make_key(), call.body
 
-    def write(connection: Connection) -> dict[str, Any]:
+    def write(connection: Connection) -> Reply:
         account = _whose(call)
-        made = keys.create(
+        row = keys.create(
             connection,
             key,
             scope="admin" if account is None else "account",
@@ -29,32 +29,36 @@ def create_key(call: Call[Query, KeyRequest]) -> Reply:
             name=wanted.name,
             expires_at=wanted.expires_at,
         )
-        return dict(made)
+        made: dict[str, Any] = dict(row)
+        location = f"{call.request.scope['raw_path'].decode()}/{made['id']}"
+        audit = {"before": None, "after": _told(made)}
+        reply = Reply({**made, "key": key}, 201, {"Location": location}, audit=audit)
+        call.keep(connection, reply)
+        return reply
 
-    made = call.service.database.write(write)
-    location = f"{call.request.scope['raw_path'].decode()}/{made['id']}"
-    return Reply({**made, "key": key}, 201, {"Location": location}, audit={"before": None, "after": _told(made)})
+    return call.service.database.write(write)
 
 
 def rotate_key(call: Call[Query, RotationRequest]) -> Reply:
     key, wanted, old = keys.make_key(), call.body, call.params["id"]
 
-    def write(connection: Connection) -> dict[str, Any]:
-        return dict(
-            keys.rotate(
-                connection,
-                _whose(call),
-                old,
-                key,
-                overlap_seconds=wanted.overlap,
-                expires_at=wanted.expires_at,
-            )
+    def write(connection: Connection) -> Reply:
+        row = keys.rotate(
+            connection,
+            _whose(call),
+            old,
+            key,
+            overlap_seconds=wanted.overlap,
+            expires_at=wanted.expires_at,
         )
+        made: dict[str, Any] = dict(row)
+        keys_path = call.request.scope["raw_path"].decode().rpartition("/")[0]
+        audit = {"before": {"keys": [old]}, "after": {**_told(made), "overlap": wanted.overlap}}
+        reply = Reply({**made, "key": key}, 201, {"Location": f"{keys_path}/{made['id']}"}, audit=audit)
+        call.keep(connection, reply)
+        return reply
 
-    made = call.service.database.write(write)
-    keys_path = call.request.scope["raw_path"].decode().rpartition("/")[0]
-    audit = {"before": {"keys": [old]}, "after": {**_told(made), "overlap": wanted.overlap}}
-    return Reply({**made, "key": key}, 201, {"Location": f"{keys_path}/{made['id']}"}, audit=audit)
+    return call.service.database.write(write)
 
 
 def _whose(call: Call[Any, Any]) -> str | None:

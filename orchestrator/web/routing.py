@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
+from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -47,6 +48,10 @@ class Reply:
         return Response(to_json(self.data), self.status, self.headers, "application/json")
 
 
+def _keep_nothing(connection: Connection, reply: Reply) -> None:
+    """Without an idempotency key."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Q, B]):
     """A call that has passed every check."""
@@ -59,6 +64,8 @@ class Call(Generic[Q, B]):
     request: Request
     #: With an idempotency key: what the ids of the jobs that it makes come from; the same at a repeat.
     seed: str | None = None
+    #: Keeps the answer for the idempotency key, if there is one, in the transaction that makes what it shows.
+    keep: Callable[[Connection, Reply], None] = _keep_nothing
 
     @property
     def account(self) -> str:

@@ -37,9 +37,16 @@ def _view(row: Mapping[Any, Any], fields: tuple[str, ...] = _WHOLE) -> dict[str,
 
 def create(call: Call[Query, ScheduleRequest]) -> Reply:
     _check_callback(call)
-    row = call.service.runtime.schedules.create(call.account, call.body.model_dump())
-    location = f"/v1/schedules/{quote(row['id'], safe='')}"
-    return Reply(_view(row), 201, {"Location": location}, audit={"before": None, "after": _told(row)})
+
+    def reply(row: Mapping[Any, Any]) -> Reply:
+        location = f"/v1/schedules/{quote(row['id'], safe='')}"
+        return Reply(_view(row), 201, {"Location": location}, audit={"before": None, "after": _told(row)})
+
+    return reply(
+        call.service.runtime.schedules.create(
+            call.account, call.body.model_dump(), within=lambda connection, row: call.keep(connection, reply(row))
+        )
+    )
 
 
 def _check_callback(call: Call[Any, Any]) -> None:
@@ -87,9 +94,15 @@ def delete(call: Call[Query, Any]) -> Reply:
 
 
 def run(call: Call[Query, Nothing]) -> Reply:
-    job = call.service.runtime.schedules.run(call.params["id"], call.owner)
-    audit = {"account": job["account"], "after": {"job": job["id"]}}
-    return Reply(job, 202, {"Location": job_path(job["id"])}, audit=audit)
+    def reply(job: Mapping[Any, Any]) -> Reply:
+        audit = {"account": job["account"], "after": {"job": job["id"]}}
+        return Reply(job, 202, {"Location": job_path(job["id"])}, audit=audit)
+
+    return reply(
+        call.service.runtime.schedules.run(
+            call.params["id"], call.owner, within=lambda connection, job: call.keep(connection, reply(job))
+        )
+    )
 
 
 def preview(call: Call[Query, SchedulePreview]) -> Reply:

@@ -16,6 +16,7 @@ from tenants.sessions import Sessions
 
 from ..events import EventHub
 from ..jobs import Jobs
+from ..presence import Presence
 from ..settings import Settings
 from .auth import Authenticator
 from .rate_limits import RateLimits
@@ -49,6 +50,7 @@ class Service:
         self.events = EventHub(runtime.database, runtime.settings.redis_url)
         self.authenticator = Authenticator(runtime.database, runtime.settings.admin_key)
         self.limits = RateLimits(runtime.settings)
+        self.presence = Presence(runtime.database)
 
     @property
     def settings(self) -> Settings:

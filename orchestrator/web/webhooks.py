@@ -26,9 +26,12 @@ def rotate_secret(call: Call[Query, Nothing]) -> Reply:
         before: dict[str, Any] | None = secrets.describe(call.account)
     except NotFound:
         before = None
-    made = secrets.rotate(call.account)
-    after = {name: made[name] for name in ("created_at", "previous_until")}
-    return Reply(made, 201, audit={"before": before, "after": after})
+
+    def reply(made: dict[str, Any]) -> Reply:
+        after = {name: made[name] for name in ("created_at", "previous_until")}
+        return Reply(made, 201, audit={"before": before, "after": after})
+
+    return reply(secrets.rotate(call.account, within=lambda connection, made: call.keep(connection, reply(made))))
 
 
 _SECRET = "/v1/accounts/{account}/webhook-secret"  # noqa: S105 - a path

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, update
+from starlette.testclient import TestClient
 
 from orchestrator.jobs import Jobs
 from orchestrator.runtime import Runtime
+from orchestrator.web.app import ROUTES
 from orchestrator.web.paths import PathTable, Template, split_path
+from orchestrator.web.routing import Reply, Route
 from tenants.columns import db_now
 from tenants.database import CommitUnknown
 from tenants.errors import Unavailable
 from tenants.models import derived_id, new_id
-from tenants.store import idempotency
+from tenants.store import audit, control_planes, idempotency, keys
 from tests.web.conftest import JOB, ON_BOTH, Api
 
 JOBS = "/v1/accounts/acme/jobs"
@@ -235,3 +239,135 @@ def test_a_key_that_was_made_is_given_again_and_kept_sealed(api: Api, runtime: R
     kept = runtime.database.read(lambda c: c.execute(select(idempotency.table.c.response)).scalar_one())
     assert first["key"] not in json.dumps(kept)
     assert len(api.get("/v1/accounts/acme/keys").json()["items"]) == 1
+
+
+def die(runtime: Runtime, silent_seconds: float) -> None:
+    """Every control plane was last heard of so many seconds ago."""
+    table = control_planes.table
+    runtime.database.write(lambda c: c.execute(update(table).values(heartbeat_at=db_now(-silent_seconds))))
+
+
+@contextlib.contextmanager
+def no_renewal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if the processes had died: their rows are not renewed."""
+    with monkeypatch.context() as patched:
+        patched.setattr(control_planes, "renew", lambda *arguments, **named: None)
+        yield
+
+
+@ON_BOTH
+def test_a_key_is_free_as_soon_as_its_control_plane_is_known_dead(
+    api: Api, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was 409 for two minutes, with `Retry-After: 1`: 200 tries."""
+    post_and_lose_the_answer(api, JOBS, JOB, monkeypatch)
+    alive = api.post(JOBS, JOB, **once("k"))
+    assert (alive.status_code, alive.headers["retry-after"]) == (409, "1")
+    with no_renewal(monkeypatch):
+        die(runtime, 6)
+        silent = api.post(JOBS, JOB, **once("k"))
+        assert silent.json()["code"] == "idempotency_in_progress"
+        assert 3 <= int(silent.headers["retry-after"]) <= control_planes.DEAD_SECONDS - 6
+        die(runtime, control_planes.DEAD_SECONDS + 1)
+        assert api.post(JOBS, JOB, **once("k")).status_code == 202
+        assert count(api) == 1
+
+
+def test_a_key_is_free_at_once_after_an_orderly_stop(
+    api: Api, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post_and_lose_the_answer(api, JOBS, JOB, monkeypatch)
+    (stopped,) = runtime.database.read(lambda c: c.execute(select(control_planes.table.c.id)).scalars().all())
+    with no_renewal(monkeypatch):
+        runtime.database.write(lambda c: control_planes.stop(c, stopped))
+        assert api.post(JOBS, JOB, **once("k")).status_code == 202
+    assert count(api) == 1
+
+
+def test_a_key_of_a_version_without_liveness_is_held_for_its_time(api: Api, runtime: Runtime) -> None:
+    table = idempotency.table
+    api.post(JOBS, JOB, **once("k"))
+    age = {"created_at": db_now(-20), "status": None, "response": None, "holder": None}
+    runtime.database.write(lambda c: c.execute(update(table).values(**age)))
+    answer = api.post(JOBS, JOB, **once("k"))
+    assert answer.status_code == 409
+    assert 95 <= int(answer.headers["retry-after"]) <= idempotency.ABANDONED_SECONDS - 20
+
+
+CREATING = [route for route in ROUTES if route.creates]
+
+
+def creating_call(api: Api, route: Route) -> tuple[str, Any, Callable[[], int]]:
+    """A call of the route, and how many of what it makes are there."""
+    kept = {"name": "s", "pipeline": "sample", "every": 60, "input": JOB["input"]}
+    path = route.path.replace("{account}", "acme")
+    if path.endswith("/jobs"):
+        return path, JOB, lambda: count(api)
+    if path.endswith(":batch"):
+        return path, {"jobs": [JOB] * 2}, lambda: count(api)
+    if path.endswith("/schedules"):
+        return path, kept, lambda: len(api.get("/v1/schedules").json()["items"])
+    if path.startswith("/v1/schedules/"):
+        made = api.post("/v1/accounts/acme/schedules", kept).json()["id"]
+        return path.replace("{id}", made), None, lambda: count(api)
+    if path.endswith("/webhook-secret"):
+
+        def rotations() -> int:
+            found = api.get(path)
+            return 0 if found.status_code == 404 else 1 + (found.json()["previous_until"] is not None)
+
+        return path, None, rotations
+    keys_path = path.removesuffix("/{id}:rotate")
+    if path.endswith(":rotate"):
+        path = path.replace("{id}", api.post(keys_path, {"name": "n"}).json()["id"])
+    return path, {}, lambda: len(api.get(keys_path).json()["items"])
+
+
+class Died(Exception):
+    """The process ends here, as far as the call is concerned."""
+
+
+@ON_BOTH
+@pytest.mark.parametrize("route", CREATING, ids=lambda route: route.operation_id)
+def test_what_a_dead_control_plane_has_made_is_found_again_by_every_post(
+    api: Api, client: TestClient, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, route: Route
+) -> None:
+    """It died after the commit of what was asked for, before anybody had the answer."""
+    path, body, number = creating_call(api, route)
+    before = number()
+    with monkeypatch.context() as patched:
+        patched.setattr(audit, "record", _die)
+        patched.setattr(Reply, "response", _die)
+        died = client.post(path, json=body or {}, headers={**api.headers, "Idempotency-Key": "k"})
+    assert died.status_code == 500
+    made = number()
+    assert made > before
+    with no_renewal(monkeypatch):
+        die(runtime, 60)
+        again = api.post(path, body or {}, **once("k"))
+        assert again.status_code in (201, 202)
+        assert number() == made, "nothing was made a second time"
+        assert api.post(path, body or {}, **once("k")).json() == again.json()
+
+
+def _die(*arguments: Any, **named: Any) -> Any:
+    raise Died
+
+
+@ON_BOTH
+def test_a_call_whose_key_was_taken_over_leaves_nothing_behind(
+    api: Api, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A control plane that was frozen goes on after another one has answered for it."""
+    real, path = keys.create, "/v1/accounts/acme/keys"
+
+    def freeze(connection: Any, *arguments: Any, **named: Any) -> Any:
+        table = idempotency.table
+        connection.execute(update(table).values(claim="another's"))
+        return real(connection, *arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keys, "create", freeze)
+        answer = api.post(path, {}, **once("k"))
+    assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_in_progress")
+    assert api.get(path).json()["items"] == []

@@ -1,0 +1,63 @@
+"""A control plane's liveness: a row in the database that a thread renews.
+
+Should the database be away for long, others hold the process to be dead; what it does then is refused by the guards of
+what it writes, not by this.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+
+from tenants.database import CommitUnknown, Database
+from tenants.errors import Unavailable
+from tenants.models import new_id
+from tenants.store import control_planes
+
+log = logging.getLogger(__name__)
+
+
+class Presence:
+    """The row of one process. `id` is None until it has been written."""
+
+    def __init__(self, database: Database) -> None:
+        self.id: str | None = None
+        self._database = database
+        self._own_id = new_id()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Write the row, and renew it until `stop`."""
+        self._renew()
+        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Remove the row: what the process held is free at once."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+        try:
+            self._database.write(lambda connection: control_planes.stop(connection, self._own_id))
+        except (Unavailable, CommitUnknown) as error:
+            log.warning("the orderly stop is not noted, others will know it in a while: %s", error)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(control_planes.RENEWAL_SECONDS):
+            self._renew()
+
+    def _renew(self) -> None:
+        host, pid = socket.gethostname(), os.getpid()
+        try:
+            self._database.write(
+                lambda connection: control_planes.renew(connection, id=self._own_id, host=host, pid=pid)
+            )
+        except (Unavailable, CommitUnknown) as error:
+            log.warning("this control plane's liveness is not renewed: %s", error)
+        except Exception:
+            log.exception("this control plane's liveness is not renewed; it goes on")
+        else:
+            self.id = self._own_id
