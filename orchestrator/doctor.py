@@ -186,7 +186,7 @@ def _database(settings: Settings) -> list[Finding]:
         return [Finding("database", "wrong", f"{name} lacks {len(pending)} migration(s)", "run `onelane migrate`")]
     findings = [Finding("database", "ok", f"{name} answers, and its schema is up to date")]
     if pooled:
-        message = "a connection pooler such as pgbouncer stands before it: statements are planned anew each time"
+        message = "a connection pooler such as pgbouncer stands before it: statements are planned again each time"
         findings.append(Finding("database", "note", message, "give the server's own address, which is faster"))
     return findings
 
@@ -215,9 +215,9 @@ def _secrets(settings: Settings) -> list[Finding]:
             Finding(
                 "secrets",
                 "wrong",
-                f"{unknown} sealed value(s) were sealed with a key that is not set: nobody can open them",
+                f"{unknown} sealed value(s) were sealed with a key that is not set, and cannot be opened",
                 "put that key behind the others in ONELANE_SECRET_KEY, after a comma; if it is lost, set these "
-                "sessions and webhook secrets anew",
+                "sessions and webhook secrets again",
             )
         ]
     if older:
@@ -229,7 +229,7 @@ def _secrets(settings: Settings) -> list[Finding]:
                 "run `onelane secrets rotate`; until then the older key must stay in ONELANE_SECRET_KEY",
             )
         ]
-    more = " Keys behind the first are needed no more." if len(split_keys(secret)) > 1 else ""
+    more = " Keys behind the first are not needed any longer." if len(split_keys(secret)) > 1 else ""
     return [Finding("secrets", "ok", f"{newest} sealed value(s), all with the first secret key.{more}")]
 
 
@@ -327,7 +327,7 @@ def _model(settings: Settings) -> list[Finding]:
 
 def _alerts(settings: Settings) -> list[Finding]:
     if not settings.alert_urls:
-        message = "ONELANE_ALERT_URLS is not set: nobody is told of dead letters and the like"
+        message = "ONELANE_ALERT_URLS is not set: no alerts are sent"
         return [Finding("alerts", "note", message, "set it to apprise URLs, separated by spaces; see docs/alerts.md")]
     from .alerts.channels import channels_of
 

@@ -321,7 +321,7 @@ class Jobs:
         letter = self._database.read(lambda connection: dead_letters.fetch(connection, letter_id))
         job_id: str | None = letter["job_id"]
         if job_id is None:
-            raise JobNotRetryable(f"dead letter {letter_id} belongs to no job; send its message anew or discard it")
+            raise JobNotRetryable(f"dead letter {letter_id} belongs to no job; send its message again or discard it")
 
         def work(connection: Connection) -> tuple[Sequence[Dispatch], dict[str, Any]]:
             store.lock(connection, job_id, None)

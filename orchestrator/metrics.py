@@ -57,7 +57,7 @@ BURIED = Counter(
 )
 REAPED = Counter(
     "onelane_reaped_queues",
-    "Idle tenant queues that were torn down.",
+    "Idle tenant queues that were deleted.",
     registry=REGISTRY,
 )
 REFUSED_CALLS = Counter(
@@ -91,7 +91,7 @@ ALERTS_OVERDUE = Gauge(
 )
 OPEN_CIRCUITS = Gauge(
     "onelane_open_circuits",
-    "Tenant queues with work waiting that rest because too many of their steps failed in a row, by lane.",
+    "Tenant queues with work waiting whose circuit is open, by lane.",
     ("lane",),
     registry=REGISTRY,
 )
@@ -133,7 +133,7 @@ LANE_DWELL = Gauge(
 )
 INVARIANT_VIOLATIONS = Gauge(
     "onelane_invariant_violations",
-    "Violations of the broker's invariants found (and mended) in the last ten minutes, by lane; each is a fault.",
+    "Violations of the broker's invariants found (and repaired) in the last ten minutes, by lane; each is a fault.",
     ("lane",),
     registry=REGISTRY,
 )

@@ -193,10 +193,10 @@ def _decided(found: Situation) -> Iterator[Why]:
 def _by_capacity(found: Situation) -> Iterator[Why]:
     lane = found.step["lane"] if found.step is not None else ""
     if found.running >= found.concurrency:
-        message = f"{found.running} of its tenant queue run(s), and no more than {found.concurrency} may"
+        message = f"{found.running} of its tenant queue run(s), and at most {found.concurrency} may"
         yield Why("at_concurrency", message, count=found.running)
     elif found.account_concurrency is not None and found.running_in_account >= found.account_concurrency:
-        message = f"{found.running_in_account} of its account run(s), and no more than {found.account_concurrency} may"
+        message = f"{found.running_in_account} of its account run(s), and at most {found.account_concurrency} may"
         yield Why("at_concurrency", message, count=found.running_in_account)
     if not found.threads:
         yield Why("no_worker", f"no live worker serves lane {lane}")

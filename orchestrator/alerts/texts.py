@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 _TITLES = {
     "dead_letter": "a step will not be tried again",
     "login_required": "an account has to sign in",
-    "needs_review": "nobody can tell whether a post was published",
-    "circuit_open": "an account's lane rests: too many of its steps failed in a row",
+    "needs_review": "it is unknown whether a post was published",
+    "circuit_open": "an account's lane is stopped: too many of its steps failed in a row",
     "circuit_closed": "an account's lane runs again",
     "provider_refused": "a provider refuses a credential: everything that uses it fails",
 }
 _PLURALS = {
     "dead_letter": "dead letters",
     "login_required": "accounts that have to sign in",
-    "needs_review": "posts of which nobody can tell whether they were published",
-    "circuit_open": "lanes of accounts that rest",
+    "needs_review": "posts of which it is unknown whether they were published",
+    "circuit_open": "lanes of accounts that are stopped",
     "circuit_closed": "lanes of accounts that run again",
     "provider_refused": "steps that failed because a provider refuses a credential",
 }
@@ -56,7 +56,9 @@ def text_of(rows: Sequence[Mapping[Any, Any]], *, left: int, per_hour: int) -> T
     text = _one(rows[0]) if len(rows) == 1 else _together(rows)
     if left:
         return text
-    note = f"This was the last of {per_hour} messages in this hour (ONELANE_ALERTS_PER_HOUR); the rest is told later."
+    note = (
+        f"This was the last of {per_hour} messages in this hour (ONELANE_ALERTS_PER_HOUR); the others are sent later."
+    )
     return text._replace(body=f"{text.body}\n\n{note}")
 
 
@@ -104,7 +106,7 @@ def _one(row: Mapping[Any, Any]) -> Text:
     if kind == "login_required":
         lines.append("Put a new session (onelane accounts session set): the lane goes on then. Replay what died.")
     if kind == "needs_review":
-        lines.append("Look at the target yourself, then confirm it with its URL, or have it published anew:")
+        lines.append("Look at the target yourself, then confirm it with its URL, or have it published again:")
     helping = commands(kind, account, details)
     if helping:
         lines += ["", *helping]

@@ -54,7 +54,7 @@ def get_account(account: AccountArgument, caller: Caller) -> None:
 @group.command("pause")
 @expand_options
 def pause(account: AccountArgument, caller: Caller) -> None:
-    """Let nothing new of ACCOUNT start."""
+    """Pause ACCOUNT: nothing new starts."""
     with caller.connect() as onelane:
         caller.show(onelane.accounts.pause(account), _print_with_lanes)
 

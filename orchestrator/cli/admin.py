@@ -76,7 +76,7 @@ def get_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) -> N
 @queues.command("pause")
 @expand_options
 def pause_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) -> None:
-    """Let nothing of ACCOUNT start on LANE."""
+    """Pause ACCOUNT's queue on LANE."""
     with caller.connect() as onelane:
         caller.show(onelane.queues.pause(lane, account), _print_queue)
 
@@ -98,7 +98,7 @@ def delete_queue(
     force: Annotated[bool, typer.Option("--force", help="Cancel what waits in it.")] = False,
     caller: Caller,
 ) -> None:
-    """Tear a tenant queue down; one with waiting steps only with --force."""
+    """Delete a tenant queue; one with waiting steps only with --force."""
     with caller.connect() as onelane:
         answer = onelane.queues.delete(lane, account, force=force)
         done = "deleted" if answer["deleted"] else "did not delete"
@@ -122,16 +122,17 @@ def reap(
     idle_longer_than: Annotated[
         float | None, typer.Option(min=0, help="Unused for so many seconds; the setting when not given.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell which they are.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them.")] = False,
     caller: Caller,
 ) -> None:
-    """Tear tenant queues down that are empty and unused; it happens by itself, too."""
+    """Delete tenant queues that are empty and unused; a loop does it, too."""
     with caller.connect() as onelane:
         report = onelane.reap(idle_longer_than, dry_run=dry_run)
 
     def told(answer: Resource) -> None:
         print_table(answer["queues"], ("queue", "lane", "account"), empty="no idle tenant queues")
-        console.print(f"{answer['reaped']} {'would be' if dry_run else 'were'} torn down", markup=False)
+        verb = "would be" if dry_run else "was" if answer["reaped"] == 1 else "were"
+        console.print(f"{answer['reaped']} {verb} deleted", markup=False)
 
     caller.show(report, told)
 
@@ -181,14 +182,14 @@ def heaviest(
     """List the accounts that use LANE most, and their part of it."""
     with caller.connect() as onelane:
         caller.show_rows(
-            lambda: onelane.lanes.heaviest(lane, by=by.value, limit=limit), _LOAD, empty="nobody", watch=watch
+            lambda: onelane.lanes.heaviest(lane, by=by.value, limit=limit), _LOAD, empty="no account", watch=watch
         )
 
 
 @lanes.command("pause")
 @expand_options
 def pause_lane(lane: LaneArgument, caller: Caller) -> None:
-    """Let nothing of LANE start, for anybody."""
+    """Pause LANE for all accounts."""
     with caller.connect() as onelane:
         caller.show(onelane.lanes.pause(lane), _print_lane)
 
@@ -280,7 +281,7 @@ def audit(
     watch: Watch = False,
     caller: Caller,
 ) -> None:
-    """Tell who changed what, when and from where, newest first; --json tells what was before and after."""
+    """List who changed what, when and from where, newest first; --json shows before and after."""
     with caller.connect() as onelane:
         columns = ("at", "actor", "address", "action", "target", "change")
         caller.show_rows(

@@ -56,7 +56,7 @@ def test(caller: Caller) -> None:
 
 def _print_channels(answer: Resource) -> None:
     if not answer["items"]:
-        say("the service has no ONELANE_ALERT_URLS: nobody is told of anything")
+        say("the service has no ONELANE_ALERT_URLS: no alert is sent")
         return
     print_table(answer["items"], ("position", "kind", "delivered"), empty="")
 

@@ -52,7 +52,7 @@ COMMANDS = (
     ),
     Command("jobs", "jobs", "group", "Make, list, look at, explain, watch and steer jobs."),
     Command("drafts", "drafts", "group", "List, read and change drafts."),
-    Command("publications", "drafts", "publications", "Settle publications whose outcome nobody could tell."),
+    Command("publications", "drafts", "publications", "Settle publications of unknown outcome."),
     Command("schedules", "schedules", "group", "Make, list, look at, change, preview and run schedules."),
     Command("accounts", "account_data", "accounts", "Look at, limit, pause and steer accounts."),
     Command("keys", "account_data", "keys", "Make, list and end API keys."),
@@ -65,7 +65,7 @@ COMMANDS = (
     Command("admin-keys", "account_data", "admin_keys", "Make, list, replace and end API keys with scope admin."),
     Command("secrets", "secret_keys", "group", "Change the key that seals sessions and secrets."),
     Command("publishers", "publishers", "group", "List publishers, and try one against its real target."),
-    Command("reap", "admin", "reap", "Tear tenant queues down that are empty and unused; it happens by itself, too."),
+    Command("reap", "admin", "reap", "Delete tenant queues that are empty and unused; a loop does it, too."),
     Command(
         "reconcile",
         "admin",
@@ -76,7 +76,7 @@ COMMANDS = (
         "audit",
         "admin",
         "audit",
-        "Tell who changed what, when and from where, newest first; --json tells what was before and after.",
+        "List who changed what, when and from where, newest first; --json shows before and after.",
     ),
 )
 

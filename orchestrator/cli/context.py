@@ -35,7 +35,7 @@ Ids = Annotated[bool, typer.Option("--ids", help="Only ids on standard output, o
 Url = Annotated[str | None, typer.Option(help="The service's address (ONELANE_URL); found in the data directory.")]
 Key = Annotated[str | None, typer.Option(help="The API key (ONELANE_API_KEY); found in the data directory.")]
 Limit = Annotated[int, typer.Option(min=1, help="At most so many rows.")]
-Watch = Annotated[bool, typer.Option("--watch", help="Stay, and show the list anew every two seconds.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Stay, and refresh the list every two seconds.")]
 Idempotency = Annotated[str | None, typer.Option(help="The same key gives the same answer for 24 h.")]
 
 Answer = TypeVar("Answer")

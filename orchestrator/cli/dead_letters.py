@@ -15,7 +15,7 @@ from .output import ago, console, escape, print_job, print_table
 group = typer.Typer(help="List, replay and discard steps that will not be tried again.", no_args_is_help=True)
 
 ErrorCode = Annotated[str | None, typer.Option(help="Only with this error code, such as login_required.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell which they are.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list them.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def _print_resolved(answer: Resource, done: str, dry_run: bool) -> None:
 def _print_letter(letter: Resource) -> None:
     state = f"{letter['resolution']} {ago(letter['resolved_at'])}" if letter["resolution"] else "open"
     console.print(f"[bold]{escape(letter['id'])}[/]  {state}")
-    whose = letter["account"] or "nobody"
+    whose = letter["account"] or "no account"
     console.print(
         f"  {letter['actor']} of {whose} on lane {letter['lane']}, job {letter['job_id'] or '-'}", markup=False
     )

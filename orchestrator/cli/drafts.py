@@ -13,7 +13,7 @@ from .options import Account, DraftArgument, WithDraftStatus
 from .output import console
 
 group = typer.Typer(help="List, read and change drafts.", no_args_is_help=True)
-publications = typer.Typer(help="Settle publications whose outcome nobody could tell.", no_args_is_help=True)
+publications = typer.Typer(help="Settle publications of unknown outcome.", no_args_is_help=True)
 
 
 @group.command("list")

@@ -53,14 +53,14 @@ def rotate(data_dir: DataDir = None, json: Json = False) -> None:
 
 def _tell(number: int, *, json: bool) -> None:
     if number and not json:
-        say(f"{number} sealed anew")
+        say(f"{number} sealed again")
 
 
 def _print(done: dict[str, Any]) -> None:
-    rows = [{"value": label, "sealed anew": number} for label, number in done["resealed"].items()]
-    print_table(rows, ("value", "sealed anew"), empty="")
+    rows = [{"value": label, "sealed again": number} for label, number in done["resealed"].items()]
+    print_table(rows, ("value", "sealed again"), empty="")
     if done["overtaken"]:
-        console.print(f"{done['overtaken']} were changed by somebody else meanwhile", markup=False)
+        console.print(f"{done['overtaken']} were changed by another call meanwhile", markup=False)
     for sentence in done["unreadable"]:
         console.print(f"left as it is: {sentence}", markup=False, soft_wrap=True)
     if not done["unreadable"]:

@@ -236,7 +236,7 @@ def _print_addresses(up: Up) -> None:
         say(f"  model       offline model at {addresses.offline_model} (no GEMINI_API_KEY is set)")
     say(f"  admin key   in {up.folder.path / 'admin.key'}")
     if up.settings.chromium is None:
-        say("  browser     none found: posts cannot be published (`onelane doctor` says how to mend it)")
+        say("  browser     none found: posts cannot be published (`onelane doctor` says how to fix it)")
     say("Ctrl-C stops it.")
 
 

@@ -62,7 +62,7 @@ class AccountsApi(Api):
         return cast("Limits", self._call("PUT", account, "/limits", json=body))
 
     def pause(self, account: str) -> Account:
-        """Let nothing new of the account start."""
+        """Pause the account: nothing new starts."""
         return cast("Account", self._call("POST", account, ":pause"))
 
     def resume(self, account: str) -> Account:

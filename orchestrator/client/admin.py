@@ -46,7 +46,7 @@ class QueuesApi(Api):
         return cast("Queue", self._connection.call("GET", _queue(lane, account)))
 
     def pause(self, lane: str, account: str) -> Queue:
-        """Let nothing of the tenant queue start; it need not be live."""
+        """Pause the tenant queue; it need not be live."""
         return cast("Queue", self._connection.call("POST", f"{_queue(lane, account)}:pause"))
 
     def resume(self, lane: str, account: str) -> Queue:

@@ -188,7 +188,7 @@ class Delivery(TypedDict):
     status: JobStatus
     """`completed` once the receiver took it, `failed` once it was given up."""
     superseded: bool
-    """The job went on before the receiver took this; its next end is told instead."""
+    """The job went on before the receiver took this; its next end is delivered instead."""
     created_at: str
     finished_at: str | None
     next_attempt_at: str | None
@@ -423,7 +423,7 @@ class UsageTotal(TypedDict):
     seconds: float
     """Seconds that attempts of steps took."""
     tokens: int
-    """Tokens in and out, as the models' answers told them."""
+    """Tokens in and out, as the models' answers reported them."""
     posts: int
     """Posts that were confirmed."""
     bytes: int
@@ -481,7 +481,7 @@ class Key(TypedDict):
     account: str | None
     name: str
     hint: str
-    """The key's beginning and end, to tell it from others."""
+    """The key's beginning and end, to recognise it."""
     created_at: str
     expires_at: str | None
     last_used_at: str | None
@@ -710,11 +710,11 @@ class Alert(TypedDict):
     account: str | None
     """Null: it belongs to no account."""
     state: Literal["waiting", "resting", "told", "given_up"]
-    """`waiting` for its message; `resting`: told, and there is more to tell when the rest is over; `given_up`: a
+    """`waiting` for its message; `resting`: sent, and more of its kind are sent when the pause is over; `given_up`: a
     channel did not take it."""
     occurrences: int
     told: int
-    """Occurrences that a message has told."""
+    """Occurrences that were sent."""
     details: dict[str, Any]
     """Ids, names and codes of the latest."""
     commands: list[str]
@@ -723,7 +723,7 @@ class Alert(TypedDict):
     last_at: str
     sent_at: str | None
     due_at: str | None
-    """When it is told next."""
+    """When it is sent next."""
 
 
 class Channel(TypedDict):
@@ -779,7 +779,7 @@ class Parts(TypedDict):
     database: Literal["ok", "degraded", "down", "none", "unknown"]
     redis: Literal["ok", "degraded", "down", "none", "unknown"]
     workers: Literal["ok", "degraded", "down", "none", "unknown"]
-    """`none`: jobs are accepted, but nobody runs them."""
+    """`none`: jobs are accepted, but no worker runs them."""
 
 
 class Ready(TypedDict):

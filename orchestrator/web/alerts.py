@@ -110,7 +110,7 @@ ROUTES = [
         {200: Listing[OpenCircuitView]},
         "Queues",
         query=CircuitsQuery,
-        description="Tenant queues that rest because too many of their steps failed in a row, by lane and account. "
+        description="Tenant queues that are stopped because too many steps failed in a row, by lane and account. "
         "`:resume` of the tenant queue or of the account closes one at once.",
     ),
 ]

@@ -103,7 +103,7 @@ ROUTES = [
         codes=("draft_not_pending", "precondition_required", "stale_version"),
         exists=exists,
         headers=("ETag",),
-        description="Needs `If-Match` with the version that was read, so that nobody's change is lost. An approval "
+        description="Needs `If-Match` with the version that was read, so that no change is lost. An approval "
         "does not cover the new text: a job whose last step was approved awaits approval again.",
     ),
 ]

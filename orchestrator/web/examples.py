@@ -363,7 +363,7 @@ ANSWERS: Mapping[Any, Any] = {
         "lanes": ["generate", "publish"],
         "violations": 1,
         "items": [
-            {"lane": "publish", "kind": "lease_without_message", "account": "acme", "detail": "a slot was let go"}
+            {"lane": "publish", "kind": "lease_without_message", "account": "acme", "detail": "a slot was released"}
         ],
     },
     Reconciled: {"requeued": 0, "released": 1, "orphaned": 0},

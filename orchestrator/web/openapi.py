@@ -40,7 +40,7 @@ _TAGS = {
     "Queues": "Tenant queues: one lane of one account each.",
     "Lanes": "A lane is a kind of work over all accounts, such as `generate` or `publish`.",
     "Dead letters": "Steps that are not tried again by themselves: read, replay or discard them.",
-    "Publications": "The publication ledger: settle what nobody knows the outcome of.",
+    "Publications": "The publication ledger: settle unknown outcomes.",
     "Workers": "Worker processes that are alive.",
     "Alerts": "What people were notified of, and circuits that are open.",
     "Audit": "Who changed what, when and from where. Append-only.",

@@ -42,7 +42,7 @@ class Parts(Answer):
 
     database: Part
     redis: Part
-    workers: Part = Field(description="`none`: jobs are accepted, but nobody runs them.")
+    workers: Part = Field(description="`none`: jobs are accepted, but no worker runs them.")
 
 
 class Ready(Answer):

@@ -68,6 +68,6 @@ ROUTES = [
         "Publications",
         codes=_CODES,
         exists=exists,
-        description="The draft becomes `pending_publish`, and the job publishes anew, once.",
+        description="The draft becomes `pending_publish`, and the job publishes again, once.",
     ),
 ]

@@ -336,7 +336,7 @@ def test_an_open_circuit_outlives_redis_and_is_closed_by_hand(
 ) -> None:
     service = failing(3600)
     runtime = service.runtime
-    told = receiver.wait("lane rests")
+    told = receiver.wait("lane is stopped")
     assert "onelane queues resume quick acme" in told["message"]
     waiting = service.make("quick")
     assert service.run("quick", "other")["status"] == "completed", "no other account is concerned"
@@ -363,7 +363,7 @@ def test_a_canary_tries_and_closes_the_circuit(failing: Callable[..., Service], 
     service = failing(1)
     jobs = [service.make("quick") for _ in range(4)]
     assert [service.wait(job)["status"] for job in jobs] == ["completed"] * 4
-    receiver.wait("lane rests")
+    receiver.wait("lane is stopped")
     receiver.wait("runs again")
     assert service.runtime.database.read(circuits.open_by_lane) == {}
     assert not paused_in_redis(service.runtime)

@@ -67,7 +67,7 @@ def test_one_that_was_killed_loses_nothing_and_is_finished_by_the_next(
 
     first = rotate(migrated_url, tmp_path)
     assert first.stdout is not None
-    assert "sealed anew" in first.stdout.readline()
+    assert "sealed again" in first.stdout.readline()
     first.kill()
     first.wait(timeout=60)
     first.stdout.close()

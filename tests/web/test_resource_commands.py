@@ -315,8 +315,8 @@ def test_queues_and_lanes_are_paused_limited_and_reaped(command: Command, refuse
     assert "there is no lane 'nope'" in refused("lanes", "pause", "nope", status=1)
     assert "generate" in command("lanes", "list", "--ids").split()
     command("jobs", "cancel", job["id"])
-    assert "1 would be torn down" in command("reap", "--idle-longer-than", "0", "--dry-run")
-    assert "1 were torn down" in command("reap", "--idle-longer-than", "0")
+    assert "1 would be deleted" in command("reap", "--idle-longer-than", "0", "--dry-run")
+    assert "1 was deleted" in command("reap", "--idle-longer-than", "0")
     assert "no live tenant queue" in refused("queues", "get", "generate", "a/b", status=1)
 
 

@@ -255,7 +255,7 @@ class KeyView(Answer):
     scope: Literal["admin", "account"]
     account: AccountName | None
     name: str
-    hint: str = Field(description="The key's beginning and end, to tell it from others.")
+    hint: str = Field(description="The key's beginning and end, to recognise it.")
     created_at: Time
     expires_at: Time | None
     last_used_at: Time | None

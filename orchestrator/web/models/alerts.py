@@ -45,17 +45,17 @@ class AlertView(Answer):
     kind: AlertKind
     account: str | None = Field(description="Null: it belongs to no account.")
     state: Literal["waiting", "resting", "told", "given_up"] = Field(
-        description="`waiting` for its message; `resting`: told, and there is more to tell when the rest is over; "
+        description="`waiting` for its message; `resting`: sent, and more of its kind are sent when the pause is over; "
         "`given_up`: a channel did not take it."
     )
     occurrences: int
-    told: int = Field(description="Occurrences that a message has told.")
+    told: int = Field(description="Occurrences that were sent.")
     details: JsonObject = Field(description="Ids, names and codes of the latest.")
     commands: list[str] = Field(description="What helps.")
     first_at: Time
     last_at: Time
     sent_at: Time | None
-    due_at: Time | None = Field(description="When it is told next.")
+    due_at: Time | None = Field(description="When it is sent next.")
 
 
 class AlertsQuery(Paging):

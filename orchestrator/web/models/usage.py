@@ -46,7 +46,7 @@ class UsageTotal(Answer):
 
     jobs: int = Field(description="Jobs accepted.")
     seconds: float = Field(description="Seconds that attempts of steps took.")
-    tokens: int = Field(description="Tokens in and out, as the models' answers told them.")
+    tokens: int = Field(description="Tokens in and out, as the models' answers reported them.")
     posts: int = Field(description="Posts that were confirmed.")
     bytes: int = Field(description="Bytes of files that were kept.")
 

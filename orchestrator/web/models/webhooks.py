@@ -30,7 +30,9 @@ class DeliveryView(Answer):
     job_status: JobStatus = Field(description="How the job ended.")
     url: str
     status: JobStatus = Field(description="`completed` once the receiver took it, `failed` once it was given up.")
-    superseded: bool = Field(description="The job went on before the receiver took this; its next end is told instead.")
+    superseded: bool = Field(
+        description="The job went on before the receiver took this; its next end is delivered instead."
+    )
     created_at: Time
     finished_at: Time | None
     next_attempt_at: Time | None
