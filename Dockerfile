@@ -17,7 +17,7 @@ RUN pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r
 COPY pyproject.toml README.md LICENSE ./
 COPY actors actors
 COPY deploy/onelane-collisions.pth deploy/
-COPY onelane onelane
+COPY deploy/python deploy/python
 COPY orchestrator orchestrator
 COPY tenants tenants
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .

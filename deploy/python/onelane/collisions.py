@@ -15,7 +15,9 @@ import sys
 from importlib.machinery import ModuleSpec, PathFinder
 
 OURS = ("actors", "orchestrator", "tenants")
-_HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_BESIDE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+#: Where our packages lie: beside this one where they are installed; in a checkout this one is in `deploy/python`.
+_HOME = _BESIDE if os.path.isdir(os.path.join(_BESIDE, "orchestrator")) else os.path.dirname(os.path.dirname(_BESIDE))
 _WAYS_OUT = (
     "Rename yours, or put it into a package of another name (myproject/{name}, imported as myproject.{name}). For the "
     "broker alone install onelane-queues, whose import name is onelane_queues. docs/pipelines.md has more"
