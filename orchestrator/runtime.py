@@ -21,6 +21,7 @@ from .queue_settings import QueueSettings
 from .schedules import Schedules
 from .settings import Settings, SettingsError
 from .step_port import text_model_scope
+from .violations import Violations
 from .waiting import Waiting
 
 #: Redis keys of this installation begin with it.
@@ -59,6 +60,7 @@ class Runtime:
         self.database.on_events = self.bell.ring
         self.dispatcher = Dispatcher(self.broker)
         self.queue_settings = QueueSettings(self.database, self.broker, self.lanes)
+        self.violations = Violations()
         self.jobs = Jobs(self.database, self.pipelines, self.dispatcher)
         self.schedules = Schedules(self.database, self.jobs, self.dispatcher)
         self.waiting = Waiting(self.database, self.broker, self.dispatcher.is_away, self._provider_scope)

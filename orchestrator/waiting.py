@@ -27,8 +27,14 @@ T = TypeVar("T")
 #: What the broker takes a message of a lane for before it has seen one end (`lane.mean` in `include/lane.lua`).
 UNMEASURED_SECONDS = 0.001
 #: The broker's words, and ours where they differ.
-_CODES = {"behind_other_messages": "behind_other_jobs", "lane_at_concurrency": "at_concurrency", "delayed": "scheduled"}
+_CODES = {
+    "behind_other_messages": "behind_other_jobs",
+    "lane_at_concurrency": "at_concurrency",
+    "delayed": "scheduled",
+    "damaged": "not_dispatched",
+}
 _PAUSES = {"login_required": "login_required"}
+_NOT_SENT = "it is committed, and goes to Redis within seconds"
 #: What pauses one tenant queue, beside `queue_paused` itself.
 _QUEUE_PAUSES = frozenset({"login_required", "circuit_open"})
 
@@ -134,7 +140,7 @@ class Waiting:
         def ask() -> tuple[list[Reason], bool]:
             admin = self._broker.queues_admin
             reasons = admin.explain(lane, account, step["id"])
-            return reasons, bool(reasons) or admin.position(lane, account, step["id"]) is not None
+            return reasons, bool(reasons) or step["id"] in admin.contains(lane, account, [step["id"]])
 
         answer = self._asked(ask)
         if answer is None:
@@ -142,7 +148,9 @@ class Waiting:
             return
         reasons, held = answer
         if not held and found.due_at is None:
-            yield Why("not_dispatched", "it is committed, and goes to Redis within seconds")
+            lost = step["dispatched_at"] is not None
+            message = "Redis has lost its message; it is sent again within a minute" if lost else _NOT_SENT
+            yield Why("not_dispatched", message)
         else:
             new = [why for why in map(_of_redis, reasons) if why.code not in told]
             yield from new
@@ -211,6 +219,7 @@ def _of_redis(reason: Reason) -> Why:
         "rate_limited": "the rate of its tenant queue is used up",
         "retry_backoff": "the one before it is in a backoff, and the order is strict",
         "delayed": "its time has not come",
+        "damaged": "Redis has lost a part of its tenant queue, which is repaired within a minute",
     }
     return Why(code, messages.get(reason.code, code.replace("_", " ")), until=reason.until, count=reason.count)
 

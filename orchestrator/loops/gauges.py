@@ -1,16 +1,14 @@
 """Fills the gauges: lane totals from Redis, live workers and drafts to review from SQL, and the broker's invariants.
 
-The invariants are checked (and what does not hold is mended) some pages a run, round and round, so that a lane with
-many tenant queues costs no more a run than a small one. What was found stays in the gauge for ten minutes, long enough
-for every scrape to see it.
+The invariants are checked (and what does not hold is repaired) some pages a run, round and round, so that a lane with
+many tenant queues costs no more a run than a small one. A run goes on for as long as its pages find something, because
+a lost key of a lane concerns all of its queues. What was found stays in the gauge for ten minutes.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections import deque
-from collections.abc import Callable
+from itertools import count
 
 from dramatiq.errors import BrokerConnectionError
 
@@ -24,9 +22,8 @@ from ..runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-#: Pages of tenant queues that one run checks of each lane.
-CHECKED_PAGES = 20
-SHOWN_SECONDS = 600.0
+#: Pages that one run checks of each lane; and the most, while they find something.
+CHECKED_PAGES, MOST_PAGES = 20, 5000
 
 
 class GaugeLoop:
@@ -35,14 +32,11 @@ class GaugeLoop:
     name = "gauges"
     interval_seconds = 5.0
 
-    def __init__(self, runtime: Runtime, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._clock = clock
         self._positions: dict[str, CheckPosition | None] = {}
         #: Why the database took no writes at the last run.
         self._reason: str | None = None
-        #: Lane → when violations were found, and how many.
-        self._found: dict[str, deque[tuple[float, int]]] = {}
 
     def run_once(self) -> bool:
         self._writability()
@@ -87,16 +81,10 @@ class GaugeLoop:
         metrics.LANE_DWELL.labels(lane).set(totals.dwelt_seconds)
 
     def _check(self, lane: str) -> None:
-        found = self._found.setdefault(lane, deque())
-        for _ in range(CHECKED_PAGES):
+        for page in count(1):
             violations, position = self._runtime.broker.queues_admin.check_page(lane, self._positions.get(lane))
             self._positions[lane] = position
-            if violations:
-                found.append((self._clock(), len(violations)))
-            for each in violations:
-                log.error("Invariant of lane %s broken, and mended: %s (%s)", lane, each.kind, each.detail)
-            if position is None:
+            self._runtime.violations.note(lane, violations)
+            if position is None or page >= MOST_PAGES or (page >= CHECKED_PAGES and not violations):
                 break
-        while found and found[0][0] < self._clock() - SHOWN_SECONDS:
-            found.popleft()
-        metrics.INVARIANT_VIOLATIONS.labels(lane).set(sum(number for _, number in found))
+        metrics.INVARIANT_VIOLATIONS.labels(lane).set(self._runtime.violations.recent(lane))

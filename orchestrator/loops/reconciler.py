@@ -1,10 +1,14 @@
-"""Makes Redis hold what SQL says: by itself after a loss, and whenever somebody asks for it.
+"""Makes Redis hold what SQL says: by itself after a loss, all the time a part of it, and whenever somebody asks for it.
 
 A loss is noticed by a generation number that both sides carry and by the server's run id: Redis emptied, restarted,
 restored from an old snapshot or replaced by another server all show as a mismatch. Then the settings are carried anew
 and everything is gone through once: what dead workers hold is released, messages that SQL does not know are removed,
 and every waiting step is enqueued once by its id, which does nothing for those that Redis has. Order and priority come
 from SQL. All the time it moves what Redis has buried to the dead letters (`burials`).
+
+A server can also lose single keys, by eviction or a partial restore, and then no number tells it. So every run repairs
+the tenant queues that a script has found damaged, and compares some of the waiting steps with what Redis holds: first
+those of the queues that were just repaired, then a page of all, round and round.
 
 Invariants
 - A message is removed only after SQL, asked later than Redis, said that its step does not wait and does not run.
@@ -52,9 +56,13 @@ class Reconciler:
     name = "reconciler"
     interval_seconds = 2.0
     batch = 1000
+    #: Steps that were queued longer ago have been sent by whoever queued them.
+    sent_seconds = 3.0
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        #: The last step that was compared with Redis; None: the round begins anew.
+        self._compared: Dispatch | None = None
 
     def run_once(self) -> bool:
         server = self._runtime.broker.check_server()
@@ -67,9 +75,9 @@ class Reconciler:
             self._seal(server)
             metrics.REBUILDS.inc()
             # A first start, and a restart with all its data, are nothing to worry about.
-            mended = report.requeued or report.released or report.orphaned
+            changed = report.requeued or report.released or report.orphaned
             log.log(
-                logging.WARNING if mended else logging.INFO,
+                logging.WARNING if changed else logging.INFO,
                 "Redis was rebuilt: %d of %d waiting step(s) were missing, %d were held by dead workers, "
                 "%d message(s) had nothing to run",
                 report.requeued,
@@ -77,6 +85,8 @@ class Reconciler:
                 report.released,
                 report.orphaned,
             )
+        else:
+            self.compare_some()
         return empty_graves(self._runtime)
 
     def reconcile(self) -> Report:
@@ -91,6 +101,8 @@ class Reconciler:
         while empty_graves(self._runtime):
             continue
         freed = set(Rescuer(self._runtime).rescue())
+        for lane in self._runtime.broker.queues_admin.lanes():
+            self._runtime.violations.note(lane, self._runtime.broker.queues_admin.check(lane))
         orphaned = self._go_through_redis(freed)
         requeued, checked = self._go_through_sql()
         metrics.ORPHANED.inc(orphaned)
@@ -119,10 +131,10 @@ class Reconciler:
         for page in pages:
             dead = [each for each in page.leases if each.worker.rpartition(".")[0] not in live]
             if admin.release(page.lane, page.account, dead):
-                freed.update(each.entry_id for each in dead)
+                freed.update(each.entry_id for each in dead if each.entry_id)
             ids = (*page.ids, *(each.entry_id for each in dead))
             # A message without an account is nobody's step: whoever uses this broker for other things keeps it.
-            loose += [(page.lane, page.account, each) for each in ids if page.account is not None]
+            loose += [(page.lane, page.account, each) for each in ids if each and page.account is not None]
         wanted = self._runtime.database.read(
             lambda connection: store.wanted_messages(connection, [entry_id for _, _, entry_id in loose])
         )
@@ -162,6 +174,60 @@ class Reconciler:
             checked += len(found)
             last = found[-1]
 
+    # --- some of it, all the time ------------------------------------------------------------------------------------
+
+    def compare_some(self) -> int:
+        """Repair damaged tenant queues, and send what Redis has lost of them and of a page of all waiting steps.
+
+        Gives back how many steps were sent.
+
+        Raises: as `reconcile`.
+        """
+        admin = self._runtime.broker.queues_admin
+        for lane in self._runtime.lanes:
+            self._runtime.violations.note(lane, admin.check_damaged(lane))
+        sent = 0
+        for lane, account in self._runtime.violations.take_queues(_MOST_QUEUES):
+            sent += self._send_lost(self._waiting_in(lane, account))
+        found = self._waiting_after(self._compared)
+        self._compared = found[-1] if len(found) == self.batch else None
+        return sent + self._send_lost(found)
+
+    def _waiting_in(self, lane: str, account: str) -> list[Dispatch]:
+        return self._runtime.database.read(
+            lambda connection: store.waiting_in(
+                connection, lane, account, horizon_seconds=_HELD_SECONDS, older_than=self.sent_seconds, limit=self.batch
+            )
+        )
+
+    def _waiting_after(self, last: Dispatch | None) -> list[Dispatch]:
+        return self._runtime.database.read(
+            lambda connection: store.waiting_after(
+                connection, last, horizon_seconds=_HELD_SECONDS, older_than=self.sent_seconds, limit=self.batch
+            )
+        )
+
+    def _send_lost(self, steps: list[Dispatch]) -> int:
+        """Send those of these steps that wait by SQL and that Redis does not hold."""
+        by_lane: dict[str, list[tuple[str | None, str]]] = {}
+        for step in steps:
+            by_lane.setdefault(step.lane, []).append((step.account, step.id))
+        lost: list[str] = []
+        for lane, entries in by_lane.items():
+            missing, violations = self._runtime.broker.queues_admin.missing(lane, entries)
+            self._runtime.violations.note(lane, violations)
+            lost += [entry_id for _, entry_id in missing]
+        if not lost:
+            return 0
+        # One that has started or ended since it was read is not lost.
+        back = self._runtime.database.read(
+            lambda connection: store.waiting_of(connection, lost, horizon_seconds=_HELD_SECONDS)
+        )
+        sent = self._runtime.dispatcher.send_missing(back)
+        if sent:
+            log.warning("Redis did not hold %d step(s) that wait by SQL: they were sent again", sent)
+        return sent
+
     # --- whether it is the Redis that SQL knows ------------------------------------------------------------------
 
     def _is_whole(self, server: ServerInfo) -> bool:
@@ -190,6 +256,10 @@ class Reconciler:
             log.warning("Redis was emptied while it was rebuilt: it is rebuilt again")
 
 
+#: Repaired tenant queues that one run compares with SQL.
+_MOST_QUEUES = 100
+#: Steps that are due within it were sent, or are retries that Redis holds.
+_HELD_SECONDS = HORIZON_SECONDS - 10.0
 #: The generation of a server that is being rebuilt: one that SQL never has.
 _IN_REBUILD = -1
 _GENERATION, _RUN_ID = "redis_generation", "redis_run_id"

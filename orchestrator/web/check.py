@@ -13,7 +13,7 @@ SHOWN = 100
 
 
 class ViolationView(Answer):
-    """An invariant that did not hold; what could be mended was mended."""
+    """An invariant that did not hold, and that was repaired."""
 
     lane: str
     kind: str

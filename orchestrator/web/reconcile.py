@@ -11,7 +11,7 @@ from .routing import Call, Reply, Route
 
 
 class Reconciled(Answer):
-    """What was found and mended."""
+    """What was found and repaired."""
 
     requeued: int = Field(description="Waiting steps that Redis did not have.")
     released: int = Field(description="Steps that were taken from dead workers.")
@@ -33,6 +33,7 @@ ROUTES = [
         "Rebuild the Redis queues from SQL",
         {200: Reconciled},
         "Queues",
-        description="Safe at any time. After a loss of Redis it happens by itself, within seconds.",
+        description="Safe at any time. Tenant queues whose keys were lost are repaired first. After a loss of Redis it "
+        "happens by itself, within seconds.",
     ),
 ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .broker import TenantBroker
+    from .checking import CheckPosition
     from .descriptions import (
         AccountLoad,
         BuriedMessage,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from .limits import FOR_GOOD, QueueLimits, Rate, StoredSettings, until_ms
     from .message import LeasedMessage, current_message
     from .server import ServerInfo
-    from .tenant_queue import CheckPosition, TenantQueues
+    from .tenant_queue import TenantQueues
     from .urls import node_urls
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
 _MODULES = {
     "base_error": "EmbeddedServerFailed QueueError",
     "broker": "TenantBroker",
+    "checking": "CheckPosition",
     "descriptions": "AccountLoad BuriedMessage HeldEntries HeldLease LaneTotals QueueDescription Reason Violation",
     "embedded": "EmbeddedValkey",
     "entry": "Entry entry_id_of",
@@ -92,7 +94,7 @@ _MODULES = {
     "limits": "FOR_GOOD QueueLimits Rate StoredSettings until_ms",
     "message": "LeasedMessage current_message",
     "server": "ServerInfo",
-    "tenant_queue": "CheckPosition TenantQueues",
+    "tenant_queue": "TenantQueues",
     "urls": "node_urls",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

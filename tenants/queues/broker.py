@@ -86,7 +86,7 @@ class TenantBroker(Broker):
         self.server = connect(url, client, connection_parameters)
         self.budget = ThreadBudget(lane_minimum)
         self._known = KnownLanes(self.server, self.keys)
-        self.queues_admin = TenantQueues(self.server, self.keys, self._known, lambda: self.queues)
+        self.queues_admin = TenantQueues(self.server, self.keys, self._known, lambda: self.queues, lease_seconds)
         #: Called from the lease thread, at once when a lease is lost. None: the actor is interrupted by `LeaseLost`.
         self.on_lease_lost: Callable[[LeasedMessage], None] | None = None
         self.stopping = False

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from .keys import account_of
 from .limits import FOR_GOOD, QueueLimits, StoredSettings
 
-Standing = Literal["ready", "timed", "full", "parked", "busy", "idle", "absent"]
+Standing = Literal["ready", "timed", "full", "parked", "busy", "idle", "absent", "damaged"]
 _STANDINGS: dict[bytes, Standing] = {
     b"r": "ready",
     b"t": "timed",
@@ -21,6 +21,7 @@ _STANDINGS: dict[bytes, Standing] = {
     b"b": "busy",
     b"i": "idle",
     b"-": "absent",
+    b"n": "damaged",
 }
 
 
@@ -42,7 +43,8 @@ class QueueDescription:
     paused_until: datetime | None
     limits: QueueLimits
     #: Where it stands: `ready` to start, `timed` (looked at again at a time), `full` (at its concurrency), `parked`
-    #: (paused for good), `busy` (nothing waits, something runs), `idle`, `absent` (settings only).
+    #: (paused for good), `busy` (nothing waits, something runs), `idle`, `absent` (settings only), `damaged` (its state
+    #: was lost; the next script that changes it, or the check, makes it anew).
     standing: Standing
     #: Moving average of the seconds that a message takes.
     mean_seconds: float
@@ -130,7 +132,7 @@ class Reason:
     """One reason why a message does not run."""
 
     #: `delayed` `behind_other_messages` `at_concurrency` `rate_limited` `queue_paused` `account_paused` `lane_paused`
-    #: `retry_backoff` (strict ordering) `lane_at_concurrency`
+    #: `retry_backoff` (strict ordering) `lane_at_concurrency` `damaged` (a key was lost; the check repairs it)
     code: str
     #: When it ends by itself, where that is known.
     until: datetime | None = None
@@ -140,11 +142,13 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """An invariant that did not hold; what could be mended was mended."""
+    """An invariant that did not hold. The script that named it has repaired it."""
 
     lane: str
-    #: `slot_without_lease` `lease_without_slot` `lease_without_entry` `entries` `no_state` `stands_twice`
-    #: `stands_nowhere` `misplaced`
+    #: Of a lane: `lane_state` `settings` `totals` `unlisted_grave` `empty_burial`. Of a tenant queue: `damaged`
+    #: `no_state` `wrong_type` `nameless` `waiting` `delayed` `slots` `unreadable_slot` `slot_without_lease`
+    #: `lease_without_slot` `in_no_place` `in_two_places` `leased_and_waiting` `no_message` `unreadable_entry`
+    #: `stands_twice` `stands_nowhere` `misplaced`.
     kind: str
     account: str | None
     detail: str
@@ -203,8 +207,10 @@ def settings_of(described: list[Any] | None) -> StoredSettings:
 
 def decode_reasons(answer: list[Any], settings: StoredSettings) -> list[Reason]:
     """From the answer of `explain`, and the queue's settings, where its pauses stand."""
-    now, state, due, place, used, allowed, backoff, rate, lane_paused, leases, most = answer
+    now, state, due, place, used, allowed, backoff, rate, lane_paused, leases, most, damaged = answer
     due_at = int(float(due)) if state == b"delayed" else now
+    if damaged:
+        return [Reason("damaged")]
     if state not in (b"waiting", b"delayed"):
         return []
     reasons = [Reason("delayed", until=when(due_at))] if state == b"delayed" else []

@@ -1,10 +1,11 @@
 """The names of all keys, for Python and for the scripts alike: no other module makes one.
 
-Every key of a lane (of a lane's shard) starts with its root, `namespace:{lane}`, whose braces are the hash tag that
-keeps the lane on one node of a cluster. What belongs to one tenant queue ends with the account's token, raw and last,
-so that no account id can reach into another's key, whatever characters it has:
+Every key of a lane (of a lane's shard) starts with its root, `namespace:layout:{lane}`. The braces are the hash tag
+that keeps the lane on one node of a cluster. The layout is the number of the form in which the keys are written, so
+releases with different layouts use different keys and never read each other's. What belongs to one tenant queue ends
+with the account's token, raw and last, so that no account id can reach into another's key, whatever characters it has:
 
-    account "a:b{c}"  →  token "@a:b{c}"  →  onelane:{publish}:waiting:@a:b{c}
+    account "a:b{c}"  →  token "@a:b{c}"  →  onelane:2:{publish}:waiting:@a:b{c}
     no account        →  token "-"
 
 The root itself holds the lane's own state, packed as doubles: virtual clock, last sequence, last epoch, waiting,
@@ -24,6 +25,10 @@ from .errors import InvalidEntry
 
 MAX_ACCOUNT_CHARACTERS = 200
 
+#: The layout of the keys. It changes with every change of a key's form that an older release cannot read. Layout 1 had
+#: no number in its keys. `scripts/include/account.lua` has the number too.
+LAYOUT = 2
+
 #: Keys of the lane as a whole: name in the scripts → (suffix, what it holds).
 LANE_KEYS = {
     "ready": (":ready", "zset token → virtual start (µs): accounts that may start something now"),
@@ -35,6 +40,7 @@ LANE_KEYS = {
     "backlog": (":backlog", "zset token → number of waiting messages"),
     "limits": (":limits", "hash token → settings that differ from the defaults; survives the reaper"),
     "bell": (":bell", "list, at most one element: something may be started, or an earlier due time is known"),
+    "damaged": (":damaged", "zset token → ms: tenant queues whose keys were found not to agree; checked first"),
     "buried": (":buried", "zset burial id → ms of the burial"),
     "graves": (":graves", "hash burial id → the buried message with reason, account and entry id"),
 }
@@ -43,7 +49,7 @@ LANE_KEYS = {
 QUEUE_KEYS = {
     "state": (
         ":state:",
-        "where it stands; virtual start, mean µs, last used, rate, hold, due, spent, heavy; other slots; lease of 0",
+        "layout, standing, virtual start, mean µs, last used, rate, hold, due, spent, heavy, others, count, lease of 0",
     ),
     "waiting": (":waiting:", "zset entry id → rank and sequence"),
     "delayed": (":delayed:", "zset entry id → ms at which it is due"),
@@ -105,13 +111,14 @@ class Keys:
     def __init__(self, namespace: str, shards: int = 1) -> None:
         self.namespace = check_name("namespace", namespace)
         self.shards = shards
+        self._prefix = f"{namespace}:{LAYOUT}"
 
     def root(self, lane: str, shard: int = 0) -> str:
         """KEYS[1] of every script; also the name of the lane's own state."""
         check_name("lane", lane)
         # A slash cannot be part of a lane's name, so no lane is mistaken for another one's shard.
         tag = f"{lane}/{shard}" if self.shards > 1 else lane
-        return f"{self.namespace}:{{{tag}}}"
+        return f"{self._prefix}:{{{tag}}}"
 
     def bell(self, lane: str, shard: int = 0) -> str:
         return self.root(lane, shard) + LANE_KEYS["bell"][0]
@@ -122,17 +129,17 @@ class Keys:
     @property
     def lanes(self) -> str:
         """Set of the lanes that ever had a message or a setting."""
-        return f"{self.namespace}:lanes"
+        return f"{self._prefix}:lanes"
 
     @property
     def paused_accounts(self) -> str:
         """Zset account's token → ms: accounts that are paused on all lanes, also on those to come; `+inf`: for good."""
-        return f"{self.namespace}:lanes:paused"
+        return f"{self._prefix}:lanes:paused"
 
     @property
     def generation(self) -> str:
         """The number that tells the reconciler whether this is still the same Redis."""
-        return f"{self.namespace}:generation"
+        return f"{self._prefix}:generation"
 
 
 #: `K.name` in a script → its suffix.

@@ -117,5 +117,8 @@ class StoredSettings:
     def decode(cls, raw: bytes | None) -> StoredSettings:
         if raw is None:
             return cls(QueueLimits(), RUNNING, RUNNING)
-        numbers = tuple(int(part) for part in raw.split(b":"))
-        return cls(QueueLimits.from_fields(numbers[:7]), numbers[7], numbers[8])
+        try:
+            numbers = tuple(int(part) for part in raw.split(b":"))
+            return cls(QueueLimits.from_fields(numbers[:7]), numbers[7], numbers[8])
+        except (ValueError, IndexError):
+            return cls(QueueLimits(), RUNNING, RUNNING)  # it cannot be read: the scripts go by the defaults as well

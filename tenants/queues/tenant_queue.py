@@ -14,6 +14,7 @@ from typing import Literal
 
 from dramatiq.errors import BrokerConnectionError
 
+from .checking import CheckPosition, Checks
 from .descriptions import (
     AccountLoad,
     BuriedMessage,
@@ -40,26 +41,29 @@ _MOST_PAGES = 100
 _PURGED_AT_ONCE = 500
 _PURGED_TOGETHER = 50
 _ASKED_AT_ONCE = 500
-_CHECKED_AT_ONCE = 50
 # So many queues a script: others' calls come between two of them.
 _SET_AT_ONCE = 100
 # Of so many accounts of a lane the short backlogs are looked at one by one.
 _MOST_SHORT_BACKLOGS = 1000
-_CHECKED = ("leases", "queues")
-
-#: Shard, what of it, and where to go on.
-CheckPosition = tuple[int, str, bytes]
 _LISTED_AT_ONCE = 500
 
 
 class TenantQueues:
     """The tenant queues of a namespace. Thread-safe; every method may raise Dramatiq's `ConnectionClosed`."""
 
-    def __init__(self, server: Server, keys: Keys, known: KnownLanes, declared: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self,
+        server: Server,
+        keys: Keys,
+        known: KnownLanes,
+        declared: Callable[[], Iterable[str]],
+        lease_seconds: float = 15.0,
+    ) -> None:
         self._server = server
         self._keys = keys
         self._known = known
         self._declared = declared
+        self._checks = Checks(server, keys, known, lease_seconds)
 
     # -- looking
 
@@ -257,30 +261,30 @@ class TenantQueues:
         return decode_reasons(reasons, settings_of(described[2]))
 
     def check(self, lane: str) -> list[Violation]:
-        """Checks every tenant queue and lease of a live lane, and mends what it finds. In pages, never all at once."""
-        found: list[Violation] = []
-        position: CheckPosition | None = (0, _CHECKED[0], b"")
-        while position is not None:
-            violations, position = self.check_page(lane, position)
-            found.extend(violations)
-        return found
+        """Checks every tenant queue and lease of a live lane, and repairs what it names. In pages, never all at once.
+
+        It goes through all keys of the server once, to find tenant queues that no list names any more.
+        """
+        return self._checks.check(lane)
 
     def check_page(
         self, lane: str, position: CheckPosition | None = None
     ) -> tuple[list[Violation], CheckPosition | None]:
         """A page of `check`, from a position that the page before gave; None after the last page."""
-        shard, what, go_on = position or (0, _CHECKED[0], b"")
-        answer = self._server.run(script("check"), self._keys.root(lane, shard), what, go_on, _CHECKED_AT_ONCE)
-        violations = [
-            Violation(lane, kind.decode(), account_of(raw), detail.decode("utf-8", "replace"))
-            for kind, raw, detail in answer[1:]
-        ]
-        if answer[0]:
-            return violations, (shard, what, answer[0])
-        if what != _CHECKED[-1]:
-            return violations, (shard, _CHECKED[-1], b"")
-        following = shard + 1
-        return violations, (following, _CHECKED[0], b"") if following < self._keys.shards else None
+        return self._checks.page(lane, position)
+
+    def check_damaged(self, lane: str) -> list[Violation]:
+        """Repairs tenant queues that a script has met and found damaged, some at a time."""
+        return self._checks.damaged(lane)
+
+    def missing(
+        self, lane: str, entries: Iterable[tuple[str | None, str]]
+    ) -> tuple[list[tuple[str | None, str]], list[Violation]]:
+        """Which of these (account, entry id) the lane does not hold, for whoever can send them again.
+
+        Their tenant queues and they themselves are repaired where that is needed.
+        """
+        return self._checks.missing(lane, entries)
 
     def entries(self, lane: str) -> Iterator[HeldEntries]:
         """Everything that the lane holds, by tenant queue, in pages. What moves meanwhile may be missed."""
@@ -508,7 +512,10 @@ class TenantQueues:
     def generation(self) -> int | None:
         """The number last set; None when the server has lost it, and so perhaps all else."""
         raw = self._server.command("GET", self._keys.generation)
-        return None if raw is None else int(raw)
+        try:
+            return None if raw is None else int(raw)
+        except ValueError:
+            return None
 
     def set_generation(self, number: int, *, only_if_there: bool = False) -> bool:
         """Sets it; with `only_if_there` not on a server that has lost the one before: then False."""

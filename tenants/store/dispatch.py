@@ -71,6 +71,25 @@ def waiting_of(connection: Connection, ids: Sequence[str], *, horizon_seconds: f
     return [Dispatch.of(row) for row in rows if row["waits"]]
 
 
+def waiting_in(
+    connection: Connection, lane: str, account: str, *, horizon_seconds: float, older_than: float, limit: int
+) -> list[Dispatch]:
+    """Waiting steps of one tenant queue that Redis should hold, queued for so many seconds or more, in their order."""
+    rows = connection.execute(
+        select(*_COLUMNS)
+        .where(
+            steps.c.lane == lane,
+            steps.c.account == account,
+            WAITING,
+            _near(horizon_seconds),
+            steps.c.queued_at < db_now(-older_than),
+        )
+        .order_by(steps.c.priority, steps.c.sequence)
+        .limit(limit)
+    ).mappings()
+    return [Dispatch.of(row) for row in rows]
+
+
 def _near(horizon_seconds: float) -> ColumnElement[bool]:
     return or_(steps.c.due_at.is_(None), steps.c.due_at < db_now(horizon_seconds))
 
@@ -130,16 +149,18 @@ def unmark_dispatched(connection: Connection, step_id: str) -> None:
 
 
 def waiting_after(
-    connection: Connection, last: Dispatch | None, *, horizon_seconds: float, limit: int
+    connection: Connection, last: Dispatch | None, *, horizon_seconds: float, limit: int, older_than: float = 0.0
 ) -> list[Dispatch]:
     """Waiting steps that Redis should hold, after `last`, each tenant queue in its order: for a rebuild, page by page.
 
     They come in the order of the index of waiting steps, so that a page costs what it holds, whatever else waits and
     however much has ended. A step's place in it never changes; what is queued meanwhile is sent by whoever queues it.
-    What is due later than `horizon_seconds` is left out.
+    What is due later than `horizon_seconds` is left out, and what was queued less than `older_than` seconds ago.
     """
     place = tuple_(*(steps.c[name] for name in _PLACE))
     statement = select(*_COLUMNS).where(WAITING, _near(horizon_seconds))
+    if older_than:
+        statement = statement.where(steps.c.queued_at < db_now(-older_than))
     if last is not None:
         statement = statement.where(place > tuple_(*(getattr(last, name) for name in _PLACE)))
     rows = connection.execute(statement.order_by(*place.clauses).limit(limit)).mappings()

@@ -127,7 +127,7 @@ class Verbs:
         self.broker.server.run(script("purge"), self.hand.root, b"@" + NOISY.encode(), 500)
 
     def check_page(self) -> None:
-        self.admin.check_page(LANE, (0, "queues", b""))
+        self.admin.check_page(LANE, (0, "queues", b"", ()))
 
     def reap_page(self) -> None:
         self.broker.server.run(script("reap"), self.hand.root, 0, 500, 0)

@@ -135,8 +135,8 @@ def age_lease(client: Client, broker: TenantBroker, lease: Lease, seconds: float
 
 
 #: The state of a tenant queue, as account.lua packs it, before the lease of slot 0; fields of it.
-STATE = struct.Struct(">c8dII")
-VIRTUAL_START, DUE = 1, 6
+STATE = struct.Struct(">cc8dII")
+VIRTUAL_START, DUE = 2, 7
 #: What a lease record begins with, and the lane's own state.
 EPOCH = struct.Struct(">d")
 

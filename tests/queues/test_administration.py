@@ -12,7 +12,7 @@ from tenants.queues import InvalidEntry, QueueLimits, Rate, TenantBroker, tenant
 from tests.queues.lanes import LANE, Client, Hand, age_lease, entry, set_state, state_of
 
 #: Of a tenant queue's state.
-LAST_USED = 3
+LAST_USED = 4
 
 
 def test_describe_tells_what_a_queue_holds(broker: TenantBroker) -> None:
@@ -132,7 +132,7 @@ def key_space(client: Client) -> dict[bytes, object]:
             found[key] = sorted(field for field in client.hkeys(key) if not field.startswith(b"r"))
         else:
             found[key] = kind
-    for lane_wide in (b"onelane:{publish}", b"onelane:{publish}:bell"):
+    for lane_wide in (b"onelane:2:{publish}", b"onelane:2:{publish}:bell"):
         found.pop(lane_wide, None)
     return {key: value for key, value in found.items() if value != []}
 

@@ -13,7 +13,7 @@ import pytest
 
 from tenants.queues import QueueLimits, Rate, TenantBroker
 from tenants.queues import descriptions as described
-from tenants.queues.keys import LANE_KEYS, OTHER_KEYS, QUEUE_KEYS
+from tenants.queues.keys import LANE_KEYS, LAYOUT, OTHER_KEYS, QUEUE_KEYS
 from tenants.queues.lua import verbs
 
 TEXT = (Path(__file__).parents[2] / "docs" / "queues.md").read_text("utf-8")
@@ -22,7 +22,7 @@ KEYS = [suffix for table in (LANE_KEYS, QUEUE_KEYS, OTHER_KEYS) for suffix, _ in
 
 @pytest.mark.parametrize("suffix", KEYS)
 def test_every_key_is_documented(suffix: str) -> None:
-    assert f"`onelane:{{lane}}{suffix}`" in TEXT
+    assert f"`onelane:{LAYOUT}:{{lane}}{suffix}`" in TEXT
 
 
 def test_every_script_is_documented_and_no_other() -> None:

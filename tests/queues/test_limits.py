@@ -162,7 +162,7 @@ def test_a_pause_of_an_account_holds_on_lanes_that_come_later(
     assert [each.account for each in hand.claim(10)] == ["acme"]
     assert [each.account for each in Hand(broker, lane="generate").claim(10)] == ["acme"]
     admin.resume_account("later")
-    assert not client.exists("onelane:lanes:paused")
+    assert not client.exists(broker.keys.paused_accounts)
 
 
 def test_pauses_and_first_uses_of_lanes_at_one_time_come_out_right(

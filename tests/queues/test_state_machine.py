@@ -37,7 +37,7 @@ WORKERS = ["w1", "w2"]
 #: Lanes that are used for the first time at some later step.
 LATER_LANES = ["second", "third", "fourth"]
 #: Of a tenant queue's state: until when a strict backoff holds it. Of the lane's: until when it is paused.
-HOLD = 5
+HOLD = 6
 LANE_STATE, LANE_PAUSED = struct.Struct(">14d"), 5
 #: Where the pauses stand in the stored settings.
 PAUSES = slice(7, 9)
@@ -283,7 +283,7 @@ class Scripts(RuleBasedStateMachine):
                     self.client.hset(f"{root}:limits", raw, b":".join(fields))
                 self.client.zadd(f"{root}:timers", {raw: 1}, xx=True)
             if self.model.account_paused[account] == "an hour":
-                self.client.zadd("onelane:lanes:paused", {raw: 1}, xx=True)
+                self.client.zadd(self.broker.keys.paused_accounts, {raw: 1}, xx=True)
         self.model.time_passes_for_pauses(account)
         self.claim_one(worker)
 

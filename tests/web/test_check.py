@@ -10,8 +10,9 @@ import redis
 from prometheus_client import generate_latest
 
 from orchestrator import metrics
-from orchestrator.loops.gauges import SHOWN_SECONDS, GaugeLoop
+from orchestrator.loops.gauges import GaugeLoop
 from orchestrator.runtime import Runtime
+from orchestrator.violations import SHOWN_SECONDS, Violations
 
 from .conftest import Api
 
@@ -22,7 +23,7 @@ def break_it(runtime: Runtime, redis_url: str) -> None:
         assert client.zrem(runtime.broker.keys.root("generate") + ":ready", "@acme") == 1
 
 
-def test_a_check_tells_and_mends(
+def test_a_check_names_and_repairs(
     api: Api, runtime: Runtime, new_job: Callable[..., dict[str, Any]], redis_url: str
 ) -> None:
     new_job("acme")
@@ -44,7 +45,8 @@ def test_the_metric_shows_a_violation_until_every_scrape_saw_it(
     runtime: Runtime, new_job: Callable[..., dict[str, Any]], redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [0.0]
-    loop = GaugeLoop(runtime, clock=lambda: now[0])
+    runtime.violations = Violations(clock=lambda: now[0])
+    loop = GaugeLoop(runtime)
 
     def shown() -> float:
         loop.run_once()
@@ -62,4 +64,4 @@ def test_the_metric_shows_a_violation_until_every_scrape_saw_it(
     assert shown() >= 1
     now[0] += 1
     assert shown() == 0
-    assert "stands_nowhere" in caplog.text
+    assert "invariant stands_nowhere did not hold, repaired" in caplog.text

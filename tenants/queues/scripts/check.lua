@@ -1,95 +1,140 @@
--- Checks, and heals, a page of tenant queues and of leases.
+-- Checks, and repairs, a page of a lane: of its damaged tenant queues, its own keys, its leases, its tenant queues, the
+-- entries of one of them, its buried messages, or its totals.
 -- KEYS: root
--- ARGV: what (queues | leases), where to go on (a token, '' from the first | position), number
--- Returns {where to go on ('' at the end), violations: {kind, token, detail}, ...}
--- Invariants: every queue stands where its contents say, and in no other set; entries held = waiting + delayed +
--- leased; leases in the zset = slots; slots are no more than were allowed when they were taken.
+-- ARGV: what (damaged | lane | leases | queues | tokens | entries | buried | totals), where to go on ('' from the first;
+--       queues: a token; leases: a position; buried: a cursor; entries: kind:cursor), number, lease in ms, tokens (of
+--       entries one; of tokens those to look at)
+-- Returns {where to go on ('' at the end), tokens whose entries are too many for this page, violations: {kind, token,
+--         detail}, ...}
+-- Invariants: those of the parts, and: leases in the zset = slots; the lane's totals are the sums of its queues.
 -- @include lane
 -- @include account
 -- @include lease
-local found = {}
-local function violation(kind, token, detail) found[#found + 1] = { kind, token, detail } end
+-- @include repair
+local what, after, number, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+-- Entries that one page looks at.
+local BUDGET = 1000
+-- Of a lane with more tenant queues the totals are not counted.
+local COUNTED_QUEUES = 1000
+local go_on, large = '', {}
 
--- Returns the number of slots taken.
-local function check_slots(a)
-  local others = redis.call('HLEN', K.slots .. a.token)
-  if a.others ~= others then
-    violation('slots', a.token, a.others .. ' counted, ' .. others .. ' taken')
-    a.others = others
+local function check_tokens(tokens, from)
+  local budget = BUDGET
+  open_soon(tokens, from, 1)
+  for i = from, #tokens do
+    local looked = repair_queue(tokens[i], lease_ms, math.max(budget, 0))
+    if looked then budget = budget - looked else large[#large + 1] = tokens[i] end
   end
-  local slots = slots_of(a)
-  for _, slot in ipairs(slots) do
-    local member = slot .. ':' .. a.token
-    if not redis.call('ZSCORE', K.leases, member) then
-      violation('slot_without_lease', a.token, slot)
-      redis.call('ZADD', K.leases, now, member)
-    end
-    local record = lease_in(a, slot)
-    if redis.call('HEXISTS', K.entries .. a.token, record.id) == 0 then
-      violation('lease_without_entry', a.token, record.id)
-      drop_lease(a, slot)
-      redis.call('ZREM', K.leases, member)
-    end
-  end
-  return #slots
 end
 
-local function check_queue(token)
-  local a = open(token)
-  local held = redis.call('HLEN', K.entries .. a.token)
-  local waiting, delayed = redis.call('ZCARD', K.waiting .. a.token), redis.call('ZCARD', K.delayed .. a.token)
-  local leased = check_slots(a)
-  if a.count ~= waiting then
-    violation('waiting', token, a.count .. ' counted, ' .. waiting .. ' wait')
-    a.count = waiting
+local function check_damaged()
+  local tokens = redis.call('ZRANGE', K.damaged, 0, number - 1)
+  check_tokens(tokens, 1)
+  for _, token in ipairs(tokens) do
+    if not open(token).damaged then violation('damaged', token, 'a script met keys of it that did not agree') end
   end
-  if held ~= waiting + delayed + leased then
-    violation('entries', token, held .. ' held, ' .. waiting .. '+' .. delayed .. '+' .. leased .. ' placed')
-  end
-  local stands = a.stands
-  if not stands then violation('no_state', token, '') end
-  for key, set in pairs({ [K.ready] = 'ready', [K.timers] = 'timers', [K.idle] = 'idle' }) do
-    local letter = string.sub(set, 1, 1)
-    local present = redis.call('ZSCORE', key, token)
-    if present and stands ~= letter then
-      violation('stands_twice', token, set)
-      redis.call('ZREM', key, token)
-    elseif not present and stands == letter then
-      violation('stands_nowhere', token, set)
-      a.stands, a.stood = 'n', 'n' -- so that placing it anew writes it everywhere
-    end
-  end
-  a.head_changed = true
-  local placed = place(a)
-  -- A time that has come since the last look is no violation: the next claim looks.
-  if stands and placed ~= stands and not (stands == 't' and placed == 'r') and a.due == a.due_read then
-    violation('misplaced', token, stands .. ' instead of ' .. placed)
-  end
-  close(a)
-  if placed == 'r' then ring() end
 end
 
-local go_on = ''
-if ARGV[1] == 'queues' then
-  local after = ARGV[2] == '' and '-' or '(' .. ARGV[2]
-  local tokens = redis.call('ZRANGEBYLEX', K.names, after, '+', 'LIMIT', 0, tonumber(ARGV[3]))
-  open_soon(tokens, 1, 1)
-  for _, token in ipairs(tokens) do check_queue(token) end
-  save_accounts()
-  if #tokens == tonumber(ARGV[3]) then go_on = tokens[#tokens] end
-else
-  local from, number = tonumber(ARGV[2]) or 0, tonumber(ARGV[3])
+local function check_lane()
+  for _, key in ipairs({ K.ready, K.timers, K.idle, K.names, K.leases, K.since, K.backlog, K.damaged, K.buried }) do
+    repair_type(key, 'zset', '-')
+  end
+  repair_type(K.limits, 'hash', '-')
+  repair_type(K.graves, 'hash', '-')
+  repair_type(K.bell, 'list', '-')
+  if redis.call('EXISTS', R) == 1 and #stored ~= LANE_SIZE or not stored and redis.call('EXISTS', K.names) == 1 then
+    violation('lane_state', '-', 'it was lost, or could not be read')
+  end
+  if lane.configured == 0 and redis.call('EXISTS', K.limits) == 1 then
+    violation('settings', '-', 'there are some, and none were known of')
+    lane.configured = 1
+  end
+end
+
+local function check_leases()
+  local from = tonumber(after) or 0
   local members = redis.call('ZRANGE', K.leases, from, from + number - 1)
   local removed = 0
   for _, member in ipairs(members) do
     local slot, token = string.match(member, '^(%d+):(.*)$')
-    if not lease_in(open(token), slot) then
+    local a = token and open(token)
+    if a and not lease_in(a, slot) then
       violation('lease_without_slot', token, slot)
-      redis.call('ZREM', K.leases, member)
-      removed = removed + 1
+      if tonumber(redis.call('ZSCORE', K.leases, member)) > now then
+        keep_lease(a, slot, lost_lease())
+        a.damaged = true
+        place(a)
+        close(a)
+      else
+        free_lost_slot(a, slot, member)
+        removed = removed + 1
+      end
     end
   end
   if #members == number then go_on = whole(from + number - removed) end
 end
+
+-- Each grave is in the list of burials, and each burial has its grave.
+local function check_buried()
+  local answer = redis.call('HSCAN', K.graves, after == '' and '0' or after, 'COUNT', number)
+  for i = 1, #answer[2], 2 do
+    local burial = answer[2][i]
+    if not redis.call('ZSCORE', K.buried, burial) then
+      violation('unlisted_grave', '-', burial)
+      redis.call('ZADD', K.buried, floor((tonumber(burial) or now_us) / 1000), burial)
+    end
+  end
+  for _, burial in ipairs(redis.call('ZRANGE', K.buried, 0, number - 1)) do
+    if redis.call('HEXISTS', K.graves, burial) == 0 then
+      violation('empty_burial', '-', burial)
+      redis.call('ZREM', K.buried, burial)
+    end
+  end
+  if answer[1] ~= '0' then go_on = answer[1] end
+end
+
+local function check_totals()
+  if redis.call('ZCARD', K.names) > COUNTED_QUEUES then return end
+  local waiting, delayed = 0, 0
+  for _, token in ipairs(redis.call('ZRANGE', K.names, 0, -1)) do
+    waiting = waiting + redis.call('ZCARD', K.waiting .. token)
+    delayed = delayed + redis.call('ZCARD', K.delayed .. token)
+  end
+  if lane.waiting ~= waiting or lane.delayed ~= delayed then
+    violation('totals', '-', whole(lane.waiting) .. '+' .. whole(lane.delayed) .. ' counted, ' .. waiting .. '+' ..
+      delayed .. ' held')
+    lane.waiting, lane.delayed = waiting, delayed
+  end
+end
+
+if what == 'damaged' then
+  check_damaged()
+elseif what == 'lane' then
+  check_lane()
+elseif what == 'leases' then
+  check_leases()
+elseif what == 'queues' then
+  local tokens = redis.call('ZRANGEBYLEX', K.names, after == '' and '-' or '(' .. after, '+', 'LIMIT', 0, number)
+  check_tokens(tokens, 1)
+  if #tokens == number then go_on = tokens[#tokens] end
+elseif what == 'tokens' then
+  check_tokens(ARGV, 5)
+elseif what == 'entries' then
+  local a = open(ARGV[5])
+  local kind, cursor = string.match(after, '^(%l+):(%d+)$')
+  if a.stands then
+    cursor = repair_part(a, kind, cursor, number)
+    local following = { waiting = 'delayed:0', delayed = 'entries:0', entries = '' }
+    go_on = cursor == '0' and following[kind] or kind .. ':' .. cursor
+    recount(a)
+    put(a)
+    if wake then ring() end
+  end
+elseif what == 'buried' then
+  check_buried()
+else
+  check_totals()
+end
+save_accounts()
 save_lane()
-return { go_on, unpack(found) }
+return { go_on, large, unpack(found) }

@@ -12,7 +12,8 @@ open_soon(ARGV, 3, 1)
 for i = 3, #ARGV do
   local token = ARGV[i]
   local raw = redis.call('HGET', K.limits, token) or '1:1:0:0:0:0:0:0:0'
-  local limits, queue_paused, account_paused = string.match(raw, '^(.*):(%-?%d+):(%-?%d+)$')
+  local limits, queue_paused, account_paused = string.match(raw, '^([%d:]+):(%-?%d+):(%-?%d+)$')
+  if not limits then limits, queue_paused, account_paused = '1:1:0:0:0:0:0', '0', '0' end -- they cannot be read
   if what == 'limits' then limits = value
   elseif what == 'queue_paused' then queue_paused = value
   else account_paused = value end

@@ -18,7 +18,7 @@ local leases = {}
 if from == 0 then
   for _, slot in ipairs(slots_of(a)) do
     local record = lease_in(a, slot)
-    leases[#leases + 1] = { slot, whole(record.epoch), record.worker, record.id }
+    if record then leases[#leases + 1] = { slot, whole(record.epoch), record.worker, record.id } end
   end
 end
 return { ids, leases }

@@ -18,7 +18,7 @@ for i = 5 + flying, #ARGV, 3 do
   local member = slot .. ':' .. token
   if find_lease(token, slot, epoch) then
     named[member] = true
-    redis.call('ZADD', K.leases, 'XX', 'GT', whole(now + lease_ms), member)
+    redis.call('ZADD', K.leases, 'GT', whole(now + lease_ms), member)
   else
     lost[#lost + 1] = (i - 5 - flying) / 3
   end

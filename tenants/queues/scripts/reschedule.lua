@@ -15,8 +15,8 @@ record.due = now + tonumber(ARGV[4])
 keep_lease(a, slot, record)
 close(a)
 save_accounts()
-if message ~= '' and value then
-  local score, added, deliveries = decode_entry(value)
+local score, added, deliveries = decode_entry(value or '')
+if message ~= '' and score then
   redis.call('HSET', key, record.id, encode_entry(score, added, deliveries, message))
 end
 return 1

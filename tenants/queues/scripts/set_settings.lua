@@ -6,6 +6,7 @@
 -- @include lane
 -- @include account
 local replaced = 0
+lane.configured = redis.call('EXISTS', K.limits)
 open_soon(ARGV, 1, 2)
 for i = 1, #ARGV, 2 do
   local token, value = ARGV[i], ARGV[i + 1]

@@ -51,10 +51,8 @@ local function settle_other(a, slot, record, outcome, delay, message, reason)
     put_back(a, record, now + delay, 0, message ~= '' and message or nil)
   else
     local value = redis.call('HGET', K.entries .. a.token, record.id)
-    if value then
-      local score, _, _, start = decode_entry(value)
-      bury(a, record.id, score, reason, string.sub(value, start))
-    end
+    local score, _, _, start = decode_entry(value or '')
+    if score then bury(a, record.id, score, reason, string.sub(value, start)) else a.damaged = true end
   end
   put(a)
 end

@@ -1,11 +1,13 @@
 -- One tenant queue. Needs lane.lua. Gives: open(token), open_soon(tokens), close(a), place(a), put(a), promote(a),
 -- save_sets(), save_accounts() and wake, held_until(a), start_at(a), reweigh(a, settings), put_waiting, put_delayed,
--- encode_entry, decode_entry, running(a), tear_down(a).
+-- encode_entry, decode_entry, recount(a), running(a), tear_down(a).
 -- Invariant: after place() the queue stands in exactly one of: r ready, t timers, f full (a settle looks again),
 -- p parked (paused for good), b busy (nothing waits, something runs), i idle. Its state says which.
 -- Invariant: a call opens a queue once, and what it changes stands in `changed` until save_accounts(), which each
 -- script that closes one calls before its end: one command for all queues of a call costs less than one for each.
 -- Whoever reads ready, timers or idle calls save_sets() first.
+-- Invariant: a key of a queue that is gone or cannot be read raises no error. open() takes what it can from the other
+-- keys, and save_accounts() notes the queue in `damaged`, where the check finds it first.
 local DEFAULT_LIMITS = { weight = 1, concurrency = 1, rate_limit = 0, rate_per = 0, strict = false, max_waiting = 0,
   max_deliveries = 0, queue_paused = 0, account_paused = 0 }
 local UNLIMITED = 1e9
@@ -26,6 +28,7 @@ local function limits_of(token)
     l = { weight = tonumber(w), concurrency = tonumber(c), rate_limit = tonumber(rl), rate_per = tonumber(rp),
       strict = st == '1', max_waiting = tonumber(mw), max_deliveries = tonumber(md), queue_paused = tonumber(qp),
       account_paused = tonumber(ap) }
+    if not w then l = DEFAULT_LIMITS end -- they cannot be read
   else
     l = DEFAULT_LIMITS
   end
@@ -34,27 +37,36 @@ end
 
 -- The state is packed, because reading and writing it as fields of a hash cost more than all the rest of a settle.
 -- The lease of slot 0 follows it, because most queues have no other slot; others stand in a hash. The layout stands in
--- keys.py too.
-local STATE = '>c1ddddddddII'
-local LEASE = '>dddBdIHc0'
+-- keys.py too. It begins with its number, so that a state of another layout is known as one that cannot be read.
+local LAYOUT = '2'
+local STATE = '>c1c1ddddddddII'
+local LEASE = '>dddBdIHc0Hc0'
 
 -- A lease, in the order of LEASE. epoch: also the µs at which it began; charge: µs charged at the claim; rated: 1 when
 -- a rate token was taken; due: ms of a recorded reschedule, or 0.
 -- @fields record: epoch request charge rated due deliveries worker id
 local function encode_lease(record)
-  return struct.pack(LEASE .. 'c0', record.epoch, record.request, record.charge, record.rated, record.due,
-    record.deliveries, #record.worker, record.worker, record.id)
+  return struct.pack(LEASE, record.epoch, record.request, record.charge, record.rated, record.due,
+    record.deliveries, #record.worker, record.worker, #record.id, record.id)
 end
 
+-- nil: it cannot be read.
 local function decode_lease(raw, from)
-  local record = { struct.unpack(LEASE, raw, from) } -- and where the id begins, in its place
-  record.id = string.sub(raw, record.id)
-  return record
+  local readable, epoch, request, charge, rated, due, deliveries, worker, id, following =
+    pcall(struct.unpack, LEASE, raw, from)
+  if not readable or following ~= #raw + 1 then return nil end
+  return { epoch, request, charge, rated, due, deliveries, worker, id }
+end
+
+-- A lease whose record was lost, but whose expiry time stands: its slot stays taken until then, because its worker may
+-- still run the message. Nobody can extend or settle it, so its worker finds it lost.
+local function lost_lease()
+  return { now_us, 0, 0, 0, 0, 0, '', '' }
 end
 
 -- A tenant queue, as open() makes it.
 -- @fields a: token limits concurrency held others count v estimate used_at stands stood rate_at hold due due_read spent
--- @fields a: heavy head_changed head_added at changed tell score grew let_go
+-- @fields a: heavy head_changed head_added at changed tell score grew let_go damaged recovered
 
 -- The queues that this call has opened; the states that were read for those that it will open; those to be written.
 local opened, read, changed = {}, {}, {}
@@ -77,6 +89,34 @@ local function open_soon(list, from, step, to)
   end
 end
 
+-- The counts of a queue as its other keys have them.
+local function recount(a)
+  local count = redis.call('ZCARD', K.waiting .. a.token)
+  lane.waiting = lane.waiting + count - a.count
+  a.count = count
+  a.others = redis.call('HLEN', K.slots .. a.token)
+  local first = redis.call('ZRANGE', K.delayed .. a.token, 0, 0, 'WITHSCORES')
+  a.due = tonumber(first[2]) or 0
+  a.head_changed = true
+  a.head_added = false
+end
+
+-- A queue without a state that can be read: a new one, or one whose state was lost. Of that one the rest is kept, and
+-- it is placed anew by whoever closes it.
+local function recover(a)
+  local token = a.token
+  local leased = redis.call('ZSCORE', K.leases, '0:' .. token)
+  if not leased and redis.call('EXISTS', K.waiting .. token, K.delayed .. token, K.entries .. token,
+    K.slots .. token) == 0 then return end
+  a.count = redis.call('ZCARD', K.waiting .. token) -- the lane has counted them
+  recount(a)
+  if leased then a.held = lost_lease() end
+  a.v = lane.v
+  a.stands = 'n'
+  a.damaged = true
+  a.recovered = true
+end
+
 local function open(token)
   local known = opened[token]
   if known then return known end
@@ -84,8 +124,15 @@ local function open(token)
   if raw == nil then raw = redis.call('GET', K.state .. token) end
   local stands, v, estimate, used_at, rate_at, hold, due, spent, heavy, others, count, start, held
   if raw then
-    stands, v, estimate, used_at, rate_at, hold, due, spent, heavy, others, count, start = struct.unpack(STATE, raw)
-    if start <= #raw then held = decode_lease(raw, start) end
+    local readable, layout, s, v2, e, u, r, h, d, sp, he, o, c, st = pcall(struct.unpack, STATE, raw)
+    readable = readable and layout == LAYOUT
+    if readable and st <= #raw then
+      held = decode_lease(raw, st)
+      readable = held ~= nil
+    end
+    if readable then
+      stands, v, estimate, used_at, rate_at, hold, due, spent, heavy, others, count = s, v2, e, u, r, h, d, sp, he, o, c
+    end
   end
   local limits = limits_of(token)
   local a = {
@@ -111,7 +158,9 @@ local function open(token)
     -- `at`: when it can start, ms; `changed`: it is to be written; `tell`: of an earlier time; `score`: in ready.
     false, false, false, false, false, false,
     false, false,                 -- `grew`: something was enqueued; `let_go`: the retry that held it was dropped
+    false, false,                 -- `damaged`: its keys do not agree; `recovered`: its state was lost
   }
+  if not stands then recover(a) end
   opened[token] = a
   return a
 end
@@ -134,6 +183,7 @@ local function encode_entry(score, added, deliveries, message)
   return format('%d:%d:%d:', score, added, deliveries) .. message
 end
 
+-- Nothing is returned for a value that cannot be read.
 local function decode_entry(value)
   local score, added, deliveries, start = string.match(value, '^(%d+):(%d+):(%d+):()')
   return tonumber(score), tonumber(added), tonumber(deliveries), start
@@ -172,12 +222,13 @@ local function promote(a)
   if a.due == 0 or a.due > now then return end
   local ids = redis.call('ZRANGEBYSCORE', K.delayed .. a.token, '-inf', now, 'LIMIT', 0, PROMOTED_AT_ONCE)
   for _, id in ipairs(ids) do
-    local value = redis.call('HGET', K.entries .. a.token, id)
+    local score, added = decode_entry(redis.call('HGET', K.entries .. a.token, id) or '')
     redis.call('ZREM', K.delayed .. a.token, id)
     lane.delayed = lane.delayed - 1
-    if value then
-      local score, added = decode_entry(value)
+    if score then
       put_waiting(a, id, score, added)
+    else
+      a.damaged = true
     end
   end
   local first = redis.call('ZRANGE', K.delayed .. a.token, 0, 0, 'WITHSCORES')
@@ -209,7 +260,7 @@ end
 
 -- The limits have changed: what it owes was counted at the weight that it had before (`settings`: as they were kept).
 local function reweigh(a, settings)
-  local weight = tonumber(string.match(settings, '^%d+'))
+  local weight = tonumber(string.match(settings, '^%d+') or 1)
   if a.v > lane.v then a.v = lane.v + (a.v - lane.v) * weight / a.limits.weight end
 end
 
@@ -271,6 +322,10 @@ local function save_sets()
   for _, a in ipairs(changed) do
     local stands, stood, token = a.stands, a.stood, a.token
     if not stood then add_to(come, S.names, '0', token) end
+    if a.recovered then
+      for _, set in ipairs({ S.ready, S.timers, S.idle }) do add_to(gone, set, token) end
+      a.recovered = false
+    end
     if stands ~= stood then
       local left = stood == 'r' and S.ready or stood == 't' and S.timers or stood == 'i' and S.idle
       if left then add_to(gone, left, token) end
@@ -307,12 +362,12 @@ end
 local function encode_state(a)
   local record = a.held
   if not record then
-    return struct.pack(STATE, a.stands, a.v, a.estimate, a.used_at, a.rate_at, a.hold, a.due, a.spent, a.heavy,
+    return struct.pack(STATE, LAYOUT, a.stands, a.v, a.estimate, a.used_at, a.rate_at, a.hold, a.due, a.spent, a.heavy,
       a.others, a.count)
   end
-  return struct.pack(STATE .. LEASE .. 'c0', a.stands, a.v, a.estimate, a.used_at, a.rate_at, a.hold, a.due, a.spent,
+  return struct.pack(STATE .. LEASE, LAYOUT, a.stands, a.v, a.estimate, a.used_at, a.rate_at, a.hold, a.due, a.spent,
     a.heavy, a.others, a.count, record.epoch, record.request, record.charge, record.rated, record.due,
-    record.deliveries, #record.worker, record.worker, record.id)
+    record.deliveries, #record.worker, record.worker, #record.id, record.id)
 end
 
 -- Writes what the call has changed: where the queues stand, the arrivals of their next messages (for "oldest wait"),
@@ -337,6 +392,10 @@ local function save_accounts()
       end
       a.head_changed = false
     end
+    if a.damaged then
+      add_to(come, S.damaged, whole(now), a.token)
+      a.damaged = false
+    end
     states[2 * i - 1] = K.state .. a.token
     states[2 * i] = encode_state(a)
     a.changed = false
@@ -355,7 +414,7 @@ local function tear_down(a)
   end
   redis.call('DEL', K.state .. a.token)
   opened[a.token], read[a.token] = nil, false
-  for _, key in ipairs({ K.names, K.idle, K.ready, K.timers, K.since, K.backlog }) do
+  for _, key in ipairs({ K.names, K.idle, K.ready, K.timers, K.since, K.backlog, K.damaged }) do
     redis.call('ZREM', key, a.token)
   end
   local hour = floor(now / 3600000)

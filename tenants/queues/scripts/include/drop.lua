@@ -4,8 +4,8 @@
 -- Since when an entry waits, ms; later than now for a retry that holds its queue (strict ordering).
 local function waits_since(a, id)
   local value = redis.call('HGET', K.entries .. a.token, id)
-  local _, added = decode_entry(value or '0:0:0:')
-  return added
+  local _, added = decode_entry(value or '')
+  return added or 0
 end
 
 local function drop(a, id)

@@ -15,18 +15,24 @@ end
 
 -- The lane's own state is one packed string: as a hash, reading and writing it took a fifth of a settle. The layout
 -- stands in keys.py too.
-local LANE = '>dddddddddddddd'
+local LANE, LANE_SIZE = '>dddddddddddddd', 112
 local stored = redis.call('GET', R)
 local lane
 do
   local v, seq, epoch, waiting, delayed, paused, global, mean, slot, configured, looked, worked, starts, dwelt
-  if stored then
+  if stored and #stored == LANE_SIZE then
     v, seq, epoch, waiting, delayed, paused, global, mean, slot, configured, looked, worked, starts, dwelt =
       struct.unpack(LANE, stored)
+  else
+    -- A new lane, or one whose state was lost or cannot be read: what nothing else tells is taken from the other keys.
+    -- The clock starts at the last account of the row, so that newcomers do not pass those who wait.
+    v = tonumber(redis.call('ZRANGE', K.ready, -1, -1, 'WITHSCORES')[2])
+    configured = redis.call('EXISTS', K.limits)
+    slot = now
   end
   lane = {
     v = v or 0,                   -- virtual clock, µs of service at weight 1
-    seq = seq or 0,               -- last number given to an entry
+    seq = seq or 0,               -- last number given to an entry; never below the clock, so that a loss repeats none
     epoch = epoch or 0,           -- last epoch given to a lease
     waiting = waiting or 0,
     delayed = delayed or 0,

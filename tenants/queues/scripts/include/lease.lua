@@ -1,5 +1,5 @@
--- Leases. Needs account.lua. Gives: take(a, ...), slots_of(a), lease_in(a, slot), keep_lease(a, slot, record),
--- find_lease(token, slot, epoch), release, put_back, bury, rescue_some and save_leases(), which each script that takes
+-- Leases. Needs account.lua. Gives: take(a, ...), slots_of(a), lease_in(a, slot), may_be_leased(a, id),
+-- keep_lease(a, slot, record), find_lease(token, slot, epoch), release, put_back, bury, rescue_some and save_leases(), which each script that takes
 -- or ends leases calls before its end.
 -- Invariant: a slot is used exactly while its lease record stands in the queue's state (slot 0) or in its slots hash;
 -- the lane's zset of expiry times is written with it, in the same script.
@@ -30,6 +30,15 @@ local function lease_in(a, slot)
   return raw and decode_lease(raw, 1) or nil
 end
 
+-- Whether a lease of the queue has the entry, or one whose record was lost: nobody knows which entry that has.
+local function may_be_leased(a, id)
+  for _, slot in ipairs(slots_of(a)) do
+    local record = lease_in(a, slot)
+    if not record or record.id == '' or record.id == id then return true end
+  end
+  return false
+end
+
 local function keep_lease(a, slot, record)
   if slot == '0' then
     a.held = record
@@ -49,7 +58,7 @@ end
 local function free_slot(a)
   if a.concurrency == 1 then return '0' end
   if a.concurrency == UNLIMITED then
-    lane.slot = lane.slot + 1
+    lane.slot = math.max(lane.slot + 1, now)
     return whole(lane.slot)
   end
   local used = {}
@@ -79,7 +88,10 @@ local function take_first(a)
   local id, following = heads[1], heads[2]
   if not id then return nil end
   take_waiting(a, id)
-  if not following then return id, redis.call('HGET', entries, id) end
+  if not following then
+    recount(a) -- more were counted than wait
+    return id, redis.call('HGET', entries, id)
+  end
   local values = redis.call('HMGET', entries, id, following)
   if values[2] then a.head_added = string.match(values[2], '^%d+:(%d+):') end
   return id, values[1]
@@ -90,14 +102,20 @@ local function take(a, start, worker, request, lease_ms, claimed)
   if start > lane.v then lane.v = start end
   promote(a)
   local slot = start_at(a) == 0 and free_slot(a)
-  local id, value = nil, nil
-  if slot then id, value = take_first(a) end
-  if not value then
+  local id, value, added, deliveries
+  if slot then
+    id, value = take_first(a)
+    added, deliveries = string.match(value or '', '^%d+:(%d+):(%d+):')
+  end
+  if not added then
+    if slot then -- nothing waits, or it has no message that can be read
+      recount(a)
+      a.damaged = true
+    end
     place(a)
     close(a)
     return
   end
-  local added, deliveries = string.match(value, '^%d+:(%d+):(%d+):')
   lane.starts = lane.starts + 1
   lane.dwelt = lane.dwelt + math.max(0, now - added)
   lane.epoch = math.max(lane.epoch + 1, now_us)
@@ -172,8 +190,11 @@ end
 -- Gives an entry back to its queue with its old sequence. `due` 0: it waits at once.
 local function put_back(a, record, due, deliveries, message)
   local value = redis.call('HGET', K.entries .. a.token, record.id)
-  if not value then return end
-  local score, added, _, start = decode_entry(value)
+  local score, added, _, start = decode_entry(value or '')
+  if not score then
+    a.damaged = true
+    return
+  end
   if due <= now then due = 0 end
   local since = due > 0 and due or (message and now or added)
   if due > 0 and a.limits.strict then
@@ -185,24 +206,31 @@ local function put_back(a, record, due, deliveries, message)
   if due > 0 then put_delayed(a, record.id, due) else put_waiting(a, record.id, score, since) end
 end
 
+-- An expiry time without a lease that can be read: the slot is free.
+local function free_lost_slot(a, slot, member)
+  redis.call('ZREM', K.leases, member)
+  redis.call('HDEL', K.slots .. a.token, slot)
+  recount(a)
+  if a.stands then
+    a.damaged = true
+    place(a)
+    close(a)
+  end
+end
+
 -- A lease that expired: the entry goes back, as its reschedule says where one was recorded, and the loss is counted.
 local function rescue(member)
   local slot, token = string.match(member, '^(%d+):(.*)$')
   local a = open(token)
   local record = lease_in(a, slot)
-  if not record then
-    redis.call('ZREM', K.leases, member)
-    return
-  end
-  release(a, slot, record, true)
+  if not record then return free_lost_slot(a, slot, member) end
+  release(a, slot, record, record.id ~= '')
   if record.due > 0 then
     put_back(a, record, record.due, 0)
   elseif a.limits.max_deliveries > 0 and record.deliveries + 1 >= a.limits.max_deliveries then
     local value = redis.call('HGET', K.entries .. a.token, record.id)
-    if value then
-      local score, _, _, start = decode_entry(value)
-      bury(a, record.id, score, 'max_deliveries', string.sub(value, start))
-    end
+    local score, _, _, start = decode_entry(value or '')
+    if score then bury(a, record.id, score, 'max_deliveries', string.sub(value, start)) else a.damaged = true end
   else
     put_back(a, record, 0, record.deliveries + 1)
   end
