@@ -20,6 +20,8 @@ from dramatiq.errors import BrokerConnectionError
 
 from tenants.combining import Combined, Interrupted
 from tenants.queues import Entry, QueueError, TenantBroker
+from tenants.queues.errors import REFUSALS
+from tenants.queues.notices import warn
 from tenants.store.dispatch import Dispatch
 
 log = logging.getLogger(__name__)
@@ -102,7 +104,7 @@ class Dispatcher:
             # A Redis that hangs answers nobody: the next callers must not wait for its time-out one after the other.
             self._away_lane = near[0].message.queue_name
             self._away_until = math.inf if self._unmarked is not None else time.monotonic() + AWAY_SECONDS
-            log.warning("Redis did not take %d step(s), they will be sent again: %s", len(near), error)
+            warn(log, error, "Redis did not take %d step(s), they will be sent again: %s", len(near), error)
             return False
         if self._unmarked is not None:
             sent_at = time.monotonic()
@@ -119,9 +121,12 @@ class Dispatcher:
             return
         try:
             self._broker.queues_admin.totals(self._away_lane)
+            faults = self._broker.check_health().faults
         except (BrokerConnectionError, QueueError) as error:
             log.debug("Redis is still away: %s", error)
-        else:
+            return
+        # A full server answers questions, and takes no steps.
+        if not faults.keys() & REFUSALS:
             self._away_until = 0.0
 
     def send_missing(self, steps: Sequence[Dispatch]) -> int:
@@ -139,4 +144,4 @@ class Dispatcher:
             try:
                 self._broker.queues_admin.remove(step.lane, step.account, [step.id])
             except (BrokerConnectionError, QueueError) as error:
-                log.warning("the message of step %s stays in Redis until it is claimed: %s", step.id, error)
+                warn(log, error, "the message of step %s stays in Redis until it is claimed: %s", step.id, error)

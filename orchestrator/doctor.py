@@ -17,6 +17,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import httpx2
+from dramatiq.errors import BrokerConnectionError
 from rich.markup import escape
 
 from actors.clients.publishers import PublisherError, load_publishers
@@ -240,11 +241,26 @@ def _redis(settings: Settings) -> list[Finding]:
     broker = TenantBroker(url=settings.redis_url, namespace="onelane-doctor", middleware=[])
     try:
         info = broker.check_server()
-    except (QueueError, OSError) as error:
+        faults = broker.check_health().faults
+    except (QueueError, BrokerConnectionError, OSError) as error:
         return [Finding("redis", "wrong", _first_line(error), "start it, or correct ONELANE_REDIS_URL")]
     finally:
         broker.close()
-    return [Finding("redis", "ok", f"{info.flavour} {info.version} answers")]
+    found = [Finding("redis", "ok", f"{info.flavour} {info.version} answers")]
+    for reason, meaning in faults.items():
+        if reason == "evicting":
+            found.append(Finding("redis", "note", meaning, "CONFIG SET maxmemory-policy noeviction"))
+        else:
+            found.append(Finding("redis", "wrong", meaning, _REFUSAL_HELP.get(reason, "see the server's own log")))
+    return found
+
+
+#: What to do about a Redis that takes no writes.
+_REFUSAL_HELP = {
+    "full": "raise its maxmemory, or remove what else lies in it",
+    "cannot_save": "make room on its disk, and see its own log",
+    "read_only": "point ONELANE_REDIS_URL at the primary",
+}
 
 
 def _pipelines(settings: Settings) -> list[Finding]:

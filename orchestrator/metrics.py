@@ -140,7 +140,8 @@ INVARIANT_VIOLATIONS = Gauge(
 REDIS_UP = Gauge("onelane_redis_up", "Whether Redis answered the last time it was asked.", registry=REGISTRY)
 DEGRADED = Gauge(
     "onelane_degraded",
-    "1 while a part answers and does not take writes, by part and reason (disk_full, read_only, …).",
+    "1 while a part answers and does not take writes, by part and reason (disk_full, read_only, …); Redis also "
+    "while its maxmemory-policy evicts keys (evicting).",
     ("part", "reason"),
     registry=REGISTRY,
 )

@@ -19,6 +19,7 @@ from dramatiq.errors import BrokerConnectionError
 from tenants.database import Database
 from tenants.errors import Unavailable
 from tenants.queues import FOR_GOOD, QueueError, QueueLimits, Rate, StoredSettings, TenantBroker, until_ms
+from tenants.queues.notices import warn
 from tenants.store import made_settings as store
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class QueueSettings:
         try:
             self.carry([account])
         except (BrokerConnectionError, QueueError, Unavailable) as error:
-            log.warning("Redis has not heard of the settings of account %r yet: %s", account, error)
+            warn(log, error, "Redis has not heard of the settings of account %r yet: %s", account, error)
             with self._mutex:
                 self._late.add(account)
             return False
@@ -55,7 +56,7 @@ class QueueSettings:
         try:
             self._carry_lanes()
         except (BrokerConnectionError, QueueError, Unavailable) as error:
-            log.warning("Redis has not heard of the lanes' settings yet: %s", error)
+            warn(log, error, "Redis has not heard of the lanes' settings yet: %s", error)
             self._lanes_are_late = True
             return False
         return True

@@ -16,6 +16,7 @@ from dramatiq.errors import BrokerConnectionError
 
 from tenants.database import Database
 from tenants.queues import QueueDescription, QueueError, Reason, TenantBroker
+from tenants.queues.notices import warn
 from tenants.store import backoffs
 from tenants.store.durations import recent_mean
 from tenants.store.explanations import Situation, situation
@@ -164,7 +165,7 @@ class Waiting:
         try:
             return ask()
         except (BrokerConnectionError, QueueError) as error:
-            log.warning("Redis was asked why a job waits, and did not answer: %s", error)
+            warn(log, error, "Redis was asked why a job waits, and did not answer: %s", error)
             return None
 
 

@@ -621,7 +621,7 @@ class DeadLetter(DeadLetterSummary):
 
 
 class Violation(TypedDict):
-    """An invariant that did not hold; what could be mended was mended."""
+    """An invariant that did not hold, and that was repaired."""
 
     lane: str
     kind: str
@@ -641,7 +641,7 @@ class Checked(TypedDict):
 
 
 class Reconciled(TypedDict):
-    """What was found and mended."""
+    """What was found and repaired."""
 
     requeued: int
     """Waiting steps that Redis did not have."""

@@ -13,7 +13,8 @@ from itertools import count
 from dramatiq.errors import BrokerConnectionError
 
 from tenants.database_trouble import sentence
-from tenants.queues import CheckPosition, QueueError
+from tenants.queues import CheckPosition, QueueError, ServerRefuses
+from tenants.queues.errors import REFUSALS
 from tenants.store import alerts, circuits, publications, writability
 from tenants.store import workers as store
 
@@ -48,9 +49,15 @@ class GaugeLoop:
         for lane in self._runtime.lanes:
             metrics.OPEN_CIRCUITS.labels(lane).set(found.get(lane, 0))
         try:
+            faults = self._runtime.broker.check_health().faults
+            for reason in (*REFUSALS, "evicting"):
+                metrics.DEGRADED.labels("redis", reason).set(int(reason in faults))
             for lane in self._runtime.lanes:
                 self._lane(lane)
                 self._check(lane)
+        except ServerRefuses:
+            metrics.REDIS_UP.set(1)  # it answers
+            raise
         except (BrokerConnectionError, QueueError):
             metrics.REDIS_UP.set(0)
             raise

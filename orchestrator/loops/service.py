@@ -10,6 +10,7 @@ from dramatiq.errors import BrokerConnectionError
 
 from tenants.errors import Unavailable
 from tenants.queues import QueueError
+from tenants.queues.notices import warn
 
 from .. import metrics
 from ..runtime import Runtime
@@ -76,7 +77,7 @@ class Loops:
                 more = loop.run_once()
             except (Unavailable, BrokerConnectionError, QueueError) as error:
                 metrics.LOOP_FAILURES.labels(loop.name).inc()
-                log.warning("loop %s: %s", loop.name, error)
+                warn(log, error, "loop %s: %s", loop.name, error)
             except Exception:
                 metrics.LOOP_FAILURES.labels(loop.name).inc()
                 log.exception("loop %s failed; it goes on", loop.name)

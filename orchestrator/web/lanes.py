@@ -11,6 +11,7 @@ from dramatiq.errors import BrokerConnectionError
 
 from tenants.errors import NotFound
 from tenants.queues import QueueError
+from tenants.queues.notices import warn
 from tenants.store import lanes as store
 
 from .auth import Access
@@ -29,7 +30,7 @@ def _view(call: Call[Any, Any], lane: str, settings: dict[str, Any]) -> dict[str
     try:
         totals = call.service.broker.queues_admin.totals(lane)
     except (BrokerConnectionError, QueueError) as error:
-        log.warning("lane %s is shown without its counts: %s", lane, error)
+        warn(log, error, "lane %s is shown without its counts: %s", lane, error)
     else:
         counts = {
             "waiting": totals.waiting,

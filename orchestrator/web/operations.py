@@ -17,7 +17,8 @@ from starlette.responses import RedirectResponse, Response
 
 from tenants.database_trouble import sentence
 from tenants.errors import Unavailable
-from tenants.queues import QueueError
+from tenants.queues import QueueError, ServerRefuses, TenantBroker
+from tenants.queues.notices import warn
 from tenants.store import workers
 
 from ..metrics import REGISTRY
@@ -72,15 +73,26 @@ def readyz(call: Call[Any, Any]) -> Reply:
         reason = call.service.database.not_writable
         if reason is not None:
             parts["database"], reasons["database"] = "degraded", f"{reason}: {sentence(reason)}"
-    try:
-        call.service.broker.check_server()
-    except (BrokerConnectionError, QueueError) as error:
-        log.warning("Redis is down: %s", error)
-        parts["redis"] = "down"
+    parts["redis"], why = _redis(call.service.broker)
+    if why:
+        reasons["redis"] = why
     if parts["database"] == "down":
         return Reply({"status": "down", "parts": parts, "reasons": reasons}, 503, {"Retry-After": "1"})
     well = all(state == "ok" for state in parts.values())
     return Reply({"status": "ok" if well else "degraded", "parts": parts, "reasons": reasons})
+
+
+def _redis(broker: TenantBroker) -> tuple[Part, str]:
+    """How Redis is, and why where it is degraded."""
+    try:
+        broker.check_server()
+        faults = broker.check_health().faults
+    except ServerRefuses as error:
+        faults = {error.reason: error.meaning}
+    except (BrokerConnectionError, QueueError) as error:
+        warn(log, error, "Redis is down: %s", error)
+        return "down", ""
+    return ("degraded" if faults else "ok"), "; ".join(f"{reason}: {meaning}" for reason, meaning in faults.items())
 
 
 def metrics(call: Call[Any, Any]) -> Response:
@@ -163,7 +175,8 @@ ROUTES = [
         {200: Ready, 503: Ready},
         _TAG,
         unlimited=True,
-        description="`degraded` without Redis or without a worker: jobs are accepted and run later.",
+        description="`degraded` without Redis or without a worker, or with a Redis that is full, read-only or evicts "
+        "keys: jobs are accepted and run later. `reasons` says what is wrong.",
     ),
     Route(
         "GET",

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from tenants.database import CommitUnknown
 from tenants.database_trouble import sentence
 from tenants.errors import Fault, InvalidInput, LimitReached, NotWritable, OnelaneError
-from tenants.queues import InvalidEntry, QueueError
+from tenants.queues import InvalidEntry, QueueError, ServerRefuses
 
 from .json_text import to_json
 
@@ -141,6 +141,9 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, InvalidEntry):
         place, colon, message = str(error).partition(": ")
         return Problem("invalid_request", str(error), [Fault((place,), message)] if colon else ())
+    if isinstance(error, ServerRefuses):
+        detail = f"Redis refuses this call: {error.meaning}; nothing was changed"
+        return Problem("unavailable", detail, headers={"Retry-After": "1"})
     if isinstance(error, BrokerConnectionError | QueueError):
         return Problem("unavailable", _REDIS_AWAY, headers={"Retry-After": "1"})
     return Problem("internal", "the server met an error that it did not expect; its log has the request id")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         QueueError,
         QueueFull,
         ScriptFailed,
+        ServerRefuses,
         ServerUnreachable,
         SlotMoved,
         UnsupportedServer,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from .leases import lease_holder
     from .limits import FOR_GOOD, QueueLimits, Rate, StoredSettings, until_ms
     from .message import LeasedMessage, current_message
-    from .server import ServerInfo
+    from .server import ServerHealth, ServerInfo
     from .tenant_queue import TenantQueues
     from .urls import node_urls
 
@@ -66,7 +67,9 @@ __all__ = [
     "Rate",
     "Reason",
     "ScriptFailed",
+    "ServerHealth",
     "ServerInfo",
+    "ServerRefuses",
     "ServerUnreachable",
     "SlotMoved",
     "StoredSettings",
@@ -89,11 +92,12 @@ _MODULES = {
     "descriptions": "AccountLoad BuriedMessage HeldEntries HeldLease LaneTotals QueueDescription Reason Violation",
     "embedded": "EmbeddedValkey",
     "entry": "Entry entry_id_of",
-    "errors": "InvalidEntry LeaseLost QueueFull ScriptFailed ServerUnreachable SlotMoved UnsupportedServer",
+    "errors": "InvalidEntry LeaseLost QueueFull ScriptFailed ServerRefuses ServerUnreachable SlotMoved "
+    "UnsupportedServer",
     "leases": "lease_holder",
     "limits": "FOR_GOOD QueueLimits Rate StoredSettings until_ms",
     "message": "LeasedMessage current_message",
-    "server": "ServerInfo",
+    "server": "ServerHealth ServerInfo",
     "tenant_queue": "TenantQueues",
     "urls": "node_urls",
 }

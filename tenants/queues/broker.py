@@ -38,7 +38,7 @@ from .keys import Keys
 from .known_lanes import KnownLanes
 from .leases import LeaseKeeper, interrupt, lease_holder
 from .message import LeasedMessage, current_message
-from .server import ServerInfo
+from .server import ServerHealth, ServerInfo
 from .sharded import ShardedConsumer
 from .tenant_queue import TenantQueues
 from .work_queue import WorkItem, WorkQueue
@@ -279,6 +279,16 @@ class TenantBroker(Broker):
             ServerUnreachable, UnsupportedServer: one sentence that says where and what to do.
         """
         return self.server.check()
+
+    def check_health(self) -> ServerHealth:
+        """What is wrong with the server that answers: it refuses writes, or evicts keys.
+
+        Raises:
+            dramatiq.errors.ConnectionClosed: nobody answers.
+        """
+        roots = [self.keys.root(lane, shard) for lane in sorted(self.queues) for shard in range(self.keys.shards)]
+        # On a cluster each lane may be on a node of its own.
+        return self.server.health([self.keys.generation, *(roots if self.server.clustered else [])])
 
     # -- for consumers and settling threads
 

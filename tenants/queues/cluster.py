@@ -121,6 +121,9 @@ class ClusterServer(Server):
         run_id = hashlib.sha1(together.encode(), usedforsecurity=False).hexdigest()
         return ServerInfo(version=infos[0].version, run_id=run_id, flavour=infos[0].flavour)
 
+    def _memory_policies(self) -> list[str]:
+        return [policy for node in self._primaries() for policy in node._memory_policies()]
+
     def close(self) -> None:
         for node in list(self._nodes.values()):
             node.close()

@@ -22,8 +22,10 @@ from dramatiq.errors import ActorNotFound, BrokerConnectionError, DecodeError
 
 from .bell import Bell
 from .entry import milliseconds
+from .errors import ServerRefuses
 from .lua import script
 from .message import LeasedMessage
+from .notices import warn
 from .settling import Settlement, Settler
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ _RING = script("ring")
 
 #: Without a bell the lane is looked at this often: it rescues, and mends a bell that died with its taker.
 IDLE_SECONDS = 1.0
+#: A server that refuses is asked again after so long, doubled with each refusal up to the second.
+_LEAST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 5.0
 #: By less than this nobody is woken for what is due: the server's answers count whole ms.
 SOONER_SECONDS = 0.005
 
@@ -145,15 +149,31 @@ class TenantConsumer(Consumer):
         self._bell = Bell(broker.server, shard.root + ":bell")
         #: A message that was claimed has been yielded since the last look at the lane.
         self._handed_on = False
+        #: How often the server has refused to serve, one time after the other.
+        self._refusals = 0
         self._closed = False
         shard.more = True
 
     def __next__(self) -> LeasedMessage | None:
-        """The next message; None once the time-out is over.
+        """The next message; None once the time-out is over, or after a pause where the server refuses to serve.
 
         Raises:
             dramatiq.errors.ConnectionClosed: the server cannot be reached.
         """
+        try:
+            message = self._next()
+        except ServerRefuses as error:
+            warn(self.logger, error, "Nothing is claimed on lane %s; trying again", self.shard.lane)
+            self._bell.wait(self._pause_seconds(), listen=False)
+            return None
+        self._refusals = 0
+        return message
+
+    def _pause_seconds(self) -> float:
+        self._refusals += 1
+        return min(_LONGEST_PAUSE_SECONDS, _LEAST_PAUSE_SECONDS * 2.0 ** min(self._refusals - 1, 10))
+
+    def _next(self) -> LeasedMessage | None:
         if self._claimed and self.broker.stopping:
             self._give_back_claimed()
         if self._claimed:
@@ -336,7 +356,7 @@ class TenantConsumer(Consumer):
                 )
             )
         except BrokerConnectionError as error:
-            self.logger.warning("Reschedule of entry %r goes with its settle: %s", message.entry_id, error)
+            warn(self.logger, error, "Reschedule of entry %r goes with its settle: %s", message.entry_id, error)
             return True
         return bool(recorded)
 
@@ -347,7 +367,19 @@ class TenantConsumer(Consumer):
         return None
 
     def _settle(self, leased: LeasedMessage, outcome: str, reason: str, *, permit: bool = True) -> None:
-        self.shard.settler.settle(self, Settlement(leased, outcome, reason, permit))
+        settlement, pause = Settlement(leased, outcome, reason, permit), _LEAST_PAUSE_SECONDS
+        while True:
+            try:
+                self.shard.settler.settle(self, settlement)
+            except ServerRefuses as error:
+                if self.broker.stopping:
+                    raise
+                # The thread waits here, with the message still leased: Dramatiq would log each of its tries.
+                warn(self.logger, error, "Entry %r is not settled yet; trying again", leased.entry_id)
+                time.sleep(pause)
+                pause = min(_LONGEST_PAUSE_SECONDS, 2 * pause)
+            else:
+                return
 
     def close(self) -> None:
         """Gives back what was claimed and not yielded, and hangs up."""

@@ -8,13 +8,17 @@
     ├── EmbeddedServerFailed    the embedded server did not start or does not hold its data directory
     └── ScriptFailed            a script of ours was refused by the server: a bug or a full server
         └── SlotMoved           the server is a node of a cluster and does not hold the lane
+    ServerRefuses               (Dramatiq's ConnectionClosed) the server answers and serves no such call now
     LeaseLost                   (Dramatiq's Interrupt) raised inside an actor whose message was given to another worker
 
-Time-outs, a server that loads, fails over or is read-only become Dramatiq's `ConnectionClosed`, because its worker
-knows how to wait for a broker that comes back. `to_dramatiq` is the one table of that.
+Time-outs become Dramatiq's `ConnectionClosed`, because its worker knows how to wait for a broker that comes back. A
+server that is full, read-only, cannot save, loads or fails over becomes `ServerRefuses`, which is one as well and says
+why. `to_dramatiq` is the one table of that.
 """
 
 from __future__ import annotations
+
+import re
 
 import dramatiq.errors
 import redis.exceptions
@@ -65,31 +69,54 @@ class SlotMoved(ScriptFailed):
         self.holder = (host, port)
 
 
+class ServerRefuses(dramatiq.errors.ConnectionClosed):
+    """The server answers, and serves no such call now. Nothing was done; the same call may succeed later.
+
+    `reason` is one of `REFUSALS`, `meaning` says what is wrong; the text holds the server's own words as well.
+    """
+
+    def __init__(self, reason: str, meaning: str, reply: str) -> None:
+        super().__init__(f"{meaning} ({reply})")  # type: ignore[no-untyped-call]
+        self.reason = reason
+        self.meaning = meaning
+
+
 class LeaseLost(Interrupt):
     """Raised in the thread of an actor whose lease is lost: another worker may be running the message already."""
 
 
 #: What passes by itself: the worker waits and tries again.
-TRANSIENT = (
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-    redis.exceptions.BusyLoadingError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.ClusterDownError,
-    redis.exceptions.MasterDownError,
-    redis.exceptions.TryAgainError,
-    OSError,
-)
+TRANSIENT = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 
-#: Beginnings of error replies that redis-py has no class for, and that pass by themselves as well.
+#: Code of an error reply → the reason of the refusal, and what it means.
+_CODES = {
+    "OOM": ("full", "the server has reached its maxmemory and takes no writes"),
+    "MISCONF": ("cannot_save", "the server cannot save its data to disk and takes no writes"),
+    "READONLY": ("read_only", "the server is a read-only replica"),
+    "NOREPLICAS": ("too_few_replicas", "the server has fewer replicas than min-replicas-to-write and takes no writes"),
+    "LOADING": ("loading", "the server is loading its data"),
+    "MASTERDOWN": ("failing_over", "the server is a replica whose primary does not answer"),
+    "CLUSTERDOWN": ("failing_over", "the cluster does not serve all slots"),
+    "TRYAGAIN": ("failing_over", "a slot is moving to another node"),
+    "BUSY": ("busy", "a script of somebody keeps the server busy"),
+}
+#: Every `reason` of a `ServerRefuses`.
+REFUSALS = sorted({reason for reason, _ in _CODES.values()})
+#: redis-py takes the code away from replies that it has a class for.
+_CODE_OF_CLASS = {
+    redis.exceptions.OutOfMemoryError: "OOM",
+    redis.exceptions.ReadOnlyError: "READONLY",
+    redis.exceptions.BusyLoadingError: "LOADING",
+    redis.exceptions.MasterDownError: "MASTERDOWN",
+    redis.exceptions.ClusterDownError: "CLUSTERDOWN",
+    redis.exceptions.TryAgainError: "TRYAGAIN",
+}
+#: The code begins the reply. Redis before 7 puts it in the middle, after a hyphen, where a script met it.
+_CODE = re.compile(rf"({'|'.join(_CODES)}) ")
+_CODE_IN_SCRIPT = re.compile(rf"Error running script.* -({'|'.join(_CODES)}) ", re.DOTALL)
+
+#: Beginnings of other error replies that pass by themselves.
 _TRANSIENT_REPLIES = (
-    "LOADING",
-    "READONLY",
-    "CLUSTERDOWN",
-    "MASTERDOWN",
-    "TRYAGAIN",
-    "BUSY ",
-    "NOREPLICAS",
     "UNBLOCKED",
     "ASK ",
     # The slot of the lane is moving to another node; the scripts' guard met it before anything was done. Redis, Valkey:
@@ -101,16 +128,31 @@ _TRANSIENT_REPLIES = (
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may well succeed a moment later."""
     if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.AuthorizationError):
-        return False  # redis-py derives these from ConnectionError, but waiting does not mend a wrong password
+        return False  # redis-py derives these from ConnectionError, but waiting does not correct a wrong password
     if isinstance(error, redis.exceptions.MovedError):
         return False
-    if isinstance(error, (redis.exceptions.AskError, *TRANSIENT)):
+    if isinstance(error, (redis.exceptions.AskError, *TRANSIENT)) or _code_of(error) is not None:
         return True
     return isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(_TRANSIENT_REPLIES)
 
 
+def _code_of(error: BaseException) -> str | None:
+    """The code of a reply by which a server refuses to serve for now."""
+    for kind, code in _CODE_OF_CLASS.items():
+        if isinstance(error, kind):
+            return code
+    if not isinstance(error, redis.exceptions.ResponseError):
+        return None
+    found = _CODE.match(str(error)) or _CODE_IN_SCRIPT.search(str(error))
+    return found[1] if found else None
+
+
 def to_dramatiq(error: BaseException) -> Exception:
     """The error that the broker raises for one of redis-py's."""
+    code = _code_of(error)
+    if code is not None:
+        reason, meaning = _CODES[code]
+        return ServerRefuses(reason, meaning, f"{code}: {error}")
     if is_transient(error):
         closed: Exception = dramatiq.errors.ConnectionClosed(  # type: ignore[no-untyped-call]
             f"{type(error).__name__}: {error}"

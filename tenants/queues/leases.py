@@ -23,6 +23,7 @@ from dramatiq.middleware import raise_thread_exception
 from .errors import LeaseLost, ScriptFailed
 from .lua import script
 from .message import LeasedMessage
+from .notices import warn
 from .server import Server
 
 _EXTEND = script("extend")
@@ -122,7 +123,7 @@ class LeaseKeeper:
                 self.extend_all()
                 pause = self._extend_seconds
             except BrokerConnectionError as error:
-                self.logger.warning("Leases could not be extended, trying again: %s", error)
+                warn(self.logger, error, "Leases could not be extended, trying again: %s", error)
                 pause = min(_RETRY_SECONDS, self._extend_seconds)
             except ScriptFailed:
                 self.logger.critical("Leases could not be extended.", exc_info=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from socket import socket
 from typing import Any, Protocol, cast
@@ -24,7 +24,7 @@ from hiredis import pack_command
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from . import forks
-from .errors import InvalidEntry, ServerUnreachable, UnsupportedServer, is_transient, to_dramatiq
+from .errors import InvalidEntry, ServerRefuses, ServerUnreachable, UnsupportedServer, is_transient, to_dramatiq
 from .lua import Script
 from .urls import check_url
 
@@ -33,6 +33,8 @@ Argument = str | bytes | int | float
 #: A connection unused for longer is looked at before it is used again: the server may have closed it.
 _FRESH_SECONDS = 0.05
 _LEAST_VERSION = (6, 2)
+#: The maxmemory-policy with which a full server refuses writes and removes nothing.
+KEEPING_POLICY = "noeviction"
 
 
 class Wire(Protocol):
@@ -56,6 +58,16 @@ class ServerInfo:
     #: Changes with every start of the server.
     run_id: str
     flavour: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerHealth:
+    """What is wrong with a server that answers: reason → what it means; empty when nothing is.
+
+    The reasons are those of `ServerRefuses`, and `evicting`.
+    """
+
+    faults: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +284,33 @@ class Server:
                 f"the server at {self.address} is {flavour} {version}; onelane needs Redis 6.2 or newer, or Valkey"
             )
         return ServerInfo(version=version, run_id=fields.get("run_id", ""), flavour=flavour)
+
+    def health(self, keys: Sequence[str]) -> ServerHealth:
+        """Whether the server takes writes to these keys, which are left as they are, and never evicts any.
+
+        Raises:
+            dramatiq.errors.ConnectionClosed: nobody answers.
+        """
+        faults: dict[str, str] = {}
+        for key in keys:
+            try:
+                self.command("SETRANGE", key, 0, b"")
+            except ServerRefuses as error:
+                faults[error.reason] = error.meaning
+        for policy in self._memory_policies():
+            if policy != KEEPING_POLICY:
+                faults["evicting"] = (
+                    f"maxmemory-policy is {policy}: a full server removes keys of live queues; set it to "
+                    f"{KEEPING_POLICY}"
+                )
+        return ServerHealth(faults)
+
+    def _memory_policies(self) -> list[str]:
+        try:
+            fields = _info_fields(self.command("INFO", "memory"))
+        except ServerRefuses:
+            return []  # it is loading; it will say so later
+        return [fields.get("maxmemory_policy", KEEPING_POLICY)]
 
     def close(self) -> None:
         """Closes what is not in use; the server may be used again afterwards."""

@@ -20,6 +20,7 @@ from orchestrator.settings import Settings
 from orchestrator.web.app import ROUTES, create_app
 from orchestrator.web.middleware import SECURITY_HEADERS
 from orchestrator.web.problems import PROBLEMS
+from tenants.queues import ServerRefuses
 from tests.servers import ValkeyProcess, start_valkey
 from tests.web.conftest import ADMIN_KEY, JOB, Api, Bench
 
@@ -72,6 +73,52 @@ def test_without_redis_jobs_are_accepted_and_calls_that_need_it_are_503(
             assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
             assert answer.headers["retry-after"]
     runtime.close()
+
+
+def test_a_redis_that_is_full_or_evicts_is_degraded_and_says_why(
+    settings_of: Callable[..., Settings], migrated_url: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "own-valkey"
+    folder.mkdir()
+    valkey: ValkeyProcess = start_valkey(folder)
+    runtime = Runtime(settings_of(migrated_url, redis_url=valkey.url))
+    client: Any = runtime.broker.client
+
+    def metrics() -> str:
+        return str(api.get("/metrics").text)
+
+    def shown() -> dict[str, float]:
+        GaugeLoop(runtime).run_once()
+        found = re.findall(r'^onelane_degraded\{part="redis",reason="(\w+)"\} (\S+)$', metrics(), re.MULTILINE)
+        return {reason: float(value) for reason, value in found}
+
+    with TestClient(create_app(runtime), raise_server_exceptions=False) as served:
+        api = Api(served, ADMIN_KEY)
+        job = api.post("/v1/accounts/acme/jobs", JOB).json()
+        assert set(shown().values()) == {0.0}
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        ready = api.get("/readyz").json()
+        assert (ready["status"], ready["parts"]["redis"]) == ("degraded", "degraded")
+        assert "allkeys-lru" in ready["reasons"]["redis"]
+        assert shown()["evicting"] == 1.0
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1)
+        ready = api.get("/readyz")
+        assert (ready.status_code, ready.json()["parts"]["redis"]) == (200, "degraded")
+        assert "maxmemory" in ready.json()["reasons"]["redis"]
+        with pytest.raises(ServerRefuses):
+            GaugeLoop(runtime).run_once()
+        assert 'onelane_degraded{part="redis",reason="full"} 1.0' in metrics()
+        assert "onelane_redis_up 1.0" in metrics()
+        refused = api.post("/v1/admin/reap")
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        assert "maxmemory" in refused.json()["detail"]
+        assert api.post("/v1/accounts/acme/jobs", JOB).status_code == 202
+        assert api.get(f"/v1/jobs/{job['id']}/why").status_code == 200
+        client.config_set("maxmemory", 0)
+        assert api.get("/readyz").json()["reasons"] == {}
+    runtime.close()
+    valkey.stop()
 
 
 def test_without_the_database_nothing_is_accepted(api: Api, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@
 -- Returns {where to go on ('' at the end), tokens whose entries are too many for this page, violations: {kind, token,
 --         detail}, ...}
 -- Invariants: those of the parts, and: leases in the zset = slots; the lane's totals are the sums of its queues.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include lease

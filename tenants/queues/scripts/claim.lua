@@ -5,6 +5,7 @@
 -- Returns {accounts still ready, ms until the next look or -1, messages, the server's ms}. The messages are one list: of
 --         each its token, slot, epoch, entry id, score:added:deliveries:message.
 -- Invariant: message and slot are taken together; no queue runs more than its concurrency.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include lease

@@ -3,6 +3,7 @@
 -- ARGV: what (limits | queue_paused | account_paused), value (seven numbers joined by colons | ms until, 0, -1), tokens
 -- Returns the number of queues that have state.
 -- Invariant: settings that equal the defaults are not kept; settings outlive the queue's state.
+-- @include writable
 -- @include lane
 -- @include account
 local what, value = ARGV[1], ARGV[2]

@@ -5,6 +5,7 @@
 --       ('' : the lane gives the next), delay in ms, message
 -- Returns {1 if the lane was new, added (1/0 for each)} or {'full', token, max_waiting}
 -- Invariant: an id stands in `entries` exactly while the queue holds it, so a second enqueue of it finds it.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include lease

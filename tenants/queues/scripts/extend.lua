@@ -4,6 +4,7 @@
 --       then for each lease: token, slot, epoch
 -- Returns {positions (from 0) of the leases that are lost, number given back}
 -- Invariant: an expiry time is never brought forward; a claim whose answer may still be on its way is left alone.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include lease

@@ -2,6 +2,7 @@
 -- KEYS: root
 -- ARGV: most tenant queues
 -- Returns the number of tenant queues dropped; 0: the lane is empty.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include lease

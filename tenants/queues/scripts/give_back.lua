@@ -3,6 +3,7 @@
 -- ARGV: for each lease: token, slot, epoch
 -- Returns the number given back.
 -- Invariant: rate token and charge go back with the message, and no delivery is counted.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include lease

@@ -3,6 +3,7 @@
 -- ARGV: lease in ms, then for each entry: token, entry id
 -- Returns {positions (from 0) of those that are missing, violations: {kind, token, detail}, ...}
 -- Invariant: an entry that is not named is held in exactly one place, and its queue stands where it is found.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include lease

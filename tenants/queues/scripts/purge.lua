@@ -2,6 +2,7 @@
 -- KEYS: root
 -- ARGV: token, most
 -- Returns the ids removed; fewer than `most`: there is nothing left.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include drop

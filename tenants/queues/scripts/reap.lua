@@ -4,6 +4,7 @@
 -- Returns tokens.
 -- Invariant: empty is looked at here, in the script, so no enqueue is ever lost to the reaper; a queue whose rate has
 -- starts to answer for is not torn down, because with its state they would be forgotten.
+-- @include writable
 -- @include lane
 -- @include account
 local idle, most, dry = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'

@@ -3,6 +3,7 @@
 -- ARGV: for each lease: token, slot, epoch
 -- Returns the number ended.
 -- Invariant: only the very lease that was named is ended; one that was settled or taken anew meanwhile is left alone.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include lease

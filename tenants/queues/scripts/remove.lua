@@ -3,6 +3,7 @@
 -- ARGV: token, entry ids
 -- Returns the ids removed.
 -- Invariant: an entry that runs is only ever ended by its lease's holder.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include drop

@@ -3,6 +3,7 @@
 -- ARGV: token, slot, epoch, delay in ms, message ('' leaves it as it is)
 -- Returns 1, or 0 when the lease was lost.
 -- Invariant: only the holder of the epoch records.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include lease

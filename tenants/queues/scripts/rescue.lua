@@ -3,6 +3,7 @@
 -- ARGV: most
 -- Returns the number ended.
 -- Invariant: whoever comes first ends a lease, and nobody ends it twice.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include lease

@@ -1,6 +1,7 @@
 -- Rings the bell again for a consumer that took it and could not use it.
 -- KEYS: root
 -- Returns the number of accounts ready.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include lease

@@ -3,6 +3,7 @@
 -- ARGV: for each queue: token, nine numbers joined by colons (see limits.py)
 -- Returns the number of queues whose settings changed.
 -- Invariant: as in configure: default settings are not kept, and what waits already feels a change at once.
+-- @include writable
 -- @include lane
 -- @include account
 local replaced = 0

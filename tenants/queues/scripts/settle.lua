@@ -8,6 +8,7 @@
 --         settled, positions (from 0) of the leases that were lost}
 -- Invariant: only the holder of the epoch settles; entry, slot, lease and charge change together; the same request
 -- settles once, and is told the same again.
+-- @include writable
 -- @include lane
 -- @include account
 -- @include lease
