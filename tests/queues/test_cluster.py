@@ -115,6 +115,9 @@ def test_every_script_keeps_to_one_slot(
     admin.explain(LANE, "a0", "1")
     assert "state" in admin.traces(LANE, "a0")
     assert admin.check(LANE) == []
+    assert admin.check_damaged(LANE) == []
+    assert admin.missing(LANE, [("a0", "1"), ("a0", "unknown")])[1] == []
+    assert on_cluster.check_health().faults == {}
     graves = admin.buried(LANE)
     assert len(graves) == len(ACCOUNTS)
     assert admin.take_buried(LANE, [each.burial_id for each in graves]) == len(ACCOUNTS)
