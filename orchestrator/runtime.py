@@ -51,7 +51,9 @@ class Runtime:
         self.publishers: Mapping[str, KnownPublisher] = load_publishers(settings.publishers)
         self.database = Database(settings.database_url, pool_size=settings.threads + 8)
         # Retries, time limits and expiry are decided by SQL, once: Dramatiq's own middleware for them stays out.
-        self.broker = TenantBroker(url=settings.redis_url, namespace=NAMESPACE, middleware=[], worker_id=worker_id)
+        self.broker = TenantBroker(
+            url=settings.redis_url, namespace=NAMESPACE, middleware=[], worker_id=worker_id, other_layouts="ignore"
+        )
         # SQL decides who owns a step: what runs goes on and commits, also when Redis has forgotten that it does.
         self.broker.on_lease_lost = lambda _: None
         for lane in self.lanes:

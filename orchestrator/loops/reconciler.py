@@ -10,6 +10,9 @@ A server can also lose single keys, by eviction or a partial restore, and then n
 the tenant queues that a script has found damaged, and compares some of the waiting steps with what Redis holds: first
 those of the queues that were just repaired, then a page of all, round and round.
 
+Keys of another layout, which another release uses or has left, are not read: SQL holds what is in them. They are
+removed once nobody has used them for a time.
+
 Invariants
 - A message is removed only after SQL, asked later than Redis, said that its step does not wait and does not run.
 - Both sides are noted as one only after all of that was done, so a crash half-way means another pass.
@@ -18,11 +21,13 @@ Invariants
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from tenants.queues import HeldEntries, ServerInfo, lease_holder
+from tenants.queues.keys import LAYOUT
 from tenants.store import dispatch as store
 from tenants.store import meta, workers
 from tenants.store.dispatch import Dispatch
@@ -58,11 +63,14 @@ class Reconciler:
     batch = 1000
     #: Steps that were queued longer ago have been sent by whoever queued them.
     sent_seconds = 3.0
+    #: Keys of another layout are looked for so often, and removed after so long without use.
+    layouts_seconds, unused_seconds = 60.0, 600.0
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         #: The last step that was compared with Redis; None: the round begins anew.
         self._compared: Dispatch | None = None
+        self._looked_for_layouts_at = float("-inf")
 
     def run_once(self) -> bool:
         server = self._runtime.broker.check_server()
@@ -87,7 +95,21 @@ class Reconciler:
             )
         else:
             self.compare_some()
+        self._remove_unused_layouts()
         return empty_graves(self._runtime)
+
+    def _remove_unused_layouts(self) -> None:
+        if time.monotonic() < self._looked_for_layouts_at + self.layouts_seconds:
+            return
+        self._looked_for_layouts_at = time.monotonic()
+        layouts = self._runtime.broker.layouts
+        layouts.note()
+        for each in layouts.others():
+            if layouts.is_unused(each, self.unused_seconds):
+                layouts.remove(each)
+                log.info("Redis held keys of layout %d that nobody used any more: removed", each)
+            else:
+                log.info("Redis holds keys of layout %d: a release that uses them runs or has just stopped", each)
 
     def reconcile(self) -> Report:
         """Go through all once; safe at any time, from several places at once.
@@ -262,4 +284,5 @@ _MOST_QUEUES = 100
 _HELD_SECONDS = HORIZON_SECONDS - 10.0
 #: The generation of a server that is being rebuilt: one that SQL never has.
 _IN_REBUILD = -1
-_GENERATION, _RUN_ID = "redis_generation", "redis_run_id"
+#: Of this layout of Redis' keys: control planes of releases with different layouts run side by side, each over its own.
+_GENERATION, _RUN_ID = f"redis_generation_{LAYOUT}", f"redis_run_id_{LAYOUT}"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         ServerRefuses,
         ServerUnreachable,
         SlotMoved,
+        UnsupportedLayout,
         UnsupportedServer,
     )
     from .leases import lease_holder
@@ -75,6 +76,7 @@ __all__ = [
     "StoredSettings",
     "TenantBroker",
     "TenantQueues",
+    "UnsupportedLayout",
     "UnsupportedServer",
     "Violation",
     "current_message",
@@ -93,7 +95,7 @@ _MODULES = {
     "embedded": "EmbeddedValkey",
     "entry": "Entry entry_id_of",
     "errors": "InvalidEntry LeaseLost QueueFull ScriptFailed ServerRefuses ServerUnreachable SlotMoved "
-    "UnsupportedServer",
+    "UnsupportedLayout UnsupportedServer",
     "leases": "lease_holder",
     "limits": "FOR_GOOD QueueLimits Rate StoredSettings until_ms",
     "message": "LeasedMessage current_message",

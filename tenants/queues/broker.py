@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from queue import PriorityQueue
-from typing import Any
+from typing import Any, Literal
 
 import redis
 from dramatiq import Broker, Message, Worker
@@ -36,6 +36,7 @@ from .entry import MAX_DELAY_SECONDS, Entry, remember_entry
 from .errors import InvalidEntry
 from .keys import Keys
 from .known_lanes import KnownLanes
+from .layouts import Layouts
 from .leases import LeaseKeeper, interrupt, lease_holder
 from .message import LeasedMessage, current_message
 from .server import ServerHealth, ServerInfo
@@ -60,6 +61,8 @@ class TenantBroker(Broker):
         lease_seconds: how long a message is held without a sign of life.
         extend_seconds: how often that sign is given.
         worker_id: shown where workers are listed; made unique by a suffix, so it may be reused.
+        other_layouts: what to do where the namespace has keys of a release with another layout. `refuse`: every call
+            raises `UnsupportedLayout`. `ignore`: work beside them; for whoever can send all messages again.
         lane_minimum: threads of a worker process that are kept for a lane, whatever others have waiting.
         connection_parameters: redis-py's.
     """
@@ -76,6 +79,7 @@ class TenantBroker(Broker):
         extend_seconds: float = 5.0,
         worker_id: str | None = None,
         lane_minimum: Mapping[str, int] | None = None,
+        other_layouts: Literal["refuse", "ignore"] = "refuse",
         **connection_parameters: Any,
     ) -> None:
         super().__init__(middleware=middleware)
@@ -87,6 +91,10 @@ class TenantBroker(Broker):
         self.budget = ThreadBudget(lane_minimum)
         self._known = KnownLanes(self.server, self.keys)
         self.queues_admin = TenantQueues(self.server, self.keys, self._known, lambda: self.queues, lease_seconds)
+        #: Layouts of keys that other releases have left in the namespace.
+        self.layouts = Layouts(self.server, self.keys, self.queues_admin)
+        if other_layouts == "refuse":
+            self.server.before_scripts = self.layouts.refuse_others
         #: Called from the lease thread, at once when a lease is lost. None: the actor is interrupted by `LeaseLost`.
         self.on_lease_lost: Callable[[LeasedMessage], None] | None = None
         self.stopping = False

@@ -86,6 +86,7 @@ class ClusterServer(Server):
         return to_dramatiq(error)
 
     def run(self, script: Script, root: str, *arguments: Argument) -> Any:
+        self._prepare()
         return self._following(root, lambda node: node.run(script, root, *arguments))
 
     def command(self, *arguments: Argument) -> Any:
@@ -94,6 +95,7 @@ class ClusterServer(Server):
 
     def run_many(self, calls: Sequence[Call]) -> list[Any]:
         """As on one server; a node that does not serve costs only its own calls."""
+        self._prepare()
         answers: list[Any] = [None] * len(calls)
         by_node: dict[Server, list[int]] = {}
         for position, call in enumerate(calls):

@@ -5,6 +5,7 @@
     ├── QueueFull               the tenant queue has reached its `max_waiting`; nothing was added
     ├── ServerUnreachable       no answer from the server (also Dramatiq's ConnectionFailed)
     ├── UnsupportedServer       it answers, but cannot do what the scripts need
+    ├── UnsupportedLayout       the namespace has keys of a release with another layout
     ├── EmbeddedServerFailed    the embedded server did not start or does not hold its data directory
     └── ScriptFailed            a script of ours was refused by the server: a bug or a full server
         └── SlotMoved           the server is a node of a cluster and does not hold the lane
@@ -19,6 +20,7 @@ why. `to_dramatiq` is the one table of that.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import dramatiq.errors
 import redis.exceptions
@@ -51,6 +53,22 @@ class ServerUnreachable(QueueError, dramatiq.errors.ConnectionFailed):
 
 class UnsupportedServer(QueueError):
     """The server is too old, or lacks scripting."""
+
+
+class UnsupportedLayout(QueueError):
+    """The namespace has keys of a release with another layout; the message says what to do."""
+
+    def __init__(self, where: str, others: Sequence[int], layout: int, *, can_carry: bool) -> None:
+        found = ", ".join(map(str, others))
+        if can_carry:
+            help = f"Stop its processes and run `python -m {__package__} carry-over URL` to bring its messages here"
+        else:
+            help = "Use that release for it"
+        super().__init__(
+            f"{where} has keys of layout {found}, which another release made; this release uses layout {layout}. "
+            f"{help}, or give the broker another namespace."
+        )
+        self.others = tuple(others)
 
 
 class ScriptFailed(QueueError):

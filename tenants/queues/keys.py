@@ -111,20 +111,36 @@ class Keys:
     def __init__(self, namespace: str, shards: int = 1) -> None:
         self.namespace = check_name("namespace", namespace)
         self.shards = shards
-        self._prefix = f"{namespace}:{LAYOUT}"
+        self._prefix = self._prefix_of(LAYOUT)
 
-    def root(self, lane: str, shard: int = 0) -> str:
+    def _prefix_of(self, layout: int) -> str:
+        return self.namespace if layout == 1 else f"{self.namespace}:{layout}"
+
+    def root(self, lane: str, shard: int = 0, *, layout: int = LAYOUT) -> str:
         """KEYS[1] of every script; also the name of the lane's own state."""
         check_name("lane", lane)
         # A slash cannot be part of a lane's name, so no lane is mistaken for another one's shard.
         tag = f"{lane}/{shard}" if self.shards > 1 else lane
-        return f"{self._prefix}:{{{tag}}}"
+        return f"{self._prefix_of(layout)}:{{{tag}}}"
 
     def bell(self, lane: str, shard: int = 0) -> str:
         return self.root(lane, shard) + LANE_KEYS["bell"][0]
 
     def limits(self, lane: str, shard: int = 0) -> str:
         return self.root(lane, shard) + LANE_KEYS["limits"][0]
+
+    @property
+    def layouts(self) -> str:
+        """Set of the numbers of the layouts, from 2 on, of which the namespace has keys."""
+        return f"{self.namespace}:layouts"
+
+    def lanes_of(self, layout: int) -> str:
+        """`lanes` in that layout."""
+        return f"{self._prefix_of(layout)}:lanes"
+
+    def generation_of(self, layout: int) -> str:
+        """`generation` in that layout."""
+        return f"{self._prefix_of(layout)}:generation"
 
     @property
     def lanes(self) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from socket import socket
 from typing import Any, Protocol, cast
@@ -99,6 +99,14 @@ class Server:
         self._idle: deque[tuple[Wire, float]] = deque()
         self._generation = forks.generation()
         self._opened = 0
+        #: Called before every script until it returns once: a broker looks there whether it may work on these keys.
+        self.before_scripts: Callable[[], None] | None = None
+
+    def _prepare(self) -> None:
+        before = self.before_scripts
+        if before is not None:
+            before()
+            self.before_scripts = None
 
     @classmethod
     def connect(cls, url: str | None, client: redis.Redis | None, parameters: dict[str, Any]) -> Server:
@@ -176,6 +184,8 @@ class Server:
             dramatiq.errors.ConnectionClosed: no answer, or the server cannot serve now.
             ScriptFailed: the server refused it.
         """
+        if self.before_scripts is not None:
+            self._prepare()
         if self.clustered:
             script = script.guarded
         packed = pack_command(("EVALSHA", script.sha, 1, root, *arguments))  # type: ignore[arg-type]
@@ -202,6 +212,8 @@ class Server:
 
     def run_many(self, calls: Sequence[Call]) -> list[Any]:
         """The answers of several scripts sent in one go, an exception standing in the place of a refused one."""
+        if self.before_scripts is not None:
+            self._prepare()
         if self.clustered:
             calls = [Call(call.script.guarded, call.root, call.arguments) for call in calls]
         connection = self.take()

@@ -15,6 +15,7 @@ from redis.sentinel import Sentinel
 
 from tenants.queues import QueueLimits, SlotMoved, TenantBroker, UnsupportedServer
 from tenants.queues.keys import LANE_KEYS, shard_of, token
+from tenants.queues.layouts import CarriedOver
 from tenants.queues.limits import StoredSettings
 from tenants.queues.lua import Script, script, verbs
 from tenants.queues.server import Call, Server
@@ -128,6 +129,11 @@ def test_every_script_keeps_to_one_slot(
         admin.purge(LANE, account)
     admin.delete(LANE, "a0")
     admin.reap(0)
+    on_cluster.flush(LANE)
+    old = on_cluster.keys.root(LANE, shard_of(token("a0"), SHARDS), layout=1)
+    on_cluster.server.command("SADD", on_cluster.keys.lanes_of(1), LANE)
+    on_cluster.server.command("HSET", f"{old}:entries:@a0", "old", b"1:1:0:message")
+    assert on_cluster.layouts.carry_over() == CarriedOver(1, 0)
     on_cluster.flush(LANE)
     assert admin.set_settings(LANE, {"a0": StoredSettings.decode(None)}) == 1
     assert used == set(verbs())

@@ -19,11 +19,13 @@ from orchestrator.runtime import Runtime
 from tenants.columns import db_now
 from tenants.models import Account, Worker
 from tenants.queues import QueueLimits
+from tenants.queues.keys import LAYOUT
 from tenants.store import meta, queues, steps, workers
 from tenants.store.accounts import ensure_account
 from tenants.store.dispatch import Dispatch
 from tenants.store.job_lists import JobFilter
 from tests.queues.lanes import Hand
+from tests.queues.layouts import restore
 
 from .conftest import make_service
 
@@ -165,7 +167,7 @@ def test_a_loss_is_noticed_by_itself(runtime: Runtime, client: Client, loss: str
         case "another generation":
             runtime.broker.queues_admin.set_generation(1_000_000)
         case "another server":
-            runtime.database.write(lambda c: meta.put(c, "redis_run_id", "of the server before"))
+            runtime.database.write(lambda c: meta.put(c, f"redis_run_id_{LAYOUT}", "of the server before"))
     reconciler.run_once()
     assert held(runtime) == [step_id]
     runtime.broker.queues_admin.purge(LANE, "acme")
@@ -184,4 +186,20 @@ def test_a_redis_emptied_during_its_rebuild_is_rebuilt_again(runtime: Runtime, c
     Unlucky(runtime).run_once()
     assert held(runtime) == []
     Reconciler(runtime).run_once()
+    assert held(runtime) == [step_id]
+
+
+def test_keys_of_an_earlier_layout_are_not_read_and_removed_once_unused(runtime: Runtime, client: Client) -> None:
+    """SQL holds what is in them; an earlier release may still use them beside this one."""
+    restore(client)
+    step_id = make(runtime)
+    reconciler = Reconciler(runtime)
+    reconciler.layouts_seconds = 0.0
+    reconciler.run_once()
+    assert runtime.broker.layouts.others() == [1]
+    assert client.exists("onelane:{publish}:entries:@plain"), "somebody has used them just now"
+    reconciler.unused_seconds = 0.0
+    reconciler.run_once()
+    assert runtime.broker.layouts.others() == []
+    assert list(client.scan_iter("onelane:{*")) == []
     assert held(runtime) == [step_id]

@@ -800,7 +800,7 @@ def alive(w: World) -> None:
 def ready(w: World) -> None:
     w.bench.register_worker()
     answer = w.api.with_key(None).get("/readyz").json()
-    assert answer == {"status": "ok", "parts": {"database": "ok", "redis": "ok", "workers": "ok"}}
+    assert answer == {"status": "ok", "parts": {"database": "ok", "redis": "ok", "workers": "ok"}, "reasons": {}}
 
 
 @row("GET /metrics")
