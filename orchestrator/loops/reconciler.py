@@ -76,14 +76,18 @@ class Reconciler:
         server = self._runtime.broker.check_server()
         metrics.REDIS_UP.set(1)
         if not self._is_whole(server):
-            log.info("Redis (run id %s) is not the one that SQL knows: rebuilding it from SQL", server.run_id)
+            known = self._runtime.database.read(lambda connection: meta.get_many(connection, _RUN_ID)).get(_RUN_ID)
+            if known is None:
+                log.info("Redis (run id %s) is new to this database", server.run_id)
+            else:
+                log.info("Redis (run id %s) is not the one that SQL knows: rebuilding it from SQL", server.run_id)
             # A server that is emptied from now on has lost this number, and will not be taken for the rebuilt one.
             self._runtime.broker.queues_admin.set_generation(_IN_REBUILD)
             report = self.reconcile()
             self._seal(server)
             metrics.REBUILDS.inc()
             # A first start, and a restart with all its data, are nothing to worry about.
-            changed = report.requeued or report.released or report.orphaned
+            changed = known is not None and (report.requeued or report.released or report.orphaned)
             log.log(
                 logging.WARNING if changed else logging.INFO,
                 "Redis was rebuilt: %d of %d waiting step(s) were missing, %d were held by dead workers, "

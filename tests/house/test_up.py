@@ -101,7 +101,7 @@ def test_a_queue_is_listed_and_deleted_only_by_force_while_something_waits(comma
     (queue,) = command("queues", "list", "--account", "sweep")["items"]
     assert (queue["queue"], queue["delayed"]) == ("echo_sweep", 1)
     assert "queue_not_empty" in command("queues", "delete", "echo", "sweep", status=1)
-    assert command("queues", "delete", "echo", "sweep", "--force") == {"cancelled": 1}
+    assert command("queues", "delete", "echo", "sweep", "--force") == {"cancelled": 1, "deleted": True}
 
 
 def test_keys_open_what_they_should(command: Command, up: RunningUp, capsys: pytest.CaptureFixture[str]) -> None:

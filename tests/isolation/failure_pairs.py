@@ -145,8 +145,11 @@ class Ends:
         self._thread = threading.Thread(target=self._run, name="ends")
 
     def watch(self, row: Row, identity: ProcessId) -> None:
-        """Note the end of this process, which still runs, in its row."""
-        descriptor = os.pidfd_open(identity.pid)
+        """Note the end of this process in its row. One that has ended before the failure outlives nothing."""
+        try:
+            descriptor = os.pidfd_open(identity.pid)
+        except ProcessLookupError:
+            return
         row.living[descriptor] = identity
         self._selector.register(descriptor, selectors.EVENT_READ, row)
 

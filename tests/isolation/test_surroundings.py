@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,10 @@ def test_no_secret_in_the_guards_environment(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, secret)
     guard = Guard()
     guard.start()
-    environment = Path(f"/proc/{guard.pid}/environ").read_text()
+    place, until = Path(f"/proc/{guard.pid}/environ"), time.monotonic() + 60
+    # Empty for a moment: a process is said to have started before the kernel shows its new environment.
+    while not (environment := place.read_text()) and time.monotonic() < until:
+        time.sleep(0.01)
     guard.stop()
     assert "PATH=" in environment
     assert "hunter2" not in environment

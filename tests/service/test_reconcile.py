@@ -203,3 +203,19 @@ def test_keys_of_an_earlier_layout_are_not_read_and_removed_once_unused(runtime:
     assert runtime.broker.layouts.others() == []
     assert list(client.scan_iter("onelane:{*")) == []
     assert held(runtime) == [step_id]
+
+
+def test_a_first_start_does_not_warn_of_a_lost_redis(
+    runtime: Runtime, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Jobs that came before the first look were not lost by anything; those of a server that was emptied were."""
+    make(runtime)
+    client.flushall()
+    with caplog.at_level("INFO"):
+        Reconciler(runtime).run_once()
+    assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == []
+    assert held(runtime), "it was sent all the same"
+    client.flushall()
+    caplog.clear()
+    Reconciler(runtime).run_once()
+    assert "1 of 1 waiting step(s) were missing" in caplog.text
