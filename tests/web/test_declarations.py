@@ -20,7 +20,7 @@ from tests.ports import EVERYTHING, step_port
 from tests.web.conftest import Bench
 
 #: What every step may do.
-FREE = {"cancelled", "artifact.save"}
+FREE = {"cancelled", "artifact.save", "step.enter"}
 #: What the worker refuses by the pipeline's name; see `tests/web/test_webhooks.py`.
 OF_WEBHOOKS = {"callback.load", "callback.answered"}
 #: Each word, and a call that needs it.
