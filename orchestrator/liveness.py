@@ -52,6 +52,8 @@ class Liveness:
         self._on_superseded = on_superseded
         self._stopping = threading.Event()
         self._renewed_at = now()
+        #: Both threads note renewals; the moment must never go back.
+        self._noting = threading.Lock()
         self._threads = [
             threading.Thread(target=self._run, name="liveness", daemon=True),
             threading.Thread(target=self._keep_renewing, name="liveness-renewal", daemon=True),
@@ -120,5 +122,7 @@ class Liveness:
                 self._execution.cancel(step_id)
 
     def _renewed(self, asked_at: float) -> None:
-        self._renewed_at = max(self._renewed_at, asked_at)
-        self._guard.beat(asked_at)
+        # A renewal that waited behind a migration was asked for before the last look at the announcement.
+        with self._noting:
+            self._renewed_at = max(self._renewed_at, asked_at)
+            self._guard.beat(self._renewed_at)
