@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -35,6 +36,21 @@ class FolderUnusable(Exception):
     """The directory cannot be made or written to."""
 
 
+def why_not_writable(directory: Path) -> str | None:
+    """Why this user cannot make files there; None where it can.
+
+    It makes a directory and removes it again. `os.access` would judge by the mode alone, and so say yes to root where
+    the file system takes nothing (`/proc`).
+    """
+    if not directory.is_dir():
+        return "it is not a directory"
+    try:
+        with tempfile.TemporaryDirectory(prefix=".onelane-", dir=directory):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
 class DataFolder:
     """The files that `up` and the command-line client share."""
 
@@ -49,10 +65,19 @@ class DataFolder:
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileExistsError:
+            pass  # a file has the name; the check below says so
         except OSError as error:
-            raise FolderUnusable(f"the data directory {self.path} cannot be made: {error.strerror}") from None
-        if not os.access(self.path, os.W_OK | os.X_OK):
-            raise FolderUnusable(f"the data directory {self.path} cannot be written to by this user")
+            raise FolderUnusable(
+                f"the data directory {self.path} cannot be made: {error.strerror}; set --data-dir or ONELANE_DATA_DIR "
+                "to a directory that this user can make"
+            ) from None
+        reason = why_not_writable(self.path)
+        if reason is not None:
+            raise FolderUnusable(
+                f"the data directory {self.path} cannot be written to: {reason}; set --data-dir or ONELANE_DATA_DIR "
+                "to another"
+            )
         self._check_format()
 
     def _check_format(self) -> None:

@@ -5,7 +5,6 @@ Every examination is bounded in time, changes nothing, and never shows a secret.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from tenants.resealing import tally
 from tenants.sealing import Sealer, split_keys
 
 from .cli.output import console, print_json
-from .data_folder import DataFolder
+from .data_folder import DataFolder, why_not_writable
 from .settings import Settings, SettingsError
 
 _SECONDS = 10.0
@@ -141,17 +140,18 @@ def _data_dir(settings: Settings) -> list[Finding]:
     path = settings.data_dir
     if not path.exists():
         parent = next(each for each in path.parents if each.exists())
-        if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
+        reason = why_not_writable(parent)
+        if reason is None:
             return [Finding("files", "note", f"{path} does not exist yet; it is made at the first start")]
-        reason = "this user cannot write to it" if parent.is_dir() else "it is no directory"
         message = f"{path} does not exist, and cannot be made in {parent}: {reason}"
         return [Finding("files", "wrong", message, "set ONELANE_DATA_DIR to a directory that this user can make")]
-    if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
+    reason = why_not_writable(path)
+    if reason is not None:
         return [
             Finding(
                 "files",
                 "wrong",
-                f"{path} cannot be written to",
+                f"{path} cannot be written to: {reason}",
                 "give this user the directory, or set ONELANE_DATA_DIR to another",
             )
         ]

@@ -30,6 +30,7 @@ LONGEST_BACKOFF_SECONDS = 30.0
 #: A child that ran this long was well; its next death starts the backoff anew.
 HEALTHY_SECONDS = 60.0
 _KEPT_LINES = 20
+_LAST_LINES_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class _Child:
     spec: ChildSpec
     process: subprocess.Popen[bytes] | None = None
     deaths: int = 0
+    last_status: int | None = None
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_LINES))
     thread: threading.Thread | None = None
 
@@ -83,6 +85,10 @@ class Supervisor:
     def deaths(self, name: str) -> int:
         """How often the child ended without being asked to."""
         return self._children[name].deaths
+
+    def last_status(self, name: str) -> int | None:
+        """The status with which the child ended last without being asked to; None if it never did."""
+        return self._children[name].last_status
 
     def last_lines(self, name: str) -> list[str]:
         """The last lines that the child wrote."""
@@ -129,13 +135,16 @@ class Supervisor:
                     _let_begin(process)
             began = time.monotonic()
             # Read apart from the wait: a grandchild may keep the pipe open after its parent has died.
-            threading.Thread(
+            reader = threading.Thread(
                 target=self._read, args=(child, process), name=f"read-{child.spec.name}", daemon=True
-            ).start()
+            )
+            reader.start()
             code = process.wait()
             _close_lifeline(process)
             if self._stopping.is_set():
                 return
+            reader.join(timeout=_LAST_LINES_SECONDS)  # so that its last lines are there when its end is seen
+            child.last_status = code
             child.deaths += 1
             if time.monotonic() - began > HEALTHY_SECONDS:
                 backoff = FIRST_BACKOFF_SECONDS

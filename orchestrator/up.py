@@ -27,6 +27,7 @@ from pydantic import SecretStr
 
 from tenants.queues import EmbeddedValkey, QueueError
 
+from .cli import WRONG_SETTINGS
 from .client import Onelane, OnelaneClientError
 from .data_folder import DataFolder
 from .ports import choose_port, reachable_host
@@ -54,6 +55,10 @@ class StartFailed(Exception):
     """A part did not come up; the message has its last lines."""
 
 
+class WrongSettings(StartFailed):
+    """A part refuses the settings: another try cannot do better."""
+
+
 @dataclass(frozen=True, slots=True)
 class Addresses:
     """Where the parts listen."""
@@ -69,7 +74,7 @@ class Up:
     Raises:
         FolderBusy: another `up` owns the data directory.
         PortBusy: a port that the settings ask for is taken.
-        StartFailed: a part did not come up.
+        StartFailed: a part did not come up (WrongSettings: and will not, with these settings).
         FolderUnusable, Unavailable, QueueError: data directory, database or Redis cannot be used.
     """
 
@@ -266,9 +271,12 @@ class Up:
             while missing:
                 missing = [name for name in missing if not self._answers(name, client, http)]
                 for name in missing:
-                    if self._supervisor.deaths(name) >= HOPELESS_DEATHS or time.monotonic() > until:
+                    refused = self._supervisor.last_status(name) == WRONG_SETTINGS
+                    if refused or self._supervisor.deaths(name) >= HOPELESS_DEATHS or time.monotonic() > until:
                         lines = "\n  ".join(self._supervisor.last_lines(name))
-                        raise StartFailed(f"{name} does not come up; its last lines:\n  {lines}")
+                        raise (WrongSettings if refused else StartFailed)(
+                            f"{name} does not come up; its last lines:\n  {lines}"
+                        )
                 if self._cancelled():
                     raise KeyboardInterrupt
                 if missing:

@@ -48,7 +48,7 @@ def run_up(settings: Settings) -> int:
 
 
 def run_serve(settings: Settings, *, supervised: bool = False) -> int:
-    """Run the control plane until it is told to stop.
+    """Run the control plane until it is asked to stop.
 
     Raises:
         SettingsError: a setting without which it must not start is missing, or the schema is not up to date.
@@ -84,7 +84,7 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
 
 
 def run_work(settings: Settings, *, supervised: bool = False) -> int:
-    """Run a worker until it is told to stop.
+    """Run a worker until it is asked to stop.
 
     Raises:
         SettingsError: a setting without which it must not start is missing.
@@ -146,9 +146,9 @@ def exit_code(error: Exception) -> int | None:
     from tenants.errors import OnelaneError
     from tenants.queues import QueueError
 
-    from ..up import StartFailed
+    from ..up import StartFailed, WrongSettings
 
-    if isinstance(error, PipelineError | PublisherError):
+    if isinstance(error, PipelineError | PublisherError | WrongSettings):
         return WRONG_SETTINGS
     return FAILED if isinstance(error, StartFailed | StepError | OnelaneError | QueueError) else None
 

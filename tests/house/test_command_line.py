@@ -187,8 +187,29 @@ def test_doctor_says_where_a_data_directory_cannot_be_made(monkeypatch: pytest.M
     monkeypatch.setenv("ONELANE_DATA_DIR", str(tmp_path / "file" / "data"))
     (found,) = [each for each in examine() if each.part == "files"]
     assert found.status == "wrong"
-    assert f"cannot be made in {tmp_path}/file: it is no directory" in found.message
+    assert f"cannot be made in {tmp_path}/file: it is not a directory" in found.message
     assert "ONELANE_DATA_DIR" in found.fix
+
+
+def test_doctor_tries_whether_the_file_system_takes_a_data_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mode of /proc lets root write; the file system does not."""
+    monkeypatch.setenv("ONELANE_DATA_DIR", "/proc/onelane")
+    (found,) = [each for each in examine() if each.part == "files"]
+    assert found.status == "wrong"
+    assert "/proc/onelane does not exist, and cannot be made in /proc: " in found.message
+
+
+def test_up_names_the_setting_of_a_data_directory_that_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for path, reason in ((file, "it is not a directory"), (file / "data", "cannot be made: Not a directory")):
+        monkeypatch.setenv("ONELANE_DATA_DIR", str(path))
+        assert run(["up"]) == 1
+        message = " ".join(capsys.readouterr().err.split())
+        assert reason in message
+        assert "ONELANE_DATA_DIR" in message
 
 
 def test_doctors_json_keeps_the_name_that_a_field_had(capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,6 +143,21 @@ def test_a_second_up_on_the_directory_is_refused_in_one_sentence(up: RunningUp) 
     assert "Traceback" not in second.stderr
 
 
+def test_a_part_that_refuses_the_settings_ends_up_with_their_status_at_its_first_try(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "orchestrator.cli", "up", "--data-dir", str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        env={**environment(), "ONELANE_PIPELINES": "no.such.module"},
+        cwd=ROOT,
+        timeout=150,
+        check=False,
+    )
+    assert ended.returncode == 4
+    assert "ONELANE_PIPELINES: module 'no.such.module' cannot be imported" in ended.stderr
+    assert "starting it again in 1 s" not in ended.stdout + ended.stderr
+
+
 def test_a_worker_that_is_killed_is_started_again(up: RunningUp, command: Command) -> None:
     with up.client() as client:
         (before,) = client.workers()
