@@ -92,7 +92,7 @@ def usage(
     last: Annotated[str | None, typer.Option(help="The last UTC day; today when not given.")] = None,
     caller: Caller,
 ) -> None:
-    """Show what ACCOUNT used, by UTC day; the last 30 days when not told otherwise."""
+    """Show what ACCOUNT used, by UTC day; the last 30 days without --first and --last."""
     with caller.connect() as onelane:
         caller.show(onelane.accounts.usage(account, first=first, last=last), _print_usage)
 

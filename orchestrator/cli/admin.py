@@ -108,7 +108,7 @@ def delete_queue(
 @queues.command("check")
 @expand_options
 def check_queues(caller: Caller) -> None:
-    """Check that every message is in one place and every slot is a lease; mend what is not. Status 1 if it was not."""
+    """Check that each message is in one place, each slot a lease; repair what is not. Status 1: it found a fault."""
     with caller.connect() as onelane:
         report = onelane.queues.check()
     caller.show(report, _print_check)

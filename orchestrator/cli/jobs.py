@@ -234,7 +234,7 @@ def print_event(type: str, data: Resource, *, json: bool) -> None:
 @group.command("why")
 @expand_options
 def why(job_id: JobArgument, caller: Caller) -> None:
-    """Tell every reason why a job does not run now."""
+    """Show every reason why a job does not run now."""
     with caller.connect() as onelane:
         columns = ("code", "message", "until", "count")
         empty = "nothing holds it up: it runs, or has ended"
@@ -267,7 +267,7 @@ def artifacts(
 @group.command("deliveries")
 @expand_options
 def deliveries(job_id: JobArgument, caller: Caller) -> None:
-    """Tell what became of a job's webhook: every try to call its callback URL."""
+    """Show a job's webhook: every try to call its callback URL."""
     with caller.connect() as onelane:
         caller.show({"items": onelane.jobs.deliveries(job_id)}, _print_deliveries)
 

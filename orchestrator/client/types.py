@@ -199,7 +199,7 @@ class Delivery(TypedDict):
 
 
 class WebhookSecret(TypedDict):
-    """What is told of a secret."""
+    """What can be read of a secret."""
 
     created_at: str
     previous_until: str | None
@@ -329,7 +329,7 @@ class LaneLimits(TypedDict):
 
 
 class Limits(TypedDict):
-    """An account's limits; what nobody set has its default."""
+    """An account's limits; what is not set has its default."""
 
     weight: int
     account_concurrency: int | None
@@ -367,7 +367,7 @@ class AccountLane(TypedDict):
 
 
 class Session(TypedDict):
-    """What is told of a session; its content never leaves."""
+    """What can be read of a session; its content is never returned."""
 
     status: SessionStatus
     updated_at: str | None
@@ -703,7 +703,7 @@ class Pipeline(TypedDict):
 
 
 class Alert(TypedDict):
-    """What a person should hear of: all of one kind, account and subject together."""
+    """What a person should know: all of one kind, account and subject together."""
 
     id: str
     kind: Literal["dead_letter", "login_required", "needs_review", "circuit_open", "circuit_closed", "provider_refused"]

@@ -32,7 +32,7 @@ class LaneLimitsView(Answer):
 
 
 class LimitsView(Answer):
-    """An account's limits; what nobody set has its default."""
+    """An account's limits; what is not set has its default."""
 
     weight: int
     account_concurrency: int | None
@@ -114,7 +114,7 @@ class AccountLane(Answer):
 
 
 class SessionView(Answer):
-    """What is told of a session; its content never leaves."""
+    """What can be read of a session; its content is never returned."""
 
     status: SessionStatus
     updated_at: Time | None

@@ -39,7 +39,7 @@ class CircuitsQuery(NamePaging):
 
 
 class AlertView(Answer):
-    """What a person should hear of: all of one kind, account and subject together."""
+    """What a person should know: all of one kind, account and subject together."""
 
     id: Id
     kind: AlertKind

@@ -89,7 +89,7 @@ class JobRequest(Body):
     """At most one unfinished job per account, pipeline and key."""
     callback_url: CallbackUrl | None = None
     """Called when the job ends, by Standard Webhooks: `{type: "job.ended", timestamp, data: job}`, signed with the
-    account's webhook secret, tried again for about a day. `GET /v1/jobs/{id}/deliveries` tells what became of it."""
+    account's webhook secret, tried again for about a day. `GET /v1/jobs/{id}/deliveries` lists every try."""
     tags: list[Label] = Field(default_factory=list, max_length=MAX_TAGS)
 
 

@@ -119,7 +119,7 @@ class ScheduleRequest(_Cadence):
 
 
 class SchedulePreview(_Cadence):
-    """A schedule that need not exist, and how many of its times to tell."""
+    """A schedule that need not exist, and how many of its times to compute."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE, "count": 5}], "oneOf": _ONE_CADENCE})
 

@@ -42,7 +42,7 @@ class DeliveryView(Answer):
 
 
 class WebhookSecretView(Answer):
-    """What is told of a secret."""
+    """What can be read of a secret."""
 
     created_at: Time
     previous_until: Time | None = Field(description="Until then the secret before this one signs too.")
