@@ -8,7 +8,7 @@ DEMO_ARGS ?=
 #: More arguments for pytest.
 PYTEST_ARGS ?=
 #: Test processes beside each other; a file's tests stay in one. Most of the suite waits for servers and processes.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 #: Arguments for the broker's benchmark (such as --quick).
 BENCH_ARGS ?=
 #: More arguments for the chaos run (see its --help).
@@ -25,7 +25,7 @@ demo: ## Publish one post per text file for five accounts, live (DEMO_DIR=folder
 test: ## Everything: linters, types, layers, all tests with real servers and a real browser
 	@deploy/bootstrap test
 	@$(MAKE) --no-print-directory lint
-	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder --durations=20 $(PYTEST_ARGS)
 
 check: ## Linters, types, layers and unit tests, within a minute
 	@deploy/bootstrap dev
