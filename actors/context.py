@@ -235,7 +235,7 @@ class CallbackAccess:
 class StepLog:
     """Log lines of a step: kept as events of the job, and written to the worker's log.
 
-    A line costs microseconds: nobody waits until it is kept. A step may write `BURST_LINES` at once and
+    A line costs microseconds: the step does not wait for the commit. A step may write `BURST_LINES` at once and
     `LINES_PER_SECOND` for as long as it runs; what comes on top is left out, and a line says how many were.
     """
 

@@ -191,7 +191,7 @@ def end_with_parent() -> threading.Event:
 
 def _let_begin(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
-    with contextlib.suppress(OSError, ValueError):  # it has just ended, and its successor is told at its start
+    with contextlib.suppress(OSError, ValueError):  # it has just ended; its successor gets the byte at its start
         process.stdin.write(b"\n")
         process.stdin.flush()
 

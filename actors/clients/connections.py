@@ -3,7 +3,7 @@
 Invariants
 - A connection goes to one of the addresses of a `ResolvedUrl`. The name is not resolved again, so a name whose address
   changes between check and use gains nothing.
-- The deadline bounds the whole exchange. A time-out per read would let a server send one byte now and then for ever.
+- The deadline bounds the whole exchange. A time-out per read would let a server send single bytes without an end.
 """
 
 from __future__ import annotations

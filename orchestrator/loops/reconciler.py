@@ -6,9 +6,9 @@ and everything is gone through once: what dead workers hold is released, message
 and every waiting step is enqueued once by its id, which does nothing for those that Redis has. Order and priority come
 from SQL. All the time it moves what Redis has buried to the dead letters (`burials`).
 
-A server can also lose single keys, by eviction or a partial restore, and then no number tells it. So every run repairs
-the tenant queues that a script has found damaged, and compares some of the waiting steps with what Redis holds: first
-those of the queues that were just repaired, then a page of all, round and round.
+A server can also lose single keys, by eviction or a partial restore, and the generation number does not show it. So
+every run repairs the tenant queues that a script has found damaged, and compares some of the waiting steps with what
+Redis holds: first those of the queues that were just repaired, then a page of all, round and round.
 
 Keys of another layout, which another release uses or has left, are not read: SQL holds what is in them. They are
 removed once nobody has used them for a time.

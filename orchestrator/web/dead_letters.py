@@ -119,7 +119,7 @@ def discard_all(call: Call[Query, DiscardRequest]) -> Reply:
 def _resolve_all(
     call: Call[Query, Any], resolve: Callable[[RowMapping, int], bool], *, only_known_outcomes: bool = False
 ) -> Reply:
-    """Each letter in a transaction of its own: what was done stays done, and is told, when one of them cannot be."""
+    """Each letter in a transaction of its own: what was done stays done, and is reported, when one of them fails."""
     wanted, database = call.body.filter, call.service.database
     chosen = LetterFilter(wanted.account, wanted.lane, wanted.pipeline, wanted.error_code, only_known_outcomes)
     matched = database.read(lambda connection: dead_letters.count(connection, chosen))

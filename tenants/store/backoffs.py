@@ -25,7 +25,7 @@ def note(connection: Connection, scope: str, after: float | None, reason: str) -
     statement = upsert(connection, backoffs).values(
         scope=scope, until=db_now(seconds), reason=reason[:500], refused=False
     )
-    # A credential that is told to wait is not refused any more.
+    # A credential in backoff is not refused for good any more.
     longer = and_(backoffs.c.until > statement.excluded.until, backoffs.c.refused.is_(False))
     connection.execute(
         statement.on_conflict_do_update(

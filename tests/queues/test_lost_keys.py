@@ -112,7 +112,7 @@ def test_a_lost_lease_keeps_its_slot_until_it_ends(broker: TenantBroker, client:
     client.delete(f"{hand.root}:state:@acme")
     broker.enqueue_once(entry("3"))
     assert hand.claim(3) == []
-    assert hand.extend(lease)[0] == [0], "its worker is told that the lease is lost"
+    assert hand.extend(lease)[0] == [0], "the worker learns that the lease is lost"
     client.zadd(f"{hand.root}:leases", {"0:@acme": 1})
     assert hand.rescue() == 1
     broker.queues_admin.check(LANE)
