@@ -18,8 +18,10 @@ pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path)
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    """A parameter is the node timeout in ms, for a test in which a node dies."""
+    options = {"node_timeout_ms": request.param} if hasattr(request, "param") else {}
+    made = Cluster(tmp_path, **options)
     yield made
     made.close()
 
@@ -35,6 +37,7 @@ def service(cluster: Cluster, tmp_path: Path, sqlite_url: str) -> Iterator[Servi
     made.close()
 
 
+@pytest.mark.parametrize("cluster", [4000], ids=["a node dies"], indirect=True)
 def test_jobs_run_on_a_cluster_also_after_the_death_of_a_node(cluster: Cluster, service: Service) -> None:
     service.work()
     assert service.run("chain")["status"] == "completed"
