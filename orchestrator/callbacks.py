@@ -20,7 +20,7 @@ from tenants.store import jobs as job_store
 from tenants.webhook_secrets import WebhookSecrets
 
 from .jobs import Jobs
-from .web.json_text import to_json
+from .json_text import to_json
 
 #: The one event that is told so far.
 EVENT_TYPE = "job.ended"

@@ -28,9 +28,9 @@ from tenants.queues import QueueError, TenantBroker
 from tenants.resealing import tally
 from tenants.sealing import Sealer, split_keys
 
-from .cli.output import console, print_json
 from .data_folder import DataFolder, why_not_writable
 from .settings import Settings, SettingsError
+from .terminal import console, print_json
 
 _SECONDS = 10.0
 #: How long a browser may take to start and show a page: a busy machine is no reason to tell people to install another.

@@ -20,7 +20,7 @@ from typing import Any
 from tenants.database import Database
 from tenants.store import exports as store
 
-from .web.json_text import to_json
+from .json_text import to_json
 
 VERSION = 1
 #: Lines go out together once they have this size.

@@ -27,9 +27,9 @@ from pydantic import SecretStr
 
 from tenants.queues import EmbeddedValkey, QueueError
 
-from .cli import WRONG_SETTINGS
 from .client import Onelane, OnelaneClientError
 from .data_folder import DataFolder
+from .exit_codes import WRONG_SETTINGS
 from .ports import choose_port, reachable_host
 from .schema import bring_up_to_date, is_surely_up_to_date
 from .settings import PREFIX, Settings

@@ -14,10 +14,7 @@ import sys
 
 from onelane import collisions
 
-OK, FAILED, USAGE, NOT_REACHABLE, WRONG_SETTINGS, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 4, 130, 141
-#: How a job ended, for commands that wait for it.
-JOB_ENDINGS = {"completed": OK, "failed": 10, "timed_out": 11, "cancelled": 12, "expired": 13}
-JOB_NOT_ENDED = 14
+from ..exit_codes import INTERRUPTED, WRONG_SETTINGS
 
 
 def main() -> None:

@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from ..client import ExportCut, Resource
-from . import FAILED
+from ..exit_codes import FAILED
+from ..terminal import console, fail, print_lines
 from .accounts import group as accounts
 from .accounts import keys
 from .context import Caller, Limit, expand_options, read_time
 from .options import AccountArgument
-from .output import console, fail, print_lines, print_table
+from .output import print_table
 
 admin_keys = typer.Typer(help="Make, list, replace and end API keys with scope admin.", no_args_is_help=True)
 

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from ..client import NotFound, Onelane, Resource
+from ..terminal import console
 from .context import Caller, Limit, Watch, expand_options, load, read_json, read_time
 from .jobs import print_event
 from .options import AccountArgument, WithAccountStatus
-from .output import console, print_account, print_table
+from .output import print_account, print_table
 
 group = typer.Typer(help="Look at, limit, pause and steer accounts.", no_args_is_help=True)
 limits = typer.Typer(help="Look at and change an account's limits.", no_args_is_help=True)

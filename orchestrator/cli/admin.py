@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from ..client import Resource
-from . import FAILED
+from ..exit_codes import FAILED
+from ..terminal import console
 from .context import Caller, Limit, Watch, expand_options
 from .options import Account, AccountArgument, Lane, LaneArgument
-from .output import console, print_table
+from .output import print_table
 
 queues = typer.Typer(help="List, check, pause and delete live tenant queues.", no_args_is_help=True)
 lanes = typer.Typer(help="List, pause and limit lanes, over all accounts.", no_args_is_help=True)

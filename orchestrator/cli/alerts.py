@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from ..client import Resource
-from . import FAILED
+from ..exit_codes import FAILED
+from ..terminal import say
 from .context import Caller, Limit, Watch, expand_options
 from .options import Account, Lane
-from .output import print_table, say
+from .output import print_table
 
 group = typer.Typer(help="List alerts, test where they go, list open circuits.", no_args_is_help=True)
 

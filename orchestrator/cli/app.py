@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import FAILED, INTERRUPTED, NOT_REACHABLE, OK, PIPE_CLOSED, USAGE, WRONG_SETTINGS
+from ..exit_codes import FAILED, INTERRUPTED, NOT_REACHABLE, OK, PIPE_CLOSED, USAGE, WRONG_SETTINGS
 from .commands import LazyGroup
 
 app = typer.Typer(
@@ -48,7 +48,7 @@ def run(arguments: list[str] | None = None) -> int:
         sys.path.append(str(Path.cwd()))
     for argument in sys.argv[1:] if arguments is None else arguments:
         if not argument.isprintable() and any("\ud800" <= each <= "\udfff" for each in argument):
-            from .output import fail
+            from ..terminal import fail
 
             fail(f"{argument.encode(errors='surrogateescape')!r} is no UTF-8")  # no request could carry it
             return USAGE
@@ -61,7 +61,7 @@ def run(arguments: list[str] | None = None) -> int:
         try:
             sys.stdout.flush()
         except BrokenPipeError:
-            from .output import close_quietly
+            from ..terminal import close_quietly
 
             close_quietly()
             return PIPE_CLOSED
@@ -82,8 +82,8 @@ def _exit_code(error: Exception) -> int | None:
     from ..client_settings import SettingsError
     from ..data_folder import FolderBusy, FolderUnusable
     from ..ports import PortBusy
+    from ..terminal import fail
     from .context import NoKey
-    from .output import fail
 
     if isinstance(error, SettingsError | NoKey):
         fail(str(error))

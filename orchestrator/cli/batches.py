@@ -9,8 +9,8 @@ from typing import Any, cast
 import typer
 
 from ..client import InvalidRequest, JobRequest, Onelane, OnelaneClientError, Resource
+from ..terminal import say
 from .context import parse_json, read_text
-from .output import say
 
 #: As many jobs as the API takes at once.
 AT_ONCE = 1000

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from .output import console, print_json, print_lines, print_table
+from ..terminal import console, print_json, print_lines
+from .output import print_table
 
 if TYPE_CHECKING:
     from ..client import Onelane, Resource

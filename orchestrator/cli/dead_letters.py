@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from ..client import Resource
+from ..terminal import console, escape
 from .context import Caller, Limit, Watch, expand_options
 from .options import Account, Lane, LetterArgument, Pipeline
-from .output import ago, console, escape, print_job, print_table
+from .output import ago, print_job, print_table
 
 group = typer.Typer(help="List, replay and discard steps that will not be tried again.", no_args_is_help=True)
 

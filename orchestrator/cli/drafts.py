@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from ..client import Resource
+from ..terminal import console
 from .context import Caller, Limit, Watch, expand_options, read_text
 from .editor import edit
 from .options import Account, DraftArgument, WithDraftStatus
-from .output import console
 
 group = typer.Typer(help="List, read and change drafts.", no_args_is_help=True)
 publications = typer.Typer(help="Settle publications of unknown outcome.", no_args_is_help=True)

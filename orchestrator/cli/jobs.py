@@ -11,11 +11,12 @@ import typer
 
 from ..client import Onelane, Resource
 from ..client.types import JobStatus
-from . import JOB_ENDINGS, JOB_NOT_ENDED, OK
+from ..exit_codes import JOB_ENDINGS, JOB_NOT_ENDED, OK
+from ..terminal import console, print_json_line, say
 from .batches import accept, read_jobs
 from .context import Caller, Idempotency, Limit, Watch, expand_options, read_json, read_time
 from .options import Account, AccountArgument, JobArgument, Pipeline, PipelineArgument, WithJobStatus
-from .output import console, print_job, print_json_line, print_table, say
+from .output import print_job, print_table
 
 group = typer.Typer(help="Make, list, look at, explain, watch and steer jobs.", no_args_is_help=True)
 

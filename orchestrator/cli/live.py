@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..client import Resource
-from .output import ago, console, print_json_line, print_table, say, status_text, table_of
+from ..terminal import console, print_json_line, say, status_text
+from .output import ago, print_table, table_of
 
 #: How often a list is asked for.
 LIST_SECONDS = 2.0

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from . import FAILED
+from ..exit_codes import FAILED
+from ..terminal import console, print_json, say
 from .context import DataDir, Json, load
-from .output import console, print_json, print_table, say
+from .output import print_table
 
 group = typer.Typer(help="List publishers, and try one against its real target.", no_args_is_help=True)
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from ..client import Resource
+from ..terminal import console, escape
 from .context import Caller, Idempotency, Limit, Watch, expand_options, read_json
 from .options import Account, AccountArgument, PipelineArgument, ScheduleArgument
-from .output import ago, console, escape, print_job
+from .output import ago, print_job
 
 group = typer.Typer(help="Make, list, look at, change, preview and run schedules.", no_args_is_help=True)
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import typer
 
-from . import FAILED
+from ..exit_codes import FAILED
+from ..terminal import console, print_json, say
 from .context import DataDir, Json, load
-from .output import console, print_json, print_table, say
+from .output import print_table
 
 group = typer.Typer(help="Change the key that seals sessions and secrets.", no_args_is_help=True)
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import logs
 from ..data_folder import DataFolder
+from ..exit_codes import FAILED, OK, WRONG_SETTINGS
 from ..ports import reachable_host, require_free
 from ..settings import Settings, SettingsError
+from ..stopping import stop_signals
 from ..supervisor import end_with_parent
-from . import FAILED, OK, WRONG_SETTINGS
-from .output import console, print_json, say
+from ..terminal import console, print_json, say
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -151,47 +150,6 @@ def exit_code(error: Exception) -> int | None:
     if isinstance(error, PipelineError | PublisherError | WrongSettings):
         return WRONG_SETTINGS
     return FAILED if isinstance(error, StartFailed | StepError | OnelaneError | QueueError) else None
-
-
-class Stopping:
-    """Whether somebody asked to stop, by SIGINT, SIGTERM or SIGHUP."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._asked = 0
-        #: Called when a second signal comes: that person will not wait.
-        self.on_second = _nothing
-
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait until somebody asks, at most so long; True when somebody did."""
-        return self._event.wait(seconds)
-
-    @property
-    def asked(self) -> bool:
-        return self._event.is_set()
-
-    def ask(self) -> None:
-        self._asked += 1
-        self._event.set()
-        if self._asked > 1:
-            self.on_second()
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Stopping]:
-    """Inside the `with`, a signal to stop only sets `Stopping`, so that everything can be put away in order."""
-    stopping = Stopping()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: stopping.ask()) for number in numbers}
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _nothing() -> None:
-    return None
 
 
 def _begin(settings: Settings, supervised: bool) -> threading.Event | None:

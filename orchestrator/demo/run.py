@@ -7,28 +7,26 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import SecretStr
 from rich.console import Console
 
-from ..cli.output import console, errors, fail, print_json, say
 from ..client import FINISHED, ApiError, JobRequest, NotReachable, Onelane, Resource
 from ..data_folder import DataFolder, FolderBusy
 from ..demo_blog.store import BlogStore
 from ..ports import reachable_host
 from ..settings import Settings
+from ..stopping import Stopping
+from ..terminal import console, errors, fail, print_json, say
 from ..up import StartFailed, Up
 from .progress import Progress
-from .proof import BlogReport, QueueReport, blog_report, most_at_once, queue_reports, spans_of
-from .tables import print_report
+from .proof import blog_report, most_at_once, queue_reports, spans_of
+from .report import Report, print_report
 from .texts import ACCOUNTS, NoTexts, Skipped, Text, read_texts
-
-if TYPE_CHECKING:
-    from ..cli.service import Stopping
 
 Job = Resource
 
@@ -52,47 +50,6 @@ class Service:
     demo_blog: str
     offline: bool
     up: Up | None
-
-
-@dataclass(slots=True)
-class Report:
-    """Everything that the demo found out; `ok` only if each text was published exactly once for each account."""
-
-    posts: list[dict[str, Any]]
-    queues: list[QueueReport]
-    blogs: list[BlogReport]
-    skipped: list[Skipped]
-    seconds: float
-    published_now: int
-    most_at_once: int
-    addresses: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def overlaps(self) -> int:
-        return sum(queue.overlaps for queue in self.queues)
-
-    @property
-    def ok(self) -> bool:
-        return (
-            all(post["status"] == "completed" for post in self.posts)
-            and all(blog.exactly_once for blog in self.blogs)
-            and self.overlaps == 0
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "ok": self.ok,
-            "seconds": round(self.seconds, 2),
-            "published_now": self.published_now,
-            "posts_per_minute": round(self.published_now / self.seconds * 60, 1) if self.seconds else 0.0,
-            "most_at_once": self.most_at_once,
-            "overlaps": self.overlaps,
-            "posts": self.posts,
-            "queues": [asdict(queue) for queue in self.queues],
-            "blogs": [{**asdict(blog), "exactly_once": blog.exactly_once} for blog in self.blogs],
-            "skipped": [asdict(each) for each in self.skipped],
-            "addresses": self.addresses,
-        }
 
 
 def run(folder: Path, settings: Settings, stopping: Stopping, *, exit_when_done: bool, json: bool) -> int:

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
+from ..json_text import to_json
 from ..version import package_version
 from . import (
     accounts,
@@ -47,7 +48,6 @@ from . import (
     webhooks,
 )
 from .calls import Api
-from .json_text import to_json
 from .middleware import SECURITY_HEADERS, EveryAnswer
 from .openapi import build
 from .problems import CODES_BY_STATUS, Problem, problem_of, problem_response

@@ -16,8 +16,8 @@ from starlette.responses import Response
 from tenants.errors import Unavailable
 from tenants.store import audit as store
 
+from ..json_text import to_json
 from .auth import Access
-from .json_text import to_json
 from .models.admin import AuditQuery, AuditView
 from .models.base import Listing
 from .routing import Call, Reply, Route

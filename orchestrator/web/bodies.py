@@ -12,7 +12,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from .cpu_budget import CpuBudget
-from .json_text import MalformedJson, parse_json
+from .json_parser import MalformedJson, parse_json
 from .problems import Problem, invalid
 
 #: `isdigit` takes digits of other scripts, which `int` then refuses, and numbers of thousands of digits.

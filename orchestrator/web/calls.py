@@ -26,7 +26,7 @@ from .auth import Access, Caller
 from .bodies import check_json_type, decode_json, read_body
 from .cpu_budget import CpuBudget, CpuBudgetExceeded
 from .idempotency import answer_once, is_known
-from .json_text import TooManyValues
+from .json_parser import TooManyValues
 from .models.base import Nothing, Query
 from .paths import SplitPath, UndecodablePath, split_path
 from .problems import Problem, invalid, problem_of, problem_response

@@ -31,8 +31,8 @@ from tenants.store.jobs import UNFINISHED
 from ..event_positions import Position, Ranges, contains, without
 from ..events import JobEvent, Subscription
 from ..jobs import is_finished
+from ..json_text import to_json
 from .auth import Access
-from .json_text import to_json
 from .models.jobs import JobEventsQuery
 from .routing import Call, Route
 from .service import Service

@@ -12,9 +12,9 @@ from starlette.responses import Response, StreamingResponse
 from tenants.errors import Unavailable
 
 from .. import exports
+from ..json_text import to_json
 from .audit import note
 from .auth import Access
-from .json_text import to_json
 from .models.base import Query
 from .problems import problem_of
 from .routing import Call, Route

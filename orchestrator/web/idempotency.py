@@ -28,8 +28,8 @@ from tenants.errors import ClaimLost, Fault, Unavailable
 from tenants.models import derived_id
 from tenants.store import idempotency as store
 
+from ..json_text import to_json
 from .audit import note
-from .json_text import to_json
 from .problems import Problem, invalid
 from .routing import Call, Reply, Route
 

@@ -21,7 +21,7 @@ from tenants.database_trouble import sentence
 from tenants.errors import Fault, InvalidInput, LimitReached, NotWritable, OnelaneError
 from tenants.queues import InvalidEntry, QueueError, ServerRefuses
 
-from .json_text import to_json
+from ..json_text import to_json
 
 PROBLEM_JSON = "application/problem+json"
 #: Bounds of one document: of the detail, of one fault's message and place, and of all faults together, in characters.

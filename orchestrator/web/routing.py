@@ -17,8 +17,8 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..json_text import to_json
 from .auth import Access, Caller
-from .json_text import to_json
 from .models.base import Nothing, Query
 from .paths import PathTable, SplitPath, Template
 

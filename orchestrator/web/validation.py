@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from tenants.account import parse_account
 from tenants.errors import Fault, InvalidAccount
 
-from .json_text import MAX_FAULTS
+from .json_parser import MAX_FAULTS
 from .models.base import Query, complete
 from .problems import invalid
 from .routing import Route

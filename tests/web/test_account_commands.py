@@ -74,7 +74,7 @@ def test_an_export_whose_reader_has_gone_is_141(command: Command, monkeypatch: p
             raise BrokenPipeError(errno.EPIPE, "nobody reads")
 
     monkeypatch.setattr(Connection, "lines", lambda self, path: iter([{"type": "header"}, {"type": "end"}]))
-    monkeypatch.setattr("orchestrator.cli.output.close_quietly", lambda: None)
+    monkeypatch.setattr("orchestrator.terminal.close_quietly", lambda: None)
     monkeypatch.setattr("sys.stdout", Gone())
     assert run(["accounts", "export", "acme"]) == 141
 

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.heap import collector_paused
-from orchestrator.web import calls, cpu_budget, json_text, validation
+from orchestrator.web import calls, cpu_budget, json_parser, validation
 from orchestrator.web.app import ROUTES
-from orchestrator.web.json_text import MAX_FAULTS, parse_json
+from orchestrator.web.json_parser import MAX_FAULTS, parse_json
 from orchestrator.web.problems import Problem, problem_response
 from tests.benchmarks.request_input import bodies, body_parser, parsers, queries, query_parser
 from tests.web.conftest import JOB, Api
@@ -47,7 +47,7 @@ class CountedName(str):
 def work_for(names: list[str]) -> int:
     pairs: list[tuple[str, Any]] = [(CountedName(name), 1) for name in names]
     CountedName.work = 0
-    json_text._Parse(None).pairs(pairs)
+    json_parser._Parse(None).pairs(pairs)
     return CountedName.work
 
 
@@ -76,14 +76,14 @@ def test_each_doubled_key_is_named_once(names: list[str]) -> None:
 
 def test_the_walk_visits_each_value_once(monkeypatch: pytest.MonkeyPatch) -> None:
     visits = 0
-    real = json_text._own_faults
+    real = json_parser._own_faults
 
     def counted(*arguments: Any) -> Any:
         nonlocal visits
         visits += 1
         return real(*arguments)
 
-    monkeypatch.setattr(json_text, "_own_faults", counted)
+    monkeypatch.setattr(json_parser, "_own_faults", counted)
     for size in (100, 1000):
         visits = 0
         value = {"a": [[{"b": [index]}] for index in range(size)], "z": float("nan")}
@@ -148,7 +148,7 @@ def test_unknown_fields_are_named_without_an_error_for_each(
 
 
 def test_a_body_of_too_many_values_is_413(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_text, "MAX_VALUES", 1000)
+    monkeypatch.setattr(json_parser, "MAX_VALUES", 1000)
     many = {**JOB, "input": {"topic": "x", "more": [1] * 1500}}
     text = {**JOB, "input": {"topic": ",:[{" * 2000 + '\\"' * 10}}
     answer = api.post(JOBS, many)
@@ -160,7 +160,7 @@ def test_a_body_of_too_many_values_is_413(api: Api, monkeypatch: pytest.MonkeyPa
 @given(st.text(alphabet='"\\a\n,[', max_size=60))
 def test_strings_are_taken_out_of_any_text_in_one_pass(text: str) -> None:
     """From each quotation mark on there is a match: the search never goes over the same bytes again."""
-    rest = json_text._STRING.sub(b"", text.encode())
+    rest = json_parser._STRING.sub(b"", text.encode())
     assert b'"' not in rest
 
 

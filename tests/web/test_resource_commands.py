@@ -14,10 +14,10 @@ import pytest
 import redis
 
 from orchestrator import cli
-from orchestrator.cli import FAILED
 from orchestrator.cli.app import run
 from orchestrator.client import Onelane
 from orchestrator.client.connection import Api as ClientApi
+from orchestrator.exit_codes import FAILED
 from orchestrator.runtime import Runtime
 from tenants.store import publications
 from tests.house.test_terminal import complete

@@ -1,19 +1,60 @@
-"""The demo's closing tables."""
+"""The result of a demo: as JSON, and as tables for a person."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..cli.output import status_text
-
-if TYPE_CHECKING:
-    from .run import Report
+from ..terminal import status_text
+from .proof import BlogReport, QueueReport
+from .texts import Skipped
 
 _WIDEST = 2000
+
+
+@dataclass(slots=True)
+class Report:
+    """What the demo found; `ok` only if each text was published exactly once for each account."""
+
+    posts: list[dict[str, Any]]
+    queues: list[QueueReport]
+    blogs: list[BlogReport]
+    skipped: list[Skipped]
+    seconds: float
+    published_now: int
+    most_at_once: int
+    addresses: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def overlaps(self) -> int:
+        return sum(queue.overlaps for queue in self.queues)
+
+    @property
+    def ok(self) -> bool:
+        return (
+            all(post["status"] == "completed" for post in self.posts)
+            and all(blog.exactly_once for blog in self.blogs)
+            and self.overlaps == 0
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "seconds": round(self.seconds, 2),
+            "published_now": self.published_now,
+            "posts_per_minute": round(self.published_now / self.seconds * 60, 1) if self.seconds else 0.0,
+            "most_at_once": self.most_at_once,
+            "overlaps": self.overlaps,
+            "posts": self.posts,
+            "queues": [asdict(queue) for queue in self.queues],
+            "blogs": [{**asdict(blog), "exactly_once": blog.exactly_once} for blog in self.blogs],
+            "skipped": [asdict(each) for each in self.skipped],
+            "addresses": self.addresses,
+        }
 
 
 def print_report(report: Report, console: Console) -> None:

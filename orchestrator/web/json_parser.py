@@ -1,4 +1,4 @@
-"""JSON as it goes over the wire: strict when read, compact when written.
+"""Reads the JSON of a request strictly.
 
 Invariants
 - What `parse_json` accepts can be stored in SQLite and PostgreSQL alike and written out again unchanged.
@@ -12,7 +12,6 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from itertools import accumulate, islice
 from typing import Any
 
@@ -224,19 +223,3 @@ def _shown(name: str) -> str:
 
 def _too_deep(loc: tuple[str | int, ...]) -> Fault:
     return Fault(loc, f"arrays and objects are nested more than {MAX_DEPTH} deep")
-
-
-def to_json(value: Any) -> bytes:
-    """Compact UTF-8; datetimes as RFC 3339 in UTC."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_other).encode()
-
-
-def time_text(value: datetime) -> str:
-    """RFC 3339 in UTC, e.g. ``2026-11-21T11:30:00.250000Z``."""
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _other(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return time_text(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
