@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Each sets everything up by itself and may be run again.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit lint bench chaos
+.PHONY: help demo test test-all check unit lint bench chaos
 
 #: The folder of text files that the demo publishes, and more arguments for `onelane demo` (such as --exit).
 DEMO_DIR ?= docs
@@ -14,18 +14,23 @@ BENCH_ARGS ?=
 #: More arguments for the chaos run (see its --help).
 CHAOS_ARGS ?=
 UNIT := not (integration or processes or browser or wordpress or slow)
+PYTEST = .venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder --durations=20
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Publish one post per text file for five accounts, live (DEMO_DIR=folder DEMO_ARGS=--exit)
 	@deploy/bootstrap runtime
 	@exec .venv/bin/onelane demo "$(DEMO_DIR)" $(DEMO_ARGS)
 
-test: ## Everything: linters, types, layers, all tests with real servers and a real browser
+test: ## Every kind of test on real servers and a real browser, with a kill of each kind (10 minutes on two cores)
+	@deploy/bootstrap test
+	$(PYTEST) -m "not campaign" $(PYTEST_ARGS)
+
+test-all: ## What CI runs: linters, types, layers, and all tests with the long campaigns (25 minutes on two cores)
 	@deploy/bootstrap test
 	@$(MAKE) --no-print-directory lint
-	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder --durations=20 $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 check: ## Linters, types, layers and unit tests, within a minute
 	@deploy/bootstrap dev

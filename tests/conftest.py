@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("onelane", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("onelane")
 
-pytest_plugins = ["tests.servers"]
+pytest_plugins = ["tests.servers", "tests.progress"]
 
 #: Any of these marks takes a test out of `make check`.
 NOT_UNIT = ("integration", "processes", "browser", "wordpress", "slow")
