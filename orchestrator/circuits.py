@@ -26,4 +26,4 @@ def close_if_turned_off(runtime: Runtime) -> None:
         return
     for account in runtime.database.write(circuits.close_all):
         log.info("the circuits of account %r are closed: ONELANE_CIRCUIT_FAILURES is 0", account)
-        runtime.queue_settings.carry_account(account)
+        runtime.settings_sync.sync_account(account)

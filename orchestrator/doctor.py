@@ -24,8 +24,8 @@ from actors.extras import ExtraMissing, is_installed
 from actors.pipeline import PipelineError, load_pipelines
 from tenants.database import Database
 from tenants.errors import SecretsError, Unavailable
+from tenants.key_rotation import tally
 from tenants.queues import QueueError, TenantBroker
-from tenants.resealing import tally
 from tenants.sealing import Sealer, split_keys
 
 from .data_folder import DataFolder, why_not_writable

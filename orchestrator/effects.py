@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from actors import Pipeline
 
 #: The end of the error's message; how the attempt was cut off comes before it.
-NOBODY_KNOWS = (
+OUTCOME_UNKNOWN_HINT = (
     "; the step is irreversible and keeps no ledger, so nobody can tell whether it took effect: look, and replay it "
     "only if it did not"
 )

@@ -83,7 +83,7 @@ def _some_node(redis_url: str, *, socket_timeout: float) -> redis.Redis:
     return redis.Redis.from_url(url, socket_timeout=socket_timeout, socket_connect_timeout=1.0)
 
 
-class EventBell:
+class EventNotifier:
     """Rings the hubs of all processes after a commit. A ring that is lost costs a hub's second, nothing more.
 
     `ring` never blocks: a thread of its own, started by the first ring, speaks to Redis, once for all rings that come
@@ -98,7 +98,7 @@ class EventBell:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         self._rung.set()
         if self._thread is None:
             self._start()

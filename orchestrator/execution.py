@@ -34,16 +34,16 @@ from tenants.store import outcomes, ownership, steps, workers
 from tenants.store.steps import Gone, Owned, Refused
 
 from . import metrics
-from .callbacks import Callbacks
 from .circuits import circuit_policy
 from .dispatch import Dispatcher
 from .guard import Guard, GuardLost
 from .outcome_writer import EndedFor, OutcomeWriter
-from .queue_settings import QueueSettings
 from .sandbox import Cell, Completed, Failed, Lost, Outcome, Sandbox, SandboxUnavailable, Signalled, StepCall
 from .settings import Settings
+from .settings_sync import SettingsSync
 from .step_journal import JournalWriter, StepJournal
 from .step_port import ENTER, StepPort
+from .webhooks import Webhooks
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ class Execution:
         dispatcher: Dispatcher,
         sessions: Sessions,
         settings: Settings,
-        queue_settings: QueueSettings,
-        callbacks: Callbacks,
+        settings_sync: SettingsSync,
+        webhooks: Webhooks,
         sandbox: Sandbox | None,
         publishers: Mapping[str, KnownPublisher] | None = None,
         guard: Guard | None = None,
@@ -88,11 +88,11 @@ class Execution:
         self._worker_id = worker_id
         self._database = database
         self._pipelines = pipelines
-        self._outcomes = OutcomeWriter(database, pipelines, dispatcher, queue_settings, circuit_policy(settings))
+        self._outcomes = OutcomeWriter(database, pipelines, dispatcher, settings_sync, circuit_policy(settings))
         self._sessions = sessions
         self._settings = settings
-        self._queue_settings = queue_settings
-        self._callbacks = callbacks
+        self._queue_settings = settings_sync
+        self._webhooks = webhooks
         self._sandbox = sandbox
         self._guard = guard
         self._publishers = publishers or {}
@@ -193,7 +193,7 @@ class Execution:
                 metrics.REFUSED_STARTS.labels(message.lane).inc()
                 message.reschedule(started.seconds)
                 if started.unheard and message.account is not None:
-                    self._queue_settings.carry_account(message.account)
+                    self._queue_settings.sync_account(message.account)
             case Running():
                 self._run_owned(started.owned, started, message)
 
@@ -231,7 +231,7 @@ class Execution:
             self._end(owned.step_id, "handback")
         if owned.canary:
             # The rest of the queue waits for what comes of it; Redis has let the queue go, because its time had come.
-            self._queue_settings.carry_account(owned.account)
+            self._queue_settings.sync_account(owned.account)
         began = time.monotonic()
         journal = StepJournal(owned, self._database, self._journals.add)
         try:
@@ -260,7 +260,7 @@ class Execution:
             self._sessions,
             self._settings,
             self._queue_settings,
-            self._callbacks,
+            self._webhooks,
             journal,
             uses=step.uses,
             publishers=self._publishers,

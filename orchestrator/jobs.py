@@ -424,7 +424,7 @@ def _go_on(connection: Connection, job: RowMapping, delay_seconds: float = 0.0) 
     """Reopen an ended job, and resolve its dead letters; gives back what to send: nothing where it awaits approval."""
     steps = store.fetch_steps(connection, job["id"])
     first = _first_unfinished(steps)
-    step = approvals.go_on(connection, job, first, is_last=first is steps[-1], delay_seconds=delay_seconds)
+    step = approvals.resume(connection, job, first, is_last=first is steps[-1], delay_seconds=delay_seconds)
     dead_letters.resolve_job(connection, job["id"], "replayed")
     return [] if step is None else [step]
 

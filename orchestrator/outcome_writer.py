@@ -22,15 +22,14 @@ from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
 from tenants.storable import fault_of
-from tenants.store import backoffs, circuits, dispatch, outcomes, ownership, publications, steps
+from tenants.store import circuits, dispatch, outcomes, ownership, provider_backoffs, publications, steps
 from tenants.store.circuits import CircuitPolicy
 from tenants.store.steps import Owned
 
 from . import metrics
 from .dispatch import Dispatcher
-from .effects import NOBODY_KNOWS, is_irreversible
+from .effects import OUTCOME_UNKNOWN_HINT, is_irreversible
 from .isolation.frames import plain_json
-from .queue_settings import QueueSettings
 from .sandbox import (
     MAX_RESULT_BYTES,
     Cancelled,
@@ -43,6 +42,7 @@ from .sandbox import (
     Signalled,
     TimedOut,
 )
+from .settings_sync import SettingsSync
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +61,13 @@ class OutcomeWriter:
         database: Database,
         pipelines: Mapping[str, Pipeline],
         dispatcher: Dispatcher,
-        queue_settings: QueueSettings,
+        settings_sync: SettingsSync,
         circuit: CircuitPolicy | None,
     ) -> None:
         self._database = database
         self._pipelines = pipelines
         self._dispatcher = dispatcher
-        self._queue_settings = queue_settings
+        self._queue_settings = settings_sync
         self._circuit = circuit
 
     def write(
@@ -161,14 +161,14 @@ class OutcomeWriter:
             return False
         if self._database.read(lambda connection: publications.load_draft(connection, owned)) is not None:
             return False  # the ledger tells, and the next attempt looks there first
-        self._fail(owned, outcome, "outcome_unknown", text + NOBODY_KNOWS, "", True, message)
+        self._fail(owned, outcome, "outcome_unknown", text + OUTCOME_UNKNOWN_HINT, "", True, message)
         return True
 
     def _complete(self, owned: Owned, output: Any, message: LeasedMessage) -> None:
         following = ownership.complete(self._database, owned, output)
         self._record(owned, "completed")
         if owned.canary:
-            self._queue_settings.carry_account(owned.account)  # its circuit is closed
+            self._queue_settings.sync_account(owned.account)  # its circuit is closed
         if following is not None:
             self._dispatcher.send([following])
 
@@ -186,7 +186,7 @@ class OutcomeWriter:
             case "provider_busy":
                 scope = str(data["scope"])
                 delay = self._database.write(
-                    lambda connection: backoffs.note(connection, scope, data.get("after"), reason)
+                    lambda connection: provider_backoffs.note(connection, scope, data.get("after"), reason)
                 )
                 # Spread the comeback a little: everybody who uses the credential waits for the same moment.
                 delay += random.uniform(0, min(5.0, 0.1 * delay))
@@ -270,7 +270,7 @@ class OutcomeWriter:
             log.warning("whether a circuit of account %r has opened is not known: %s", owned.account, error)
             return
         if found is not None:
-            self._queue_settings.carry_account(owned.account)
+            self._queue_settings.sync_account(owned.account)
 
     def _let_come_back(self, owned: Owned, message: LeasedMessage, delay: float) -> None:
         """Let the step's message come back; when Redis has lost it, have another one sent.

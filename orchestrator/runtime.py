@@ -13,16 +13,16 @@ from tenants.sealing import Sealer, split_keys
 from tenants.sessions import Sessions
 from tenants.webhook_secrets import WebhookSecrets
 
-from .callbacks import Callbacks
 from .dispatch import Dispatcher
-from .events import EventBell
+from .events import EventNotifier
+from .explain import JobExplainer
 from .jobs import Jobs
-from .queue_settings import QueueSettings
 from .schedules import Schedules
 from .settings import Settings, SettingsError
+from .settings_sync import SettingsSync
 from .step_port import text_model_scope
 from .violations import Violations
-from .waiting import Waiting
+from .webhooks import Webhooks
 
 #: Redis keys of this installation begin with it.
 NAMESPACE = "onelane"
@@ -58,18 +58,18 @@ class Runtime:
         self.broker.on_lease_lost = lambda _: None
         for lane in self.lanes:
             self.broker.declare_queue(lane)
-        self.bell = EventBell(settings.redis_url)
-        self.database.on_events = self.bell.ring
+        self.event_notifier = EventNotifier(settings.redis_url)
+        self.database.on_events = self.event_notifier.notify
         self.dispatcher = Dispatcher(self.broker)
-        self.queue_settings = QueueSettings(self.database, self.broker, self.lanes)
+        self.settings_sync = SettingsSync(self.database, self.broker, self.lanes)
         self.violations = Violations()
         self.jobs = Jobs(self.database, self.pipelines, self.dispatcher)
         self.schedules = Schedules(self.database, self.jobs, self.dispatcher)
-        self.waiting = Waiting(self.database, self.broker, self.dispatcher.is_away, self._provider_scope)
+        self.explainer = JobExplainer(self.database, self.broker, self.dispatcher.is_away, self._provider_scope)
         sealer = Sealer(split_keys(settings.secret_key.get_secret_value()))
         self.sessions = Sessions(self.database, sealer)
         self.webhook_secrets = WebhookSecrets(self.database, sealer)
-        self.callbacks = Callbacks(self.database, self.jobs, self.webhook_secrets)
+        self.webhooks = Webhooks(self.database, self.jobs, self.webhook_secrets)
 
     @property
     def lanes(self) -> list[str]:
@@ -91,6 +91,6 @@ class Runtime:
 
     def close(self) -> None:
         """Let go of every connection."""
-        self.bell.close()
+        self.event_notifier.close()
         self.broker.close()
         self.database.close()

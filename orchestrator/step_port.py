@@ -30,13 +30,13 @@ from tenants.errors import InvalidInput, OwnershipLost, Unavailable
 from tenants.models import Account, Artifact, Job, new_id
 from tenants.sessions import Sessions
 from tenants.storable import storable_text
-from tenants.store import alerts, backoffs, deliveries, publications, queues, steps, usage
+from tenants.store import alerts, provider_backoffs, publications, queues, steps, usage, webhook_deliveries
 from tenants.store.steps import Owned
 
-from .callbacks import Callbacks
-from .queue_settings import QueueSettings
 from .settings import Settings
+from .settings_sync import SettingsSync
 from .step_journal import StepJournal
+from .webhooks import Webhooks
 
 log = logging.getLogger(__name__)
 accounts, artifacts, jobs = Account.__table__, Artifact.__table__, Job.__table__
@@ -62,8 +62,8 @@ class StepPort:
         database: Database,
         sessions: Sessions,
         settings: Settings,
-        queue_settings: QueueSettings,
-        callbacks: Callbacks,
+        settings_sync: SettingsSync,
+        webhooks: Webhooks,
         journal: StepJournal,
         *,
         uses: Declaration,
@@ -78,11 +78,11 @@ class StepPort:
         self.kept_out: str | None = None
         self._check_worker = check_worker
         self._uses = uses
-        self._queue_settings = queue_settings
+        self._queue_settings = settings_sync
         self._database = database
         self._sessions = sessions
         self._settings = settings
-        self._callbacks = callbacks
+        self._webhooks = webhooks
         self._publishers = publishers or {}
         self._journal = journal
         #: What a step sends without waiting for an answer.
@@ -222,7 +222,7 @@ class StepPort:
         def work(connection: Connection) -> None:
             steps.still_there(connection, self._owned)
             usage.add(connection, self._owned.account, tokens=tokens)
-            backoffs.accepted(connection, text_model_scope(self._settings))
+            provider_backoffs.accepted(connection, text_model_scope(self._settings))
 
         if tokens > 0:
             self._database.write(work)
@@ -262,7 +262,7 @@ class StepPort:
         scope = text_model_scope(settings)
         return {
             **answer,
-            "busy_seconds": self._database.read(lambda connection: backoffs.rest_seconds(connection, scope)),
+            "busy_seconds": self._database.read(lambda connection: provider_backoffs.rest_seconds(connection, scope)),
         }
 
     # --- session and target --------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ class StepPort:
             )
 
         self._database.write(work)
-        self._queue_settings.carry_account(owned.account)
+        self._queue_settings.sync_account(owned.account)
 
     def _load_target(self, payload: dict[str, Any]) -> dict[str, Any] | None:
         statement = select(accounts.c.target).where(accounts.c.id == self._owned.account)
@@ -368,14 +368,14 @@ class StepPort:
 
     def _load_callback(self, payload: dict[str, Any]) -> dict[str, Any] | None:
         self._must_deliver()
-        call = self._callbacks.signed_call(self._owned.job_id, self._owned.account)
+        call = self._webhooks.signed_call(self._owned.job_id, self._owned.account)
         return None if call is None else {**call, "allowed_hosts": list(self._settings.allowed_hosts)}
 
     def _callback_answered(self, payload: dict[str, Any]) -> None:
         self._must_deliver()
         status, owned = int(payload["status_code"]), self._owned
         self._database.write(
-            lambda connection: deliveries.note_answer(connection, owned.step_id, owned.run_token, status)
+            lambda connection: webhook_deliveries.note_answer(connection, owned.step_id, owned.run_token, status)
         )
 
     def _must_deliver(self) -> None:

@@ -2,7 +2,7 @@
 
 A sealed value is ``version (1 byte) + key id (4) + nonce (12) + ciphertext``. The account and the purpose are bound
 to it as associated data, so that a row copied to another account does not open. Several keys can be given:
-the first seals, any opens, which is how a key is rotated (`tenants.resealing`).
+the first seals, any opens, which is how a key is rotated (`tenants.key_rotation`).
 """
 
 from __future__ import annotations

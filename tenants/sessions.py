@@ -17,7 +17,7 @@ from .errors import NotFound
 from .models import Session
 from .sealing import Sealer
 from .store.accounts import ensure_account
-from .store.made_settings import end_login_pauses
+from .store.settings import end_login_pauses
 
 sessions = Session.__table__
 
@@ -51,7 +51,7 @@ class Sessions:
     ) -> dict[str, Any]:
         """Set the session; what is None stays as it was. Gives back what `describe` does.
 
-        A lane that was paused for want of a session may go on; Redis hears of it by `QueueSettings.carry_account`.
+        A lane that was paused for want of a session may go on; Redis hears of it by `SettingsSync.sync_account`.
         """
 
         def work(connection: Connection) -> dict[str, Any]:

@@ -26,8 +26,8 @@ def step_port(
         runtime.database,
         runtime.sessions,
         runtime.settings,
-        runtime.queue_settings,
-        runtime.callbacks,
+        runtime.settings_sync,
+        runtime.webhooks,
         journal or StepJournal(owned, runtime.database),
         uses=uses,
     )

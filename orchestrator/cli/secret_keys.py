@@ -25,7 +25,7 @@ def rotate(data_dir: DataDir = None, json: Json = False) -> None:
     Every process must have both keys before (ONELANE_SECRET_KEY=new,old); afterwards the old one can be taken out.
     """
     from tenants.database import Database
-    from tenants.resealing import reseal
+    from tenants.key_rotation import reseal
     from tenants.sealing import Sealer, split_keys
 
     from ..data_folder import DataFolder

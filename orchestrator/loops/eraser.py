@@ -23,7 +23,7 @@ from tenants.store import audit
 from tenants.store import erasures as store
 
 from ..runtime import Runtime
-from .burials import empty_graves
+from .undeliverable import move_undeliverable
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Eraser:
     def _stop(self, erasure: Mapping[Any, Any]) -> bool:
         account, database = erasure["account"], self._runtime.database
         # Carried again each time: Redis may have been away when the erasure began.
-        self._runtime.queue_settings.carry_account(account)
+        self._runtime.settings_sync.sync_account(account)
         if erasure["forced"]:
             database.write(lambda connection: store.cancel_running(connection, account))
         if database.read(lambda connection: store.count_running(connection, account)):
@@ -108,7 +108,7 @@ class Eraser:
         account = erasure["account"]
         if erasure["since"] < self.settle_seconds:
             return False
-        while empty_graves(self._runtime):
+        while move_undeliverable(self._runtime):
             continue
         self._empty_redis(account)
         traces = self._traces(account)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from tenants.store import alerts, backoffs, circuits, schedules
+from tenants.store import alerts, circuits, provider_backoffs, schedules
 from tenants.store import pruning as store
 
 from ..runtime import Runtime
@@ -50,7 +50,7 @@ class Pruner:
         others += database.write(
             lambda connection: schedules.forget_fires(connection, retention.events, limit=self.looked_for)
         )
-        database.write(backoffs.forget_past)
+        database.write(provider_backoffs.forget_past)
         database.write(lambda connection: alerts.forget(connection, older_than=ALERT_SECONDS))
         database.write(lambda connection: circuits.forget(connection, older_than=FAILURES_SECONDS))
         if removed:

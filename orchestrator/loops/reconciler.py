@@ -35,8 +35,8 @@ from tenants.store.dispatch import Dispatch
 from .. import metrics
 from ..dispatch import HORIZON_SECONDS
 from ..runtime import Runtime
-from .burials import empty_graves
 from .rescuer import Rescuer
+from .undeliverable import move_undeliverable
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Reconciler:
         else:
             self.compare_some()
         self._remove_unused_layouts()
-        return empty_graves(self._runtime)
+        return move_undeliverable(self._runtime)
 
     def _remove_unused_layouts(self) -> None:
         if time.monotonic() < self._looked_for_layouts_at + self.layouts_seconds:
@@ -122,9 +122,9 @@ class Reconciler:
             dramatiq's ConnectionClosed: Redis is away.
             Unavailable: the database is.
         """
-        self._runtime.queue_settings.carry_all()
+        self._runtime.settings_sync.sync_all()
         # First, so that a step whose message died is not sent again to where it died.
-        while empty_graves(self._runtime):
+        while move_undeliverable(self._runtime):
             continue
         freed = set(Rescuer(self._runtime).rescue())
         for lane in self._runtime.broker.queues_admin.lanes():

@@ -17,7 +17,7 @@ from tenants.store import workers as store
 
 from .. import metrics
 from ..circuits import circuit_policy
-from ..effects import NOBODY_KNOWS, is_irreversible
+from ..effects import OUTCOME_UNKNOWN_HINT, is_irreversible
 from ..runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,10 @@ class Rescuer:
 
     def run_once(self) -> bool:
         self.rescue()
-        self.move_from_left_lanes()
+        self.move_from_unserved_lanes()
         return False
 
-    def move_from_left_lanes(self) -> list[str]:
+    def move_from_unserved_lanes(self) -> list[str]:
         """Move steps whose lane no pipeline uses any more to where their pipeline has them; gives back their ids.
 
         Not while a live worker serves the lane: that is one of the release before, which runs them itself.
@@ -74,7 +74,7 @@ class Rescuer:
         circuit = circuit_policy(self._runtime.settings)
         taken = []
         for step in database.read(store.abandoned_steps):
-            last_word = NOBODY_KNOWS if self._is_irreversible(step) else None
+            last_word = OUTCOME_UNKNOWN_HINT if self._is_irreversible(step) else None
 
             def take(connection: Connection, step: RowMapping = step, last_word: str | None = last_word) -> None:
                 outcomes.lose(connection, step["id"], step["run_token"], unless_known=last_word, circuit=circuit)
@@ -87,7 +87,7 @@ class Rescuer:
             log.warning("step %s was taken from worker %s", step["id"], step["worker_id"])
             taken.append(step["id"])
             if circuit is not None and step["lost"] >= outcomes.LOST_BUDGET:
-                self._runtime.queue_settings.carry_account(step["account"])  # it may have opened a circuit
+                self._runtime.settings_sync.sync_account(step["account"])  # it may have opened a circuit
         return taken
 
     def _is_irreversible(self, step: RowMapping) -> bool:

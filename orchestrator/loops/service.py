@@ -32,7 +32,6 @@ class Loops:
 
     def __init__(self, runtime: Runtime) -> None:
         from .alerts import AlertLoop
-        from .carrier import Carrier
         from .dispatcher import DispatchLoop
         from .eraser import Eraser
         from .gauges import GaugeLoop
@@ -42,6 +41,7 @@ class Loops:
         from .rescuer import Rescuer
         from .scheduler import Scheduler
         from .schedules import ScheduleLoop
+        from .settings_sync import SettingsSyncLoop
 
         loops: list[Loop] = [
             Scheduler(runtime),
@@ -51,7 +51,7 @@ class Loops:
             Reaper(runtime),
             Pruner(runtime),
             Reconciler(runtime),
-            Carrier(runtime),
+            SettingsSyncLoop(runtime),
             Eraser(runtime),
             GaugeLoop(runtime),
             AlertLoop(runtime),

@@ -80,7 +80,7 @@ def put_limits(call: Call[Query, LimitsRequest]) -> Reply:
         raise InvalidInput(f"lanes: there is no {', '.join(unknown)}; known are {', '.join(known)}", faults)
     limits = AccountLimits.from_json(wanted.model_dump())
     before = call.service.database.write(lambda connection: store.put_limits(connection, call.account, limits))
-    call.service.runtime.queue_settings.carry_account(call.account)
+    call.service.runtime.settings_sync.sync_account(call.account)
     return Reply(limits.as_json(), audit={"before": before.as_json(), "after": limits.as_json()})
 
 
@@ -96,7 +96,7 @@ def steer(status: str) -> Callable[[Call[Query, Nothing]], Reply]:
             return before
 
         before = call.service.database.write(write)
-        call.service.runtime.queue_settings.carry_account(call.account)
+        call.service.runtime.settings_sync.sync_account(call.account)
         audit = {"before": before, "after": status, **({"circuits_closed": closed} if closed else {})}
         return Reply(account_view(call, call.account), audit=audit)
 

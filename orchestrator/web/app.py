@@ -97,9 +97,9 @@ def create_app(runtime: Runtime, *, extra_routes: Sequence[BaseRoute] = ()) -> S
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await service.in_thread(service.presence.start)
+        await service.in_thread(service.heartbeat.start)
         yield
-        await service.in_thread(service.presence.stop)
+        await service.in_thread(service.heartbeat.stop)
         service.close()
 
     return Starlette(

@@ -22,7 +22,7 @@ def erase(call: Call[EraseQuery, Any]) -> Reply:
             connection, call.account, force=force, requested_by=f"{caller.scope}:{caller.key_id}"
         )
     )
-    call.service.runtime.queue_settings.carry_account(call.account)
+    call.service.runtime.settings_sync.sync_account(call.account)
     return Reply(
         {"erasure_id": erasure_id},
         202,

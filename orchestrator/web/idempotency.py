@@ -51,7 +51,7 @@ def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Resp
     fingerprint = _digest(_canonical(body))
     database = call.service.database
     account = call.params.get("account", call.caller.account)
-    holder = call.service.presence.id
+    holder = call.service.heartbeat.id
     claim = database.write(lambda connection: store.claim(connection, scope, fingerprint, account, holder))
     if claim.kind == "done":
         return _again(call, scope, cast("int", claim.status), cast("dict[str, Any]", claim.response))

@@ -107,11 +107,11 @@ async def get(call: Call[JobQuery, Any]) -> Reply | Response:
 
 def _whole(service: Service, job_id: str, owner: str | None) -> dict[str, Any]:
     job = service.jobs.get(job_id, owner)
-    return {**job, **service.runtime.waiting.place(job)}
+    return {**job, **service.runtime.explainer.queue_position(job)}
 
 
 def why(call: Call[Query, Any]) -> Reply:
-    reasons = map(asdict, call.service.runtime.waiting.why(call.params["id"], call.owner))
+    reasons = map(asdict, call.service.runtime.explainer.why(call.params["id"], call.owner))
     return Reply({"items": [{name: value for name, value in each.items() if value is not None} for each in reasons]})
 
 

@@ -83,7 +83,7 @@ def _change(call: Call[Any, Any], **values: Any) -> dict[str, Any]:
     """SQL first: it decides at each start, and a rebuild of Redis carries it anew."""
     lane = call.params["lane"]
     before = call.service.database.write(lambda connection: store.change(connection, lane, **values))
-    call.service.runtime.queue_settings.carry_lanes()
+    call.service.runtime.settings_sync.sync_lanes()
     return before
 
 

@@ -92,7 +92,7 @@ def set_paused(paused: bool) -> Callable[[Call[Query, Nothing]], Reply]:
             return before
 
         before = call.service.database.write(write)
-        call.service.runtime.queue_settings.carry_account(account)
+        call.service.runtime.settings_sync.sync_account(account)
         return Reply(_from_sql(call), audit={"before": before, "after": {"paused": paused, "reason": reason}})
 
     return endpoint

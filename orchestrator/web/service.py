@@ -14,9 +14,9 @@ from tenants.database import Database
 from tenants.sealing import Sealer, split_keys
 from tenants.sessions import Sessions
 
+from ..control_plane_heartbeat import ControlPlaneHeartbeat
 from ..events import EventHub
 from ..jobs import Jobs
-from ..presence import Presence
 from ..settings import Settings
 from .auth import Authenticator
 from .rate_limits import RateLimits
@@ -50,7 +50,7 @@ class Service:
         self.events = EventHub(runtime.database, runtime.settings.redis_url)
         self.authenticator = Authenticator(runtime.database, runtime.settings.admin_key)
         self.limits = RateLimits(runtime.settings)
-        self.presence = Presence(runtime.database)
+        self.heartbeat = ControlPlaneHeartbeat(runtime.database)
 
     @property
     def settings(self) -> Settings:

@@ -105,7 +105,7 @@ def put_session(call: Call[Query, SessionRequest]) -> Reply:
     )
     # A new session also ends the pauses and open circuits that a bad one had caused; Redis gets the new settings.
     closed = call.service.database.write(partial(_close_circuits, call))
-    call.service.runtime.queue_settings.carry_account(call.account)
+    call.service.runtime.settings_sync.sync_account(call.account)
     given = sorted(call.body.model_fields_set & {"storage_state", "credentials"})
     audit = {"before": before, "after": described, "given": given, **({"circuits_closed": closed} if closed else {})}
     return Reply(described, audit=audit)

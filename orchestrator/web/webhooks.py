@@ -13,7 +13,7 @@ from .routing import Call, Reply, Route
 
 
 def list_deliveries(call: Call[Query, Any]) -> Reply:
-    return Reply({"items": call.service.runtime.callbacks.log(call.params["id"], call.owner)})
+    return Reply({"items": call.service.runtime.webhooks.log(call.params["id"], call.owner)})
 
 
 def get_secret(call: Call[Query, Any]) -> Reply:

@@ -4,9 +4,9 @@ Invariants
 - `jobs.approved_version` names what was approved: a `content_version` of the job's draft, or `NO_DRAFT` when the job
   had none. An edit raises `content_version`, so that an approval never covers a text that nobody has seen.
 - Every statement that would let the last step wait for a worker, start or publish asks `is_missing`: the start
-  (`steps`), an attempt that waits for its next try (`outcomes`), a job that goes on after its end (`go_on`), and the
+  (`steps`), an attempt that waits for its next try (`outcomes`), a job that goes on after its end (`resume`), and the
   write of `started` (`publications`).
-- A `discarded` draft is not published: its job has ended, and `go_on` takes the rejection back before the job can wait
+- A `discarded` draft is not published: its job has ended, and `resume` takes the rejection back before the job can wait
   for approval again.
 
 Rows are locked in the order job, step, draft.
@@ -92,7 +92,7 @@ def reject(connection: Connection, job: Mapping[Any, Any], reason: str | None) -
     )
 
 
-def go_on(
+def resume(
     connection: Connection,
     job: Mapping[Any, Any],
     step: Mapping[Any, Any],
@@ -115,7 +115,7 @@ def go_on(
     return None
 
 
-def send_back(connection: Connection, job: Mapping[Any, Any], step: Mapping[Any, Any]) -> Dispatch:
+def await_approval(connection: Connection, job: Mapping[Any, Any], step: Mapping[Any, Any]) -> Dispatch:
     """Let a waiting last step await approval; gives back the message to take out of Redis. The job is locked."""
     connection.execute(
         update(steps)
@@ -143,4 +143,4 @@ def draft_was_edited(connection: Connection, job: Mapping[Any, Any]) -> list[Dis
         return []
     statement = select(steps).where(steps.c.job_id == job["id"]).order_by(steps.c.position.desc()).limit(1)
     last = connection.execute(statement).mappings().one()
-    return [send_back(connection, job, last)] if last["status"] in ("queued", "retrying") else []
+    return [await_approval(connection, job, last)] if last["status"] in ("queued", "retrying") else []

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, update
 
 from ..columns import db_now
 from ..models import Job, Step
-from . import deliveries, unknown_outcomes
+from . import unknown_outcomes, webhook_deliveries
 from .dispatch import Dispatch
 from .events import NewEvent, record
 
@@ -62,10 +62,10 @@ def end(
             .values(status="cancelled", finished_at=db_now(), due_at=None)
         )
     if status in ("cancelled", "timed_out"):  # its publish may wait for the target to settle; `outcomes` sees to others
-        unknown_outcomes.leave(connection, [job["id"]], f"the job was ended as {status} before anybody looked")
+        unknown_outcomes.mark_unknown(connection, [job["id"]], f"the job was ended as {status} before anybody looked")
     record(connection, NewEvent(job["account"], job["id"], "status", {"status": status}))
     # Nothing is sent here: the caller may still write, and the dispatcher loop finds the delivery within a second.
-    deliveries.tell(connection, [changed])
+    webhook_deliveries.enqueue(connection, [changed])
     return True
 
 
@@ -98,7 +98,7 @@ def reopen(
 ) -> Dispatch:
     """Let a job that ended go on from `step`, which is queued anew, to start after the delay at the earliest.
 
-    With `awaits_approval` the step waits for that instead; `approvals.go_on` decides it. Finished steps keep their
+    With `awaits_approval` the step waits for that instead; `approvals.resume` decides it. Finished steps keep their
     outputs.
     Attempts are counted from zero again; the attempts made so far stay in the record.
     """

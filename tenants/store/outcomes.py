@@ -12,7 +12,17 @@ from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
 from ..columns import db_now
 from ..errors import OwnershipLost
 from ..models import Attempt, DeadLetter, Job, Step, new_id
-from . import alerts, approvals, backoffs, circuits, deliveries, endings, publications, unknown_outcomes, workers
+from . import (
+    alerts,
+    approvals,
+    circuits,
+    endings,
+    provider_backoffs,
+    publications,
+    unknown_outcomes,
+    webhook_deliveries,
+    workers,
+)
 from .circuits import CircuitPolicy
 from .dispatch import Dispatch
 from .events import NewEvent, record
@@ -327,7 +337,7 @@ def _leave_letter(
     """After a final failure: the dead letter of a required step, or the step after one that was best effort."""
     record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, status)))
     if refused_scope is not None:
-        backoffs.refuse(connection, refused_scope, error["message"])
+        provider_backoffs.refuse(connection, refused_scope, error["message"])
         alerts.provider_refused(connection, owned, scope=refused_scope)
     if not owned.required:
         return _queue_next(connection, owned)
@@ -340,7 +350,7 @@ def _leave_letter(
 
 def _with_unknown_outcome(connection: Connection, owned: Owned, error: dict[str, Any]) -> dict[str, Any]:
     """The error of a step that ends for good; when it leaves a publish started, nobody knows what became of that."""
-    if not unknown_outcomes.leave(connection, [owned.job_id], error["message"]):
+    if not unknown_outcomes.mark_unknown(connection, [owned.job_id], error["message"]):
         return error
     return {
         "code": "outcome_unknown",
@@ -377,7 +387,7 @@ def _complete_job(connection: Connection, owned: Owned, output: dict[str, Any] |
         .values(**values)
         .returning(jobs.c.id, jobs.c.account, jobs.c.status, jobs.c.callback_url)
     )
-    told = deliveries.tell(connection, ended.mappings().all())
+    told = webhook_deliveries.enqueue(connection, ended.mappings().all())
     return told[0] if told else None
 
 

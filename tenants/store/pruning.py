@@ -32,7 +32,7 @@ from ..models import (
     Step,
     Worker,
 )
-from . import deliveries, usage
+from . import usage, webhook_deliveries
 
 jobs, steps, events = Job.__table__, Step.__table__, Event.__table__
 drafts, publications, dead_letters = Draft.__table__, Publication.__table__, DeadLetter.__table__
@@ -105,7 +105,7 @@ def _thin_out(connection: Connection, ids: Sequence[str]) -> bool:
 def _remove(connection: Connection, ids: list[str]) -> Pruned:
     if not ids:
         return Pruned(0, ())
-    ids += deliveries.ids_of(connection, ids)
+    ids += webhook_deliveries.ids_of(connection, ids)
     paths = tuple(connection.execute(select(artifacts.c.path).where(artifacts.c.job_id.in_(ids))).scalars())
     usage.remove_attempts(connection, ids)
     for table in (artifacts, events, publications, drafts, dead_letters, steps):
@@ -118,7 +118,7 @@ def _needed() -> ColumnElement[bool]:
     """What a person still has to decide about."""
     letter = select(1).where(dead_letters.c.job_id == jobs.c.id, dead_letters.c.resolution.is_(None))
     unsure = select(1).where(publications.c.job_id == jobs.c.id, publications.c.status.in_(("started", "unknown")))
-    return or_(letter.exists(), unsure.exists(), deliveries.is_open())
+    return or_(letter.exists(), unsure.exists(), webhook_deliveries.is_open())
 
 
 def _own() -> ColumnElement[bool]:

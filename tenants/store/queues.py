@@ -9,7 +9,7 @@ from sqlalchemy import Connection, case, func, or_, select, update
 
 from ..columns import db_now, upsert
 from ..models import Job, Step, TenantQueue
-from . import deliveries, unknown_outcomes
+from . import unknown_outcomes, webhook_deliveries
 from .accounts import ensure_account
 from .bulk import among
 from .events import NewEvent, record
@@ -76,8 +76,8 @@ def cancel_waiting(connection: Connection, lane: str, account: str, *, limit: in
         .values(status="cancelled", finished_at=db_now(), cancel_requested_at=db_now(), current_step=None)
         .returning(jobs.c.id, jobs.c.account, jobs.c.status, jobs.c.callback_url)
     )
-    unknown_outcomes.leave(connection, ended, "the job was cancelled before anybody looked")
-    deliveries.tell(connection, cancelled.mappings().all())
+    unknown_outcomes.mark_unknown(connection, ended, "the job was cancelled before anybody looked")
+    webhook_deliveries.enqueue(connection, cancelled.mappings().all())
     record(connection, *(NewEvent(account, job_id, "status", {"status": "cancelled"}) for job_id in ended))
     return ended
 

@@ -265,7 +265,7 @@ def _may_start(connection: Connection, found: RowMapping) -> Refused | Gone | No
         endings.end_at_deadline(connection, job, found["name"])
         return Gone("the job's deadline has passed")
     if job["approval"] and found["next__id"] is None and approvals.is_missing(connection, job["id"]):
-        approvals.send_back(connection, job, found)
+        approvals.await_approval(connection, job, found)
         return Gone("the step awaits approval")
     if found["due_in"] is not None and found["due_in"] > 0.005:
         return Refused("the step is not due yet", found["due_in"])

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 drafts, publications = Draft.__table__, Publication.__table__
 
 
-def leave(connection: Connection, job_ids: Sequence[str], reason: str) -> bool:
+def mark_unknown(connection: Connection, job_ids: Sequence[str], reason: str) -> bool:
     """Jobs end: what is started of theirs becomes `unknown`, the drafts `needs_review`. False when nothing is."""
     entries = (
         connection.execute(

@@ -63,7 +63,7 @@ def configure(runtime: Runtime, accounts: Sequence[str]) -> None:
             queues.set_paused(connection, LANE, account, True)
 
     runtime.database.write(work)
-    runtime.queue_settings.carry_all()
+    runtime.settings_sync.sync_all()
 
 
 def order_in_sql(runtime: Runtime) -> dict[str, list[str]]:

@@ -90,7 +90,7 @@ def set_limits(runtime: Runtime, jobs: Sequence[Wanted]) -> None:
             )
 
         runtime.database.write(work)
-        runtime.queue_settings.carry_account(account)
+        runtime.settings_sync.sync_account(account)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from orchestrator.settings import Settings
 from orchestrator.step_port import text_model_scope
 from tenants.models import Alert
 from tenants.sealing import new_key
-from tenants.store import backoffs
+from tenants.store import provider_backoffs
 from tests.generation.conftest import KEY, OfflineModel
 from tests.service.conftest import Service
 
@@ -63,13 +63,13 @@ def test_a_key_without_quota_fails_each_job_once_and_alerts_once(service: Servic
     worker.terminate()
     worker.wait(60)
     waiting = make(service, "c")
-    codes = {why.code: why.message for why in service.runtime.waiting.why(waiting)}
+    codes = {why.code: why.message for why in service.runtime.explainer.why(waiting)}
     assert "no quota at all" in codes["provider_refused"]
     # When the provider answers the key again, the refusal is over
     service.work(GEMINI_API_KEY=KEY, GOOGLE_GEMINI_BASE_URL=offline_model.url, ONELANE_PIPELINES="")
     service.until(lambda: service.job(waiting)["steps"][0]["status"] == "completed", "the draft to be made")
     scope = text_model_scope(service.settings)
-    assert service.runtime.database.read(lambda c: backoffs.refusal(c, scope)) is None
+    assert service.runtime.database.read(lambda c: provider_backoffs.refusal(c, scope)) is None
 
 
 def make(service: Service, account: str) -> str:

@@ -17,8 +17,8 @@ from pydantic import SecretStr
 from sqlalchemy import delete, select, update
 
 from orchestrator.loops.alerts import AlertLoop
-from orchestrator.loops.carrier import Carrier
 from orchestrator.loops.reconciler import Reconciler
+from orchestrator.loops.settings_sync import SettingsSyncLoop
 from orchestrator.runtime import Runtime
 from tenants.columns import db_now
 from tenants.models import Alert, AlertHour, TenantQueue
@@ -269,7 +269,7 @@ def test_login_required_pauses_the_lane_and_is_told_and_a_new_session_ends_it(
     assert held is not None
     assert held.paused
     runtime.sessions.put("acme", storage_state={"cookies": []}, credentials=None)
-    runtime.queue_settings.carry_account("acme")
+    runtime.settings_sync.sync_account("acme")
     free = runtime.broker.queues_admin.describe("quick", "acme")
     assert free is None or not free.paused
 
@@ -325,7 +325,7 @@ def failing(redis_url: str, migrated_url: str, tmp_path: Path, receiver: Receive
 
 
 def why(service: Service, job_id: str) -> dict[str, Any]:
-    return {each.code: each for each in service.runtime.waiting.why(job_id)}
+    return {each.code: each for each in service.runtime.explainer.why(job_id)}
 
 
 @ON_POSTGRESQL
@@ -352,7 +352,7 @@ def test_an_open_circuit_outlives_redis_and_is_closed_by_hand(
     assert (service.job(waiting)["status"], service.began(waiting)) == ("queued", False)
 
     runtime.database.write(lambda c: circuits.close(c, "acme", "quick"))
-    runtime.queue_settings.carry_account("acme")
+    runtime.settings_sync.sync_account("acme")
     assert service.wait(waiting)["status"] == "completed"
 
 
@@ -373,9 +373,9 @@ def test_circuits_that_are_turned_off_are_closed(planes: Callable[..., Runtime])
     runtime = planes()
     owned = owned_step(runtime)
     runtime.database.write(lambda c: circuits.failed(c, owned, circuits.CircuitPolicy(1, 3600.0), "internal"))
-    runtime.queue_settings.carry_account("acme")
+    runtime.settings_sync.sync_account("acme")
     assert paused_in_redis(runtime)
-    Carrier(planes(circuit_failures=0)).run_once()
+    SettingsSyncLoop(planes(circuit_failures=0)).run_once()
     assert not paused_in_redis(runtime)
     assert runtime.database.read(circuits.open_by_lane) == {}
 

@@ -115,8 +115,8 @@ def stand(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Stand]:
         dispatcher=runtime.dispatcher,
         sessions=runtime.sessions,
         settings=runtime.settings,
-        queue_settings=runtime.queue_settings,
-        callbacks=runtime.callbacks,
+        settings_sync=runtime.settings_sync,
+        webhooks=runtime.webhooks,
         sandbox=None,
         guard=guard,
     )

@@ -39,8 +39,8 @@ class Bench:
             dispatcher=runtime.dispatcher,
             sessions=runtime.sessions,
             settings=runtime.settings,
-            queue_settings=runtime.queue_settings,
-            callbacks=runtime.callbacks,
+            settings_sync=runtime.settings_sync,
+            webhooks=runtime.webhooks,
             sandbox=None,
         )
 

@@ -18,9 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from sqlalchemy import Connection, select, update
 
 from orchestrator.jobs import NewJob
-from orchestrator.loops.carrier import Carrier
 from orchestrator.loops.gauges import GaugeLoop
 from orchestrator.loops.reconciler import Reconciler
+from orchestrator.loops.settings_sync import SettingsSyncLoop
 from orchestrator.runtime import Runtime
 from tenants.columns import db_now
 from tenants.models import Account, Step, Worker
@@ -49,7 +49,7 @@ class World:
         self.client: Any = redis.Redis.from_url(str(runtime.settings.redis_url))
         self.reconciler = Reconciler(runtime)
         self.reconciler.sent_seconds = -ROUND_SECONDS  # nothing else sends what was lost
-        self.loops = (self.reconciler, GaugeLoop(runtime), Carrier(runtime))
+        self.loops = (self.reconciler, GaugeLoop(runtime), SettingsSyncLoop(runtime))
         self.examples = 0
         runtime.database.write(self._prepare)
 

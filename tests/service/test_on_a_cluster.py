@@ -65,7 +65,7 @@ def test_a_ring_reaches_every_node(cluster: Cluster, service: Service) -> None:
         thread.start()
 
     def ring() -> bool:
-        service.runtime.bell.ring()  # again, because an ear may not have been there yet
+        service.runtime.event_notifier.notify()  # again, because an ear may not have been there yet
         return all(each.is_set() for each in heard)
 
     service.until(ring, "every node to tell the ring")

@@ -112,7 +112,7 @@ def set_concurrency(service: Service, account: str, lane: str, number: int) -> N
         connection.execute(update(table).where(table.c.id == account).values(limits=limits))
 
     service.runtime.database.write(work)
-    service.runtime.queue_settings.carry_account(account)
+    service.runtime.settings_sync.sync_account(account)
 
 
 def test_narrowed_while_steps_run_and_redis_lost_none_too_many_start(service: Service) -> None:

@@ -13,8 +13,8 @@ from sqlalchemy import insert
 
 from tenants.columns import db_now
 from tenants.database import Database
+from tenants.key_rotation import Tally, tally
 from tenants.models import Session
-from tenants.resealing import Tally, tally
 from tenants.sealing import Sealer, new_key
 from tenants.sessions import Sessions
 

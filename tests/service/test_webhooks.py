@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from tenants.store import deliveries
+from tenants.store import webhook_deliveries
 
 from .conftest import Service
 
@@ -94,9 +94,9 @@ def receiver() -> Iterator[Receiver]:
 def delivered(service: Service, job_id: str) -> Mapping[str, Any]:
     """The job's only delivery, once it has ended."""
     service.wait(job_id)
-    delivery_id = service.runtime.callbacks.log(job_id, None)[0]["id"]
+    delivery_id = service.runtime.webhooks.log(job_id, None)[0]["id"]
     service.wait(delivery_id)
-    (found,) = service.runtime.callbacks.log(job_id, None)
+    (found,) = service.runtime.webhooks.log(job_id, None)
     return found
 
 
@@ -138,7 +138,7 @@ def test_what_becomes_of_webhooks(service: Service, receiver: Receiver) -> None:
     assert (refused["status"], refused["error"]["code"]) == ("failed", "unsafe_url")
     assert refused["dead_letter_id"] is not None
     assert service.wait(silent)["status"] == "completed"
-    assert service.runtime.callbacks.log(silent, None) == []
+    assert service.runtime.webhooks.log(silent, None) == []
 
 
 def are_signed_and_in_order(service: Service, receiver: Receiver, row: list[str], secret: str) -> None:
@@ -169,7 +169,7 @@ def is_replayed_once_it_was_given_up(service: Service, receiver: Receiver, job_i
     receiver.gone = False
     service.runtime.jobs.retry(found["id"])
     service.wait(found["id"], "completed")
-    (again,) = service.runtime.callbacks.log(job_id, None)
+    (again,) = service.runtime.webhooks.log(job_id, None)
     assert (again["status"], again["dead_letter_id"], len(again["attempts"])) == ("completed", None, 2)
     assert {headers["webhook-id"] for headers, _ in receiver.at("/gone")} == {found["id"]}
 
@@ -177,9 +177,9 @@ def is_replayed_once_it_was_given_up(service: Service, receiver: Receiver, job_i
 def tells_the_last_end_alone(service: Service, receiver: Receiver, job_id: str) -> None:
     """The job was cancelled, and let go on before any worker lived."""
     service.wait(job_id, "completed")
-    for row in service.runtime.database.read(lambda connection: deliveries.of_job(connection, job_id)):
+    for row in service.runtime.database.read(lambda connection: webhook_deliveries.of_job(connection, job_id)):
         service.wait(row["id"])
-    first, second = service.runtime.callbacks.log(job_id, None)
+    first, second = service.runtime.webhooks.log(job_id, None)
     assert (first["job_status"], first["superseded"]) == ("cancelled", True)
     assert (second["job_status"], second["superseded"]) == ("completed", False)
     assert [json.loads(body)["data"]["status"] for _, body in receiver.at("/again")] == ["completed"]

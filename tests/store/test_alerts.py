@@ -13,10 +13,10 @@ from sqlalchemy import Connection, delete, select, update
 from tenants.columns import db_now
 from tenants.database import Database
 from tenants.models import Alert, AlertHour
-from tenants.store import alerts, burials, outcomes, publications
+from tenants.store import alerts, outcomes, publications, undeliverable
 from tenants.store.alerts import Message
-from tenants.store.burials import Burial
 from tenants.store.new_jobs import StepPlan
+from tenants.store.undeliverable import UndeliverableMessage
 
 from .conftest import Bench
 
@@ -149,8 +149,10 @@ def test_a_job_that_ends_with_a_publish_started_is_told(bench: Bench, watch: Wat
 
 
 def test_a_message_that_belongs_to_no_job_is_told(bench: Bench, watch: Watch) -> None:
-    burial = Burial("publish", None, "nobody's", "b1", datetime.now(UTC), "undecodable", b'{"actor_name": "x"}')
-    bench.write(lambda c: burials.keep(c, burial))
+    burial = UndeliverableMessage(
+        "publish", None, "nobody's", "b1", datetime.now(UTC), "undecodable", b'{"actor_name": "x"}'
+    )
+    bench.write(lambda c: undeliverable.record(c, burial))
     (row,) = watch.rows()
     assert (row.kind, row.account, row.details["lane"]) == ("dead_letter", None, "publish")
 

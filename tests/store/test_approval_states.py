@@ -29,7 +29,7 @@ from sqlalchemy import Connection, func, select, update
 from orchestrator.jobs import Jobs
 from tenants.columns import db_now
 from tenants.models import DeadLetter, Draft, Job, Publication, Step
-from tenants.store import accounts, burials, clock, dead_letters, drafts, new_jobs, outcomes, publications, queues
+from tenants.store import accounts, clock, dead_letters, drafts, new_jobs, outcomes, publications, queues, undeliverable
 from tenants.store.new_jobs import JobPlan, StepPlan
 from tenants.store.steps import Gone, Owned, Refused
 
@@ -273,10 +273,10 @@ class Machine(RuleBasedStateMachine):
         number %= len(self.step_ids)
         self.model.bury(number)
         lane, step_id = self.model.steps[number].name, self.step_ids[number]
-        buried = burials.Burial(
+        buried = undeliverable.UndeliverableMessage(
             lane, self.account, step_id, str(next(_numbers)), datetime.now(UTC), "undecodable", b'{"args": []}'
         )
-        self.write(lambda c: burials.keep(c, buried))
+        self.write(lambda c: undeliverable.record(c, buried))
 
     # -- the attempt's own calls
 

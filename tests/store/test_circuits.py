@@ -16,7 +16,8 @@ from sqlalchemy import event, select, update
 from tenants import webhooks
 from tenants.columns import db_now
 from tenants.models import Alert, Circuit, new_id
-from tenants.store import circuits, endings, made_settings, outcomes, ownership
+from tenants.store import circuits, endings, outcomes, ownership
+from tenants.store import settings as store_settings
 from tenants.store.circuits import CircuitPolicy
 from tenants.store.new_jobs import StepPlan
 from tenants.store.steps import Owned, Refused
@@ -215,7 +216,7 @@ def test_a_canary_longer_than_the_cooldown_stays_the_only_one(breaker: Breaker, 
     breaker.own()
     breaker.let_time_come()
     assert isinstance(breaker.start(slot=1), Refused)
-    (found,) = bench.database.read(lambda c: made_settings.of_accounts(c, ["acme"]))
+    (found,) = bench.database.read(lambda c: store_settings.of_accounts(c, ["acme"]))
     assert [pause.reason for pause in found.pauses] == ["circuit_open"], "Redis must not let the rest come meanwhile"
     shown = circuits.view(bench.database.read(lambda c: circuits.of_lane(c, "publish", "acme")))
     assert shown is not None
@@ -263,10 +264,10 @@ def test_closed_by_hand_and_the_canary_of_before_changes_nothing_any_more(breake
 
 def test_redis_is_told_of_it_beside_other_pauses(breaker: Breaker, bench: Bench) -> None:
     breaker.open()
-    (found,) = bench.database.read(lambda c: made_settings.of_accounts(c, ["acme"]))
+    (found,) = bench.database.read(lambda c: store_settings.of_accounts(c, ["acme"]))
     assert [(pause.lane, pause.reason) for pause in found.pauses] == [("publish", "circuit_open")]
     assert found.pauses[0].until is not None, "Redis lets it go by itself, should nobody be there to say so"
-    assert "acme" in bench.database.read(lambda c: made_settings.accounts_with_settings(c, after="", limit=9))
+    assert "acme" in bench.database.read(lambda c: store_settings.accounts_with_settings(c, after="", limit=9))
 
 
 def test_a_step_that_completes_pays_nothing(bench: Bench, breaker: Breaker, monkeypatch: pytest.MonkeyPatch) -> None:

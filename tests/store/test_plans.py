@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from tenants.store import circuits, dispatch, explanations, workers
+from tenants.store import circuits, dispatch, explain, workers
 from tenants.store.dispatch import Dispatch
 from tests.store.conftest import Bench
 from tests.store.plans import plans_of
@@ -24,7 +24,7 @@ ASKED: dict[str, Callable[[Connection], Any]] = {
     "steps of dead workers": workers.abandoned_steps,
     "steps of a worker to be cancelled": lambda c: workers.cancelled_steps(c, "w1"),
     "what workers run": lambda c: workers.running(c, ["w1", "w2"]),
-    "what an account runs": lambda c: explanations._running(c, "acme"),
+    "what an account runs": lambda c: explain._running(c, "acme"),
 }
 
 

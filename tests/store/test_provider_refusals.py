@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 
 from tenants.database import Database
 from tenants.models import Alert, Circuit, DeadLetter
-from tenants.store import backoffs, outcomes
+from tenants.store import outcomes, provider_backoffs
 from tenants.store.circuits import CircuitPolicy
 from tenants.store.steps import Owned
 
@@ -32,20 +32,22 @@ def fail(connection: Connection, owned: Owned) -> None:
 
 
 def test_a_refusal_is_no_rest_and_ends_with_an_answer(database: Database) -> None:
-    database.write(lambda c: backoffs.refuse(c, SCOPE, "no credits"))
-    assert database.read(lambda c: backoffs.refusal(c, SCOPE)) == "no credits"
-    assert database.read(lambda c: backoffs.rest_seconds(c, SCOPE)) is None, "steps fail at once, and do not wait"
-    assert database.read(lambda c: backoffs.refusal(c, "gemini:other")) is None
-    database.write(lambda c: backoffs.accepted(c, SCOPE))
-    assert database.read(lambda c: backoffs.refusal(c, SCOPE)) is None
+    database.write(lambda c: provider_backoffs.refuse(c, SCOPE, "no credits"))
+    assert database.read(lambda c: provider_backoffs.refusal(c, SCOPE)) == "no credits"
+    assert database.read(lambda c: provider_backoffs.rest_seconds(c, SCOPE)) is None, (
+        "steps fail at once, and do not wait"
+    )
+    assert database.read(lambda c: provider_backoffs.refusal(c, "gemini:other")) is None
+    database.write(lambda c: provider_backoffs.accepted(c, SCOPE))
+    assert database.read(lambda c: provider_backoffs.refusal(c, SCOPE)) is None
 
 
 def test_a_rest_replaces_a_refusal_and_an_answer_leaves_it(database: Database) -> None:
-    database.write(lambda c: backoffs.refuse(c, SCOPE, "no credits"))
-    assert database.write(lambda c: backoffs.note(c, SCOPE, 20.0, "a minute's quota")) <= 20.0
-    assert database.read(lambda c: backoffs.refusal(c, SCOPE)) is None
-    database.write(lambda c: backoffs.accepted(c, SCOPE))
-    rest = database.read(lambda c: backoffs.rest_seconds(c, SCOPE))
+    database.write(lambda c: provider_backoffs.refuse(c, SCOPE, "no credits"))
+    assert database.write(lambda c: provider_backoffs.note(c, SCOPE, 20.0, "a minute's quota")) <= 20.0
+    assert database.read(lambda c: provider_backoffs.refusal(c, SCOPE)) is None
+    database.write(lambda c: provider_backoffs.accepted(c, SCOPE))
+    rest = database.read(lambda c: provider_backoffs.rest_seconds(c, SCOPE))
     assert rest is not None
     assert 0 < rest <= 20.0
 
@@ -59,4 +61,4 @@ def test_all_accounts_together_have_one_alert_and_no_circuit(bench: Bench) -> No
     assert alert["details"]["provider"] == SCOPE
     assert len(bench.database.read(lambda c: c.execute(select(DeadLetter.__table__)).all())) == 5
     assert bench.database.read(lambda c: c.execute(select(Circuit.__table__)).all()) == []
-    assert bench.database.read(lambda c: backoffs.refusal(c, SCOPE)) == "no credits"
+    assert bench.database.read(lambda c: provider_backoffs.refusal(c, SCOPE)) == "no credits"

@@ -31,7 +31,7 @@ QUEUE = "/v1/admin/queues/generate/acme"
 def waiting(runtime: Runtime, bench: Bench, new_job: Any) -> dict[str, Any]:
     """A job of an account whose circuit is open."""
     bench.fail(open_circuit(bench, new_job()))
-    runtime.queue_settings.carry_account("acme")
+    runtime.settings_sync.sync_account("acme")
     job: dict[str, Any] = new_job()
     return job
 
@@ -82,7 +82,7 @@ def test_a_new_session_closes_the_circuits_of_the_lanes_that_use_it(
     bench.complete(bench.start(other), {"title": "x"})
     open_circuit(bench, bench.runtime.jobs.get(waiting["id"]))
     open_circuit(bench, runtime.jobs.create("acme", NewJob("sample", {"topic": "lanes"}))[0])
-    runtime.queue_settings.carry_account("acme")
+    runtime.settings_sync.sync_account("acme")
     assert [each["lane"] for each in api.get("/v1/admin/circuits").json()["items"]] == ["generate", "publish"]
     assert api.put("/v1/accounts/acme/session", {"storage_state": {"cookies": []}}).status_code == 200
     assert [each["lane"] for each in api.get("/v1/admin/circuits").json()["items"]] == ["generate"]

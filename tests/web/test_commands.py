@@ -15,7 +15,7 @@ import pytest
 from orchestrator.cli.app import run
 from orchestrator.client import ApiError, NotReachable, Onelane
 from orchestrator.step_journal import StepJournal
-from tenants.store import deliveries, publications
+from tenants.store import publications, webhook_deliveries
 from tests.web.conftest import ADMIN_KEY, Api, Bench
 from tests.web.test_server import address as address
 
@@ -193,7 +193,7 @@ def test_a_webhook_s_tries_are_shown_and_its_secret_is_made(
     assert delivery["id"] in command("jobs", "deliveries", job["id"]), "also before the first try"
     with Onelane("http://{}:{}".format(*address), ADMIN_KEY) as onelane:
         owned = bench.start(onelane.jobs.get(delivery["id"]))
-    bench.write(lambda c: deliveries.note_answer(c, owned.step_id, owned.run_token, 503))
+    bench.write(lambda c: webhook_deliveries.note_answer(c, owned.step_id, owned.run_token, 503))
     bench.fail(owned, "callback_failed")
     shown = command("jobs", "deliveries", job["id"])
     assert "503" in shown

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dramatiq import Message
 
-from orchestrator.loops.burials import empty_graves
+from orchestrator.loops.undeliverable import move_undeliverable
 from orchestrator.runtime import Runtime
 from tenants.queues import Entry
 from tests.queues.lanes import Hand
@@ -87,7 +87,7 @@ def test_buried_messages_are_among_them(api: Api, runtime: Runtime, new_job: Any
     hand = Hand(runtime.broker, lane="generate")
     for lease in hand.claim(2):
         hand.settle(lease, "bury")
-    empty_graves(runtime)
+    move_undeliverable(runtime)
 
     found = {letter["account"]: letter for letter in api.get(LETTERS).json()["items"]}
 

@@ -76,7 +76,7 @@ def test_nothing_is_left_and_nothing_of_others_changes(
         api.post(f"{path}/webhook-secret")
         api.post(f"{path}/keys", {})
         runtime.database.write(lambda c, account=account: fill(c, account, runtime.settings.data_dir))  # type: ignore[misc]
-        runtime.queue_settings.carry_account(account)
+        runtime.settings_sync.sync_account(account)
     stray = Entry(message(ODD, "generate"), "stray")
     runtime.broker.enqueue_once(stray)
     assert {each.name for each in account_tables()} - set(naming(runtime.database, ODD)) == set()

@@ -153,7 +153,7 @@ class Writers:
         if commit:
             connection.commit()
         connection.close()
-        self._runtime.bell.ring()
+        self._runtime.event_notifier.notify()
         return texts if commit else []
 
     def end_all(self) -> None:

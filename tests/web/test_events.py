@@ -123,7 +123,7 @@ def test_an_event_that_is_committed_late_is_not_lost(runtime: Runtime, hub: Even
     def put(seq: int, text: str) -> None:
         values = {"seq": seq, "account": "acme", "job_id": "j1", "type": "log", "data": {"message": text}}
         runtime.database.write(lambda c: c.execute(insert(store.events).values(created_at=db_now(), **values)))
-        runtime.bell.ring()
+        runtime.event_notifier.notify()
 
     async def run() -> list[str]:
         async with hub.of_job("j1") as job:
@@ -318,7 +318,7 @@ def test_what_is_committed_after_a_stream_was_taken_up_is_sent_whatever_its_numb
     def put(seq: int) -> None:
         values = {"seq": seq, "account": "acme", "job_id": job["id"], "type": "log", "data": {"message": str(seq)}}
         runtime.database.write(lambda c: c.execute(insert(store.events).values(created_at=db_now(), **values)))
-        runtime.bell.ring()
+        runtime.event_notifier.notify()
 
     async def run() -> list[str]:
         async with contextlib.AsyncExitStack() as stack:

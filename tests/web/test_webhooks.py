@@ -11,7 +11,7 @@ from standardwebhooks import Webhook
 
 from actors.errors import InvalidCall
 from orchestrator.runtime import Runtime
-from tenants.store import deliveries, outcomes
+from tenants.store import outcomes, webhook_deliveries
 from tenants.store.accounts import ensure_account
 from tests.ports import step_port
 
@@ -49,7 +49,7 @@ def test_the_log_tells_each_try(api: Api, bench: Bench, new_job: Callable[..., d
     assert (delivery["url"], delivery["status"], delivery["job_status"]) == (URL, "queued", "completed")
     assert (delivery["type"], delivery["attempts"]) == ("job.ended", [])
     owned = bench.start(the_job(api, delivery))
-    bench.write(lambda c: deliveries.note_answer(c, owned.step_id, owned.run_token, 500))
+    bench.write(lambda c: webhook_deliveries.note_answer(c, owned.step_id, owned.run_token, 500))
     bench.fail(owned, "callback_failed")
     (delivery,) = log_of(api, job)
     (attempt,) = delivery["attempts"]

@@ -134,7 +134,7 @@ def test_a_paused_queue_and_a_paused_lane(api: Api, new_job: Any) -> None:
 def test_a_pause_that_came_by_itself(api: Api, runtime: Runtime, new_job: Any) -> None:
     job = new_job()
     runtime.database.write(lambda c: queues.pause_for_login(c, "generate", "acme"))
-    runtime.queue_settings.carry_account("acme")
+    runtime.settings_sync.sync_account("acme")
     found = why(api, job)
     assert "login_required" in found
     assert "queue_paused" not in found

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy import JSON, LargeBinary, select, update
 
-from tenants import resealing
+from tenants import key_rotation
 from tenants.database import Database
 from tenants.errors import SecretsError
+from tenants.key_rotation import ANSWERS, COLUMNS, Tally
 from tenants.models import IdempotencyKey, Model, Session
-from tenants.resealing import ANSWERS, COLUMNS, Tally
 from tenants.sealing import Sealer, new_key
 from tenants.sessions import Sessions
 from tenants.store import idempotency
@@ -71,24 +71,24 @@ def test_every_sealed_column_is_known() -> None:
 
 def test_a_rotation_ends_with_the_new_key_alone(database: Database) -> None:
     fill(database, before, 7)
-    counted = resealing.tally(database, both)
+    counted = key_rotation.tally(database, both)
     assert {label: each.older for label, each in counted.items()} == {
         **{each.label: 7 for each in COLUMNS},
         ANSWERS: 1,
     }
     told: list[int] = []
 
-    done = resealing.reseal(database, both, batch=3, on_batch=told.append)
+    done = key_rotation.reseal(database, both, batch=3, on_batch=told.append)
 
     assert done.resealed == {**{each.label: 7 for each in COLUMNS}, ANSWERS: 1}
     assert (done.unreadable, done.overtaken) == ([], 0)
     assert told == sorted(told)
     assert told[-1] == 29
-    assert set(map(repr, resealing.tally(database, after).values())) == {repr(Tally(7)), repr(Tally(1))}
+    assert set(map(repr, key_rotation.tally(database, after).values())) == {repr(Tally(7)), repr(Tally(1))}
     intact(database, after, 7)
     with pytest.raises(SecretsError):
         Sessions(database, before).load("account 000")
-    again = resealing.reseal(database, both)
+    again = key_rotation.reseal(database, both)
     assert set(again.resealed.values()) == {0}, "a second time there is nothing to do"
 
 
@@ -103,10 +103,10 @@ def test_one_that_was_cut_is_finished_by_the_next(database: Database) -> None:
         raise Killed
 
     with pytest.raises(Killed):
-        resealing.reseal(database, both, batch=2, on_batch=kill)
-    assert resealing.tally(database, both)["sessions.storage_state"] == Tally(newest=2, older=3)
+        key_rotation.reseal(database, both, batch=2, on_batch=kill)
+    assert key_rotation.tally(database, both)["sessions.storage_state"] == Tally(newest=2, older=3)
     intact(database, both, 5)
-    assert resealing.reseal(database, both).resealed["sessions.storage_state"] == 3
+    assert key_rotation.reseal(database, both).resealed["sessions.storage_state"] == 3
     intact(database, after, 5)
 
 
@@ -120,7 +120,9 @@ def test_two_at_a_time_and_writers_between_lose_nothing(database: Database) -> N
         sessions.put("account 011", storage_state={"cookies": ["newer"]}, credentials=None)
 
     threads = [
-        threading.Thread(target=lambda: results.append(resealing.reseal(database, both, batch=2, on_batch=interfere)))
+        threading.Thread(
+            target=lambda: results.append(key_rotation.reseal(database, both, batch=2, on_batch=interfere))
+        )
         for _ in range(2)
     ]
     for thread in threads:
@@ -146,7 +148,7 @@ def test_a_value_that_changes_between_look_and_write_wins(database: Database, mo
         return seal(value, account=account, purpose=purpose)
 
     monkeypatch.setattr(both, "seal", meanwhile)
-    done = resealing.reseal(database, both)
+    done = key_rotation.reseal(database, both)
     assert (done.overtaken, done.resealed["sessions.storage_state"]) == (1, 0)
     opened = Sessions(database, after).load("account 000")
     assert opened is not None
@@ -167,9 +169,9 @@ def test_what_cannot_be_opened_is_told_and_left(database: Database) -> None:
             .values(credentials=before.newest + damaged[5:])
         )
     )
-    assert resealing.tally(database, both)["sessions.storage_state"] == Tally(older=1, unknown=2)
+    assert key_rotation.tally(database, both)["sessions.storage_state"] == Tally(older=1, unknown=2)
 
-    done = resealing.reseal(database, both, batch=1)
+    done = key_rotation.reseal(database, both, batch=1)
 
     assert done.resealed["sessions.storage_state"] == 1
     assert len(done.unreadable) == 2 * 4 + 1 + 1

@@ -32,7 +32,7 @@ MAX_PAYLOAD_CHARACTERS = 16_000
 
 
 @dataclass(frozen=True, slots=True)
-class Burial:
+class UndeliverableMessage:
     """A dead message, as Redis kept it."""
 
     lane: str
@@ -56,7 +56,7 @@ class Kept:
     following: Dispatch | None = None
 
 
-def keep(connection: Connection, burial: Burial) -> Kept:
+def record(connection: Connection, burial: UndeliverableMessage) -> Kept:
     """Make a dead letter of a burial: its waiting step fails for good, as by any other error that no retry mends.
 
     A message that belongs to no job gets a letter without one. When its step moved on meanwhile, nothing is left to do.
@@ -82,7 +82,7 @@ def keep(connection: Connection, burial: Burial) -> Kept:
     return Kept(waiting.job_id, following)
 
 
-def letter_id_of(burial: Burial) -> str:
+def letter_id_of(burial: UndeliverableMessage) -> str:
     """A UUIDv7 that is the same for the same burial: its time, then a hash in the place of chance."""
     names = json.dumps([burial.lane, burial.burial_id, burial.account, burial.entry_id])
     chance = int.from_bytes(hashlib.sha256(names.encode()).digest()[:10])
@@ -109,7 +109,7 @@ def _refuse(constant: str) -> None:
 
 
 def _keep_jobless(
-    connection: Connection, burial: Burial, letter_id: str, error: dict[str, Any], message: dict[str, Any]
+    connection: Connection, burial: UndeliverableMessage, letter_id: str, error: dict[str, Any], message: dict[str, Any]
 ) -> None:
     letter = {
         "id": letter_id,

@@ -17,9 +17,9 @@ from dramatiq.errors import BrokerConnectionError
 from tenants.database import Database
 from tenants.queues import QueueDescription, QueueError, Reason, TenantBroker
 from tenants.queues.notices import warn
-from tenants.store import backoffs
+from tenants.store import provider_backoffs
 from tenants.store.durations import recent_mean
-from tenants.store.explanations import Situation, situation
+from tenants.store.explain import Situation, situation
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Why:
     count: int | None = None
 
 
-class Waiting:
+class JobExplainer:
     """Asks SQL and Redis about jobs that wait. `redis_is_away` tells without asking that Redis would not answer."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Waiting:
         found = self._database.read(lambda connection: situation(connection, job_id, account))
         return list(self._reasons(found))
 
-    def place(self, job: dict[str, Any]) -> dict[str, Any]:
+    def queue_position(self, job: dict[str, Any]) -> dict[str, Any]:
         """`queue_position` and `estimated_wait` of a job in the API's shape; None where nobody can tell.
 
         The wait is what the account's own steps took on that lane; the lane's where the account has had none.
@@ -129,7 +129,7 @@ class Waiting:
         scope = self._scope_of(pipeline, step)
         if scope is None:
             return
-        reason = self._database.read(lambda connection: backoffs.refusal(connection, scope))
+        reason = self._database.read(lambda connection: provider_backoffs.refusal(connection, scope))
         if reason is not None:
             yield Why("provider_refused", f"its credential ({scope}) is refused, so it will fail: {reason}")
 

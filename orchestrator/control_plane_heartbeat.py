@@ -19,7 +19,7 @@ from tenants.store import control_planes
 log = logging.getLogger(__name__)
 
 
-class Presence:
+class ControlPlaneHeartbeat:
     """The row of one process. `id` is None until it has been written."""
 
     def __init__(self, database: Database) -> None:

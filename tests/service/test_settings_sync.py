@@ -13,11 +13,11 @@ from dramatiq.errors import ConnectionClosed
 from sqlalchemy import Connection, update
 
 from orchestrator.dispatch import entry_of
-from orchestrator.loops.carrier import Carrier
 from orchestrator.loops.reconciler import Reconciler
-from orchestrator.queue_settings import QueueSettings
+from orchestrator.loops.settings_sync import SettingsSyncLoop
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
+from orchestrator.settings_sync import SettingsSync
 from tenants.models import Account
 from tenants.queues import Entry, QueueLimits, StoredSettings
 from tenants.store import queues
@@ -67,10 +67,10 @@ def test_settings_survive_the_loss_of_redis(configured: Runtime) -> None:
 
 
 def test_a_resumed_account_is_carried(configured: Runtime) -> None:
-    configured.queue_settings.carry_account("held")
+    configured.settings_sync.sync_account("held")
     configured.broker.enqueue_once(_entry("held"))
     _set_status(configured, "held", "active")
-    assert configured.queue_settings.carry_account("held")
+    assert configured.settings_sync.sync_account("held")
     assert not _is_paused(configured, "held")
 
 
@@ -78,8 +78,8 @@ def test_a_setting_that_redis_was_not_there_to_hear_is_carried_later(
     configured: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis was away for a moment and has lost nothing, so there is no rebuild that would carry it."""
-    settings, admin = configured.queue_settings, configured.broker.queues_admin
-    settings.carry_account("held")
+    settings, admin = configured.settings_sync, configured.broker.queues_admin
+    settings.sync_account("held")
     configured.broker.enqueue_once(_entry("held"))
 
     def away(*_: Any) -> int:
@@ -88,18 +88,18 @@ def test_a_setting_that_redis_was_not_there_to_hear_is_carried_later(
     with monkeypatch.context() as patch:
         patch.setattr(admin, "set_settings", away)
         _set_status(configured, "held", "active")
-        assert not settings.carry_account("held")
+        assert not settings.sync_account("held")
         with pytest.raises(ConnectionClosed):
-            settings.carry_late()
+            settings.retry_failed()
     assert _is_paused(configured, "held")
-    settings.carry_late()
+    settings.retry_failed()
     assert not _is_paused(configured, "held")
 
 
 def test_a_setting_that_nobody_carried_is_found(configured: Runtime) -> None:
     """The process died after the commit. Once SQL has the setting and Redis has not, once the other way round."""
-    carrier = Carrier(configured)
-    configured.queue_settings.carry_all()
+    carrier = SettingsSyncLoop(configured)
+    configured.settings_sync.sync_all()
     for account in ("held", "limited"):
         configured.broker.enqueue_once(_entry(account))
     _set_status(configured, "held", "active")
@@ -109,7 +109,7 @@ def test_a_setting_that_nobody_carried_is_found(configured: Runtime) -> None:
 
 def test_whoever_carries_an_old_setting_last_sees_it(configured: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process reads SQL, is slow, and writes to Redis after the account was resumed and carried."""
-    other = QueueSettings(configured.database, configured.broker, configured.lanes)
+    other = SettingsSync(configured.database, configured.broker, configured.lanes)
     admin = configured.broker.queues_admin
     set_settings = admin.set_settings
     configured.broker.enqueue_once(_entry("held"))
@@ -117,11 +117,11 @@ def test_whoever_carries_an_old_setting_last_sees_it(configured: Runtime, monkey
     def overtaken(lane: str, settings: Mapping[str, StoredSettings]) -> int:
         monkeypatch.setattr(admin, "set_settings", set_settings)
         _set_status(configured, "held", "active")
-        assert configured.queue_settings.carry_account("held")
+        assert configured.settings_sync.sync_account("held")
         return set_settings(lane, settings)
 
     monkeypatch.setattr(admin, "set_settings", overtaken)
-    assert other.carry_account("held")
+    assert other.sync_account("held")
     assert not _is_paused(configured, "held")
 
 
@@ -136,7 +136,7 @@ def _is_paused(runtime: Runtime, account: str) -> bool:
     return described.paused
 
 
-def _until(condition: Callable[[], bool], carrier: Carrier) -> None:
+def _until(condition: Callable[[], bool], carrier: SettingsSyncLoop) -> None:
     """Within two passes of the carrier, each of which is a few pages here."""
     for _ in range(20):
         carrier.run_once()

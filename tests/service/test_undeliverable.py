@@ -16,17 +16,17 @@ from sqlalchemy import Connection, update
 
 from orchestrator.dispatch import entry_of
 from orchestrator.jobs import NewJob
-from orchestrator.loops.burials import empty_graves
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.loops.rescuer import Rescuer
+from orchestrator.loops.undeliverable import move_undeliverable
 from orchestrator.runtime import Runtime
 from tenants.columns import db_now
 from tenants.models import Worker
 from tenants.queues import Entry, QueueLimits
-from tenants.store import burials, dead_letters, outcomes, steps, workers
-from tenants.store.burials import Burial, document_of, letter_id_of
+from tenants.store import dead_letters, outcomes, steps, undeliverable, workers
 from tenants.store.dead_letters import LetterFilter
 from tenants.store.dispatch import Dispatch
+from tenants.store.undeliverable import UndeliverableMessage, document_of, letter_id_of
 from tests.queues.lanes import Hand
 
 from .conftest import Service, make_service
@@ -69,7 +69,7 @@ def graves(runtime: Runtime) -> int:
 def test_the_job_of_a_buried_message_fails_and_can_go_on(runtime: Runtime) -> None:
     job_id, step_id = make(runtime)
     bury(runtime)
-    assert not empty_graves(runtime)
+    assert not move_undeliverable(runtime)
     job = runtime.jobs.get(job_id)
     assert (job["status"], job["failed_step"], job["steps"][0]["status"]) == ("failed", "quick", "failed")
     assert job["error"] == {"code": "internal", "message": "its message died in Redis: reason", "step": "quick"}
@@ -88,11 +88,11 @@ def test_a_crash_before_the_grave_is_emptied_costs_nothing(runtime: Runtime, mon
     bury(runtime)
     with monkeypatch.context() as crash:
         crash.setattr(runtime.broker.queues_admin, "take_buried", lambda *_: 0)
-        empty_graves(runtime)
-        empty_graves(runtime)
+        move_undeliverable(runtime)
+        move_undeliverable(runtime)
     assert (len(letters(runtime)), graves(runtime)) == (1, 1)
     runtime.jobs.retry(job_id)
-    empty_graves(runtime)
+    move_undeliverable(runtime)
     assert (letters(runtime), graves(runtime)) == ([], 0)
     assert runtime.jobs.get(job_id)["status"] == "queued"
 
@@ -107,7 +107,7 @@ def test_a_message_of_no_job_is_a_letter_without_one(runtime: Runtime) -> None:
     nobodys: dramatiq.Message[None] = dramatiq.Message(LANE, "theirs", (), {}, {}, "m1", current_millis())
     runtime.broker.enqueue_once(Entry(message=nobodys, id="m1"))
     bury(runtime)
-    empty_graves(runtime)
+    move_undeliverable(runtime)
     shown = [(each["account"], each["actor"], each["job_id"], each["lane"]) for each in letters(runtime)]
     assert sorted(shown, key=str) == [
         ("other", "quick.quick", None, LANE),
@@ -121,7 +121,7 @@ def test_a_grave_whose_step_moved_on_is_only_emptied(runtime: Runtime) -> None:
     job_id, _ = make(runtime)
     bury(runtime)
     runtime.jobs.cancel(job_id)
-    empty_graves(runtime)
+    move_undeliverable(runtime)
     assert (letters(runtime), graves(runtime), runtime.jobs.get(job_id)["status"]) == ([], 0, "cancelled")
 
 
@@ -136,8 +136,8 @@ def test_a_buried_best_effort_step_lets_the_job_go_on(runtime: Runtime) -> None:
         return outcomes.complete(connection, owned, {"done": 1})
 
     assert runtime.database.write(run_the_first).id == second["id"]
-    burial = Burial(second["lane"], "acme", second["id"], "1", datetime.now(UTC), "undecodable", b"\xff")
-    runtime.database.write(lambda connection: burials.keep(connection, burial))
+    burial = UndeliverableMessage(second["lane"], "acme", second["id"], "1", datetime.now(UTC), "undecodable", b"\xff")
+    runtime.database.write(lambda connection: undeliverable.record(connection, burial))
     job = runtime.jobs.get(job_id)
     assert (job["status"], job["steps"][1]["status"], letters(runtime)) == ("completed", "failed", [])
 
@@ -208,7 +208,7 @@ def test_a_step_that_kills_its_workers_ends_as_a_dead_letter(runtime: Runtime) -
         (b'{"args": [1e999]}', {"payload": '{"args": [1e999]}'}),
         (b"[1]", {"payload": "[1]"}),
         (b"\xff\x00", {"payload": "\\xff"}),
-        (b"[" * 100_000, {"payload": "[" * burials.MAX_PAYLOAD_CHARACTERS}),
+        (b"[" * 100_000, {"payload": "[" * undeliverable.MAX_PAYLOAD_CHARACTERS}),
     ],
 )
 def test_any_message_becomes_a_document(payload: bytes, kept: dict[str, Any]) -> None:
@@ -217,8 +217,8 @@ def test_any_message_becomes_a_document(payload: bytes, kept: dict[str, Any]) ->
 
 
 def test_a_letters_id_follows_from_the_burial() -> None:
-    burial = Burial(LANE, "acme", "m", "17", datetime(2030, 1, 1, tzinfo=UTC), "reason", b"")
-    other = Burial(LANE, "acme", "m", "18", burial.buried_at, "reason", b"")
+    burial = UndeliverableMessage(LANE, "acme", "m", "17", datetime(2030, 1, 1, tzinfo=UTC), "reason", b"")
+    other = UndeliverableMessage(LANE, "acme", "m", "18", burial.buried_at, "reason", b"")
     assert letter_id_of(burial) == letter_id_of(burial) != letter_id_of(other)
     made = UUID(letter_id_of(burial))
     assert (made.version, made.variant) == (7, "specified in RFC 4122")

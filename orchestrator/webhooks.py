@@ -15,8 +15,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tenants.database import Database
-from tenants.store import deliveries
 from tenants.store import jobs as job_store
+from tenants.store import webhook_deliveries
 from tenants.webhook_secrets import WebhookSecrets
 
 from .jobs import Jobs
@@ -26,7 +26,7 @@ from .json_text import to_json
 EVENT_TYPE = "job.ended"
 
 
-class Callbacks:
+class Webhooks:
     """Makes signed calls for deliveries, and shows what became of them."""
 
     def __init__(self, database: Database, jobs: Jobs, secrets: WebhookSecrets) -> None:
@@ -42,7 +42,7 @@ class Callbacks:
         """
 
         def read(connection: Connection) -> dict[str, Any] | None:
-            ended = deliveries.ended_job(connection, delivery_id)
+            ended = webhook_deliveries.ended_job(connection, delivery_id)
             return None if ended is None else self._jobs.view(connection, ended["id"], account)
 
         job = self._database.read(read)
@@ -66,8 +66,8 @@ class Callbacks:
 
         def read(connection: Connection) -> list[dict[str, Any]]:
             url = job_store.fetch(connection, job_id, account)["callback_url"]
-            rows = deliveries.of_job(connection, job_id)
-            tries = deliveries.attempts_of(connection, [row["id"] for row in rows])
+            rows = webhook_deliveries.of_job(connection, job_id)
+            tries = webhook_deliveries.attempts_of(connection, [row["id"] for row in rows])
             return [_view(row, url, [each for each in tries if each["job_id"] == row["id"]]) for row in rows]
 
         return self._database.read(read)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select, update
 from tenants.columns import db_now
 from tenants.errors import OwnershipLost
 from tenants.models import DeadLetter, Job, Step
-from tenants.store import approvals, clock, deliveries, endings, job_lists, new_jobs, outcomes, queues, steps
+from tenants.store import approvals, clock, endings, job_lists, new_jobs, outcomes, queues, steps, webhook_deliveries
 from tenants.store import jobs as job_store
 from tenants.store.job_lists import JobFilter
 from tenants.store.new_jobs import JobPlan, StepPlan
@@ -110,7 +110,7 @@ ENDS: list[tuple[End, str]] = [
 
 
 def told(bench: Bench, job_id: str) -> list[Any]:
-    return list(bench.database.read(lambda c: deliveries.of_job(c, job_id)))
+    return list(bench.database.read(lambda c: webhook_deliveries.of_job(c, job_id)))
 
 
 @pytest.mark.parametrize(("end", "status"), ENDS, ids=[end.__name__ for end, _ in ENDS])
@@ -174,7 +174,7 @@ def test_the_newest_end_alone_is_told_of(bench: Bench) -> None:
     job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
 
     def speaks(delivery: Any) -> bool:
-        return bench.database.read(lambda c: deliveries.ended_job(c, delivery["id"])) is not None
+        return bench.database.read(lambda c: webhook_deliveries.ended_job(c, delivery["id"])) is not None
 
     failed(bench, job_id, step.id)
     (first,) = told(bench, job_id)
@@ -223,10 +223,10 @@ def test_what_the_receiver_answered_is_kept_with_the_try(bench: Bench) -> None:
     completed(bench, job_id, step.id)
     (delivery,) = told(bench, job_id)
     owned = bench.own(delivery["step_id"])
-    bench.write(lambda c: deliveries.note_answer(c, owned.step_id, owned.run_token, 503))
+    bench.write(lambda c: webhook_deliveries.note_answer(c, owned.step_id, owned.run_token, 503))
     bench.write(lambda c: outcomes.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=60.0))
-    bench.write(lambda c: deliveries.note_answer(c, owned.step_id, owned.run_token, 200))
-    (attempt,) = bench.database.read(lambda c: deliveries.attempts_of(c, [delivery["id"]]))
+    bench.write(lambda c: webhook_deliveries.note_answer(c, owned.step_id, owned.run_token, 200))
+    (attempt,) = bench.database.read(lambda c: webhook_deliveries.attempts_of(c, [delivery["id"]]))
     assert (attempt["status_code"], attempt["outcome"]) == (503, "failed"), "a try that ended is not changed"
     (waiting,) = told(bench, job_id)
     assert waiting["step_due_at"] - attempt["finished_at"] > timedelta(seconds=50)

@@ -17,27 +17,27 @@ from ..runtime import Runtime
 log = logging.getLogger(__name__)
 
 
-class Carrier:
+class SettingsSyncLoop:
     """See the module's docstring."""
 
-    name = "carrier"
+    name = "settings_sync"
     interval_seconds = 5.0
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._settings = runtime.queue_settings
+        self._settings = runtime.settings_sync
         self._pages: Iterator[Sequence[str]] = iter(())
 
     def run_once(self) -> bool:
         """One page. A pass that an error has ended begins anew."""
         close_if_turned_off(self._runtime)
-        self._settings.carry_late()
+        self._settings.retry_failed()
         names = next(self._pages, None)
         if names is None:
-            self._settings.carry_lanes()
+            self._settings.sync_lanes()
             self._pages = self._settings.pages()
             names = next(self._pages, ())
-        changed = self._settings.carry(names)
+        changed = self._settings.sync(names)
         if changed:  # also by a pause whose time has passed
             log.info("%d tenant queue(s) had other settings in Redis than in SQL, and have SQL's now", changed)
         return False

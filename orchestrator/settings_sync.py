@@ -20,7 +20,7 @@ from tenants.database import Database
 from tenants.errors import Unavailable
 from tenants.queues import FOR_GOOD, QueueError, QueueLimits, Rate, StoredSettings, TenantBroker, until_ms
 from tenants.queues.notices import warn
-from tenants.store import made_settings as store
+from tenants.store import settings as store
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _NAMES_AT_ONCE = 500
 _MOST_WRITES = 10
 
 
-class QueueSettings:
+class SettingsSync:
     """See the module's docstring."""
 
     def __init__(self, database: Database, broker: TenantBroker, lanes: Sequence[str]) -> None:
@@ -40,10 +40,10 @@ class QueueSettings:
         self._late: set[str] = set()
         self._lanes_are_late = False
 
-    def carry_account(self, account: str) -> bool:
-        """Carry one account's limits and pauses; False when Redis or SQL is away: `carry_late` does it then."""
+    def sync_account(self, account: str) -> bool:
+        """Carry one account's limits and pauses; False when Redis or SQL is away: `retry_failed` does it then."""
         try:
-            self.carry([account])
+            self.sync([account])
         except (BrokerConnectionError, QueueError, Unavailable) as error:
             warn(log, error, "Redis has not heard of the settings of account %r yet: %s", account, error)
             with self._mutex:
@@ -51,17 +51,17 @@ class QueueSettings:
             return False
         return True
 
-    def carry_lanes(self) -> bool:
-        """Carry the lanes' settings; False when Redis or SQL is away: `carry_late` does it then."""
+    def sync_lanes(self) -> bool:
+        """Carry the lanes' settings; False when Redis or SQL is away: `retry_failed` does it then."""
         try:
-            self._carry_lanes()
+            self._sync_lanes()
         except (BrokerConnectionError, QueueError, Unavailable) as error:
             warn(log, error, "Redis has not heard of the lanes' settings yet: %s", error)
             self._lanes_are_late = True
             return False
         return True
 
-    def carry_late(self) -> None:
+    def retry_failed(self) -> None:
         """Carry what could not be carried before; what cannot be now stays late.
 
         Raises:
@@ -76,7 +76,7 @@ class QueueSettings:
                 # Before it is carried: what fails meanwhile is noted anew.
                 self._late.difference_update(page)
             try:
-                self.carry(page)
+                self.sync(page)
             except Exception:
                 with self._mutex:
                     self._late.update(page)
@@ -84,12 +84,12 @@ class QueueSettings:
         if self._lanes_are_late:
             self._lanes_are_late = False
             try:
-                self._carry_lanes()
+                self._sync_lanes()
             except Exception:
                 self._lanes_are_late = True
                 raise
 
-    def carry_all(self) -> None:
+    def sync_all(self) -> None:
         """Carry everything, for a rebuild.
 
         What Redis has and SQL has not, a pause in an old snapshot for example, is set back to the defaults.
@@ -98,14 +98,14 @@ class QueueSettings:
             dramatiq's ConnectionClosed: Redis is away.
             Unavailable: the database is.
         """
-        self._carry_lanes()
+        self._sync_lanes()
         for names in self.pages():
-            self.carry(names)
+            self.sync(names)
 
     def pages(self) -> Iterator[Sequence[str]]:
         """The accounts that have settings in SQL, then those that have some in Redis; an account may come twice.
 
-        Raises: as `carry_all`.
+        Raises: as `sync_all`.
         """
         last = ""
         while names := self._names_after(last):
@@ -114,10 +114,10 @@ class QueueSettings:
         for lane in self._lanes:
             yield from self._broker.queues_admin.accounts_with_settings(lane)
 
-    def carry(self, accounts: Sequence[str]) -> int:
+    def sync(self, accounts: Sequence[str]) -> int:
         """Carry these accounts' limits and pauses; gives back how many tenant queues had others in Redis.
 
-        Raises: as `carry_all`.
+        Raises: as `sync_all`.
         """
         if not accounts:
             return 0
@@ -140,7 +140,7 @@ class QueueSettings:
     def _settings_of(self, accounts: Sequence[str]) -> list[store.AccountSettings]:
         return self._database.read(lambda connection: store.of_accounts(connection, accounts))
 
-    def _carry_lanes(self) -> None:
+    def _sync_lanes(self) -> None:
         admin = self._broker.queues_admin
         made = self._made_for_lanes()
         for _ in range(_MOST_WRITES):

@@ -24,7 +24,7 @@ _deliveries = jobs.alias("deliveries")
 _STEPS = (StepPlan(STEP, LANE, True, MAX_ATTEMPTS),)
 
 
-def tell(connection: Connection, ended: Sequence[Mapping[Any, Any]]) -> list[Dispatch]:
+def enqueue(connection: Connection, ended: Sequence[Mapping[Any, Any]]) -> list[Dispatch]:
     """Make the deliveries of jobs that were ended just now; gives back what may be handed to Redis at once.
 
     Of each job `id account status callback_url` are looked at. They count against no quota: their jobs were admitted.

@@ -11,8 +11,8 @@ import logging
 
 from tenants.errors import OwnershipLost
 from tenants.queues import BuriedMessage
-from tenants.store import burials
-from tenants.store.burials import Burial
+from tenants.store import undeliverable
+from tenants.store.undeliverable import UndeliverableMessage
 
 from .. import metrics
 from ..runtime import Runtime
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 100
 
 
-def empty_graves(runtime: Runtime) -> bool:
+def move_undeliverable(runtime: Runtime) -> bool:
     """Look at a page of each lane's graves; gives back whether there may be more.
 
     Raises:
@@ -41,7 +41,7 @@ def empty_graves(runtime: Runtime) -> bool:
 
 
 def _keep(runtime: Runtime, grave: BuriedMessage) -> bool:
-    burial = Burial(
+    burial = UndeliverableMessage(
         lane=grave.lane,
         account=grave.account,
         entry_id=grave.entry_id,
@@ -51,7 +51,7 @@ def _keep(runtime: Runtime, grave: BuriedMessage) -> bool:
         payload=grave.payload,
     )
     try:
-        kept = runtime.database.write(lambda connection: burials.keep(connection, burial))
+        kept = runtime.database.write(lambda connection: undeliverable.record(connection, burial))
     except OwnershipLost as error:
         log.info("the grave of entry %s is looked at again: %s", grave.entry_id, error)
         return False
