@@ -30,8 +30,8 @@ from tenants.database import Database
 from tenants.errors import OnelaneError, OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
 from tenants.sessions import Sessions
-from tenants.store import outcomes, ownership, steps, workers
-from tenants.store.steps import Gone, Owned, Refused
+from tenants.store import outcomes, ownership, workers
+from tenants.store.attempt import REFUSAL_SECONDS, NotRunnable, OwnedAttempt, Refused
 
 from . import metrics
 from .circuits import circuit_policy
@@ -57,7 +57,7 @@ NO_PROCESS_SECONDS = 5.0
 class Running:
     """One attempt under way in this process, and the ways to end it."""
 
-    owned: Owned
+    owned: OwnedAttempt
     cancelled: threading.Event
     #: The process that was reserved for it; None for a step in a thread.
     cell: Cell | None = None
@@ -187,17 +187,17 @@ class Execution:
         match started:
             case None:
                 message.reschedule(0.0)
-            case Gone():
+            case NotRunnable():
                 log.debug("step %s has nothing to run: %s", step_id, started.reason)
             case Refused():
                 metrics.REFUSED_STARTS.labels(message.lane).inc()
                 message.reschedule(started.seconds)
-                if started.unheard and message.account is not None:
+                if started.redis_stale and message.account is not None:
                     self._queue_settings.sync_account(message.account)
             case Running():
                 self._run_owned(started.owned, started, message)
 
-    def _begin(self, step_id: str, slot: int, cell: Cell | None) -> Running | Refused | Gone | None:
+    def _begin(self, step_id: str, slot: int, cell: Cell | None) -> Running | Refused | NotRunnable | None:
         """Start the step; at every moment it is among those that start or those that run, so it is no stray.
 
         None if the worker stops: once it counts as idle, it may not start anything.
@@ -208,7 +208,7 @@ class Execution:
             self._starting.add(step_id)
         try:
             started = self._start(step_id, slot)
-            if not isinstance(started, Owned):
+            if not isinstance(started, OwnedAttempt):
                 return started
             running = Running(started, threading.Event(), cell)
             with self._state:
@@ -218,15 +218,15 @@ class Execution:
             with self._state:
                 self._starting.discard(step_id)
 
-    def _start(self, step_id: str, slot: int) -> Owned | Refused | Gone:
+    def _start(self, step_id: str, slot: int) -> OwnedAttempt | Refused | NotRunnable:
         try:
             return ownership.start(self._database, step_id, worker_id=self._worker_id, slot=slot)
         except Unavailable as error:
             # Whether it started may be open; if it did, nobody runs it, and `hand_back_strays` gives it back.
             log.warning("step %s could not be started: %s", step_id, error)
-            return Refused("the database is away", 2 * steps.REFUSAL_SECONDS)
+            return Refused("the database is away", 2 * REFUSAL_SECONDS)
 
-    def _run_owned(self, owned: Owned, running: Running, message: LeasedMessage) -> None:
+    def _run_owned(self, owned: OwnedAttempt, running: Running, message: LeasedMessage) -> None:
         if self._stopping.is_set():
             self._end(owned.step_id, "handback")
         if owned.canary:
@@ -244,7 +244,7 @@ class Execution:
             with self._state:
                 self._running.pop(owned.step_id, None)
 
-    def _perform(self, owned: Owned, running: Running, journal: StepJournal) -> Outcome:
+    def _perform(self, owned: OwnedAttempt, running: Running, journal: StepJournal) -> Outcome:
         """Run the step's function, isolated as it was declared; whatever happens, an outcome comes of it."""
         try:
             pipeline = self._pipelines[owned.pipeline]
@@ -288,7 +288,7 @@ class Execution:
 
     def _perform_isolated(
         self,
-        owned: Owned,
+        owned: OwnedAttempt,
         step: Step,
         pipeline: Pipeline,
         context: dict[str, Any],
@@ -316,7 +316,7 @@ class Execution:
         return outcome if port.kept_out is None else _not_begun(owned, port.kept_out)
 
 
-def _not_begun(owned: Owned, reason: str) -> Outcome:
+def _not_begun(owned: OwnedAttempt, reason: str) -> Outcome:
     log.error("step %s could not begin: %s", owned.step_id, reason)
     return Signalled("snooze", {"reason": reason, "until": _in_seconds(NO_PROCESS_SECONDS)})
 
@@ -347,7 +347,7 @@ def _perform_here(step: Step, pipeline: Pipeline, context: dict[str, Any], port:
         return Failed(StepError.code, text, tracebacks.format_exc()[-16_000:], False)
 
 
-def _wire_context(owned: Owned, limit: float) -> dict[str, Any]:
+def _wire_context(owned: OwnedAttempt, limit: float) -> dict[str, Any]:
     job = owned.job
     return {
         "account": owned.account,

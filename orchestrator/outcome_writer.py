@@ -22,9 +22,9 @@ from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
 from tenants.storable import fault_of
-from tenants.store import circuits, dispatch, outcomes, ownership, provider_backoffs, publications, steps
+from tenants.store import circuits, dispatch, outcomes, ownership, provider_backoffs, publications
+from tenants.store.attempt import REFUSAL_SECONDS, OwnedAttempt
 from tenants.store.circuits import CircuitPolicy
-from tenants.store.steps import Owned
 
 from . import metrics
 from .dispatch import Dispatcher
@@ -72,7 +72,7 @@ class OutcomeWriter:
 
     def write(
         self,
-        owned: Owned,
+        owned: OwnedAttempt,
         outcome: Outcome,
         why_ended: EndedFor | None,
         message: LeasedMessage,
@@ -100,7 +100,7 @@ class OutcomeWriter:
                     metrics.REFUSED_WRITES.inc()
                     log.warning("%s", error)
                 # The step may wait for this very message, after a retry that was written without our hearing of it.
-                self._let_come_back(owned, message, steps.REFUSAL_SECONDS)
+                self._let_come_back(owned, message, REFUSAL_SECONDS)
                 return
             except CommitUnknown as error:
                 perhaps_written = True
@@ -116,7 +116,7 @@ class OutcomeWriter:
                 outcome = Failed("internal", text, tracebacks.format_exc()[-16_000:], True)
 
     def _decide(
-        self, owned: Owned, outcome: Outcome, why_ended: EndedFor | None, message: LeasedMessage, entered: bool
+        self, owned: OwnedAttempt, outcome: Outcome, why_ended: EndedFor | None, message: LeasedMessage, entered: bool
     ) -> None:
         match outcome:
             case Completed():
@@ -155,7 +155,7 @@ class OutcomeWriter:
                 if not (entered and self._gave_up(owned, "lost", outcome.message, message)):
                     self._wait(owned, "lost", {"code": "lost", "message": outcome.message}, 0.0, message)
 
-    def _gave_up(self, owned: Owned, outcome: Any, text: str, message: LeasedMessage) -> bool:
+    def _gave_up(self, owned: OwnedAttempt, outcome: Any, text: str, message: LeasedMessage) -> bool:
         """End a step for good that was cut off and of which nobody can tell what it did; False for any other."""
         if not is_irreversible(self._pipelines, owned.pipeline, owned.name):
             return False
@@ -164,7 +164,7 @@ class OutcomeWriter:
         self._fail(owned, outcome, "outcome_unknown", text + OUTCOME_UNKNOWN_HINT, "", True, message)
         return True
 
-    def _complete(self, owned: Owned, output: Any, message: LeasedMessage) -> None:
+    def _complete(self, owned: OwnedAttempt, output: Any, message: LeasedMessage) -> None:
         following = ownership.complete(self._database, owned, output)
         self._record(owned, "completed")
         if owned.canary:
@@ -172,7 +172,7 @@ class OutcomeWriter:
         if following is not None:
             self._dispatcher.send([following])
 
-    def _steer(self, owned: Owned, signalled: Signalled, message: LeasedMessage) -> None:
+    def _steer(self, owned: OwnedAttempt, signalled: Signalled, message: LeasedMessage) -> None:
         data = signalled.data
         reason = str(data.get("reason", ""))
         match signalled.kind:
@@ -194,7 +194,7 @@ class OutcomeWriter:
 
     def _fail(
         self,
-        owned: Owned,
+        owned: OwnedAttempt,
         outcome: Any,
         code: str,
         text: str,
@@ -226,7 +226,7 @@ class OutcomeWriter:
         if following is not None:
             self._dispatcher.send([following])
 
-    def _lacks_approval(self, owned: Owned) -> bool:
+    def _lacks_approval(self, owned: OwnedAttempt) -> bool:
         """Its draft was edited meanwhile: that is no failure to end the job with; the step awaits approval again."""
         if not owned.needs_approval:
             return False
@@ -234,7 +234,7 @@ class OutcomeWriter:
 
     def _wait(
         self,
-        owned: Owned,
+        owned: OwnedAttempt,
         outcome: Any,
         error: dict[str, Any],
         delay: float,
@@ -259,7 +259,7 @@ class OutcomeWriter:
         if waits:
             self._let_come_back(owned, message, delay)
 
-    def _tell_redis_of_circuit(self, owned: Owned) -> None:
+    def _tell_redis_of_circuit(self, owned: OwnedAttempt) -> None:
         """Pause the tenant queue in Redis too, if this failure has opened its circuit."""
         if self._circuit is None:
             return
@@ -272,7 +272,7 @@ class OutcomeWriter:
         if found is not None:
             self._queue_settings.sync_account(owned.account)
 
-    def _let_come_back(self, owned: Owned, message: LeasedMessage, delay: float) -> None:
+    def _let_come_back(self, owned: OwnedAttempt, message: LeasedMessage, delay: float) -> None:
         """Let the step's message come back; when Redis has lost it, have another one sent.
 
         A rebuild of Redis sends what waits, and this step was running then.
@@ -280,13 +280,13 @@ class OutcomeWriter:
         if not message.reschedule(delay):
             self._database.write(lambda connection: dispatch.unmark_dispatched(connection, owned.step_id))
 
-    def _record(self, owned: Owned, outcome: str) -> None:
+    def _record(self, owned: OwnedAttempt, outcome: str) -> None:
         metrics.ATTEMPTS.labels(owned.lane, owned.pipeline, owned.name, outcome).inc()
 
-    def _limit_of(self, owned: Owned) -> float:
+    def _limit_of(self, owned: OwnedAttempt) -> float:
         return self._pipelines[owned.pipeline].step(owned.name).time_limit
 
-    def _backoff(self, owned: Owned) -> float:
+    def _backoff(self, owned: OwnedAttempt) -> float:
         """Exponential with full jitter, capped: attempt n waits up to least * 2**(n-1), at most the greatest."""
         least, greatest = self._pipelines[owned.pipeline].step(owned.name).backoff
         ceiling = min(greatest, least * 2 ** min(owned.attempt - 1, 30))
@@ -313,7 +313,7 @@ def _fault_of(output: Any) -> str | None:
     return None if fault is None else f"the step returned what cannot be kept: {fault}"
 
 
-def _warn_of_failure(owned: Owned, outcome: Outcome) -> None:
+def _warn_of_failure(owned: OwnedAttempt, outcome: Outcome) -> None:
     """Leave one line of a failed attempt in the worker's log, with all that one must know to look further."""
     failure = _failure_of(outcome)
     if failure is None:

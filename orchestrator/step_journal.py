@@ -23,8 +23,8 @@ from sqlalchemy import Connection
 from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.store import steps
+from tenants.store.attempt import OwnedAttempt
 from tenants.store.events import NewEvent, record
-from tenants.store.steps import Owned
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class StepJournal:
     """
 
     def __init__(
-        self, owned: Owned, database: Database, on_pending: Callable[[StepJournal, bool], None] | None = None
+        self, owned: OwnedAttempt, database: Database, on_pending: Callable[[StepJournal, bool], None] | None = None
     ) -> None:
         self._owned = owned
         self._database = database
@@ -155,7 +155,7 @@ class _Batch:
     """One transaction's worth of an attempt's lines and progress."""
 
     def __init__(
-        self, owned: Owned, lines: list[tuple[str, str]], left_out: int, progress: tuple[int, str] | None
+        self, owned: OwnedAttempt, lines: list[tuple[str, str]], left_out: int, progress: tuple[int, str] | None
     ) -> None:
         self.owned = owned
         self.lines = lines

@@ -31,7 +31,7 @@ from tenants.models import Account, Artifact, Job, new_id
 from tenants.sessions import Sessions
 from tenants.storable import storable_text
 from tenants.store import alerts, provider_backoffs, publications, queues, steps, usage, webhook_deliveries
-from tenants.store.steps import Owned
+from tenants.store.attempt import OwnedAttempt
 
 from .settings import Settings
 from .settings_sync import SettingsSync
@@ -58,7 +58,7 @@ class StepPort:
 
     def __init__(
         self,
-        owned: Owned,
+        owned: OwnedAttempt,
         database: Database,
         sessions: Sessions,
         settings: Settings,
@@ -140,7 +140,7 @@ class StepPort:
         """
         self._check_worker()
         if self._journal.ownership_lost:
-            raise steps.lost_ownership(self._owned)
+            raise self._owned.ownership_lost()
         note = self._notes.get(name)
         if note is None:
             raise InvalidCall(f"a step sent {name!r}, which is not one of {', '.join(sorted(self._notes))}")

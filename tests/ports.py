@@ -11,14 +11,14 @@ from actors.testing import MemoryPort
 from orchestrator.runtime import Runtime
 from orchestrator.step_journal import StepJournal
 from orchestrator.step_port import StepPort
-from tenants.store.steps import Owned
+from tenants.store.attempt import OwnedAttempt
 
 #: For tests of parts that are not about declarations.
 EVERYTHING = Declaration(CLIENT_NAMES, session=True, drafts=True, publication=True)
 
 
 def step_port(
-    runtime: Runtime, owned: Owned, uses: Declaration = EVERYTHING, journal: StepJournal | None = None
+    runtime: Runtime, owned: OwnedAttempt, uses: Declaration = EVERYTHING, journal: StepJournal | None = None
 ) -> StepPort:
     """The worker's end of the port for an attempt that is under way."""
     return StepPort(

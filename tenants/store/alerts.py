@@ -16,16 +16,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, delete, func, select, update
 
 from ..columns import db_now, seconds_since, upsert
 from ..models import Alert, AlertHour, new_id
+from .attempt import OwnedAttempt
 from .listings import Page, newest_first
-
-if TYPE_CHECKING:
-    from .steps import Owned
 
 alerts, hours = Alert.__table__, AlertHour.__table__
 
@@ -126,7 +124,7 @@ def dead_letter(connection: Connection, letter: Mapping[str, Any], *, step: str 
             note(connection, "dead_letter", account=account, subject=subject, details=details)
 
 
-def provider_refused(connection: Connection, owned: Owned, *, scope: str) -> None:
+def provider_refused(connection: Connection, owned: OwnedAttempt, *, scope: str) -> None:
     """A provider refuses a credential. It is nobody's own fault, so it is one alert for all accounts."""
     shown = scope if _SCOPE.fullmatch(scope) else "other"
     details = {

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, delete, func, or_, select, update
 
@@ -25,11 +25,9 @@ from .. import webhooks
 from ..columns import db_now, upsert
 from ..models import Circuit, Step
 from . import alerts
+from .attempt import OwnedAttempt
 from .listings import Page, by_name
 from .states import WAITING
-
-if TYPE_CHECKING:
-    from .steps import Owned
 
 circuits, steps = Circuit.__table__, Step.__table__
 
@@ -56,7 +54,7 @@ class CircuitPolicy:
 # --- what attempts do to it ----------------------------------------------------------------------------------------
 
 
-def failed(connection: Connection, owned: Owned, policy: CircuitPolicy | None, code: str) -> None:
+def failed(connection: Connection, owned: OwnedAttempt, policy: CircuitPolicy | None, code: str) -> None:
     """A step ended for good without success. Not counted: best-effort steps, webhooks, all without a policy.
 
     A webhook's delivery has a day of tries of its own, and its receiver's fault must not delay the other calls' tries.
@@ -76,7 +74,7 @@ def failed(connection: Connection, owned: Owned, policy: CircuitPolicy | None, c
     _open(connection, owned, policy, code)
 
 
-def _open(connection: Connection, owned: Owned, policy: CircuitPolicy, code: str) -> None:
+def _open(connection: Connection, owned: OwnedAttempt, policy: CircuitPolicy, code: str) -> None:
     opened = connection.execute(
         update(circuits)
         .where(_of(owned.account, owned.lane), circuits.c.opened_at.is_(None), circuits.c.failures >= policy.failures)
@@ -102,7 +100,7 @@ def _open(connection: Connection, owned: Owned, policy: CircuitPolicy, code: str
         alerts.note(connection, "circuit_open", account=owned.account, subject=(owned.lane,), details=details)
 
 
-def reopen(connection: Connection, owned: Owned, policy: CircuitPolicy) -> bool:
+def reopen(connection: Connection, owned: OwnedAttempt, policy: CircuitPolicy) -> bool:
     """The canary's attempt failed: wait twice as long. False when it is the circuit's canary no more."""
     longest = policy.longest_seconds
     doubled = case((circuits.c.cooldown_seconds * 2 > longest, longest), else_=circuits.c.cooldown_seconds * 2)
@@ -150,7 +148,7 @@ def let_canary_start(connection: Connection, lane: str, account: str, step_id: s
     return canary is not None and tuple(canary) == (step_id, run_token)
 
 
-def completed(connection: Connection, owned: Owned) -> None:
+def completed(connection: Connection, owned: OwnedAttempt) -> None:
     """A step went well: its failures in a row are over, and a canary closes the circuit."""
     if not owned.canary:
         connection.execute(delete(circuits).where(_of(owned.account, owned.lane), circuits.c.opened_at.is_(None)))
@@ -174,7 +172,7 @@ def _of(account: str, lane: str) -> ColumnElement[bool]:
     return and_(circuits.c.account == account, circuits.c.lane == lane)
 
 
-def _is_canary(owned: Owned) -> ColumnElement[bool]:
+def _is_canary(owned: OwnedAttempt) -> ColumnElement[bool]:
     return and_(
         _of(owned.account, owned.lane),
         circuits.c.opened_at.is_not(None),

@@ -21,8 +21,8 @@ from typing import Any
 from ..columns import sqlite_now
 from ..database import Database
 from ..models import new_id
+from .attempt import OwnedAttempt
 from .one_statement import ending_of, owned_of
-from .steps import Owned
 
 #: ?1: a list of [step id, slot, worker]; ?2: now. Gives a list of objects; documents in them are texts.
 _FIND = """
@@ -144,17 +144,17 @@ _FORGET_FAILURES = """
 """
 
 
-def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> Owned | None:
+def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> OwnedAttempt | None:
     """As `one_statement.start`."""
-    owned: Owned | None = database.run_together_on_sqlite(_start_all, (step_id, slot, worker_id))
+    owned: OwnedAttempt | None = database.run_together_on_sqlite(_start_all, (step_id, slot, worker_id))
     return owned
 
 
-def _start_all(connection: sqlite3.Connection, wanted: Sequence[tuple[str, int, str]]) -> list[Owned | None]:
+def _start_all(connection: sqlite3.Connection, wanted: Sequence[tuple[str, int, str]]) -> list[OwnedAttempt | None]:
     now = sqlite_now(0)
     (found,) = connection.execute(_FIND, (json.dumps(wanted), now)).fetchone()
     rows = json.loads(found)
-    owned: list[Owned | None] = [None] * len(wanted)
+    owned: list[OwnedAttempt | None] = [None] * len(wanted)
     if rows:
         taken, begun, notes, events = [], [], [], []
         for row in rows:
@@ -178,7 +178,7 @@ def _step_data(name: str, status: str, attempt: int) -> str:
     return json.dumps({"step": name, "status": status, "attempt": attempt})
 
 
-def _owned(row: dict[str, Any]) -> Owned:
+def _owned(row: dict[str, Any]) -> OwnedAttempt:
     decoded = {
         "required": bool(row["required"]),
         "input": json.loads(row["input"]),
@@ -194,7 +194,7 @@ def _time(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def complete(database: Database, owned: Owned, output: dict[str, Any]) -> bool:
+def complete(database: Database, owned: OwnedAttempt, output: dict[str, Any]) -> bool:
     """As `one_statement.complete`."""
     return database.run_together_on_sqlite(_complete_all, ending_of(owned, output)) is not None
 

@@ -31,8 +31,9 @@ from typing import Any
 
 from ..database import Database
 from ..models import new_id
+from .attempt import OwnedAttempt
 from .dispatch import Dispatch
-from .steps import Owned, may_have_failures
+from .steps import may_have_failures
 
 _START = """
 WITH arrays AS MATERIALIZED (
@@ -192,7 +193,7 @@ _COMPLETIONS = {
 }
 
 
-def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> Owned | None:
+def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> OwnedAttempt | None:
     """Make this worker the step's owner; None when something is out of the ordinary, and nothing was written.
 
     Raises:
@@ -215,7 +216,7 @@ def _start_of(_: Sequence[Mapping[str, Any]]) -> str:
     return _START
 
 
-def owned_of(row: Mapping[str, Any]) -> Owned:
+def owned_of(row: Mapping[str, Any]) -> OwnedAttempt:
     """What an attempt carries, from an object of `_START`, but for times, which are no texts any more."""
     following = None
     if row["next_id"] is not None:
@@ -241,7 +242,7 @@ def owned_of(row: Mapping[str, Any]) -> Owned:
         "started_at": row["job_started_at"],
         "cancel_requested_at": None,
     }
-    return Owned(
+    return OwnedAttempt(
         step_id=row["id"],
         job_id=row["job_id"],
         account=row["account"],
@@ -263,7 +264,7 @@ def owned_of(row: Mapping[str, Any]) -> Owned:
     )
 
 
-def complete(database: Database, owned: Owned, output: dict[str, Any]) -> bool:
+def complete(database: Database, owned: OwnedAttempt, output: dict[str, Any]) -> bool:
     """As `outcomes.complete`, but for a best-effort step that is the job's last (its result is another step's).
 
     False when something is out of the ordinary, and nothing was written.
@@ -274,7 +275,7 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> bool:
     return database.run_together(_completion_of, ending_of(owned, output)) is not None
 
 
-def ending_of(owned: Owned, output: dict[str, Any]) -> dict[str, Any]:
+def ending_of(owned: OwnedAttempt, output: dict[str, Any]) -> dict[str, Any]:
     """A step that completes, as statements are given it: texts, whole numbers and truth values."""
     following = owned.following
     return {

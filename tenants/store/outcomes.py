@@ -23,10 +23,11 @@ from . import (
     webhook_deliveries,
     workers,
 )
+from .attempt import OwnedAttempt
 from .circuits import CircuitPolicy
 from .dispatch import Dispatch
-from .events import NewEvent, record
-from .steps import Owned, guarded, load, lost_ownership, owned_of, step_event
+from .events import record
+from .steps import guarded, load, owned_of
 
 jobs, steps, attempts, dead_letters = Job.__table__, Step.__table__, Attempt.__table__, DeadLetter.__table__
 
@@ -63,7 +64,7 @@ _LET_NEXT_AWAIT = (
 )
 
 
-def complete(connection: Connection, owned: Owned, output: dict[str, Any]) -> Dispatch | None:
+def complete(connection: Connection, owned: OwnedAttempt, output: dict[str, Any]) -> Dispatch | None:
     """Keep the output, and queue the next step in the same transaction.
 
     Returns the next step to hand to Redis, or None when none is queued (the job awaits approval, or ended and has no
@@ -72,7 +73,7 @@ def complete(connection: Connection, owned: Owned, output: dict[str, Any]) -> Di
     Raises:
         OwnershipLost: another attempt owns the step; nothing was written.
     """
-    events = [NewEvent(owned.account, owned.job_id, "step", step_event(owned, "completed"))]
+    events = [owned.step_event("completed")]
     status, delivery = _move_on(connection, owned, output)
     guarded(
         connection,
@@ -93,13 +94,13 @@ def complete(connection: Connection, owned: Owned, output: dict[str, Any]) -> Di
         endings.end(connection, owned.job, "cancelled")
         return None
     following = _queue_next(connection, owned) or delivery
-    record(connection, NewEvent(owned.account, owned.job_id, "status", {"status": status}))
+    record(connection, owned.status_event(status))
     return following
 
 
 def retry(
     connection: Connection,
-    owned: Owned,
+    owned: OwnedAttempt,
     *,
     outcome: Waiting,
     error: dict[str, Any] | None,
@@ -143,18 +144,18 @@ def retry(
     if owned.canary and spends and circuit is not None:
         circuits.reopen(connection, owned, circuit)
     if not goes_on:
-        record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, "cancelled")))
+        record(connection, owned.step_event("cancelled"))
         endings.end(connection, owned.job, "cancelled")
         return False
     record(
         connection,
-        NewEvent(owned.account, owned.job_id, "step", step_event(owned, values["status"])),
-        NewEvent(owned.account, owned.job_id, "status", {"status": job_status}),
+        owned.step_event(values["status"]),
+        owned.status_event(job_status),
     )
     return not unapproved
 
 
-def lacks_approval(connection: Connection, owned: Owned) -> bool:
+def lacks_approval(connection: Connection, owned: OwnedAttempt) -> bool:
     """Whether the step needs an approval that its job's draft does not have as it is now. The job is locked by this."""
     if not owned.needs_approval:
         return False
@@ -164,7 +165,7 @@ def lacks_approval(connection: Connection, owned: Owned) -> bool:
 
 def fail(
     connection: Connection,
-    owned: Owned,
+    owned: OwnedAttempt,
     *,
     outcome: Final,
     error: dict[str, Any],
@@ -204,7 +205,7 @@ def fail(
 
 
 def fail_waiting(
-    connection: Connection, waiting: Owned, *, error: dict[str, Any], message: dict[str, Any], letter_id: str
+    connection: Connection, waiting: OwnedAttempt, *, error: dict[str, Any], message: dict[str, Any], letter_id: str
 ) -> Dispatch | None:
     """End a step for good that waits for a message which will never come; as `fail`, without an attempt to close.
 
@@ -223,11 +224,11 @@ def fail_waiting(
         .values(status="failed", error=error, finished_at=db_now(), due_at=None)
     ).rowcount
     if not changed:
-        raise lost_ownership(waiting)
+        raise waiting.ownership_lost()
     return _leave_letter(connection, waiting, "failed", error, traceback=None, message=message, letter_id=letter_id)
 
 
-def cancel(connection: Connection, owned: Owned) -> None:
+def cancel(connection: Connection, owned: OwnedAttempt) -> None:
     """End the running step because its job was cancelled, and the job with it.
 
     Raises:
@@ -237,10 +238,10 @@ def cancel(connection: Connection, owned: Owned) -> None:
     endings.end(connection, owned.job, "cancelled")
     guarded(connection, owned, status="cancelled", finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, "cancelled", None)
-    record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, "cancelled")))
+    record(connection, owned.step_event("cancelled"))
 
 
-def time_out_job(connection: Connection, owned: Owned) -> None:
+def time_out_job(connection: Connection, owned: OwnedAttempt) -> None:
     """End the running step because the job's deadline passed.
 
     Raises:
@@ -250,7 +251,7 @@ def time_out_job(connection: Connection, owned: Owned) -> None:
     endings.end_at_deadline(connection, owned.job, owned.name)
     guarded(connection, owned, status="timed_out", error=error, finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, "timed_out", error)
-    record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, "timed_out")))
+    record(connection, owned.step_event("timed_out"))
 
 
 def lose(
@@ -310,7 +311,7 @@ def _may_have_entered(connection: Connection, found: RowMapping) -> bool:
 # --- shared --------------------------------------------------------------------------------------------------------
 
 
-def _end_or_move_on(connection: Connection, owned: Owned, status: str, error: dict[str, Any]) -> None:
+def _end_or_move_on(connection: Connection, owned: OwnedAttempt, status: str, error: dict[str, Any]) -> None:
     """What a step's final failure does to its job."""
     if owned.required:
         job_error = {"code": error["code"], "message": error["message"], "step": owned.name}
@@ -320,12 +321,12 @@ def _end_or_move_on(connection: Connection, owned: Owned, status: str, error: di
         if job_status is None:
             endings.end(connection, owned.job, "cancelled")
         else:
-            record(connection, NewEvent(owned.account, owned.job_id, "status", {"status": job_status}))
+            record(connection, owned.status_event(job_status))
 
 
 def _leave_letter(
     connection: Connection,
-    owned: Owned,
+    owned: OwnedAttempt,
     status: str,
     error: dict[str, Any],
     *,
@@ -335,7 +336,7 @@ def _leave_letter(
     refused_scope: str | None = None,
 ) -> Dispatch | None:
     """After a final failure: the dead letter of a required step, or the step after one that was best effort."""
-    record(connection, NewEvent(owned.account, owned.job_id, "step", step_event(owned, status)))
+    record(connection, owned.step_event(status))
     if refused_scope is not None:
         provider_backoffs.refuse(connection, refused_scope, error["message"])
         alerts.provider_refused(connection, owned, scope=refused_scope)
@@ -348,7 +349,7 @@ def _leave_letter(
     return None
 
 
-def _with_unknown_outcome(connection: Connection, owned: Owned, error: dict[str, Any]) -> dict[str, Any]:
+def _with_unknown_outcome(connection: Connection, owned: OwnedAttempt, error: dict[str, Any]) -> dict[str, Any]:
     """The error of a step that ends for good; when it leaves a publish started, nobody knows what became of that."""
     if not unknown_outcomes.mark_unknown(connection, [owned.job_id], error["message"]):
         return error
@@ -358,7 +359,9 @@ def _with_unknown_outcome(connection: Connection, owned: Owned, error: dict[str,
     }
 
 
-def _move_on(connection: Connection, owned: Owned, output: dict[str, Any] | None) -> tuple[str | None, Dispatch | None]:
+def _move_on(
+    connection: Connection, owned: OwnedAttempt, output: dict[str, Any] | None
+) -> tuple[str | None, Dispatch | None]:
     """Move the job to its next step, or complete it; gives back its status, and the webhook's delivery if it ended.
 
     `output` is None after a failure. The status is None when somebody wants the job cancelled: the caller ends it.
@@ -369,7 +372,7 @@ def _move_on(connection: Connection, owned: Owned, output: dict[str, Any] | None
     return status if _set_job(connection, owned, status, owned.following.name) else None, None
 
 
-def _complete_job(connection: Connection, owned: Owned, output: dict[str, Any] | None) -> Dispatch | None:
+def _complete_job(connection: Connection, owned: OwnedAttempt, output: dict[str, Any] | None) -> Dispatch | None:
     values: dict[str, Any] = {"status": "completed", "finished_at": db_now(), "current_step": None, "error": None}
     if owned.required and output is not None:
         values["result"] = output
@@ -391,7 +394,7 @@ def _complete_job(connection: Connection, owned: Owned, output: dict[str, Any] |
     return told[0] if told else None
 
 
-def _set_job(connection: Connection, owned: Owned, status: str, step: str) -> bool:
+def _set_job(connection: Connection, owned: OwnedAttempt, status: str, step: str) -> bool:
     """Set the status of a job that goes on; False when somebody wants it cancelled, so that the caller ends it.
 
     The job's row is held from here on. Whoever cancelled it before saw a step that ran, and left its end to that.
@@ -401,7 +404,7 @@ def _set_job(connection: Connection, owned: Owned, status: str, step: str) -> bo
     return row is None or row.cancel_requested_at is None
 
 
-def _queue_next(connection: Connection, owned: Owned) -> Dispatch | None:
+def _queue_next(connection: Connection, owned: OwnedAttempt) -> Dispatch | None:
     if owned.following is None:
         return None
     statement = _LET_NEXT_AWAIT if owned.following_awaits_approval else _QUEUE_NEXT
@@ -409,7 +412,7 @@ def _queue_next(connection: Connection, owned: Owned) -> Dispatch | None:
     return owned.following if queued and not owned.following_awaits_approval else None
 
 
-def _close_attempt(connection: Connection, owned: Owned, outcome: str, error: dict[str, Any] | None) -> None:
+def _close_attempt(connection: Connection, owned: OwnedAttempt, outcome: str, error: dict[str, Any] | None) -> None:
     connection.execute(
         _CLOSE_ATTEMPT,
         {"its_step": owned.step_id, "its_token": owned.run_token, "its_outcome": outcome, "its_error": error},
@@ -417,7 +420,7 @@ def _close_attempt(connection: Connection, owned: Owned, outcome: str, error: di
 
 
 def _dead_letter(
-    owned: Owned, error: dict[str, Any], traceback: str | None, message: dict[str, Any], letter_id: str
+    owned: OwnedAttempt, error: dict[str, Any], traceback: str | None, message: dict[str, Any], letter_id: str
 ) -> dict[str, Any]:
     return {
         "id": letter_id,

@@ -8,11 +8,11 @@ from sqlalchemy.exc import IntegrityError
 
 from ..database import Database
 from . import on_sqlite, one_statement, outcomes, steps
+from .attempt import NotRunnable, OwnedAttempt, Refused
 from .dispatch import Dispatch
-from .steps import Gone, Owned, Refused
 
 
-def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> Owned | Refused | Gone:
+def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> OwnedAttempt | Refused | NotRunnable:
     """Try to make this worker the step's owner; see `steps.start`.
 
     Raises:
@@ -29,7 +29,7 @@ def start(database: Database, step_id: str, *, worker_id: str, slot: int) -> Own
         return steps.slot_taken(step_id, slot)
 
 
-def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispatch | None:
+def complete(database: Database, owned: OwnedAttempt, output: dict[str, Any]) -> Dispatch | None:
     """Keep the output, and queue the next step; see `outcomes.complete`.
 
     Raises:
@@ -43,7 +43,7 @@ def complete(database: Database, owned: Owned, output: dict[str, Any]) -> Dispat
     return database.write(lambda connection: outcomes.complete(connection, owned, output))
 
 
-def _is_ordinary(owned: Owned) -> bool:
+def _is_ordinary(owned: OwnedAttempt) -> bool:
     """Whether nothing but the step, its job and the step after it has to be written when it completes."""
     if owned.canary:
         return False

@@ -17,14 +17,17 @@ from ..columns import db_now, seconds_since
 from ..errors import DraftChanged, NotFound, PublicationNotUnknown
 from ..models import Attempt, Draft, Publication, new_id
 from . import approvals, unknown_outcomes, usage
-from .steps import Owned, still_owned
+from .attempt import OwnedAttempt
+from .steps import still_owned
 
 log = logging.getLogger(__name__)
 
 drafts, publications, attempts = Draft.__table__, Publication.__table__, Attempt.__table__
 
 
-def create_draft(connection: Connection, owned: Owned, *, title: str, body: str, tags: Sequence[str]) -> RowMapping:
+def create_draft(
+    connection: Connection, owned: OwnedAttempt, *, title: str, body: str, tags: Sequence[str]
+) -> RowMapping:
     """Keep the job's draft; a second call replaces one that is still `pending_publish`.
 
     The same text again is no new one: what was approved stays so.
@@ -88,11 +91,11 @@ def by_id(connection: Connection, publication_id: str) -> RowMapping:
     return found
 
 
-def load_draft(connection: Connection, owned: Owned) -> RowMapping | None:
+def load_draft(connection: Connection, owned: OwnedAttempt) -> RowMapping | None:
     return _draft(connection, owned)
 
 
-def load_draft_for_step(connection: Connection, owned: Owned) -> RowMapping | None:
+def load_draft_for_step(connection: Connection, owned: OwnedAttempt) -> RowMapping | None:
     """The draft as the step may use it: the last step of a job that asks for approval gets only what was approved.
 
     Raises:
@@ -104,19 +107,19 @@ def load_draft_for_step(connection: Connection, owned: Owned) -> RowMapping | No
     return draft
 
 
-def _must_be_approved(connection: Connection, owned: Owned) -> None:
+def _must_be_approved(connection: Connection, owned: OwnedAttempt) -> None:
     if owned.needs_approval and approvals.is_missing(connection, owned.job_id):
         raise DraftChanged(f"the draft of job {owned.job_id} was edited after its approval; approve it as it is now")
 
 
-def _draft(connection: Connection, owned: Owned, *, held: bool = False) -> RowMapping | None:
+def _draft(connection: Connection, owned: OwnedAttempt, *, held: bool = False) -> RowMapping | None:
     statement = select(drafts).where(drafts.c.job_id == owned.job_id, drafts.c.account == owned.account)
     if held:
         statement = statement.with_for_update()
     return connection.execute(statement).mappings().one_or_none()
 
 
-def open_entry(connection: Connection, owned: Owned, *, publisher: str, base_url: str) -> dict[str, Any]:
+def open_entry(connection: Connection, owned: OwnedAttempt, *, publisher: str, base_url: str) -> dict[str, Any]:
     """The draft's ledger entry, made with `intent` when there is none.
 
     `started_seconds_ago` counts from the last moment at which a request could have left: from the write of `started`,
@@ -162,7 +165,7 @@ def _entry(connection: Connection, draft_id: str) -> RowMapping | None:
     return connection.execute(statement).mappings().one_or_none()
 
 
-def _since_last_request(connection: Connection, owned: Owned, entry: Mapping[Any, Any]) -> float | None:
+def _since_last_request(connection: Connection, owned: OwnedAttempt, entry: Mapping[Any, Any]) -> float | None:
     if entry["since_started"] is None:
         return None
     since_end = connection.execute(
@@ -178,7 +181,7 @@ def _since_last_request(connection: Connection, owned: Owned, entry: Mapping[Any
     return min(float(each) for each in since_ends if each is not None)
 
 
-def started(connection: Connection, owned: Owned, version: int) -> None:
+def started(connection: Connection, owned: OwnedAttempt, version: int) -> None:
     """Write `started` right before the irreversible request. Only one attempt at a time can, and only from `intent`.
 
     `version` is the draft's as the attempt loaded it: an edit that came after that must not be lost.
@@ -205,7 +208,7 @@ def started(connection: Connection, owned: Owned, version: int) -> None:
     _must_be_approved(connection, owned)
 
 
-def absent(connection: Connection, owned: Owned) -> None:
+def absent(connection: Connection, owned: OwnedAttempt) -> None:
     """The target was asked after its settling time and has no such post: the entry may be started again.
 
     Raises:
@@ -215,7 +218,7 @@ def absent(connection: Connection, owned: Owned) -> None:
     _move(connection, owned, ("started", "unknown", "intent"), status="intent", started_at=None)
 
 
-def confirmed(connection: Connection, owned: Owned, *, url: str, external_id: str | None) -> None:
+def confirmed(connection: Connection, owned: OwnedAttempt, *, url: str, external_id: str | None) -> None:
     """The post was read back and is the draft.
 
     Raises:
@@ -235,7 +238,7 @@ def confirmed(connection: Connection, owned: Owned, *, url: str, external_id: st
     usage.add(connection, owned.account, posts=1)
 
 
-def unknown(connection: Connection, owned: Owned, reason: str) -> None:
+def unknown(connection: Connection, owned: OwnedAttempt, reason: str) -> None:
     """Nobody can tell whether the post is there: a person must look.
 
     Raises:
@@ -297,7 +300,7 @@ def settle_by_hand(
     return connection.execute(select(publications).where(publications.c.id == publication_id)).mappings().one()
 
 
-def _move(connection: Connection, owned: Owned, allowed: tuple[str, ...], **values: Any) -> None:
+def _move(connection: Connection, owned: OwnedAttempt, allowed: tuple[str, ...], **values: Any) -> None:
     draft_id = select(drafts.c.id).where(drafts.c.job_id == owned.job_id).scalar_subquery()
     changed = connection.execute(
         update(publications)
@@ -315,7 +318,7 @@ def _move(connection: Connection, owned: Owned, allowed: tuple[str, ...], **valu
         )
 
 
-def _mark_draft(connection: Connection, owned: Owned, status: str) -> None:
+def _mark_draft(connection: Connection, owned: OwnedAttempt, status: str) -> None:
     connection.execute(
         update(drafts)
         .where(drafts.c.job_id == owned.job_id, drafts.c.account == owned.account)

@@ -19,7 +19,6 @@ They make the module long; each stands beside the function that guards it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -40,77 +39,15 @@ from sqlalchemy import (
 
 from ..account import AccountLimits
 from ..columns import UtcTime, db_now, seconds_since
-from ..errors import OwnershipLost
 from ..models import Account, Attempt, Circuit, Job, Lane, Step, TenantQueue, new_id
 from . import approvals, circuits, endings
+from .attempt import REFUSAL_SECONDS, NotRunnable, OwnedAttempt, Refused
 from .dispatch import Dispatch
 from .events import NewEvent, record
 from .states import RUNNING
 
 accounts, jobs, steps, attempts = Account.__table__, Job.__table__, Step.__table__, Attempt.__table__
 lanes, tenant_queues, circuit = Lane.__table__, TenantQueue.__table__, Circuit.__table__
-
-#: Seconds after which a message whose step may not start yet is looked at again.
-REFUSAL_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Owned:
-    """An attempt that owns its step: what every later write of it carries."""
-
-    step_id: str
-    job_id: str
-    account: str
-    pipeline: str
-    name: str
-    lane: str
-    position: int
-    run_token: int
-    attempt: int
-    max_attempts: int
-    lost: int
-    required: bool
-    #: The job as it was at the start, and the outputs of the finished steps by name.
-    job: Mapping[str, Any]
-    outputs: Mapping[str, Any]
-    #: Seconds left until the job's deadline at the start; None without one.
-    deadline_seconds: float | None
-    #: The step after this one, and whether it has to be approved first; None when this is the last.
-    following: Dispatch | None
-    following_awaits_approval: bool
-    #: Its tenant queue may have failures in a row to forget when it completes.
-    after_failures: bool = False
-    #: It is the one that the tenant queue's open circuit let start.
-    canary: bool = False
-
-    @property
-    def needs_approval(self) -> bool:
-        """It is the last step of a job that asks for approval."""
-        return bool(self.job["approval"]) and self.following is None
-
-    @property
-    def status_after(self) -> str:
-        """The job's status when this step has completed, and its next step's, if one follows."""
-        if self.following is None:
-            return "completed"
-        return "awaiting_approval" if self.following_awaits_approval else "queued"
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The step may not start now; its message goes back for `seconds`, and no attempt is spent."""
-
-    reason: str
-    seconds: float
-    #: A pause that Redis should have known of: it was not told, or has forgotten.
-    unheard: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """There is nothing to run: the step ended, or its job did. The message is settled."""
-
-    reason: str
 
 
 def _is_paused() -> ColumnElement[bool]:
@@ -206,7 +143,7 @@ _STILL_OWNED = (
 _STILL_THERE = select(steps.c.id).where(steps.c.id == bindparam("step_id")).with_for_update(read=True)
 
 
-def start(connection: Connection, step_id: str, *, worker_id: str, slot: int) -> Owned | Refused | Gone:
+def start(connection: Connection, step_id: str, *, worker_id: str, slot: int) -> OwnedAttempt | Refused | NotRunnable:
     """Try to make this worker the step's owner.
 
     Raises:
@@ -215,7 +152,7 @@ def start(connection: Connection, step_id: str, *, worker_id: str, slot: int) ->
     """
     found = load(connection, step_id)
     if found is None:
-        return Gone("the step does not exist")
+        return NotRunnable("the step does not exist")
     answer = _may_start(connection, found)
     if answer is not None:
         return answer
@@ -232,7 +169,7 @@ def start(connection: Connection, step_id: str, *, worker_id: str, slot: int) ->
     if found["circuit_is_open"] and not circuits.let_canary_start(
         connection, found["lane"], found["account"], step_id, found["run_token"] + 1
     ):
-        return Refused("the circuit is open, and its canary runs", 5 * REFUSAL_SECONDS, unheard=True)
+        return Refused("the circuit is open, and its canary runs", 5 * REFUSAL_SECONDS, redis_stale=True)
     return _take(connection, found, worker_id=worker_id, slot=slot, concurrency=concurrency)
 
 
@@ -246,33 +183,33 @@ def load(connection: Connection, step_id: str) -> RowMapping | None:
     return connection.execute(_LOAD, {"step_id": step_id}).mappings().one_or_none()
 
 
-def _may_start(connection: Connection, found: RowMapping) -> Refused | Gone | None:
+def _may_start(connection: Connection, found: RowMapping) -> Refused | NotRunnable | None:
     job = job_of(found)
     if found["status"] == "running":
         # Its owner may be dead; the rescuer decides that, and queues the step anew.
         return Refused("another attempt runs this step", REFUSAL_SECONDS)
     if found["status"] not in ("queued", "retrying"):
-        return Gone(f"the step is {found['status']}")
+        return NotRunnable(f"the step is {found['status']}")
     if job["finished_at"] is not None:
-        return Gone(f"the job is {job['status']}")
+        return NotRunnable(f"the job is {job['status']}")
     if job["cancel_requested_at"] is not None:
         endings.end(connection, job, "cancelled")
-        return Gone("the job was cancelled")
+        return NotRunnable("the job was cancelled")
     if found["expires_in"] is not None and found["expires_in"] <= 0 and job["started_at"] is None:
         endings.end(connection, job, "expired")
-        return Gone("the job has expired")
+        return NotRunnable("the job has expired")
     if found["deadline_in"] is not None and found["deadline_in"] <= 0:
         endings.end_at_deadline(connection, job, found["name"])
-        return Gone("the job's deadline has passed")
+        return NotRunnable("the job's deadline has passed")
     if job["approval"] and found["next__id"] is None and approvals.is_missing(connection, job["id"]):
         approvals.await_approval(connection, job, found)
-        return Gone("the step awaits approval")
+        return NotRunnable("the step awaits approval")
     if found["due_in"] is not None and found["due_in"] > 0.005:
         return Refused("the step is not due yet", found["due_in"])
     if found["is_paused"]:
         return Refused("the queue or its lane is paused", 5 * REFUSAL_SECONDS)
     if found["circuit_is_open"] and found["circuit_left"] > 0:
-        return Refused("the circuit is open", min(found["circuit_left"], 5 * REFUSAL_SECONDS), unheard=True)
+        return Refused("the circuit is open", min(found["circuit_left"], 5 * REFUSAL_SECONDS), redis_stale=True)
     return None
 
 
@@ -290,7 +227,9 @@ def _account_has_room(connection: Connection, account: str, most: int) -> bool:
     return running < most
 
 
-def _take(connection: Connection, found: RowMapping, *, worker_id: str, slot: int, concurrency: int) -> Owned | Refused:
+def _take(
+    connection: Connection, found: RowMapping, *, worker_id: str, slot: int, concurrency: int
+) -> OwnedAttempt | Refused:
     taken = connection.execute(
         _TAKE,
         {
@@ -320,7 +259,7 @@ def owned_of(
     *,
     concurrency: int = 1,
     canary: bool = False,
-) -> Owned:
+) -> OwnedAttempt:
     """What an attempt carries, from a row of `load`."""
     job = job_of(found)
     following = None
@@ -335,7 +274,7 @@ def owned_of(
             sequence=found["sequence"],
             due_at=None,
         )
-    return Owned(
+    return OwnedAttempt(
         step_id=found["id"],
         job_id=found["job_id"],
         account=found["account"],
@@ -366,7 +305,7 @@ def may_have_failures(failures: int | None, concurrency: int) -> bool:
     return failures is not None or concurrency > 1
 
 
-def _note_start(connection: Connection, owned: Owned, started_at: datetime, worker_id: str, slot: int) -> None:
+def _note_start(connection: Connection, owned: OwnedAttempt, started_at: datetime, worker_id: str, slot: int) -> None:
     connection.execute(
         insert(attempts),
         {
@@ -383,15 +322,10 @@ def _note_start(connection: Connection, owned: Owned, started_at: datetime, work
         },
     )
     connection.execute(_BEGIN_JOB, {"its_job": owned.job_id, "its_step": owned.name, "its_start": started_at})
-    happened = [NewEvent(owned.account, owned.job_id, "step", step_event(owned, "running"))]
+    happened = [owned.step_event("running")]
     if owned.job["status"] != "running":
-        happened.insert(0, NewEvent(owned.account, owned.job_id, "status", {"status": "running"}))
+        happened.insert(0, owned.status_event("running"))
     record(connection, *happened)
-
-
-def step_event(owned: Owned, status: str) -> dict[str, Any]:
-    """The data of a `step` event."""
-    return {"step": owned.name, "status": status, "attempt": owned.attempt}
 
 
 def job_of(found: RowMapping) -> dict[str, Any]:
@@ -410,7 +344,7 @@ def _outputs_before(connection: Connection, job_id: str, position: int) -> dict[
     return {row.name: row.output for row in rows}
 
 
-def still_owned(connection: Connection, owned: Owned) -> None:
+def still_owned(connection: Connection, owned: OwnedAttempt) -> None:
     """Hold the step's row and make sure that this attempt still owns it; for the writes of a running step.
 
     Raises:
@@ -418,10 +352,10 @@ def still_owned(connection: Connection, owned: Owned) -> None:
     """
     row = connection.execute(_STILL_OWNED, {"step_id": owned.step_id, "its_token": owned.run_token}).one_or_none()
     if row is None:
-        raise lost_ownership(owned)
+        raise owned.ownership_lost()
 
 
-def still_there(connection: Connection, owned: Owned) -> None:
+def still_there(connection: Connection, owned: OwnedAttempt) -> None:
     """Make sure that the step was not removed, and is not while this transaction lasts.
 
     For what an attempt leaves behind whoever owns the step now, such as evidence and what it has used; of a step that
@@ -431,10 +365,10 @@ def still_there(connection: Connection, owned: Owned) -> None:
         OwnershipLost: it was removed.
     """
     if connection.execute(_STILL_THERE, {"step_id": owned.step_id}).one_or_none() is None:
-        raise lost_ownership(owned)
+        raise owned.ownership_lost()
 
 
-def progress(connection: Connection, owned: Owned, percent: int, note: str) -> None:
+def progress(connection: Connection, owned: OwnedAttempt, percent: int, note: str) -> None:
     """Raises: OwnershipLost."""
     guarded(connection, owned, progress=percent, note=note)
     record(
@@ -443,7 +377,7 @@ def progress(connection: Connection, owned: Owned, percent: int, note: str) -> N
     )
 
 
-def guarded(connection: Connection, owned: Owned, **values: Any) -> None:
+def guarded(connection: Connection, owned: OwnedAttempt, **values: Any) -> None:
     """Write to the step only if this attempt owns it.
 
     Raises:
@@ -461,21 +395,13 @@ def guarded(connection: Connection, owned: Owned, **values: Any) -> None:
         .values(**values)
     ).rowcount
     if not changed:
-        raise lost_ownership(owned)
+        raise owned.ownership_lost()
 
 
-def enter(connection: Connection, owned: Owned) -> None:
+def enter(connection: Connection, owned: OwnedAttempt) -> None:
     """Record that the function of an irreversible step is entered next: from then on nobody can tell what it did.
 
     Raises:
         OwnershipLost: the step does not belong to this attempt, so its function must not be entered.
     """
     guarded(connection, owned, entered_token=owned.run_token)
-
-
-def lost_ownership(owned: Owned) -> OwnershipLost:
-    """The error of a write that came too late."""
-    return OwnershipLost(
-        f"step {owned.step_id} ({owned.pipeline}.{owned.name}) of job {owned.job_id} is not owned by run "
-        f"{owned.run_token} any more; its result is refused"
-    )

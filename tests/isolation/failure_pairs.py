@@ -35,7 +35,7 @@ from tenants.database import Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.models import Attempt, Worker
 from tenants.store import ownership, workers
-from tenants.store.steps import Owned
+from tenants.store.attempt import OwnedAttempt
 
 from .paired_worker import database_url, named, run_control_plane, run_worker, take_from_the_dead
 
@@ -277,7 +277,7 @@ class Table:
         with contextlib.suppress(OwnershipLost, Unavailable):  # the row's control plane was faster, or holds the turn
             take_from_the_dead(database)
             started = ownership.start(database, row.step_id, worker_id="another", slot=0)
-            if isinstance(started, Owned):
+            if isinstance(started, OwnedAttempt):
                 row.given_away_at = _earliest(database, row.step_id)
                 database.close()
                 row.database = None

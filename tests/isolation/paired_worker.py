@@ -24,8 +24,8 @@ from orchestrator.worker import WORKER_GRACE_SECONDS
 from tenants.database import Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.store import new_jobs, outcomes, ownership, workers
+from tenants.store.attempt import OwnedAttempt
 from tenants.store.new_jobs import JobPlan, StepPlan
-from tenants.store.steps import Owned
 
 STEPS = "tests.isolation.misbehaving_steps"
 WORKER = "attacked"
@@ -108,11 +108,11 @@ class _OneStep:
         raise AssertionError(f"nobody cancels step {step_id}")
 
 
-def _start_new_step(database: Database) -> Owned:
+def _start_new_step(database: Database) -> OwnedAttempt:
     plan = JobPlan(pipeline="blog", input={"topic": "x"}, steps=(StepPlan("generate", "generate", True, 3),))
     made = database.write(lambda c: new_jobs.create(c, "acme", [plan]))
     owned = ownership.start(database, made.queued[0].id, worker_id=WORKER, slot=0)
-    assert isinstance(owned, Owned), owned
+    assert isinstance(owned, OwnedAttempt), owned
     return owned
 
 

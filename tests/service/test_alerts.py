@@ -23,8 +23,8 @@ from orchestrator.runtime import Runtime
 from tenants.columns import db_now
 from tenants.models import Alert, AlertHour, TenantQueue
 from tenants.store import alerts, circuits, new_jobs, outcomes, ownership, queues, workers
+from tenants.store.attempt import OwnedAttempt
 from tenants.store.new_jobs import JobPlan, StepPlan
-from tenants.store.steps import Owned
 from tests.ports import step_port
 
 from .conftest import Service, make_service
@@ -226,7 +226,7 @@ def test_no_secret_leaves_or_is_logged(
     assert "channel 2 (json)" in caplog.text, "it is told which one failed"
 
 
-def fail(runtime: Runtime, *, message: str, code: str) -> Owned:
+def fail(runtime: Runtime, *, message: str, code: str) -> OwnedAttempt:
     """A job whose step ends for good, moved by the store as a worker would."""
     database = runtime.database
     plan = JobPlan(pipeline="quick", input={}, steps=(StepPlan("quick", "quick", True, 1),))
@@ -235,7 +235,7 @@ def fail(runtime: Runtime, *, message: str, code: str) -> Owned:
     if "w" not in known:
         database.write(lambda c: workers.register(c, id="w", host="h", pid=1, lanes=["quick"], threads=1))
     owned = ownership.start(database, made.queued[0].id, worker_id="w", slot=0)
-    assert isinstance(owned, Owned)
+    assert isinstance(owned, OwnedAttempt)
     error = {"code": code, "message": message}
     database.write(
         lambda c: outcomes.fail(c, owned, outcome="failed", error=error, traceback=message, message={"args": [message]})
@@ -285,18 +285,18 @@ def test_login_required_does_not_take_an_operators_pause_away(planes: Callable[.
     assert (row.paused, row.reason) == (True, "operator")
 
 
-def owned_step(runtime: Runtime) -> Owned:
+def owned_step(runtime: Runtime) -> OwnedAttempt:
     database = runtime.database
     plan = JobPlan(pipeline="quick", input={}, steps=(StepPlan("quick", "quick", True, 1),))
     made = database.write(lambda c: new_jobs.create(c, "acme", [plan]))
     runtime.dispatcher.send(made.queued)
     database.write(lambda c: workers.register(c, id="w", host="h", pid=1, lanes=["quick"], threads=1))
     owned = ownership.start(database, made.queued[0].id, worker_id="w", slot=0)
-    assert isinstance(owned, Owned)
+    assert isinstance(owned, OwnedAttempt)
     return owned
 
 
-def login_required(runtime: Runtime, owned: Owned) -> None:
+def login_required(runtime: Runtime, owned: OwnedAttempt) -> None:
     port = step_port(runtime, owned)
     port.call("session.login_required", {"reason": f"the cookie {SECRET} is dead"})
 

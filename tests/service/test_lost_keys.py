@@ -26,7 +26,7 @@ from tenants.columns import db_now
 from tenants.models import Account, Step, Worker
 from tenants.store import dispatch, ownership, workers
 from tenants.store.accounts import ensure_account
-from tenants.store.steps import Owned, Refused
+from tenants.store.attempt import OwnedAttempt, Refused
 from tests.queues.damage import Damage, How
 from tests.queues.lanes import Hand, Lease
 
@@ -102,7 +102,7 @@ class LostKeys(RuleBasedStateMachine):
         self.prefix = self.world.begin()
         self.damage = Damage(self.world.client, "onelane:")
         self.hands = [Hand(self.world.runtime.broker, worker=f"{name}.1", lane=LANE) for name in ("w1", "w2")]
-        self.running: list[tuple[Hand, Lease, Owned]] = []
+        self.running: list[tuple[Hand, Lease, OwnedAttempt]] = []
         for account in made:
             self.world.make(self.prefix + account)
 
@@ -118,7 +118,7 @@ class LostKeys(RuleBasedStateMachine):
         claimed = hand.claim(number)
         for lease in claimed:
             started = ownership.start(self.world.runtime.database, lease.id, worker_id=hand.worker[:2], slot=lease.slot)
-            if isinstance(started, Owned):
+            if isinstance(started, OwnedAttempt):
                 self.running.append((hand, lease, started))
             elif isinstance(started, Refused):
                 hand.settle(lease, "retry", delay_ms=1000)

@@ -16,7 +16,7 @@ from orchestrator.runtime import Runtime
 from tenants.columns import db_now
 from tenants.models import Artifact, Attempt, Event, IdempotencyKey, Job, Step
 from tenants.store import idempotency, ownership, workers
-from tenants.store.steps import Owned
+from tenants.store.attempt import OwnedAttempt
 from tests.ports import step_port
 
 from .conftest import make_service
@@ -39,7 +39,7 @@ def completed(runtime: Runtime, account: str) -> str:
     """A job that ran and left an artifact behind."""
     job, _ = runtime.jobs.create(account, NewJob("quick", {"do": "return"}, callback_url="https://there.example/"))
     owned = ownership.start(runtime.database, job["steps"][0]["id"], worker_id="w", slot=0)
-    assert isinstance(owned, Owned)
+    assert isinstance(owned, OwnedAttempt)
     port = step_port(runtime, owned)
     data = base64.b64encode(b"picture").decode()
     port.call("artifact.save", {"name": "a.png", "content_type": "image/png", "data": data})

@@ -18,7 +18,7 @@ from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.models import Event, Job
 from tenants.store import outcomes, ownership, workers
-from tenants.store.steps import Owned
+from tenants.store.attempt import OwnedAttempt
 from tests.ports import step_port
 
 from .conftest import Service, make_service
@@ -65,10 +65,10 @@ def database(migrated_url: str) -> Iterator[Watched]:
 
 
 @pytest.fixture
-def owned(runtime: Runtime) -> Owned:
+def owned(runtime: Runtime) -> OwnedAttempt:
     job, _ = runtime.jobs.create("acme", NewJob("quick", {"do": "return"}))
     started = ownership.start(runtime.database, job["steps"][0]["id"], worker_id="w", slot=0)
-    assert isinstance(started, Owned)
+    assert isinstance(started, OwnedAttempt)
     return started
 
 
@@ -78,12 +78,12 @@ def events_of(runtime: Runtime, job_id: str, *types: str) -> list[dict[str, Any]
     return list(runtime.database.read(lambda connection: connection.execute(statement).scalars().all()))
 
 
-def messages(runtime: Runtime, owned: Owned) -> list[str]:
+def messages(runtime: Runtime, owned: OwnedAttempt) -> list[str]:
     return [data["message"] for data in events_of(runtime, owned.job_id, "log")]
 
 
 def test_thousands_of_lines_are_kept_in_order_by_few_transactions(
-    runtime: Runtime, database: Watched, owned: Owned
+    runtime: Runtime, database: Watched, owned: OwnedAttempt
 ) -> None:
     journal = StepJournal(owned, database)
     for number in range(5_000):
@@ -93,7 +93,7 @@ def test_thousands_of_lines_are_kept_in_order_by_few_transactions(
     assert database.writes == 10
 
 
-def test_a_flood_is_left_out_and_counted(runtime: Runtime, database: Watched, owned: Owned) -> None:
+def test_a_flood_is_left_out_and_counted(runtime: Runtime, database: Watched, owned: OwnedAttempt) -> None:
     journal = StepJournal(owned, database)
     for number in range(step_journal.MAX_PENDING_LINES + 7):
         journal.add_line("info", str(number))
@@ -109,7 +109,7 @@ def test_a_flood_is_left_out_and_counted(runtime: Runtime, database: Watched, ow
     assert messages(runtime, owned)[-1].startswith("3 log lines were left out")
 
 
-def test_only_the_last_progress_of_a_batch_is_written(runtime: Runtime, database: Watched, owned: Owned) -> None:
+def test_only_the_last_progress_of_a_batch_is_written(runtime: Runtime, database: Watched, owned: OwnedAttempt) -> None:
     journal = StepJournal(owned, database)
     for percent in range(100):
         journal.set_progress(percent, f"at {percent}")
@@ -121,7 +121,7 @@ def test_only_the_last_progress_of_a_batch_is_written(runtime: Runtime, database
 
 
 def test_lines_are_written_in_time_while_the_step_says_nothing_more(
-    runtime: Runtime, database: Watched, owned: Owned
+    runtime: Runtime, database: Watched, owned: OwnedAttempt
 ) -> None:
     journal = StepJournal(owned, database, JournalWriter().add)
     journal.add_line("info", "one")
@@ -132,7 +132,9 @@ def test_lines_are_written_in_time_while_the_step_says_nothing_more(
     assert database.writes == 1, "together"
 
 
-def test_a_step_does_not_wait_for_a_database_that_is_slow(runtime: Runtime, database: Watched, owned: Owned) -> None:
+def test_a_step_does_not_wait_for_a_database_that_is_slow(
+    runtime: Runtime, database: Watched, owned: OwnedAttempt
+) -> None:
     database.may_write.clear()
     journal = StepJournal(owned, database, JournalWriter().add)
     journal.add_line("info", "0")
@@ -145,7 +147,7 @@ def test_a_step_does_not_wait_for_a_database_that_is_slow(runtime: Runtime, data
     assert messages(runtime, owned) == [str(number) for number in range(2_000)]
 
 
-def test_lines_outlive_a_database_that_is_away(runtime: Runtime, database: Watched, owned: Owned) -> None:
+def test_lines_outlive_a_database_that_is_away(runtime: Runtime, database: Watched, owned: OwnedAttempt) -> None:
     database.fail = [Unavailable("away"), Unavailable("away")]
     journal = StepJournal(owned, database, JournalWriter().add)
     journal.add_line("info", "one")
@@ -157,7 +159,9 @@ def test_lines_outlive_a_database_that_is_away(runtime: Runtime, database: Watch
     assert runtime.jobs.get(owned.job_id)["steps"][0]["progress"] == 10
 
 
-def test_a_commit_whose_answer_was_lost_is_not_repeated(runtime: Runtime, database: Watched, owned: Owned) -> None:
+def test_a_commit_whose_answer_was_lost_is_not_repeated(
+    runtime: Runtime, database: Watched, owned: OwnedAttempt
+) -> None:
     database.fail = [CommitUnknown("lost")]
     journal = StepJournal(owned, database)
     journal.add_line("info", "perhaps")
@@ -167,7 +171,7 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(runtime: Runtime, databa
 
 
 def test_an_attempt_that_lost_its_step_leaves_its_lines_and_no_progress(
-    runtime: Runtime, database: Watched, owned: Owned
+    runtime: Runtime, database: Watched, owned: OwnedAttempt
 ) -> None:
     journal = StepJournal(owned, database)
     port = step_port(runtime, owned, journal=journal)
@@ -181,7 +185,9 @@ def test_an_attempt_that_lost_its_step_leaves_its_lines_and_no_progress(
         port.send("log", {"level": "info", "message": "still there?"})
 
 
-def test_what_was_said_before_a_call_is_written_before_it(runtime: Runtime, database: Watched, owned: Owned) -> None:
+def test_what_was_said_before_a_call_is_written_before_it(
+    runtime: Runtime, database: Watched, owned: OwnedAttempt
+) -> None:
     journal = StepJournal(owned, database)
     port = step_port(runtime, owned, journal=journal)
     port.send("log", {"level": "info", "message": "about to save"})
@@ -192,7 +198,7 @@ def test_what_was_said_before_a_call_is_written_before_it(runtime: Runtime, data
     assert events_of(runtime, owned.job_id, "progress") == [{"step": "quick", "progress": 30, "note": "saving"}]
 
 
-def test_a_removed_step_gets_no_lines(runtime: Runtime, database: Watched, owned: Owned) -> None:
+def test_a_removed_step_gets_no_lines(runtime: Runtime, database: Watched, owned: OwnedAttempt) -> None:
     journal = StepJournal(owned, database)
     port = step_port(runtime, owned, journal=journal)
     runtime.database.write(lambda c: c.execute(Job.__table__.delete()))  # its steps and attempts go with it

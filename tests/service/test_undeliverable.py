@@ -24,6 +24,7 @@ from tenants.columns import db_now
 from tenants.models import Worker
 from tenants.queues import Entry, QueueLimits
 from tenants.store import dead_letters, outcomes, steps, undeliverable, workers
+from tenants.store.attempt import OwnedAttempt
 from tenants.store.dead_letters import LetterFilter
 from tenants.store.dispatch import Dispatch
 from tenants.store.undeliverable import UndeliverableMessage, document_of, letter_id_of
@@ -132,7 +133,7 @@ def test_a_buried_best_effort_step_lets_the_job_go_on(runtime: Runtime) -> None:
     def run_the_first(connection: Connection) -> Any:
         workers.register(connection, id="w", host="here", pid=1, lanes=[LANE], threads=1)
         owned = steps.start(connection, first, worker_id="w", slot=0)
-        assert isinstance(owned, steps.Owned)
+        assert isinstance(owned, OwnedAttempt)
         return outcomes.complete(connection, owned, {"done": 1})
 
     assert runtime.database.write(run_the_first).id == second["id"]
@@ -184,7 +185,7 @@ def test_a_step_that_kills_its_workers_ends_as_a_dead_letter(runtime: Runtime) -
 
         def start_and_die(connection: Connection, name: str = f"w{number}") -> None:
             workers.register(connection, id=name, host="here", pid=1, lanes=[LANE], threads=1)
-            assert isinstance(steps.start(connection, step_id, worker_id=name, slot=0), steps.Owned)
+            assert isinstance(steps.start(connection, step_id, worker_id=name, slot=0), OwnedAttempt)
             connection.execute(update(Worker.__table__).values(heartbeat_at=db_now(-60)))
 
         runtime.database.write(start_and_die)

@@ -13,9 +13,9 @@ from tenants.database import Database
 from tenants.models import Account, Worker
 from tenants.store import jobs, new_jobs, outcomes, ownership, workers
 from tenants.store.accounts import ensure_account
+from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.dispatch import Dispatch
 from tenants.store.new_jobs import JobPlan, StepPlan
-from tenants.store.steps import Gone, Owned, Refused
 
 TWO_STEPS = (StepPlan("generate", "generate", True, 3), StepPlan("publish", "publish", True, 3))
 
@@ -44,15 +44,15 @@ class Bench:
         )
         return made.ids[0], made.queued[0]
 
-    def start(self, step_id: str, slot: int = 0, worker: str = "w1") -> Owned | Refused | Gone:
+    def start(self, step_id: str, slot: int = 0, worker: str = "w1") -> OwnedAttempt | Refused | NotRunnable:
         return ownership.start(self.database, step_id, worker_id=worker, slot=slot)
 
-    def complete(self, owned: Owned, output: dict[str, Any]) -> Dispatch | None:
+    def complete(self, owned: OwnedAttempt, output: dict[str, Any]) -> Dispatch | None:
         return ownership.complete(self.database, owned, output)
 
-    def own(self, step_id: str, slot: int = 0, worker: str = "w1") -> Owned:
+    def own(self, step_id: str, slot: int = 0, worker: str = "w1") -> OwnedAttempt:
         started = self.start(step_id, slot, worker)
-        assert isinstance(started, Owned), started
+        assert isinstance(started, OwnedAttempt), started
         return started
 
     def job(self, job_id: str) -> Any:

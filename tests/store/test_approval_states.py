@@ -30,8 +30,8 @@ from orchestrator.jobs import Jobs
 from tenants.columns import db_now
 from tenants.models import DeadLetter, Draft, Job, Publication, Step
 from tenants.store import accounts, clock, dead_letters, drafts, new_jobs, outcomes, publications, queues, undeliverable
+from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.new_jobs import JobPlan, StepPlan
-from tenants.store.steps import Gone, Owned, Refused
 
 from .approval_model import Answer, JobModel
 from .approval_model import Step as StepModel
@@ -174,7 +174,7 @@ class Machine(RuleBasedStateMachine):
         self.job_id = made.ids[0]
         self.step_ids = [step["id"] for step in made.rows[self.job_id].steps]
         self.model = JobModel([StepModel(name, name != "extra") for name in names], approval)
-        self.latest: Owned | None = None
+        self.latest: OwnedAttempt | None = None
         self.go_to(reached)
 
     def go_to(self, reached: str) -> None:
@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
                 self.publish_starts()
 
     @property
-    def owned(self) -> Owned:
+    def owned(self) -> OwnedAttempt:
         """The attempt that runs."""
         assert self.latest is not None
         return self.latest
@@ -230,8 +230,8 @@ class Machine(RuleBasedStateMachine):
         edition = 0 if self.model.draft is None else self.model.draft.edition
         wanted = self.model.start(number)
         started = self.bench.start(self.step_ids[number])
-        assert {Owned: "owned", Refused: "refused", Gone: "gone"}[type(started)] == wanted, started
-        if isinstance(started, Owned):
+        assert {OwnedAttempt: "owned", Refused: "refused", NotRunnable: "gone"}[type(started)] == wanted, started
+        if isinstance(started, OwnedAttempt):
             self.latest = started
             assert not (is_last and self.model.approval) or edition in self.model.seen, "it was not approved"
 

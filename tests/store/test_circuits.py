@@ -18,9 +18,9 @@ from tenants.columns import db_now
 from tenants.models import Alert, Circuit, new_id
 from tenants.store import circuits, endings, outcomes, ownership
 from tenants.store import settings as store_settings
+from tenants.store.attempt import OwnedAttempt, Refused
 from tenants.store.circuits import CircuitPolicy
 from tenants.store.new_jobs import StepPlan
-from tenants.store.steps import Owned, Refused
 
 from .conftest import Bench
 
@@ -38,18 +38,18 @@ class Breaker:
         self.account = account
         self.policy = policy
 
-    def start(self, slot: int = 0, **plan: Any) -> Owned | Refused:
+    def start(self, slot: int = 0, **plan: Any) -> OwnedAttempt | Refused:
         _, step = self.bench.make(self.account, **{"steps": ONE_STEP, **plan})
         started = self.bench.start(step.id, slot)
-        assert isinstance(started, Owned | Refused), started
+        assert isinstance(started, OwnedAttempt | Refused), started
         return started
 
-    def own(self, slot: int = 0, **plan: Any) -> Owned:
+    def own(self, slot: int = 0, **plan: Any) -> OwnedAttempt:
         started = self.start(slot, **plan)
-        assert isinstance(started, Owned), started
+        assert isinstance(started, OwnedAttempt), started
         return started
 
-    def fail(self, owned: Owned | None = None, code: str = "publish_failed") -> None:
+    def fail(self, owned: OwnedAttempt | None = None, code: str = "publish_failed") -> None:
         mine = owned or self.own()
         error = {"code": code, "message": "no"}
         self.bench.write(
@@ -58,7 +58,7 @@ class Breaker:
             )
         )
 
-    def retry(self, owned: Owned, outcome: Any = "failed") -> None:
+    def retry(self, owned: OwnedAttempt, outcome: Any = "failed") -> None:
         self.bench.write(
             lambda c: outcomes.retry(c, owned, outcome=outcome, error=ERROR, delay_seconds=0.0, circuit=self.policy)
         )
@@ -104,12 +104,12 @@ def test_failures_in_a_row_open_it_and_nothing_starts(bench: Bench, breaker: Bre
     breaker.fail()
     refused = breaker.start()
     assert isinstance(refused, Refused)
-    assert refused.unheard, "Redis should have paused it"
+    assert refused.redis_stale, "Redis should have paused it"
     assert 50 < breaker.seconds_left <= 60
     assert breaker.alerts() == ["circuit_open"]
-    assert isinstance(Breaker(bench, "other").start(), Owned), "another account's queue is not concerned"
+    assert isinstance(Breaker(bench, "other").start(), OwnedAttempt), "another account's queue is not concerned"
     _, step = bench.make("acme")
-    assert isinstance(bench.start(step.id), Owned), "nor is another lane of the account"
+    assert isinstance(bench.start(step.id), OwnedAttempt), "nor is another lane of the account"
 
 
 def test_a_success_ends_the_row(breaker: Breaker, bench: Bench) -> None:
@@ -206,7 +206,7 @@ def test_of_two_that_start_at_once_one_is_the_canary(breaker: Breaker, bench: Be
 
     with ThreadPoolExecutor(4) as pool:
         started = list(pool.map(start, range(4)))
-    assert sum(isinstance(each, Owned) for each in started) == 1, started
+    assert sum(isinstance(each, OwnedAttempt) for each in started) == 1, started
 
 
 def test_a_canary_longer_than_the_cooldown_stays_the_only_one(breaker: Breaker, bench: Bench) -> None:
@@ -300,7 +300,7 @@ def test_a_step_that_completes_pays_nothing(bench: Bench, breaker: Breaker, monk
 
         monkeypatch.setattr(bench.database, "run_together_on_sqlite", traced)
     owned = ownership.start(bench.database, step.id, worker_id="w1", slot=0)
-    assert isinstance(owned, Owned)
+    assert isinstance(owned, OwnedAttempt)
     starts = len(said)
     ownership.complete(bench.database, owned, {})
     assert said, "the store goes another way than this test thinks"
@@ -375,8 +375,8 @@ def test_it_does_what_a_plain_model_does(bench: Bench, happenings: list[str]) ->
             bench.write(lambda c: circuits.close(c, breaker.account))
         else:
             started = breaker.start()
-            assert isinstance(started, Owned) == model.may_start(), happenings
-            if isinstance(started, Owned):
+            assert isinstance(started, OwnedAttempt) == model.may_start(), happenings
+            if isinstance(started, OwnedAttempt):
                 assert started.canary == model.open
                 match happens:
                     case "fail":

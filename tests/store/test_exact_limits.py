@@ -22,8 +22,8 @@ from tenants.database import Database
 from tenants.errors import Conflict, LimitReached, NotFound
 from tenants.models import Job, Step
 from tenants.store import accounts, dead_letters, new_jobs, outcomes, steps
+from tenants.store.attempt import OwnedAttempt, Refused
 from tenants.store.new_jobs import StepPlan
-from tenants.store.steps import Owned, Refused
 from tests.web.sample_pipelines import PIPELINES
 
 from .conftest import Bench
@@ -63,8 +63,8 @@ class World:
                 return False
         else:
             started = self.bench.start(step_id, slot)
-        assert isinstance(started, Owned | Refused), started
-        return isinstance(started, Owned)
+        assert isinstance(started, OwnedAttempt | Refused), started
+        return isinstance(started, OwnedAttempt)
 
     def count(self, *conditions: Any) -> int:
         return int(self.bench.database.read(lambda c: c.execute(select(func.count()).where(*conditions)).scalar_one()))
@@ -264,8 +264,8 @@ def test_a_lower_concurrency_waits_for_a_start_under_way(world: World) -> None:
     world.limit(**concurrency(3))
     first, second, third = world.steps(3, "publish")
     answer = put_while(world, lambda c: steps.start(c, first, worker_id="w1", slot=2), **concurrency(2))
-    assert isinstance(answer, Owned)
-    assert isinstance(world.bench.start(second, 0), Owned), "one more may run beside it"
+    assert isinstance(answer, OwnedAttempt)
+    assert isinstance(world.bench.start(second, 0), OwnedAttempt), "one more may run beside it"
     assert isinstance(world.bench.start(third, 1), Refused)
     assert world.running_steps() == 2
 
@@ -273,7 +273,7 @@ def test_a_lower_concurrency_waits_for_a_start_under_way(world: World) -> None:
 def test_a_first_account_concurrency_waits_for_a_start_under_way(world: World) -> None:
     first, second = world.steps(2, "publish", "generate")
     answer = put_while(world, lambda c: steps.start(c, first, worker_id="w1", slot=0), account_concurrency=1)
-    assert isinstance(answer, Owned)
+    assert isinstance(answer, OwnedAttempt)
     assert isinstance(world.bench.start(second, 0), Refused)
 
 
@@ -282,7 +282,7 @@ def test_a_start_waits_for_limits_that_are_being_changed(world: World, limits: d
     """On either path: a start that comes while the change is not committed goes by the new limits."""
     world.limit(**concurrency(2))
     first, second = world.steps(2, "publish")
-    assert isinstance(world.bench.start(first, 0), Owned)
+    assert isinstance(world.bench.start(first, 0), OwnedAttempt)
     put, going = threading.Event(), threading.Event()
 
     def change(connection: Any) -> None:

@@ -9,15 +9,15 @@ from sqlalchemy import Connection, select
 from tenants.database import Database
 from tenants.models import Alert, Circuit, DeadLetter
 from tenants.store import outcomes, provider_backoffs
+from tenants.store.attempt import OwnedAttempt
 from tenants.store.circuits import CircuitPolicy
-from tenants.store.steps import Owned
 
 from .conftest import Bench
 
 SCOPE = "gemini:3f2a"
 
 
-def fail(connection: Connection, owned: Owned) -> None:
+def fail(connection: Connection, owned: OwnedAttempt) -> None:
     """The step's final failure, for a credential that was refused."""
     outcomes.fail(
         connection,

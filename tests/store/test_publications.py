@@ -12,13 +12,13 @@ from tenants.columns import db_now
 from tenants.errors import DraftChanged, NotFound, OwnershipLost, PublicationNotUnknown
 from tenants.models import Alert, Draft, Job, Publication
 from tenants.store import clock, endings, outcomes, publications, queues
-from tenants.store.steps import Owned
+from tenants.store.attempt import OwnedAttempt
 
 from .conftest import Bench
 
 
 @pytest.fixture
-def publishing(bench: Bench) -> Owned:
+def publishing(bench: Bench) -> OwnedAttempt:
     """A job whose draft is kept and whose publish step runs."""
     _, first = bench.make()
     generate = bench.own(first.id)
@@ -35,7 +35,7 @@ def draft(bench: Bench) -> Any:
     return bench.database.read(lambda c: c.execute(select(Draft.__table__)).mappings().one())
 
 
-def test_the_way_of_a_post(bench: Bench, publishing: Owned) -> None:
+def test_the_way_of_a_post(bench: Bench, publishing: OwnedAttempt) -> None:
     opened = bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     assert (opened["status"], opened["started_seconds_ago"]) == ("intent", None)
     again = bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
@@ -50,7 +50,7 @@ def test_the_way_of_a_post(bench: Bench, publishing: Owned) -> None:
     )
 
 
-def test_a_started_entry_cannot_be_started_again(bench: Bench, publishing: Owned) -> None:
+def test_a_started_entry_cannot_be_started_again(bench: Bench, publishing: OwnedAttempt) -> None:
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     with pytest.raises(NotFound, match="intent"):
@@ -59,7 +59,7 @@ def test_a_started_entry_cannot_be_started_again(bench: Bench, publishing: Owned
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
 
 
-def test_an_attempt_that_lost_its_step_cannot_start_a_publish(bench: Bench, publishing: Owned) -> None:
+def test_an_attempt_that_lost_its_step_cannot_start_a_publish(bench: Bench, publishing: OwnedAttempt) -> None:
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: bench.lose(c, publishing.job_id, 1))
     with pytest.raises(OwnershipLost):
@@ -72,7 +72,7 @@ def test_an_attempt_that_lost_its_step_cannot_start_a_publish(bench: Bench, publ
 
 
 def test_the_time_since_a_request_counts_from_the_end_of_the_attempt_that_may_have_sent_it(
-    bench: Bench, publishing: Owned
+    bench: Bench, publishing: OwnedAttempt
 ) -> None:
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
@@ -87,7 +87,7 @@ def test_the_time_since_a_request_counts_from_the_end_of_the_attempt_that_may_ha
     assert 0 <= after["started_seconds_ago"] < before + 5
 
 
-def test_an_unknown_outcome_goes_to_review(bench: Bench, publishing: Owned) -> None:
+def test_an_unknown_outcome_goes_to_review(bench: Bench, publishing: OwnedAttempt) -> None:
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     bench.write(lambda c: publications.unknown(c, publishing, "the target cannot say"))
@@ -112,7 +112,7 @@ def test_a_publish_without_a_draft_says_so(bench: Bench) -> None:
 
 @pytest.mark.parametrize("outcome", ["failed", "timed_out", "lost"])
 def test_a_job_that_ends_with_a_started_publish_leaves_it_to_a_person(
-    bench: Bench, publishing: Owned, outcome: Any
+    bench: Bench, publishing: OwnedAttempt, outcome: Any
 ) -> None:
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
@@ -130,7 +130,7 @@ def run_the_clock(bench: Bench, job_id: str) -> None:
     bench.write(lambda c: clock.end_at_deadline(c, limit=10))
 
 
-ENDS_WHILE_WAITING: dict[str, Callable[[Bench, Owned], Any]] = {
+ENDS_WHILE_WAITING: dict[str, Callable[[Bench, OwnedAttempt], Any]] = {
     "cancelled": lambda bench, owned: bench.write(lambda c: endings.end(c, bench.job(owned.job_id), "cancelled")),
     "timed_out": lambda bench, owned: run_the_clock(bench, owned.job_id),
     "queue emptied": lambda bench, owned: bench.write(
@@ -141,7 +141,7 @@ ENDS_WHILE_WAITING: dict[str, Callable[[Bench, Owned], Any]] = {
 
 @pytest.mark.parametrize("end", list(ENDS_WHILE_WAITING))
 def test_a_job_that_ends_while_its_publish_settles_leaves_it_to_a_person(
-    bench: Bench, publishing: Owned, end: str
+    bench: Bench, publishing: OwnedAttempt, end: str
 ) -> None:
     """The step waits for the settling time to look at the target, and nobody will look any more."""
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
@@ -156,7 +156,7 @@ def test_a_job_that_ends_while_its_publish_settles_leaves_it_to_a_person(
     assert (entry(bench)["status"], draft(bench)["status"]) == ("intent", "pending_publish")
 
 
-def test_a_person_settles_an_unknown_outcome(bench: Bench, publishing: Owned) -> None:
+def test_a_person_settles_an_unknown_outcome(bench: Bench, publishing: OwnedAttempt) -> None:
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     bench.write(lambda c: publications.unknown(c, publishing, "cannot say"))
@@ -173,7 +173,7 @@ def test_a_person_settles_an_unknown_outcome(bench: Bench, publishing: Owned) ->
         bench.write(lambda c: publications.settle_by_hand(c, "nothing", url=None, external_id=None))
 
 
-def test_a_post_that_is_not_there_may_be_published_anew(bench: Bench, publishing: Owned) -> None:
+def test_a_post_that_is_not_there_may_be_published_anew(bench: Bench, publishing: OwnedAttempt) -> None:
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     bench.write(lambda c: outcomes.cancel(c, publishing))
@@ -182,14 +182,14 @@ def test_a_post_that_is_not_there_may_be_published_anew(bench: Bench, publishing
     assert (entry(bench)["status"], draft(bench)["status"]) == ("intent", "pending_publish")
 
 
-def test_a_draft_that_was_edited_meanwhile_is_not_published_as_it_was(bench: Bench, publishing: Owned) -> None:
+def test_a_draft_that_was_edited_meanwhile_is_not_published_as_it_was(bench: Bench, publishing: OwnedAttempt) -> None:
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     with pytest.raises(DraftChanged, match="version 7"):
         bench.write(lambda c: publications.started(c, publishing, 7))
     assert (entry(bench)["status"], draft(bench)["status"]) == ("intent", "pending_publish")
 
 
-def test_an_entry_follows_the_target_until_it_is_started(bench: Bench, publishing: Owned) -> None:
+def test_an_entry_follows_the_target_until_it_is_started(bench: Bench, publishing: OwnedAttempt) -> None:
     first = bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://one"))
     moved = bench.write(lambda c: publications.open_entry(c, publishing, publisher="wordpress", base_url="http://two"))
     assert (moved["id"], moved["publisher"], moved["base_url"]) == (first["id"], "wordpress", "http://two")

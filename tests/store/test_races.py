@@ -16,8 +16,8 @@ from tenants.columns import db_now
 from tenants.errors import AccountBusy, NotAwaitingApproval, OwnershipLost, Unavailable
 from tenants.models import Job
 from tenants.store import accounts, clock, erasures, new_jobs, outcomes, steps
+from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.new_jobs import StepPlan
-from tenants.store.steps import Gone, Owned, Refused
 
 from .conftest import Bench
 
@@ -86,7 +86,7 @@ def test_approve_against_expire(bench: Bench, steering: Jobs) -> None:
         (step,) = bench.steps(job_id)
         if not approved:
             assert (bench.job(job_id)["status"], step["status"]) == ("expired", "cancelled")
-        assert isinstance(bench.start(step["id"]), Gone)
+        assert isinstance(bench.start(step["id"]), NotRunnable)
         assert bench.job(job_id)["status"] == "expired"
         assert bench.steps(job_id)[0]["status"] == "cancelled"
 
@@ -98,7 +98,7 @@ def test_expiry_and_deadline_against_start(bench: Bench, column: str) -> None:
         job_id, first = bench.make(account=f"account {number}", expires_in=3600.0, deadline=3600.0)
         set_job(bench, job_id, **{column: db_now(-0.001)})
         started, _ = at_once(lambda first=first: bench.start(first.id), lambda: run_clock(bench))  # type: ignore[misc]
-        assert isinstance(started, Gone)
+        assert isinstance(started, NotRunnable)
         wanted = "expired" if column == "expires_at" else "timed_out"
         assert bench.job(job_id)["status"] == wanted
         assert {step["status"] for step in bench.steps(job_id)} == {"cancelled"}
@@ -115,7 +115,7 @@ def test_a_deadline_strikes_in_a_retrys_backoff(bench: Bench) -> None:
     job = bench.job(job_id)
     assert (job["status"], job["error"]["code"], job["failed_step"]) == ("timed_out", "deadline_passed", "generate")
     assert {step["status"] for step in bench.steps(job_id)} == {"cancelled"}
-    assert isinstance(bench.start(first.id), Gone)
+    assert isinstance(bench.start(first.id), NotRunnable)
 
 
 def test_complete_against_lose(bench: Bench) -> None:
@@ -124,14 +124,14 @@ def test_complete_against_lose(bench: Bench) -> None:
         job_id, first = bench.make(account=f"account {number}")
         owned = bench.own(first.id)
 
-        def complete(owned: Owned = owned) -> bool:
+        def complete(owned: OwnedAttempt = owned) -> bool:
             try:
                 bench.complete(owned, {"done": True})
             except OwnershipLost:
                 return False
             return True
 
-        def lose(owned: Owned = owned) -> bool:
+        def lose(owned: OwnedAttempt = owned) -> bool:
             try:
                 bench.write(lambda c: outcomes.lose(c, owned.step_id, owned.run_token))
             except OwnershipLost:
@@ -156,10 +156,10 @@ def test_cancel_against_complete(bench: Bench, steering: Jobs) -> None:
         # Whoever came second has ended it; nobody has to claim the next step for that.
         assert bench.job(job_id)["status"] == "cancelled"
         assert [step["status"] for step in bench.steps(job_id)] == ["completed", "cancelled"]
-        assert isinstance(bench.start(bench.steps(job_id)[1]["id"]), Gone)
+        assert isinstance(bench.start(bench.steps(job_id)[1]["id"]), NotRunnable)
 
 
-WAITS: dict[str, Callable[[Connection, Owned], Any]] = {
+WAITS: dict[str, Callable[[Connection, OwnedAttempt], Any]] = {
     "retry": lambda c, owned: outcomes.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=500),
     "snooze": lambda c, owned: outcomes.retry(c, owned, outcome="snoozed", error=ERROR, delay_seconds=86_400),
     "hand back": lambda c, owned: outcomes.retry(
@@ -185,7 +185,7 @@ def test_a_cancelled_job_waits_for_nothing(bench: Bench, steering: Jobs, ends: s
     assert {step["status"] for step in bench.steps(job_id)} <= {"completed", "failed", "cancelled"}
     assert bench.attempts(job_id)[0]["outcome"] is not None
     assert bench.start(first.id) == bench.start(first.id)
-    assert isinstance(bench.start(first.id), Gone)
+    assert isinstance(bench.start(first.id), NotRunnable)
 
 
 @pytest.mark.parametrize("ends", ["retry", "best effort"])
@@ -220,10 +220,10 @@ def test_starts_at_one_moment_in_a_narrowed_tenant_queue(bench: Bench) -> None:
         answers = bench.write(start_both)
     else:  # which has one writer at a time
         answers = bench.start(made[1], slot=0), bench.start(made[2], slot=1)
-    assert isinstance(answers[0], Owned)
+    assert isinstance(answers[0], OwnedAttempt)
     assert isinstance(answers[1], Refused)
     bench.complete(answers[0], {})
-    assert isinstance(bench.start(made[2], slot=0), Owned), "the lower slots are free for whoever comes"
+    assert isinstance(bench.start(made[2], slot=0), OwnedAttempt), "the lower slots are free for whoever comes"
 
 
 @pytest.mark.parametrize("verb", ["cancel", "approve", "reject", "retry"])
@@ -252,7 +252,7 @@ def test_two_rescuers_take_a_step_once(bench: Bench) -> None:
         job_id, first = bench.make(account=f"account {number}")
         owned = bench.own(first.id)
 
-        def lose(owned: Owned = owned) -> bool:
+        def lose(owned: OwnedAttempt = owned) -> bool:
             try:
                 bench.write(lambda c: outcomes.lose(c, owned.step_id, owned.run_token))
             except OwnershipLost:

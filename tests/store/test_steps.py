@@ -13,8 +13,8 @@ from tenants.columns import db_now
 from tenants.errors import OwnershipLost
 from tenants.models import Account, DeadLetter, Job, Worker
 from tenants.store import endings, jobs, outcomes, steps, workers
+from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.new_jobs import StepPlan
-from tenants.store.steps import Gone, Owned, Refused
 
 from .conftest import Bench
 
@@ -48,8 +48,8 @@ def test_only_one_of_many_starters_gets_the_step(bench: Bench) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(race, range(8)))
-    assert sum(isinstance(each, Owned) for each in answers) == 1
-    assert all(isinstance(each, Owned | Refused) for each in answers)
+    assert sum(isinstance(each, OwnedAttempt) for each in answers) == 1
+    assert all(isinstance(each, OwnedAttempt | Refused) for each in answers)
 
 
 def test_two_steps_of_one_tenant_queue_never_run_together_even_if_redis_says_so(bench: Bench) -> None:
@@ -83,7 +83,7 @@ def test_account_concurrency_counts_over_all_lanes(bench: Bench) -> None:
 
 def test_accounts_do_not_stand_in_each_others_way(bench: Bench) -> None:
     steps_of = [bench.make(account=name)[1] for name in ("a.b", "a_b", "A_B", "a/b", "*")]
-    assert all(isinstance(bench.start(step.id), Owned) for step in steps_of)
+    assert all(isinstance(bench.start(step.id), OwnedAttempt) for step in steps_of)
 
 
 def test_a_late_result_is_refused(bench: Bench) -> None:
@@ -132,7 +132,7 @@ def test_a_failed_required_step_ends_the_job_and_leaves_a_dead_letter(bench: Ben
     assert (job["status"], job["failed_step"], job["error"]["step"]) == ("failed", "generate", "generate")
     letter = bench.database.read(lambda c: c.execute(select(DeadLetter.__table__)).mappings().one())
     assert (letter["job_id"], letter["error_code"], letter["error"]["traceback"]) == (job_id, "internal", "Traceback …")
-    assert isinstance(bench.start(first.id), Gone)
+    assert isinstance(bench.start(first.id), NotRunnable)
 
 
 def test_a_failed_best_effort_step_lets_the_job_go_on(bench: Bench) -> None:
@@ -166,7 +166,7 @@ def test_a_hand_back_counts_nothing(bench: Bench) -> None:
     bench.write(lambda c: outcomes.retry(c, owned, outcome="lost", error=ERROR, delay_seconds=0, handed_back=True))
     step = bench.steps(job_id)[0]
     assert (step["lost"], step["attempt"]) == (0, 0)
-    assert isinstance(bench.start(first.id), Owned)
+    assert isinstance(bench.start(first.id), OwnedAttempt)
 
 
 def test_dead_workers_lose_their_steps_and_live_ones_keep_them(bench: Bench) -> None:
@@ -187,7 +187,7 @@ def test_dead_workers_lose_their_steps_and_live_ones_keep_them(bench: Bench) -> 
 def test_cancel_before_the_start_leaves_nothing_to_run(bench: Bench) -> None:
     job_id, first = bench.make()
     bench.write(lambda c: endings.end(c, bench.job(job_id), "cancelled"))
-    assert isinstance(bench.start(first.id), Gone)
+    assert isinstance(bench.start(first.id), NotRunnable)
     assert [step["status"] for step in bench.steps(job_id)] == ["cancelled", "cancelled"]
 
 
@@ -214,15 +214,15 @@ def test_cancel_against_start_ends_in_exactly_one_of_two_ways(bench: Bench) -> N
             cancelled, started = pool.submit(cancel), pool.submit(start)
             ended, answer = cancelled.result(), started.result()
         if ended:
-            assert isinstance(answer, Gone)
+            assert isinstance(answer, NotRunnable)
         else:
-            assert isinstance(answer, Owned)
+            assert isinstance(answer, OwnedAttempt)
             assert bench.database.read(lambda c: workers.cancelled_steps(c, "w1")) == [first.id]
             _cancel(bench, answer)
         assert bench.job(job_id)["status"] == "cancelled"
 
 
-def _cancel(bench: Bench, owned: Owned) -> None:
+def _cancel(bench: Bench, owned: OwnedAttempt) -> None:
     bench.write(lambda c: outcomes.cancel(c, owned))
 
 
@@ -230,7 +230,7 @@ def test_an_expired_job_does_not_start(bench: Bench) -> None:
     job_id, first = bench.make(expires_in=3600.0)
     table = Job.__table__
     bench.write(lambda c: c.execute(update(table).where(table.c.id == job_id).values(expires_at=db_now(-1))))
-    assert isinstance(bench.start(first.id), Gone)
+    assert isinstance(bench.start(first.id), NotRunnable)
     assert bench.job(job_id)["status"] == "expired"
 
 
@@ -241,7 +241,7 @@ def test_a_passed_deadline_ends_the_job_as_timed_out(bench: Bench) -> None:
     bench.write(lambda c: outcomes.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=0))
     table = Job.__table__
     bench.write(lambda c: c.execute(update(table).where(table.c.id == job_id).values(deadline_at=db_now(-1))))
-    assert isinstance(bench.start(first.id), Gone)
+    assert isinstance(bench.start(first.id), NotRunnable)
     job = bench.job(job_id)
     assert (job["status"], job["error"]["code"]) == ("timed_out", "deadline_passed")
 

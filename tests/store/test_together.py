@@ -20,9 +20,9 @@ from tenants.combining import nothing
 from tenants.database import CommitUnknown, Database
 from tenants.errors import Unavailable
 from tenants.store import dispatch
+from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.dispatch import Dispatch
 from tenants.store.new_jobs import StepPlan
-from tenants.store.steps import Gone, Owned, Refused
 from tests.store.conftest import Bench
 
 on_postgresql = pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
@@ -222,7 +222,7 @@ def test_what_is_out_of_the_ordinary_for_one_is_so_for_none_else(
         lambda: bench.start(fine),
     )
     assert turn.sizes[:2] == [1, 5]
-    assert [type(answer) for answer in answers] == [Owned, Refused, Refused, Refused, Gone, Owned]
+    assert [type(answer) for answer in answers] == [OwnedAttempt, Refused, Refused, Refused, NotRunnable, OwnedAttempt]
 
 
 def test_a_step_that_two_threads_start_at_once_starts_once(
@@ -238,9 +238,9 @@ def test_a_step_that_two_threads_start_at_once_starts_once(
         lambda: bench.start(twice, slot=1),
         lambda: bench.start(fine),
     )
-    assert isinstance(answers[0], Owned)
-    assert isinstance(answers[3], Owned)
-    assert sorted(type(answer).__name__ for answer in answers[1:3]) == ["Owned", "Refused"]
+    assert isinstance(answers[0], OwnedAttempt)
+    assert isinstance(answers[3], OwnedAttempt)
+    assert sorted(type(answer).__name__ for answer in answers[1:3]) == ["OwnedAttempt", "Refused"]
 
 
 @on_postgresql
@@ -263,7 +263,7 @@ def test_a_job_that_is_held_elsewhere_is_waited_for_by_its_own_step_alone(
             time.sleep(0.01)
         assert bench.job(held_job)["status"] == "queued"
         holder.rollback()
-        assert [type(answer) for answer in calls.result(PATIENCE_SECONDS)] == [Owned, Owned, Owned]
+        assert [type(answer) for answer in calls.result(PATIENCE_SECONDS)] == [OwnedAttempt, OwnedAttempt, OwnedAttempt]
 
 
 @on_postgresql

@@ -26,7 +26,7 @@ from orchestrator.web.paths import UndecodablePath, split_path
 from orchestrator.web.problems import PROBLEMS
 from orchestrator.web.routing import Route, RouteTable
 from tenants.store import keys, outcomes, steps, workers
-from tenants.store.steps import Owned
+from tenants.store.attempt import OwnedAttempt
 
 ADMIN_KEY = "admin-key-for-the-web-tests-0001"
 SECRET_KEY = "secret-key-for-the-web-tests-0001"
@@ -135,21 +135,21 @@ class Bench:
     def register_worker(self, worker: str = "w1") -> None:
         self.write(lambda c: workers.register(c, id=worker, host="here", pid=7, lanes=["generate"], threads=4))
 
-    def start(self, job: Mapping[str, Any], worker: str = "w1") -> Owned:
+    def start(self, job: Mapping[str, Any], worker: str = "w1") -> OwnedAttempt:
         """Start the job's step that is queued."""
         step = next(each for each in job["steps"] if each["status"] in ("queued", "retrying"))
         if not any(row["id"] == worker for row in self.runtime.database.read(workers.live)):
             self.register_worker(worker)
         started = self.write(lambda c: steps.start(c, step["id"], worker_id=worker, slot=0))
-        assert isinstance(started, Owned), started
+        assert isinstance(started, OwnedAttempt), started
         return started
 
-    def complete(self, owned: Owned, output: dict[str, Any]) -> None:
+    def complete(self, owned: OwnedAttempt, output: dict[str, Any]) -> None:
         following = self.write(lambda c: outcomes.complete(c, owned, output))
         if following is not None:
             self.runtime.dispatcher.send([following])
 
-    def fail(self, owned: Owned, code: str = "publish_failed") -> None:
+    def fail(self, owned: OwnedAttempt, code: str = "publish_failed") -> None:
         error = {"code": code, "message": "it did not work"}
         self.write(
             lambda c: outcomes.fail(

@@ -16,8 +16,8 @@ from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.web.app import create_app
 from tenants.store import circuits
+from tenants.store.attempt import OwnedAttempt
 from tenants.store.circuits import CircuitPolicy
-from tenants.store.steps import Owned
 from tests.service.test_alerts import SECRET, Receiver
 from tests.web.conftest import ADMIN_KEY, ON_BOTH, Api, Bench
 from tests.web.test_commands import Command
@@ -36,7 +36,7 @@ def waiting(runtime: Runtime, bench: Bench, new_job: Any) -> dict[str, Any]:
     return job
 
 
-def open_circuit(bench: Bench, job: dict[str, Any]) -> Owned:
+def open_circuit(bench: Bench, job: dict[str, Any]) -> OwnedAttempt:
     """As the end of the job's step that is queued would; gives back the attempt, which runs."""
     owned = bench.start(job)
     bench.write(lambda c: circuits.failed(c, owned, CircuitPolicy(1, 3600.0), "publish_failed"))

@@ -27,7 +27,7 @@ from orchestrator.client import (
 from orchestrator.step_journal import StepJournal
 from orchestrator.web.app import ROUTES
 from orchestrator.web.typed_dicts import write
-from tenants.store.steps import Owned
+from tenants.store.attempt import OwnedAttempt
 from tests.web.conftest import ADMIN_KEY, JOB, Bench, route_of
 from tests.web.test_server import address as address
 
@@ -203,7 +203,7 @@ def test_a_jobs_log_can_be_had_from_its_start_also_when_it_has_ended(onelane: On
     assert events[-1].type == "end"
 
 
-def write_lines(bench: Bench, owned: Owned, *texts: str) -> None:
+def write_lines(bench: Bench, owned: OwnedAttempt, *texts: str) -> None:
     journal = StepJournal(owned, bench.runtime.database)
     for text in texts:
         journal.add_line("info", text)
