@@ -13,6 +13,8 @@ TEST_PROCESSES ?= 3
 BENCH_ARGS ?=
 #: More arguments for the chaos run (see its --help).
 CHAOS_ARGS ?=
+# The tests start Python hundreds of times: without compiled modules each start takes half a second more.
+unexport PYTHONDONTWRITEBYTECODE
 UNIT := not (integration or processes or browser or wordpress or slow)
 PYTEST = .venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder --durations=20
 
