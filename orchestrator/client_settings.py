@@ -12,9 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-PREFIX = "ONELANE_"
-DEFAULT_DATA_DIR, DEFAULT_HOST, DEFAULT_PORT = Path(".onelane"), "127.0.0.1", 8700
-MINIMUM_KEY_CHARACTERS = 24
+from .settings_sources import DEFAULT_DATA_DIR, DEFAULT_HOST, MINIMUM_KEY_CHARACTERS, PREFIX, config_file
 
 _KEY = r"[!-~]+"
 _PLAIN = {
@@ -27,14 +25,6 @@ _PLAIN = {
 }
 
 
-class SettingsError(Exception):
-    """One or more settings are wrong; `faults` has a sentence for each."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(["the settings are wrong:", *(f"  - {fault}" for fault in faults)]))
-        self.faults = faults
-
-
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
     """What a client command needs to know; `port` is None where nobody has set it."""
@@ -45,15 +35,6 @@ class ClientSettings:
     key: str | None
     host: str
     port: int | None
-
-
-def config_file() -> Path | None:
-    """The TOML file in use: the one that `ONELANE_CONFIG` names, or `onelane.toml` when it is there."""
-    named = os.environ.get("ONELANE_CONFIG")
-    if named:
-        return Path(named)
-    usual = Path("onelane.toml")
-    return usual if usual.is_file() else None
 
 
 def load_client_settings(

@@ -6,13 +6,11 @@ shows in its text form. The TOML file is `onelane.toml` in the working directory
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import json
 import os
 import re
 import shutil
-import tomllib
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -31,14 +29,20 @@ from pydantic_settings import (
 
 from actors.clients.safe_url import parse_allowed_hosts
 
-from .client_settings import DEFAULT_DATA_DIR, DEFAULT_HOST, DEFAULT_PORT
-from .client_settings import MINIMUM_KEY_CHARACTERS as MINIMUM_KEY_CHARACTERS
-from .client_settings import PREFIX as PREFIX
-from .client_settings import SettingsError as SettingsError
-from .client_settings import config_file as config_file
+from .settings_sources import (
+    DEFAULT_DATA_DIR,
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    MINIMUM_KEY_CHARACTERS,
+    config_file,
+    config_file_faults,
+    dotenv_faults,
+    sentence,
+    unknown_variables,
+)
+from .settings_sources import PREFIX as PREFIX
+from .settings_sources import SettingsError as SettingsError
 
-#: Variables with our prefix that are not settings: where the TOML file is.
-NOT_SETTINGS = frozenset({"ONELANE_CONFIG"})
 #: Browsers that Playwright can drive, the lightest first.
 CHROMIUM_NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -182,13 +186,13 @@ class Settings(BaseSettings):
 
     @classmethod
     def _load(cls, overrides: Mapping[str, Any]) -> Self:
-        dotenv_faults = _dotenv_faults()
-        faults = _config_file_faults() + dotenv_faults + _unknown_variables(os.environ)
+        dotenv = dotenv_faults()
+        faults = config_file_faults() + dotenv + unknown_variables(os.environ, cls.model_fields)
         given = {name: value for name, value in overrides.items() if value is not None}
         try:
-            settings = cls(_env_file=None, **given) if dotenv_faults else cls(**given)
+            settings = cls(_env_file=None, **given) if dotenv else cls(**given)
         except ValidationError as error:
-            raise SettingsError(faults + [_sentence(fault) for fault in error.errors()]) from None
+            raise SettingsError(faults + [sentence(fault, cls.model_fields) for fault in error.errors()]) from None
         if faults:
             raise SettingsError(faults)
         return settings
@@ -202,7 +206,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        path, faults = config_file(), _config_file_faults()
+        path, faults = config_file(), config_file_faults()
         toml = () if path is None or faults else (TomlConfigSettingsSource(settings_cls, toml_file=path),)
         return (init_settings, env_settings, _OurDotEnv.like(dotenv_settings), *toml)
 
@@ -376,62 +380,9 @@ def installed_chromium() -> Path | None:
     return next(iter(found), None)
 
 
-def _config_file_faults() -> list[str]:
-    path = config_file()
-    if path is None:
-        return []
-    try:
-        with path.open("rb") as stream:
-            tomllib.load(stream)
-    except OSError as error:
-        return [f"ONELANE_CONFIG: {path} cannot be read: {error.strerror}"]
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        return [f"{path}: it is not valid TOML: {error}"]
-    return []
-
-
-def _dotenv_faults() -> list[str]:
-    path = Path(".env")
-    if not path.exists():
-        return []
-    try:
-        path.read_text(encoding="utf-8")
-    except OSError as error:
-        return [f"{path.absolute()} cannot be read: {error.strerror}"]
-    except UnicodeDecodeError:
-        return [f"{path.absolute()}: it is not UTF-8 text"]
-    return []
-
-
 def _known_names() -> set[str]:
     names = set(Settings.model_fields)
     for field in Settings.model_fields.values():
         if isinstance(field.validation_alias, AliasChoices):
             names |= {choice for choice in field.validation_alias.choices if isinstance(choice, str)}
     return names
-
-
-def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """A misspelt variable would silently leave its default in force: name it, with a guess."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | NOT_SETTINGS
-    return [
-        f"{name}: there is no such setting{_guess(name, known)}"
-        for name in sorted(environment)
-        if name.startswith(PREFIX) and name not in known
-    ]
-
-
-def _guess(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _sentence(fault: Any) -> str:
-    name = str(fault["loc"][0]) if fault["loc"] else "settings"
-    rest = "".join(f"[{part}]" for part in fault["loc"][1:])
-    if fault["type"] == "extra_forbidden":
-        plain = name.lower().removeprefix(PREFIX.lower())
-        return f"{name}: there is no such setting{_guess(plain, set(Settings.model_fields))}"
-    shown = name if name.isupper() else PREFIX + name.upper()
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{shown}{rest}: {message[0].lower()}{message[1:]}"

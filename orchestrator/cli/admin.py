@@ -11,14 +11,14 @@ import typer
 from ..client import Resource
 from ..exit_codes import FAILED
 from ..terminal import console
-from .context import Caller, Limit, Watch, expand_options
+from .context import Caller, CommandGroup, Limit, Watch
 from .options import Account, AccountArgument, Lane, LaneArgument
 from .output import print_table
 
-queues = typer.Typer(help="List, check, pause and delete live tenant queues.", no_args_is_help=True)
-lanes = typer.Typer(help="List, pause and limit lanes, over all accounts.", no_args_is_help=True)
-workers = typer.Typer(help="Look at the live workers.", no_args_is_help=True)
-pipelines = typer.Typer(help="Look at the pipelines that are loaded.", no_args_is_help=True)
+queues = CommandGroup("List, check, pause and delete live tenant queues.")
+lanes = CommandGroup("List, pause and limit lanes, over all accounts.")
+workers = CommandGroup("Look at the live workers.")
+pipelines = CommandGroup("Look at the pipelines that are loaded.")
 
 _QUEUE = ("queue", "lane", "account", "waiting", "active", "delayed", "last_used_at", "paused", "circuit")
 _LOAD = ("account", "seconds", "waiting", "share")
@@ -46,7 +46,6 @@ class LoadKind(StrEnum):
 
 
 @queues.command("list")
-@expand_options
 def list_queues(
     *,
     lane: Lane = None,
@@ -67,7 +66,6 @@ def list_queues(
 
 
 @queues.command("get")
-@expand_options
 def get_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) -> None:
     """Show a tenant queue."""
     with caller.connect() as onelane:
@@ -75,7 +73,6 @@ def get_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) -> N
 
 
 @queues.command("pause")
-@expand_options
 def pause_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) -> None:
     """Pause ACCOUNT's queue on LANE."""
     with caller.connect() as onelane:
@@ -83,7 +80,6 @@ def pause_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) ->
 
 
 @queues.command("resume")
-@expand_options
 def resume_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) -> None:
     """End the pause of ACCOUNT on LANE, whoever made it, and close its circuit."""
     with caller.connect() as onelane:
@@ -91,7 +87,6 @@ def resume_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) -
 
 
 @queues.command("delete")
-@expand_options
 def delete_queue(
     lane: LaneArgument,
     account: AccountArgument,
@@ -107,7 +102,6 @@ def delete_queue(
 
 
 @queues.command("check")
-@expand_options
 def check_queues(caller: Caller) -> None:
     """Check that each message is in one place, each slot a lease; repair what is not. Status 1: it found a fault."""
     with caller.connect() as onelane:
@@ -117,7 +111,6 @@ def check_queues(caller: Caller) -> None:
         raise typer.Exit(FAILED)
 
 
-@expand_options
 def reap(
     *,
     idle_longer_than: Annotated[
@@ -138,7 +131,6 @@ def reap(
     caller.show(report, told)
 
 
-@expand_options
 def reconcile(caller: Caller) -> None:
     """Make Redis hold what SQL says, now; after a loss of Redis it happens by itself."""
     with caller.connect() as onelane:
@@ -163,7 +155,6 @@ def _print_check(report: Resource) -> None:
 
 
 @lanes.command("list")
-@expand_options
 def list_lanes(*, watch: Watch = False, caller: Caller) -> None:
     """List lanes, with their counts over all accounts."""
     with caller.connect() as onelane:
@@ -171,7 +162,6 @@ def list_lanes(*, watch: Watch = False, caller: Caller) -> None:
 
 
 @lanes.command("heaviest")
-@expand_options
 def heaviest(
     lane: LaneArgument,
     *,
@@ -188,7 +178,6 @@ def heaviest(
 
 
 @lanes.command("pause")
-@expand_options
 def pause_lane(lane: LaneArgument, caller: Caller) -> None:
     """Pause LANE for all accounts."""
     with caller.connect() as onelane:
@@ -196,7 +185,6 @@ def pause_lane(lane: LaneArgument, caller: Caller) -> None:
 
 
 @lanes.command("resume")
-@expand_options
 def resume_lane(lane: LaneArgument, caller: Caller) -> None:
     """End LANE's pause."""
     with caller.connect() as onelane:
@@ -204,7 +192,6 @@ def resume_lane(lane: LaneArgument, caller: Caller) -> None:
 
 
 @lanes.command("limit")
-@expand_options
 def limit_lane(
     lane: LaneArgument,
     global_concurrency: Annotated[str, typer.Argument(help="Most steps at a time, or none.", metavar="NUMBER|none")],
@@ -227,7 +214,6 @@ def _print_lane(lane: Resource) -> None:
 
 
 @workers.command("list")
-@expand_options
 def list_workers(*, watch: Watch = False, caller: Caller) -> None:
     """List live workers, and what they run."""
     columns = ("id", "host", "pid", "lanes", "threads", "busy", "started_at", "heartbeat_at", "running")
@@ -242,7 +228,6 @@ def _with_running(worker: Resource) -> Resource:
 
 
 @pipelines.command("list")
-@expand_options
 def list_pipelines(caller: Caller) -> None:
     """List the pipelines that are loaded."""
     with caller.connect() as onelane:
@@ -255,7 +240,6 @@ def _with_steps(pipeline: Resource) -> Resource:
 
 
 @pipelines.command("get")
-@expand_options
 def get_pipeline(name: str, caller: Caller) -> None:
     """Show a pipeline's steps, and what its input must be."""
     with caller.connect() as onelane:
@@ -272,7 +256,6 @@ def _print_pipeline(pipeline: Resource) -> None:
     console.print_json(json.dumps(pipeline["input_schema"], ensure_ascii=False))
 
 
-@expand_options
 def audit(
     *,
     actor: Annotated[str | None, typer.Option(help="Only by this one, such as admin:admin.")] = None,

@@ -9,15 +9,14 @@ import typer
 from ..client import Resource
 from ..exit_codes import FAILED
 from ..terminal import say
-from .context import Caller, Limit, Watch, expand_options
+from .context import Caller, CommandGroup, Limit, Watch
 from .options import Account, Lane
 from .output import print_table
 
-group = typer.Typer(help="List alerts, test where they go, list open circuits.", no_args_is_help=True)
+group = CommandGroup("List alerts, test where they go, list open circuits.")
 
 
 @group.command("list")
-@expand_options
 def list_alerts(
     *,
     account: Account = None,
@@ -45,7 +44,6 @@ def _for_people(alert: Resource) -> Resource:
 
 
 @group.command("test")
-@expand_options
 def test(caller: Caller) -> None:
     """Send a test message to every one of ONELANE_ALERT_URLS of the service. Status 1 unless all took it."""
     with caller.connect() as onelane:
@@ -63,7 +61,6 @@ def _print_channels(answer: Resource) -> None:
 
 
 @group.command("circuits")
-@expand_options
 def list_circuits(
     *, lane: Lane = None, account: Account = None, limit: Limit = 200, watch: Watch = False, caller: Caller
 ) -> None:

@@ -79,9 +79,9 @@ def run(arguments: list[str] | None = None) -> int:
 def _exit_code(error: Exception) -> int | None:
     """The exit code of an error whose message tells a user what to do, once it is printed; None for any other."""
     from ..client import ApiError, NotReachable
-    from ..client_settings import SettingsError
     from ..data_folder import FolderBusy, FolderUnusable
     from ..ports import PortBusy
+    from ..settings_sources import SettingsError
     from ..terminal import fail
     from .context import NoKey
 

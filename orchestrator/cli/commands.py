@@ -55,14 +55,14 @@ COMMANDS = (
     Command("publications", "drafts", "publications", "Settle publications of unknown outcome."),
     Command("schedules", "schedules", "group", "Make, list, look at, change, preview and run schedules."),
     Command("accounts", "account_data", "accounts", "Look at, limit, pause and steer accounts."),
-    Command("keys", "account_data", "keys", "Make, list and end API keys."),
+    Command("keys", "keys", "keys", "Make, list and end API keys."),
     Command("queues", "admin", "queues", "List, check, pause and delete live tenant queues."),
     Command("lanes", "admin", "lanes", "List, pause and limit lanes, over all accounts."),
     Command("dead-letters", "dead_letters", "group", "List, replay and discard steps that will not be tried again."),
     Command("alerts", "alerts", "group", "List alerts, test where they go, list open circuits."),
     Command("workers", "admin", "workers", "Look at the live workers."),
     Command("pipelines", "admin", "pipelines", "Look at the pipelines that are loaded."),
-    Command("admin-keys", "account_data", "admin_keys", "Make, list, replace and end API keys with scope admin."),
+    Command("admin-keys", "keys", "admin_keys", "Make, list, replace and end API keys with scope admin."),
     Command("secrets", "secret_keys", "group", "Change the key that seals sessions and secrets."),
     Command("publishers", "publishers", "group", "List publishers, and try one against its real target."),
     Command("reap", "admin", "reap", "Delete tenant queues that are empty and unused; a loop does it, too."),
@@ -130,10 +130,12 @@ class LazyGroup(TyperGroup):
 
 
 def _load(command: Command) -> Any:
+    from .context import expand_options
+
     found = getattr(import_module(f".{command.module}", __package__), command.attribute)
     if not isinstance(found, typer.Typer):
         alone = typer.Typer(add_completion=False)
-        alone.command(command.name)(found)
+        alone.command(command.name)(expand_options(found))
         return typer.main.get_command(alone)
     loaded = typer.main.get_group(found)
     loaded.name = command.name

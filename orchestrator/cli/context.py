@@ -3,8 +3,7 @@
 A command that speaks to a service takes a `Caller`:
 
     @group.command("cancel")
-    @expand_options
-    def cancel_job(job_id: str, caller: Caller) -> None:
+        def cancel_job(job_id: str, caller: Caller) -> None:
         with caller.connect() as onelane:
             caller.show(onelane.jobs.cancel(job_id), print_job)
 """
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
@@ -40,13 +39,14 @@ Watch = Annotated[bool, typer.Option("--watch", help="Stay, and refresh the list
 Idempotency = Annotated[str | None, typer.Option(help="The same key gives the same answer for 24 h.")]
 
 Answer = TypeVar("Answer")
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def expand_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command each of whose parameters that is a dataclass becomes the dataclass's fields, in the same place.
+def expand_options(command: Command) -> Command:
+    """The command with each parameter that is a dataclass replaced by the dataclass's fields.
 
-    Options that several commands take so stand in one place, with their names, defaults and help. Typer itself shares
-    options only by putting them before a command's name, where nobody looks for `--json`.
+    So options that several commands share are defined once, with their names, defaults and help. Typer can share
+    options only before a command's name, where nobody looks for `--json`.
     """
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, Callable[..., Any]] = {
@@ -66,7 +66,18 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
             shown for name, each in signature.parameters.items() for shown in fields.get(name, {name: each}).values()
         ]
     )
-    return expanded
+    return cast("Command", expanded)
+
+
+class CommandGroup(typer.Typer):
+    """A group of commands, each of which may take dataclasses of options."""
+
+    def __init__(self, help: str) -> None:
+        super().__init__(help=help, no_args_is_help=True)
+
+    def command(self, *arguments: Any, **named: Any) -> Callable[[Command], Command]:
+        register = super().command(*arguments, **named)
+        return lambda function: register(expand_options(function))
 
 
 class NoKey(Exception):
@@ -97,9 +108,10 @@ class Caller:
             NoKey: none was given, set, or made by an `up` in the data directory.
         """
         from ..client import Onelane
-        from ..client_settings import DEFAULT_PORT, load_client_settings
+        from ..client_settings import load_client_settings
         from ..data_folder import DataFolder
         from ..ports import reachable_host
+        from ..settings_sources import DEFAULT_PORT
 
         settings = load_client_settings(data_dir=self.data_dir, url=self.url, api_key=self.key)
         folder = DataFolder(settings.data_dir)

@@ -9,11 +9,11 @@ import typer
 
 from ..client import Resource
 from ..terminal import console, escape
-from .context import Caller, Limit, Watch, expand_options
+from .context import Caller, CommandGroup, Limit, Watch
 from .options import Account, Lane, LetterArgument, Pipeline
 from .output import ago, print_job, print_table
 
-group = typer.Typer(help="List, replay and discard steps that will not be tried again.", no_args_is_help=True)
+group = CommandGroup("List, replay and discard steps that will not be tried again.")
 
 ErrorCode = Annotated[str | None, typer.Option(help="Only with this error code, such as login_required.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list them.")]
@@ -33,7 +33,6 @@ class Selection:
 
 
 @group.command("list")
-@expand_options
 def list_dead_letters(*, selection: Selection, limit: Limit = 50, watch: Watch = False, caller: Caller) -> None:
     """List dead letters, newest first."""
     with caller.connect() as onelane:
@@ -47,7 +46,6 @@ def list_dead_letters(*, selection: Selection, limit: Limit = 50, watch: Watch =
 
 
 @group.command("get")
-@expand_options
 def get_dead_letter(dead_letter_id: LetterArgument, caller: Caller) -> None:
     """Show a dead letter whole: message, error, traceback, attempts."""
     with caller.connect() as onelane:
@@ -55,7 +53,6 @@ def get_dead_letter(dead_letter_id: LetterArgument, caller: Caller) -> None:
 
 
 @group.command("replay")
-@expand_options
 def replay_dead_letter(dead_letter_id: LetterArgument, caller: Caller) -> None:
     """Let the job go on from the step that died."""
     with caller.connect() as onelane:
@@ -63,7 +60,6 @@ def replay_dead_letter(dead_letter_id: LetterArgument, caller: Caller) -> None:
 
 
 @group.command("discard")
-@expand_options
 def discard_dead_letter(dead_letter_id: LetterArgument, caller: Caller) -> None:
     """Put a dead letter away; its job stays as it ended."""
     with caller.connect() as onelane:
@@ -72,7 +68,6 @@ def discard_dead_letter(dead_letter_id: LetterArgument, caller: Caller) -> None:
 
 
 @group.command("replay-all")
-@expand_options
 def replay_all(
     *,
     selection: Selection,
@@ -87,7 +82,6 @@ def replay_all(
 
 
 @group.command("discard-all")
-@expand_options
 def discard_all(*, selection: Selection, dry_run: DryRun = False, caller: Caller) -> None:
     """Put every dead letter away that fits, 1,000 in a call; their jobs stay as they ended."""
     with caller.connect() as onelane:

@@ -8,16 +8,15 @@ import typer
 
 from ..client import Resource
 from ..terminal import console
-from .context import Caller, Limit, Watch, expand_options, read_text
+from .context import Caller, CommandGroup, Limit, Watch, read_text
 from .editor import edit
 from .options import Account, DraftArgument, WithDraftStatus
 
-group = typer.Typer(help="List, read and change drafts.", no_args_is_help=True)
-publications = typer.Typer(help="Settle publications of unknown outcome.", no_args_is_help=True)
+group = CommandGroup("List, read and change drafts.")
+publications = CommandGroup("Settle publications of unknown outcome.")
 
 
 @group.command("list")
-@expand_options
 def list_drafts(
     *,
     account: Account = None,
@@ -39,7 +38,6 @@ def list_drafts(
 
 
 @group.command("get")
-@expand_options
 def get_draft(draft_id: DraftArgument, caller: Caller) -> None:
     """Show a draft whole."""
     with caller.connect() as onelane:
@@ -47,7 +45,6 @@ def get_draft(draft_id: DraftArgument, caller: Caller) -> None:
 
 
 @group.command("edit")
-@expand_options
 def edit_draft(
     draft_id: DraftArgument,
     *,
@@ -90,7 +87,6 @@ def _with_publication(draft: Resource) -> Resource:
 
 
 @publications.command("confirm")
-@expand_options
 def confirm(
     publication_id: str,
     post_url: Annotated[str, typer.Argument(help="Where the post was found.")],
@@ -104,7 +100,6 @@ def confirm(
 
 
 @publications.command("retry")
-@expand_options
 def retry(publication_id: str, caller: Caller) -> None:
     """Say that the post is not there: the job publishes anew, once."""
     with caller.connect() as onelane:

@@ -14,11 +14,11 @@ from ..client.types import JobStatus
 from ..exit_codes import JOB_ENDINGS, JOB_NOT_ENDED, OK
 from ..terminal import console, print_json_line, say
 from .batches import accept, read_jobs
-from .context import Caller, Idempotency, Limit, Watch, expand_options, read_json, read_time
+from .context import Caller, CommandGroup, Idempotency, Limit, Watch, read_json, read_time
 from .options import Account, AccountArgument, JobArgument, Pipeline, PipelineArgument, WithJobStatus
 from .output import print_job, print_table
 
-group = typer.Typer(help="Make, list, look at, explain, watch and steer jobs.", no_args_is_help=True)
+group = CommandGroup("Make, list, look at, explain, watch and steer jobs.")
 
 _ENDINGS = "Status 0 only if it completed; 10 failed, 11 timed out, 12 cancelled, 13 expired"
 _COLUMNS = ("id", "account", "pipeline", "status", "current_step", "created_at", "error")
@@ -59,7 +59,6 @@ def _ending(job: Resource | None) -> int:
 
 
 @group.command("create")
-@expand_options
 def create_job(
     account: AccountArgument,
     pipeline: PipelineArgument,
@@ -101,7 +100,6 @@ def create_job(
 
 
 @group.command("batch")
-@expand_options
 def create_jobs(
     account: AccountArgument,
     file: Annotated[str, typer.Argument(help="A file of JSON lines, or - for standard input.")] = "-",
@@ -125,7 +123,6 @@ def create_jobs(
 
 
 @group.command("list")
-@expand_options
 def list_jobs(
     *,
     account: Account = None,
@@ -148,7 +145,6 @@ def list_jobs(
 
 
 @group.command("get")
-@expand_options
 def get_job(
     job_id: JobArgument,
     *,
@@ -161,7 +157,6 @@ def get_job(
 
 
 @group.command("wait", help=f"Stay until a job has ended. {_ENDINGS}.")
-@expand_options
 def wait_for_job(job_id: JobArgument, *, timeout: Timeout = None, caller: Caller) -> None:
     """Stay until a job has ended."""
     with caller.connect() as onelane:
@@ -171,7 +166,6 @@ def wait_for_job(job_id: JobArgument, *, timeout: Timeout = None, caller: Caller
 
 
 @group.command("watch", help=f"Show a job's progress until it has ended. {_ENDINGS}.")
-@expand_options
 def watch_until_end(
     job_id: JobArgument,
     *,
@@ -184,7 +178,6 @@ def watch_until_end(
 
 
 @group.command("events")
-@expand_options
 def job_events(
     job_id: JobArgument,
     *,
@@ -200,7 +193,6 @@ def job_events(
 
 
 @group.command("logs")
-@expand_options
 def job_logs(
     job_id: JobArgument,
     *,
@@ -233,7 +225,6 @@ def print_event(type: str, data: Resource, *, json: bool) -> None:
 
 
 @group.command("why")
-@expand_options
 def why(job_id: JobArgument, caller: Caller) -> None:
     """Show every reason why a job does not run now."""
     with caller.connect() as onelane:
@@ -243,7 +234,6 @@ def why(job_id: JobArgument, caller: Caller) -> None:
 
 
 @group.command("artifacts")
-@expand_options
 def artifacts(
     job_id: JobArgument,
     *,
@@ -266,7 +256,6 @@ def artifacts(
 
 
 @group.command("deliveries")
-@expand_options
 def deliveries(job_id: JobArgument, caller: Caller) -> None:
     """Show a job's webhook: every try to call its callback URL."""
     with caller.connect() as onelane:
@@ -274,7 +263,6 @@ def deliveries(job_id: JobArgument, caller: Caller) -> None:
 
 
 @group.command("cancel")
-@expand_options
 def cancel_job(job_id: JobArgument, caller: Caller) -> None:
     """Cancel a job; a step that runs is killed."""
     with caller.connect() as onelane:
@@ -282,7 +270,6 @@ def cancel_job(job_id: JobArgument, caller: Caller) -> None:
 
 
 @group.command("retry")
-@expand_options
 def retry_job(job_id: JobArgument, *, staying: Staying, caller: Caller) -> None:
     """Let a job that ended without success go on from the step that failed."""
     with caller.connect() as onelane:
@@ -290,7 +277,6 @@ def retry_job(job_id: JobArgument, *, staying: Staying, caller: Caller) -> None:
 
 
 @group.command("approve")
-@expand_options
 def approve_job(
     job_id: JobArgument,
     *,
@@ -306,7 +292,6 @@ def approve_job(
 
 
 @group.command("reject")
-@expand_options
 def reject_job(
     job_id: JobArgument,
     *,

@@ -12,10 +12,10 @@ import typer
 
 from ..exit_codes import FAILED
 from ..terminal import console, print_json, say
-from .context import DataDir, Json, load
+from .context import CommandGroup, DataDir, Json, load
 from .output import print_table
 
-group = typer.Typer(help="List publishers, and try one against its real target.", no_args_is_help=True)
+group = CommandGroup("List publishers, and try one against its real target.")
 
 
 @group.command("list")

@@ -9,11 +9,11 @@ import typer
 
 from ..client import Resource
 from ..terminal import console, escape
-from .context import Caller, Idempotency, Limit, Watch, expand_options, read_json
+from .context import Caller, CommandGroup, Idempotency, Limit, Watch, read_json
 from .options import Account, AccountArgument, PipelineArgument, ScheduleArgument
 from .output import ago, print_job
 
-group = typer.Typer(help="Make, list, look at, change, preview and run schedules.", no_args_is_help=True)
+group = CommandGroup("Make, list, look at, change, preview and run schedules.")
 
 Cron = Annotated[str | None, typer.Option(help="Five fields, such as '0 9 * * 1-5'.")]
 Every = Annotated[float | None, typer.Option(help="Seconds from one fire to the next.")]
@@ -81,7 +81,6 @@ class Plan:
 
 
 @group.command("create")
-@expand_options
 def create_schedule(
     account: AccountArgument,
     name: str,
@@ -102,7 +101,6 @@ def create_schedule(
 
 
 @group.command("change")
-@expand_options
 def change_schedule(
     schedule_id: ScheduleArgument,
     *,
@@ -120,7 +118,6 @@ def change_schedule(
 
 
 @group.command("pause")
-@expand_options
 def pause_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
     """Turn a schedule off."""
     with caller.connect() as onelane:
@@ -128,7 +125,6 @@ def pause_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
 
 
 @group.command("resume")
-@expand_options
 def resume_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
     """Turn a schedule on again; it goes on with its next time."""
     with caller.connect() as onelane:
@@ -136,7 +132,6 @@ def resume_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
 
 
 @group.command("list")
-@expand_options
 def list_schedules(*, account: Account = None, limit: Limit = 50, watch: Watch = False, caller: Caller) -> None:
     """List schedules, newest first."""
     with caller.connect() as onelane:
@@ -150,7 +145,6 @@ def list_schedules(*, account: Account = None, limit: Limit = 50, watch: Watch =
 
 
 @group.command("get")
-@expand_options
 def get_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
     """Show a schedule."""
     with caller.connect() as onelane:
@@ -158,7 +152,6 @@ def get_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
 
 
 @group.command("fires")
-@expand_options
 def list_fires(schedule_id: ScheduleArgument, *, limit: Limit = 50, watch: Watch = False, caller: Caller) -> None:
     """List what became of a schedule's times: the job, or what refused it."""
     with caller.connect() as onelane:
@@ -172,7 +165,6 @@ def list_fires(schedule_id: ScheduleArgument, *, limit: Limit = 50, watch: Watch
 
 
 @group.command("run")
-@expand_options
 def run_schedule(
     schedule_id: ScheduleArgument,
     *,
@@ -185,7 +177,6 @@ def run_schedule(
 
 
 @group.command("preview")
-@expand_options
 def preview_schedule(
     *,
     cron: Cron = None,
@@ -220,7 +211,6 @@ def preview_schedule(
 
 
 @group.command("delete")
-@expand_options
 def delete_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
     """Remove a schedule; jobs that it made stay."""
     with caller.connect() as onelane:

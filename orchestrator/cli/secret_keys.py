@@ -12,10 +12,10 @@ import typer
 
 from ..exit_codes import FAILED
 from ..terminal import console, print_json, say
-from .context import DataDir, Json, load
+from .context import CommandGroup, DataDir, Json, load
 from .output import print_table
 
-group = typer.Typer(help="Change the key that seals sessions and secrets.", no_args_is_help=True)
+group = CommandGroup("Change the key that seals sessions and secrets.")
 
 
 @group.command("rotate")

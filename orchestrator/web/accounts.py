@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -114,41 +115,30 @@ def exists(call: Call[Any, Any]) -> None:
 
 _ACCOUNT = "/v1/accounts/{account}"
 
+_route = partial(Route, tag="Accounts", access=Access.ADMIN)
+
 ROUTES = [
-    Route(
+    _route(
         "GET",
         "/v1/accounts",
         list_accounts,
-        Access.ADMIN,
         "List accounts",
         {200: Listing[AccountSummary]},
-        "Accounts",
         query=AccountsQuery,
         description="In the order of their ids, because they have no number of their own.",
     ),
-    Route("GET", _ACCOUNT, get_account, Access.OWN, "Get an account", {200: AccountView}, "Accounts"),
-    Route(
+    _route("GET", _ACCOUNT, get_account, "Get an account", {200: AccountView}, access=Access.OWN),
+    _route(
         "PUT",
         f"{_ACCOUNT}/limits",
         put_limits,
-        Access.ADMIN,
         "Replace the account's limits",
         {200: LimitsView},
-        "Accounts",
         body=LimitsRequest,
         description="They act at once, on what waits too; no limit stops a job that was accepted.",
     ),
     *(
-        Route(
-            "POST",
-            f"{_ACCOUNT}:{verb}",
-            steer(status),
-            Access.ADMIN,
-            summary,
-            {200: AccountView},
-            "Accounts",
-            exists=exists,
-        )
+        _route("POST", f"{_ACCOUNT}:{verb}", steer(status), summary, {200: AccountView}, exists=exists)
         for verb, status, summary in (
             ("pause", "paused", "Pause the account: nothing new starts"),
             ("resume", "active", "Resume the account, and close its circuits"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -63,25 +64,18 @@ def list_pipelines(call: Call[Paging, Any]) -> Reply:
     return Reply({"items": items, "next_cursor": None})
 
 
+_route = partial(Route, tag="Workers", access=Access.ADMIN)
+
 ROUTES = [
-    Route(
-        "GET",
-        "/v1/admin/workers",
-        list_workers,
-        Access.ADMIN,
-        "List live workers",
-        {200: Listing[WorkerView]},
-        "Workers",
-        query=Paging,
-    ),
-    Route(
+    _route("GET", "/v1/admin/workers", list_workers, "List live workers", {200: Listing[WorkerView]}, query=Paging),
+    _route(
         "GET",
         "/v1/pipelines",
         list_pipelines,
-        Access.OWN,
         "List pipelines",
         {200: Listing[PipelineView]},
-        "Pipelines",
+        access=Access.OWN,
+        tag="Pipelines",
         query=Paging,
     ),
 ]

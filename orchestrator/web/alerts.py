@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -78,39 +79,40 @@ def list_circuits(call: Call[CircuitsQuery, Any]) -> Reply:
     return Reply({"items": items, "next_cursor": found.next_cursor})
 
 
+_route = partial(Route, tag="Alerts", access=Access.ADMIN)
+
 ROUTES = [
-    Route(
+    _route(
         "GET",
         "/v1/admin/alerts",
         list_alerts,
-        Access.ADMIN,
         "List alerts",
         {200: Listing[AlertView]},
-        "Alerts",
         query=AlertsQuery,
-        description="What is alike is one alert, which counts. They are kept for 30 days after they last came up, "
-        "whether alert URLs are set or not.",
+        description=(
+            "What is alike is one alert, which counts. They are kept for 30 days after they last came up, "
+            "whether alert URLs are set or not."
+        ),
     ),
-    Route(
+    _route(
         "POST",
         "/v1/admin/alerts:test",
         test_alerts,
-        Access.ADMIN,
         "Send a test message to every alert URL",
         {200: AlertsTested},
-        "Alerts",
         description="It waits until each has taken the message, or has not within 15 seconds.",
     ),
-    Route(
+    _route(
         "GET",
         "/v1/admin/circuits",
         list_circuits,
-        Access.ADMIN,
         "List open circuits",
         {200: Listing[OpenCircuitView]},
-        "Queues",
+        tag="Queues",
         query=CircuitsQuery,
-        description="Tenant queues that are stopped because too many steps failed in a row, by lane and account. "
-        "`:resume` of the tenant queue or of the account closes one at once.",
+        description=(
+            "Tenant queues that are stopped because too many steps failed in a row, by lane and account. "
+            "`:resume` of the tenant queue or of the account closes one at once."
+        ),
     ),
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -70,26 +71,27 @@ def _path(artifact_id: str) -> str:
     return f"/v1/artifacts/{quote(artifact_id, safe='')}"
 
 
+_route = partial(Route, tag="Jobs", access=Access.OWN)
+
 ROUTES = [
-    Route(
+    _route(
         "GET",
         "/v1/jobs/{id}/artifacts",
         list_artifacts,
-        Access.OWN,
         "List a job's artifacts",
         {200: Items[ArtifactView]},
-        "Jobs",
-        description="Evidence such as screenshots, oldest first. Each `url` opens its file without a key for "
-        f"{URL_SECONDS / 60:.0f} minutes.",
+        description=(
+            "Evidence such as screenshots, oldest first. Each `url` opens its file without a key for "
+            f"{URL_SECONDS / 60:.0f} minutes."
+        ),
     ),
-    Route(
+    _route(
         "GET",
         "/v1/artifacts/{id}",
         get_artifact,
-        Access.PUBLIC,
         "Download an artifact by its signed address",
         {200: None},
-        "Jobs",
+        access=Access.PUBLIC,
         query=ArtifactQuery,
         codes=("forbidden", "not_found", "invalid_request", "unavailable"),
         media_type="application/octet-stream",

@@ -67,10 +67,10 @@ ROUTES = [
         "GET",
         "/v1/admin/audit",
         list_audit,
-        Access.ADMIN,
         "List the audit: who did what, when, from where",
         {200: Listing[AuditView]},
-        "Audit",
+        tag="Audit",
+        access=Access.ADMIN,
         query=AuditQuery,
     )
 ]

@@ -44,11 +44,13 @@ ROUTES = [
         "POST",
         "/v1/admin/queues:check",
         check,
-        Access.ADMIN,
         "Check the broker's invariants",
         {200: Checked},
-        "Queues",
-        description="Every slot is a lease, every message in exactly one place, every account in exactly one list. "
-        "What is wrong is repaired and reported.",
+        tag="Queues",
+        access=Access.ADMIN,
+        description=(
+            "Every slot is a lease, every message in exactly one place, every account in exactly one list. "
+            "What is wrong is repaired and reported."
+        ),
     ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
@@ -160,67 +161,47 @@ def letter_exists(call: Call[Any, Any]) -> None:
 
 _LETTERS = "/v1/admin/dead-letters"
 
+_route = partial(Route, tag="Dead letters", access=Access.ADMIN)
+
 ROUTES = [
-    Route(
+    _route(
         "GET",
         _LETTERS,
         list_letters,
-        Access.ADMIN,
         "List open dead letters, newest first",
         {200: Listing[DeadLetterSummary]},
-        "Dead letters",
         query=DeadLettersQuery,
     ),
-    Route(
+    _route(
         "POST",
         f"{_LETTERS}:replay",
         replay_all,
-        Access.ADMIN,
         "Replay all dead letters that match a filter",
         {200: Resolved},
-        "Dead letters",
         body=ReplayRequest,
-        description="The oldest first, at most 1,000 in a call. `per_second` spreads the jobs over time. Those with "
-        "the error code `outcome_unknown` may have taken effect: they fit only a filter that names this code.",
+        description=(
+            "The oldest first, at most 1,000 in a call. `per_second` spreads the jobs over time. Those with "
+            "the error code `outcome_unknown` may have taken effect: they fit only a filter that names this code."
+        ),
     ),
-    Route(
+    _route(
         "POST",
         f"{_LETTERS}:discard",
         discard_all,
-        Access.ADMIN,
         "Discard all dead letters that match a filter",
         {200: Resolved},
-        "Dead letters",
         body=DiscardRequest,
         description="The oldest first, at most 1,000 in a call; their jobs stay as they ended.",
     ),
-    Route(
-        "GET",
-        f"{_LETTERS}/{{id}}",
-        get_letter,
-        Access.ADMIN,
-        "Get a dead letter",
-        {200: DeadLetterView},
-        "Dead letters",
-    ),
-    Route(
+    _route("GET", f"{_LETTERS}/{{id}}", get_letter, "Get a dead letter", {200: DeadLetterView}),
+    _route(
         "POST",
         f"{_LETTERS}/{{id}}:replay",
         replay_letter,
-        Access.ADMIN,
         "Replay a dead letter",
         {202: JobView},
-        "Dead letters",
         codes=("job_not_retryable",),
         exists=letter_exists,
     ),
-    Route(
-        "DELETE",
-        f"{_LETTERS}/{{id}}",
-        discard_letter,
-        Access.ADMIN,
-        "Discard a dead letter",
-        {204: None},
-        "Dead letters",
-    ),
+    _route("DELETE", f"{_LETTERS}/{{id}}", discard_letter, "Discard a dead letter", {204: None}),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
@@ -77,33 +78,24 @@ def exists(call: Call[Any, Any]) -> None:
     call.service.database.read(lambda connection: store.fetch(connection, call.params["id"], call.owner))
 
 
+_route = partial(Route, tag="Drafts", access=Access.OWN)
+
 ROUTES = [
-    Route(
-        "GET",
-        "/v1/drafts",
-        list_drafts,
-        Access.OWN,
-        "List drafts, newest first",
-        {200: Listing[DraftView]},
-        "Drafts",
-        query=DraftsQuery,
-    ),
-    Route(
-        "GET", "/v1/drafts/{id}", get_draft, Access.OWN, "Get a draft", {200: DraftView}, "Drafts", headers=("ETag",)
-    ),
-    Route(
+    _route("GET", "/v1/drafts", list_drafts, "List drafts, newest first", {200: Listing[DraftView]}, query=DraftsQuery),
+    _route("GET", "/v1/drafts/{id}", get_draft, "Get a draft", {200: DraftView}, headers=("ETag",)),
+    _route(
         "PATCH",
         "/v1/drafts/{id}",
         change_draft,
-        Access.OWN,
         "Change a draft that is not published yet",
         {200: DraftView},
-        "Drafts",
         body=DraftChange,
         codes=("draft_not_pending", "precondition_required", "stale_version"),
         exists=exists,
         headers=("ETag",),
-        description="Needs `If-Match` with the version that was read, so that no change is lost. An approval "
-        "does not cover the new text: a job whose last step was approved awaits approval again.",
+        description=(
+            "Needs `If-Match` with the version that was read, so that no change is lost. An approval "
+            "does not cover the new text: a job whose last step was approved awaits approval again."
+        ),
     ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -57,39 +58,32 @@ def _view(row: Mapping[Any, Any], running: int) -> dict[str, Any]:
     return {**row, "running": running, "removed": {**dict.fromkeys(store.kinds(), 0), **row["removed"]}}
 
 
+_route = partial(Route, tag="Accounts", access=Access.ADMIN)
+
 ROUTES = [
-    Route(
+    _route(
         "DELETE",
         "/v1/accounts/{account}",
         erase,
-        Access.ADMIN,
         "Erase the account and all its data",
         {202: ErasureBegun},
-        "Accounts",
         query=EraseQuery,
         codes=("account_busy",),
         headers=("Location",),
-        description="The account is suspended at once and takes nothing new (409 `account_busy`) until it is erased; "
-        "after that an account of the same name starts as new. A second call gives the same erasure.",
+        description=(
+            "The account is suspended at once and takes nothing new (409 `account_busy`) until it is erased; "
+            "after that an account of the same name starts as new. A second call gives the same erasure."
+        ),
     ),
-    Route(
-        "GET",
-        "/v1/admin/erasures",
-        list_erasures,
-        Access.ADMIN,
-        "List erasures",
-        {200: Listing[ErasureView]},
-        "Accounts",
-        query=ErasuresQuery,
+    _route(
+        "GET", "/v1/admin/erasures", list_erasures, "List erasures", {200: Listing[ErasureView]}, query=ErasuresQuery
     ),
-    Route(
+    _route(
         "GET",
         "/v1/admin/erasures/{id}",
         get_erasure,
-        Access.ADMIN,
         "Get an erasure: its progress, and what was removed",
         {200: ErasureView},
-        "Accounts",
         description="It stays as the proof. Beside it only the audit still names the account.",
     ),
 ]

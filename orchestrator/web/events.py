@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -298,32 +299,33 @@ _DESCRIPTION = (
     "A comment comes at least every 15 seconds."
 )
 
+_route = partial(Route, tag="Events", access=Access.OWN)
+
 ROUTES = [
-    Route(
+    _route(
         "GET",
         "/v1/jobs/{id}/events",
         job_events,
-        Access.OWN,
         "Follow a job",
         {200: None},
-        "Events",
         media_type="text/event-stream",
         unlimited=True,
         query=JobEventsQuery,
-        description="`snapshot` (the job), then `status`, `step`, `progress`, `log`, at last `end` (the job). "
-        + _DESCRIPTION,
+        description=(
+            "`snapshot` (the job), then `status`, `step`, `progress`, `log`, at last `end` (the job). " + _DESCRIPTION
+        ),
     ),
-    Route(
+    _route(
         "GET",
         "/v1/accounts/{account}/events",
         account_events,
-        Access.OWN,
         "Follow all jobs of an account",
         {200: None},
-        "Events",
         media_type="text/event-stream",
         unlimited=True,
-        description="A `snapshot` for each unfinished job, then events as for a job; each datum has `job` too. "
-        "It does not end. " + _DESCRIPTION,
+        description=(
+            "A `snapshot` for each unfinished job, then events as for a job; each datum has `job` too. "
+            "It does not end. " + _DESCRIPTION
+        ),
     ),
 ]

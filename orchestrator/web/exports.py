@@ -59,14 +59,16 @@ _ROUTE = Route(
     "GET",
     "/v1/accounts/{account}:export",
     export_account,
-    Access.ADMIN,
     "Export all data of the account",
     {200: None},
-    "Accounts",
+    tag="Accounts",
+    access=Access.ADMIN,
     media_type=MEDIA_TYPE,
-    description="Lines of JSON: a `header`, then `{type, data}` for each row, at last `{type: end, counts}`; a stream "
-    "without that end was cut, and an `error` line says why where that is known. Files stand in their line as base64; "
-    "what is sealed or hashed is left out. It is no snapshot: rows are as they were when they were read, and those "
-    "made after the header are left out. The audit notes who exported.",
+    description=(
+        "Lines of JSON: a `header`, then `{type, data}` for each row, at last `{type: end, counts}`; a stream "
+        "without that end was cut, and an `error` line says why where that is known. Files are base64 in their line; "
+        "sealed and hashed values are left out. It is no snapshot: rows are as they were when they were read, and "
+        "rows made after the header are left out. The audit notes who exported."
+    ),
 )
 ROUTES = [_ROUTE]

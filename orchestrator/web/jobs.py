@@ -164,112 +164,95 @@ def exists(call: Call[Any, Any]) -> None:
     call.service.jobs.status(call.params["id"], call.owner)
 
 
+_route = partial(Route, tag="Jobs", access=Access.OWN)
+
 ROUTES = [
-    Route(
+    _route(
         "POST",
         "/v1/accounts/{account}/jobs",
         create,
-        Access.OWN,
         "Run a job",
         {202: JobView, 200: JobView},
-        "Jobs",
         body=JobRequest,
         codes=CREATION_CODES,
         creates=True,
         headers=("Location",),
-        description="202 means that the job is committed to the database: it survives the loss of any process and of "
-        "all of Redis. 200: an unfinished job with this `unique_key` exists, and this is it.",
+        description=(
+            "202 means that the job is committed to the database: it survives the loss of any process and of "
+            "all of Redis. 200: an unfinished job with this `unique_key` exists, and this is it."
+        ),
     ),
-    Route(
+    _route(
         "POST",
         "/v1/accounts/{account}/jobs:batch",
         create_batch,
-        Access.OWN,
         "Run up to 1,000 jobs, all or nothing",
         {202: Items[JobSummary]},
-        "Jobs",
         body=JobBatch,
         body_limit="max_batch_bytes",
         codes=CREATION_CODES,
         creates=True,
     ),
-    Route(
-        "GET",
-        "/v1/jobs",
-        list_jobs,
-        Access.OWN,
-        "List jobs, newest first",
-        {200: Listing[JobSummary]},
-        "Jobs",
-        query=JobsQuery,
-    ),
-    Route(
+    _route("GET", "/v1/jobs", list_jobs, "List jobs, newest first", {200: Listing[JobSummary]}, query=JobsQuery),
+    _route(
         "GET",
         "/v1/jobs/{id}",
         get,
-        Access.OWN,
         "Get a job, now or when it ends",
         {200: JobView},
-        "Jobs",
         query=JobQuery,
         description="With `wait`, the answer comes when the job ends or the wait is over, with the job as it is then.",
     ),
-    Route(
+    _route(
         "GET",
         "/v1/jobs/{id}/why",
         why,
-        Access.OWN,
         "Explain why a job does not run now",
         {200: Items[WhyItem]},
-        "Jobs",
         description="All reasons that hold; empty once the job runs or has ended.",
     ),
-    Route(
+    _route(
         "POST",
         "/v1/jobs/{id}:cancel",
         cancel,
-        Access.OWN,
         "Cancel a job",
         {200: JobView, 202: JobView},
-        "Jobs",
         codes=("job_finished",),
         exists=exists,
         description="200 when it ended at once; 202 while its running step is being killed.",
     ),
-    Route(
+    _route(
         "POST",
         "/v1/jobs/{id}:retry",
         retry,
-        Access.OWN,
         "Retry a job from the step that failed",
         {200: JobView},
-        "Jobs",
         codes=("job_not_retryable",),
         exists=exists,
-        description="A job whose last step was not approved, or was rejected, awaits approval again; a discarded draft "
-        "is `pending_publish` then.",
+        description=(
+            "A job whose last step was not approved, or was rejected, awaits approval again; a discarded draft "
+            "is `pending_publish` then."
+        ),
     ),
-    Route(
+    _route(
         "POST",
         "/v1/jobs/{id}:approve",
         approve,
-        Access.OWN,
         "Approve a job",
         {200: JobView},
-        "Jobs",
         codes=("not_awaiting_approval", "stale_version"),
         exists=exists,
-        description="What is approved is the draft as it is then, or at the version that `If-Match` names. When the "
-        "draft is edited before it is published, the job awaits approval again.",
+        description=(
+            "What is approved is the draft as it is then, or at the version that `If-Match` names. When the "
+            "draft is edited before it is published, the job awaits approval again."
+        ),
     ),
-    Route(
+    _route(
         "POST",
         "/v1/jobs/{id}:reject",
         reject,
-        Access.OWN,
         "Reject a job",
         {200: JobView},
-        "Jobs",
         body=Rejection,
         body_required=False,
         codes=("not_awaiting_approval",),

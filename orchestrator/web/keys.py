@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -114,42 +115,32 @@ _ROTATION = (
 )
 
 
+_route = partial(Route, tag="Keys", access=Access.ADMIN)
+
+
 def _routes(path: str, whose: str) -> list[Route]:
     one = f"{path}/{{id}}"
     return [
-        Route(
+        _route(
             "POST",
             path,
             create_key,
-            Access.ADMIN,
             f"Make a key {whose}",
             {201: NewKeyView},
-            "Keys",
             body=KeyRequest,
             body_required=False,
             creates=True,
             secret=True,
             headers=("Location",),
         ),
-        Route(
-            "GET",
-            path,
-            list_keys,
-            Access.ADMIN,
-            f"List the keys {whose}",
-            {200: Listing[KeyView]},
-            "Keys",
-            query=NamePaging,
-        ),
-        Route("DELETE", one, delete_key, Access.ADMIN, f"End a key {whose}", {204: None}, "Keys"),
-        Route(
+        _route("GET", path, list_keys, f"List the keys {whose}", {200: Listing[KeyView]}, query=NamePaging),
+        _route("DELETE", one, delete_key, f"End a key {whose}", {204: None}),
+        _route(
             "POST",
             f"{one}:rotate",
             rotate_key,
-            Access.ADMIN,
             f"Replace a key {whose}",
             {201: NewKeyView},
-            "Keys",
             body=RotationRequest,
             body_required=False,
             creates=True,
@@ -164,15 +155,8 @@ def _routes(path: str, whose: str) -> list[Route]:
 
 ROUTES = [
     *_routes(_OF_ACCOUNT, "of the account"),
-    Route(
-        "DELETE",
-        _OF_ACCOUNT,
-        delete_keys,
-        Access.ADMIN,
-        "Revoke one key or all keys of the account",
-        {204: None},
-        "Keys",
-        query=KeysQuery,
+    _route(
+        "DELETE", _OF_ACCOUNT, delete_keys, "Revoke one key or all keys of the account", {204: None}, query=KeysQuery
     ),
     *_routes(_OF_ADMINS, "with scope admin"),
 ]

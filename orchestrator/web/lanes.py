@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from dramatiq.errors import BrokerConnectionError
@@ -95,57 +96,29 @@ def exists(call: Call[Any, Any]) -> None:
 
 _LANE = "/v1/admin/lanes/{lane}"
 
+_route = partial(Route, tag="Lanes", access=Access.ADMIN)
+
 ROUTES = [
-    Route(
-        "GET",
-        "/v1/admin/lanes",
-        list_lanes,
-        Access.ADMIN,
-        "List lanes",
-        {200: Listing[LaneView]},
-        "Lanes",
-        query=Paging,
-    ),
-    Route(
+    _route("GET", "/v1/admin/lanes", list_lanes, "List lanes", {200: Listing[LaneView]}, query=Paging),
+    _route(
         "GET",
         f"{_LANE}/heaviest",
         heaviest,
-        Access.ADMIN,
         "The accounts that use the lane most",
         {200: Items[AccountLoadView]},
-        "Lanes",
         query=HeaviestQuery,
-        description="The heaviest first. Redis counts them, so it must be there; seconds from before a loss of it "
-        "are missing.",
+        description=(
+            "The heaviest first. Redis counts them, so it must be there; seconds from before a loss of it are missing."
+        ),
     ),
-    Route(
-        "POST",
-        f"{_LANE}:pause",
-        set_paused(True),
-        Access.ADMIN,
-        "Pause the lane",
-        {200: LaneView},
-        "Lanes",
-        exists=exists,
-    ),
-    Route(
-        "POST",
-        f"{_LANE}:resume",
-        set_paused(False),
-        Access.ADMIN,
-        "Resume the lane",
-        {200: LaneView},
-        "Lanes",
-        exists=exists,
-    ),
-    Route(
+    _route("POST", f"{_LANE}:pause", set_paused(True), "Pause the lane", {200: LaneView}, exists=exists),
+    _route("POST", f"{_LANE}:resume", set_paused(False), "Resume the lane", {200: LaneView}, exists=exists),
+    _route(
         "PUT",
         f"{_LANE}/limits",
         put_limits,
-        Access.ADMIN,
         "Replace the lane's limits",
         {200: LaneWideLimitsView},
-        "Lanes",
         body=LaneWideLimitsRequest,
         exists=exists,
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any, Literal
 
@@ -155,44 +155,35 @@ def index(call: Call[Any, Any]) -> Response:
 
 _TAG = "Operations"
 
+_route = partial(Route, tag=_TAG, access=Access.PUBLIC)
+
 ROUTES = [
-    Route(
-        "GET",
-        "/healthz",
-        healthz,
-        Access.PUBLIC,
-        "Liveness: whether the process runs",
-        {200: Alive},
-        _TAG,
-        unlimited=True,
-    ),
-    Route(
+    _route("GET", "/healthz", healthz, "Liveness: whether the process runs", {200: Alive}, unlimited=True),
+    _route(
         "GET",
         "/readyz",
         readyz,
-        Access.PUBLIC,
         "Readiness: whether jobs are accepted",
         {200: Ready, 503: Ready},
-        _TAG,
         unlimited=True,
-        description="`degraded` without Redis or without a worker, or with a Redis that is full, read-only or evicts "
-        "keys: jobs are accepted and run later. `reasons` says what is wrong.",
+        description=(
+            "`degraded` without Redis or without a worker, or with a Redis that is full, read-only or evicts "
+            "keys: jobs are accepted and run later. `reasons` says what is wrong."
+        ),
     ),
-    Route(
+    _route(
         "GET",
         "/metrics",
         metrics,
-        Access.PUBLIC,
         "Metrics for Prometheus",
         {200: None},
-        _TAG,
         codes=("unauthenticated", "rate_limited"),
         unlimited=True,
         media_type="text/plain",
     ),
-    Route("GET", "/openapi.json", openapi, Access.PUBLIC, "This description", {200: None}, _TAG),
-    Route("GET", "/docs", docs, Access.PUBLIC, "This description as a page", {200: None}, _TAG, media_type="text/html"),
-    Route("GET", "/docs/docs.js", docs_script, Access.PUBLIC, "", {200: None}, ""),
-    Route("GET", "/docs/docs.css", docs_style, Access.PUBLIC, "", {200: None}, ""),
-    Route("GET", "/", index, Access.PUBLIC, "", {302: None}, ""),
+    _route("GET", "/openapi.json", openapi, "This description", {200: None}),
+    _route("GET", "/docs", docs, "This description as a page", {200: None}, media_type="text/html"),
+    _route("GET", "/docs/docs.js", docs_script, "", {200: None}, tag=""),
+    _route("GET", "/docs/docs.css", docs_style, "", {200: None}, tag=""),
+    _route("GET", "/", index, "", {302: None}, tag=""),
 ]

@@ -5,6 +5,7 @@ They are found as drafts that need review: `GET /v1/drafts?status=needs_review` 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from tenants.store import publications as store
@@ -43,29 +44,29 @@ def exists(call: Call[Any, Any]) -> None:
 _PUBLICATION = "/v1/admin/publications/{id}"
 _CODES = ("publication_not_unknown", "job_not_retryable")
 
+_route = partial(Route, tag="Publications", access=Access.ADMIN)
+
 ROUTES = [
-    Route(
+    _route(
         "POST",
         f"{_PUBLICATION}:confirm",
         confirm,
-        Access.ADMIN,
         "Confirm a publication of unknown outcome: the post is there",
         {200: PublicationView},
-        "Publications",
         body=PublicationFound,
         codes=_CODES,
         exists=exists,
-        description="The draft becomes `published`, and the job goes on without publishing. "
-        "Drafts with the status `needs_review` show their publication.",
+        description=(
+            "The draft becomes `published`, and the job goes on without publishing. "
+            "Drafts with the status `needs_review` show their publication."
+        ),
     ),
-    Route(
+    _route(
         "POST",
         f"{_PUBLICATION}:retry",
         retry,
-        Access.ADMIN,
         "Retry a publication of unknown outcome: the post is not there",
         {200: PublicationView},
-        "Publications",
         codes=_CODES,
         exists=exists,
         description="The draft becomes `pending_publish`, and the job publishes again, once.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -134,61 +135,50 @@ def reap(call: Call[Query, ReapRequest]) -> Reply:
 
 _QUEUE = "/v1/admin/queues/{lane}/{account}"
 
+_route = partial(Route, tag="Queues", access=Access.ADMIN)
+
 ROUTES = [
-    Route(
-        "GET",
-        "/v1/admin/queues",
-        list_queues,
-        Access.ADMIN,
-        "List live tenant queues",
-        {200: Listing[QueueView]},
-        "Queues",
-        query=QueuesQuery,
+    _route(
+        "GET", "/v1/admin/queues", list_queues, "List live tenant queues", {200: Listing[QueueView]}, query=QueuesQuery
     ),
-    Route("GET", _QUEUE, get_queue, Access.ADMIN, "Get a tenant queue", {200: QueueView}, "Queues"),
-    Route(
+    _route("GET", _QUEUE, get_queue, "Get a tenant queue", {200: QueueView}),
+    _route(
         "DELETE",
         _QUEUE,
         delete,
-        Access.ADMIN,
         "Delete a tenant queue",
         {200: QueueDeleted},
-        "Queues",
         query=ForceQuery,
         codes=("queue_not_empty", "account_busy"),
-        description="With `force`, what waits is cancelled first. `deleted` is false when new work kept the queue. The "
-        "next message makes the queue again.",
+        description=(
+            "With `force`, what waits is cancelled first. `deleted` is false when new work kept the queue. The "
+            "next message makes the queue again."
+        ),
     ),
-    Route(
+    _route(
         "POST",
         f"{_QUEUE}:pause",
         set_paused(True),
-        Access.ADMIN,
         "Pause the tenant queue",
         {200: QueueView},
-        "Queues",
         codes=("account_busy",),
         exists=exists,
     ),
-    Route(
+    _route(
         "POST",
         f"{_QUEUE}:resume",
         set_paused(False),
-        Access.ADMIN,
         "Resume the tenant queue, and close its circuit",
         {200: QueueView},
-        "Queues",
         codes=("account_busy",),
         exists=exists,
     ),
-    Route(
+    _route(
         "POST",
         "/v1/admin/reap",
         reap,
-        Access.ADMIN,
         "Delete idle tenant queues",
         {200: Reaped},
-        "Queues",
         body=ReapRequest,
         body_required=False,
     ),

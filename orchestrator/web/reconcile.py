@@ -29,11 +29,13 @@ ROUTES = [
         "POST",
         "/v1/admin/reconcile",
         reconcile,
-        Access.ADMIN,
         "Rebuild the Redis queues from SQL",
         {200: Reconciled},
-        "Queues",
-        description="Safe at any time. Tenant queues whose keys were lost are repaired first. After a loss of Redis it "
-        "happens by itself, within seconds.",
+        tag="Queues",
+        access=Access.ADMIN,
+        description=(
+            "Safe at any time. Tenant queues whose keys were lost are repaired first. After a loss of Redis it "
+            "happens by itself, within seconds."
+        ),
     ),
 ]

@@ -88,10 +88,10 @@ class Route:
     method: str
     path: str
     endpoint: Endpoint
-    access: Access
     summary: str
     answers: Mapping[int, Any]
     tag: str
+    access: Access
     body: type[BaseModel] | None = None
     #: False: the body may be left out.
     body_required: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -132,91 +133,75 @@ _SCHEDULE = "/v1/schedules/{id}"
 _WRONG = ("invalid_schedule", "unknown_pipeline", "invalid_input", "unsafe_url")
 _REFUSED = ("unknown_pipeline", "invalid_input", "account_draining", "account_suspended", "queue_full")
 
+_route = partial(Route, tag="Schedules", access=Access.OWN)
+
 ROUTES = [
-    Route(
+    _route(
         "POST",
         "/v1/accounts/{account}/schedules",
         create,
-        Access.OWN,
         "Make a schedule",
         {201: ScheduleView},
-        "Schedules",
         body=ScheduleRequest,
         codes=_WRONG,
         creates=True,
         headers=("Location",),
-        description="Give one of `cron`, `every`, `at` and `spread`. Each fire happens once, however many control "
-        "planes run.",
+        description=(
+            "Give one of `cron`, `every`, `at` and `spread`. Each fire happens once, however many control planes run."
+        ),
     ),
-    Route(
+    _route(
         "GET",
         "/v1/schedules",
         list_schedules,
-        Access.OWN,
         "List schedules, newest first",
         {200: Listing[ScheduleSummary]},
-        "Schedules",
         query=SchedulesQuery,
     ),
-    Route("GET", _SCHEDULE, get, Access.OWN, "Get a schedule", {200: ScheduleView}, "Schedules"),
-    Route(
+    _route("GET", _SCHEDULE, get, "Get a schedule", {200: ScheduleView}),
+    _route(
         "PATCH",
         _SCHEDULE,
         change,
-        Access.OWN,
         "Change a schedule, or turn it on or off",
         {200: ScheduleView},
-        "Schedules",
         body=ScheduleChange,
         codes=_WRONG,
         exists=exists,
         description="What is left out stays. The next fire moves only if the change concerns the times.",
     ),
-    Route(
+    _route(
         "POST",
         f"{_SCHEDULE}:run",
         run,
-        Access.OWN,
         "Run a schedule now",
         {202: JobView},
-        "Schedules",
         codes=(*_REFUSED, "quota_exhausted", "schedule_ended", "account_busy"),
         creates=True,
         exists=exists,
         headers=("Location",),
         description="Whatever its times, and also when it is off. It takes the next of `inputs`; its times stay.",
     ),
-    Route(
+    _route(
         "GET",
         f"{_SCHEDULE}/fires",
         list_fires,
-        Access.OWN,
         "List a schedule's fires, newest first",
         {200: Listing[FireView]},
-        "Schedules",
         query=Paging,
-        description="`fired`: a job was made. `skipped`: the job before had not ended. `missed`: it came while nothing "
-        "ran, and `catch_up` passed it over. `refused`: a limit or the account's state refused the job; `error` says "
-        "which. Kept for a week.",
+        description=(
+            "`fired`: a job was made. `skipped`: the job before had not ended. `missed`: no control plane ran at that "
+            "time, and `catch_up` skips it. `refused`: a limit or the account's state refused the job; `error` says "
+            "which. Kept for a week."
+        ),
     ),
-    Route(
-        "DELETE",
-        _SCHEDULE,
-        delete,
-        Access.OWN,
-        "Delete a schedule",
-        {204: None},
-        "Schedules",
-        description="Jobs that it made stay.",
-    ),
-    Route(
+    _route("DELETE", _SCHEDULE, delete, "Delete a schedule", {204: None}, description="Jobs that it made stay."),
+    _route(
         "POST",
         "/v1/schedules:preview",
         preview,
-        Access.OWN,
         "Preview the times of a schedule",
         {200: Items[Time]},
-        "Schedules",
         body=SchedulePreview,
         codes=(*_WRONG, "not_found"),
         description="Exactly the times at which a schedule of this account and name would fire.",

@@ -131,64 +131,32 @@ def delete_session(call: Call[Query, Any]) -> Reply:
 
 _ACCOUNT = "/v1/accounts/{account}"
 
+_route = partial(Route, tag="Accounts", access=Access.OWN)
+
 ROUTES = [
-    Route(
+    _route(
         "PUT",
         f"{_ACCOUNT}/target",
         put_target,
-        Access.OWN,
         "Set the publishing target",
         {200: TargetView},
-        "Accounts",
         body=TargetRequest,
         codes=("unsafe_url",),
     ),
-    Route(
-        "GET",
-        f"{_ACCOUNT}/target",
-        get_target,
-        Access.OWN,
-        "Get the publishing target",
-        {200: TargetView},
-        "Accounts",
-    ),
-    Route(
-        "DELETE",
-        f"{_ACCOUNT}/target",
-        delete_target,
-        Access.OWN,
-        "Delete the publishing target",
-        {204: None},
-        "Accounts",
-    ),
-    Route(
+    _route("GET", f"{_ACCOUNT}/target", get_target, "Get the publishing target", {200: TargetView}),
+    _route("DELETE", f"{_ACCOUNT}/target", delete_target, "Delete the publishing target", {204: None}),
+    _route(
         "PUT",
         f"{_ACCOUNT}/session",
         put_session,
-        Access.OWN,
         "Set the browser session",
         {200: SessionView},
-        "Accounts",
         body=SessionRequest,
-        description="Storage state and credentials are sealed before they are kept and are never shown again. Ends the "
-        "pause that a missing session caused, and closes the circuits of the account's lanes that use the session.",
+        description=(
+            "Storage state and credentials are sealed before they are kept and are never shown again. Ends the "
+            "pause that a missing session caused, and closes the circuits of the account's lanes that use the session."
+        ),
     ),
-    Route(
-        "GET",
-        f"{_ACCOUNT}/session",
-        get_session,
-        Access.OWN,
-        "Get the state of the browser session",
-        {200: SessionView},
-        "Accounts",
-    ),
-    Route(
-        "DELETE",
-        f"{_ACCOUNT}/session",
-        delete_session,
-        Access.OWN,
-        "Delete the browser session",
-        {204: None},
-        "Accounts",
-    ),
+    _route("GET", f"{_ACCOUNT}/session", get_session, "Get the state of the browser session", {200: SessionView}),
+    _route("DELETE", f"{_ACCOUNT}/session", delete_session, "Delete the browser session", {204: None}),
 ]

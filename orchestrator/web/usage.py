@@ -39,10 +39,10 @@ ROUTES = [
         "GET",
         "/v1/accounts/{account}/usage",
         get_usage,
-        Access.OWN,
         "Get the account's usage by UTC day",
         {200: UsageHistory},
-        "Accounts",
+        tag="Accounts",
+        access=Access.OWN,
         query=UsageQuery,
         description="Days without any use are left out. Seconds belong to the day on which the attempt ended.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from tenants.errors import NotFound
@@ -36,38 +37,31 @@ def rotate_secret(call: Call[Query, Nothing]) -> Reply:
 
 _SECRET = "/v1/accounts/{account}/webhook-secret"  # noqa: S105 - a path
 
+_route = partial(Route, tag="Webhooks", access=Access.OWN)
+
 ROUTES = [
-    Route(
+    _route(
         "GET",
         "/v1/jobs/{id}/deliveries",
         list_deliveries,
-        Access.OWN,
         "List the deliveries of a job's webhook",
         {200: Items[DeliveryView]},
-        "Webhooks",
-        description="Each end of the job makes one delivery; the newest comes last. A delivery that failed for good is "
-        "a dead letter, and goes on with `POST /v1/jobs/{delivery id}:retry` or the dead letter's `:replay`.",
+        description=(
+            "Each end of the job makes one delivery; the newest comes last. A delivery that failed for good is "
+            "a dead letter, and goes on with `POST /v1/jobs/{delivery id}:retry` or the dead letter's `:replay`."
+        ),
     ),
-    Route(
+    _route(
         "POST",
         _SECRET,
         rotate_secret,
-        Access.OWN,
         "Make a new webhook secret",
         {201: NewWebhookSecretView},
-        "Webhooks",
         creates=True,
         secret=True,
-        description="The secret is shown this once. The one before it signs too for 24 hours: a call has both "
-        "signatures then.",
+        description=(
+            "The secret is shown this once. The one before it signs too for 24 hours: a call has both signatures then."
+        ),
     ),
-    Route(
-        "GET",
-        _SECRET,
-        get_secret,
-        Access.OWN,
-        "Get when the webhook secret was made",
-        {200: WebhookSecretView},
-        "Webhooks",
-    ),
+    _route("GET", _SECRET, get_secret, "Get when the webhook secret was made", {200: WebhookSecretView}),
 ]
