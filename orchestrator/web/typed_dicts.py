@@ -1,17 +1,19 @@
-"""Writes `orchestrator/client/types.py`: the answers' models as typed dicts, so that a client's types are what runs.
+"""Writes `orchestrator/client/types/`: the answers' models as typed dicts, one module for each module of models.
 
-    python -m orchestrator.web.typed_dicts | ruff format - > orchestrator/client/types.py
+    python -m orchestrator.web.typed_dicts orchestrator/client/types && ruff format orchestrator/client/types
 
-The client must not import the server's models, which a caller's process has no use for; a test holds the two together.
+The client must not import the service's models; a test compares the package with what this module writes.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime
 from keyword import iskeyword
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
@@ -25,38 +27,53 @@ from .models.drafts import DraftStatus
 from .models.jobs import JobStatus, Outcome, StepStatus
 from .models.schedules import CatchUp, Overlap
 
-_HEAD = '''"""The shapes of the API's answers. Times are RFC 3339 text with offset, durations seconds, ids UUIDv7.
-
-Written by `python -m orchestrator.web.typed_dicts` from the models that the service answers with; not by hand.
-"""
-
-from __future__ import annotations
-
-from typing import Any, Literal, NotRequired, TypedDict
-'''
+_WRITTEN = "Written by `python -m orchestrator.web.typed_dicts` from the service's models; not by hand."
+_MODELS = f"{__package__}.models"
+_ABOUT = "The shapes of the API's answers. Times are RFC 3339 text with offset, durations seconds, ids UUIDv7."
+_TYPING = ("Any", "Literal", "NotRequired", "TypedDict")
 _IN = "    "
-#: Words that several shapes share have a name.
+#: Sets of words that several shapes share, by the module that gets them.
 _WORDS = {
-    "JobStatus": JobStatus,
-    "StepStatus": StepStatus,
-    "Outcome": Outcome,
-    "DraftStatus": DraftStatus,
-    "AccountStatus": AccountStatus,
-    "SessionStatus": SessionStatus,
-    "Overlap": Overlap,
-    "CatchUp": CatchUp,
+    "jobs": {"JobStatus": JobStatus, "StepStatus": StepStatus, "Outcome": Outcome},
+    "drafts": {"DraftStatus": DraftStatus},
+    "accounts": {"AccountStatus": AccountStatus, "SessionStatus": SessionStatus},
+    "schedules": {"Overlap": Overlap, "CatchUp": CatchUp},
 }
+_WORD_NAMES = [(name, words) for group in _WORDS.values() for name, words in group.items()]
 _PLAIN = {str: "str", int: "int", float: "float", bool: "bool", datetime: "str", date: "str", NoneType: "None"}
 
 
-def write() -> str:
-    """The whole module, not formatted."""
-    lines = [_HEAD]
-    for name, words in _WORDS.items():
-        lines.append(f"{name} = {_literal(words)}")
+def write() -> dict[str, str]:
+    """The package's modules by name, not formatted."""
+    bodies: dict[str, list[str]] = {module: [] for module in _WORDS}
+    names: dict[str, str] = {}
+    for module, group in _WORDS.items():
+        for name, words in group.items():
+            bodies[module].append(f"{name} = {_literal(words)}")
+            names[name] = module
     for model in _models():
-        lines.extend(("", "", *_typed_dict(model)))
-    return "\n".join(lines) + "\n"
+        module = _module_of(model)
+        bodies.setdefault(module, []).extend(("", "", *_typed_dict(model)))
+        names[_name(model)] = module
+    modules = {module: "\n".join((*_head(module, lines, names), *lines, "")) for module, lines in bodies.items()}
+    ordered = sorted(names, key=lambda name: (names[name], name))
+    exports = [f"from .{names[name]} import {name} as {name}" for name in ordered]
+    return {"__init__": "\n".join((f'"""{_ABOUT}\n\n{_WRITTEN}\n"""\n', *exports, "")), **modules}
+
+
+def _module_of(model: type[BaseModel]) -> str:
+    """Models that an endpoint defines for itself belong to the calls for operators."""
+    package, _, module = model.__module__.rpartition(".")
+    return module if package == _MODELS else "operations"
+
+
+def _head(module: str, lines: Iterable[str], names: Mapping[str, str]) -> Iterator[str]:
+    used = set(re.findall(r"\w+", "\n".join(lines)))
+    yield f'"""{module.capitalize()}. {_WRITTEN}"""\n'
+    yield "from __future__ import annotations\n"
+    yield f"from typing import {', '.join(name for name in _TYPING if name in used)}\n"
+    for other in sorted({names[name] for name in used & names.keys()} - {module}):
+        yield f"from .{other} import {', '.join(sorted(name for name in used if names.get(name) == other))}"
 
 
 def _models() -> list[type[BaseModel]]:
@@ -124,7 +141,7 @@ def _name(model: type[BaseModel]) -> str:
 
 
 def _type(annotation: Any) -> str:
-    for name, words in _WORDS.items():
+    for name, words in _WORD_NAMES:
         if annotation == words:
             return name
     if annotation is Any:
@@ -145,5 +162,11 @@ def _literal(words: Any) -> str:
     return f"Literal[{', '.join(repr(word) for word in get_args(words))}]"
 
 
+def main(folder: Path) -> None:
+    """Write the package's files."""
+    for module, text in write().items():
+        (folder / f"{module}.py").write_text(text)
+
+
 if __name__ == "__main__":
-    sys.stdout.write(write())
+    main(Path(sys.argv[1]))
