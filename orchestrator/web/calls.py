@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from tenants.errors import Fault, NotFound
 
 from ..heap import collector_paused
-from .audit import note
+from .audit_log import note
 from .auth import Access, Caller
 from .bodies import check_json_type, decode_json, read_body
 from .cpu_budget import CpuBudget, CpuBudgetExceeded

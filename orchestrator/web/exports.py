@@ -13,7 +13,7 @@ from tenants.errors import Unavailable
 
 from .. import exports
 from ..json_text import to_json
-from .audit import note
+from .audit_log import note
 from .auth import Access
 from .models.base import Query
 from .problems import problem_of

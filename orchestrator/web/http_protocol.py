@@ -22,10 +22,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
-import resource
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +30,9 @@ import uuid_utils
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from ..metrics import REFUSED_CONNECTIONS
+from .connection_limits import ConnectionCounts, ConnectionLimits, refusal
 from .middleware import SECURITY_HEADERS
 from .problems import Problem, problem_response
-from .rate_limits import network_of
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -46,8 +43,6 @@ MIN_BODY_RATE = 8 * 1024
 MAX_DISCARDED_BYTES = 1024 * 1024
 #: How long a refused client may go on sending: a reset, which closing at once causes, can destroy the answer.
 LINGER_SECONDS = 2.0
-#: Files that the process keeps for its database, Redis and itself.
-RESERVED_FILES = 256
 
 
 class Phase(Enum):
@@ -57,72 +52,6 @@ class Phase(Enum):
     BODY = "body"
     ANSWER = "answer"
     IDLE = "idle"
-
-
-@dataclass(frozen=True)
-class ConnectionLimits:
-    """The limits of one server. `per_address` and `total` of 0: any number."""
-
-    max_header_bytes: int
-    max_headers: int
-    header_seconds: float
-    body_seconds: float
-    idle_seconds: float
-    send_seconds: float
-    per_address: int
-    total: int
-    trusted_proxies: Sequence[str] = ()
-
-    @classmethod
-    def of(cls, settings: Settings) -> ConnectionLimits:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return cls(
-            max_header_bytes=settings.max_header_bytes,
-            max_headers=settings.max_headers,
-            header_seconds=settings.header_timeout_seconds,
-            body_seconds=settings.body_timeout_seconds,
-            idle_seconds=settings.idle_timeout_seconds,
-            send_seconds=settings.send_timeout_seconds,
-            per_address=settings.max_connections_per_address,
-            total=0 if soft == resource.RLIM_INFINITY else max(soft - RESERVED_FILES, soft // 2),
-            trusted_proxies=settings.trusted_proxies,
-        )
-
-
-class ConnectionCounts:
-    """How many connections are open, in all and by address. Used by the event loop alone."""
-
-    def __init__(self, limits: ConnectionLimits) -> None:
-        self._limits = limits
-        self._trusted = [ipaddress.ip_network(each, strict=False) for each in limits.trusted_proxies]
-        self._by_network = Counter[str]()
-        self._total = 0
-
-    def add(self, address: str | None) -> Problem | None:
-        """Count a connection; the refusal if it is one too many."""
-        network = network_of(address)
-        self._total += 1
-        self._by_network[network] += 1
-        if self._limits.total and self._total > self._limits.total:
-            return _refusal("unavailable", "the server has as many connections as it can hold")
-        most = self._limits.per_address
-        if most and self._by_network[network] > most and not self._is_trusted(address):
-            return _refusal("rate_limited", f"more than {most} connections are open from this address")
-        return None
-
-    def remove(self, address: str | None) -> None:
-        network = network_of(address)
-        self._total -= 1
-        self._by_network[network] -= 1
-        if not self._by_network[network]:
-            del self._by_network[network]
-
-    def _is_trusted(self, address: str | None) -> bool:
-        try:
-            found = ipaddress.ip_address(address or "")
-        except ValueError:
-            return False
-        return any(found in network for network in self._trusted)
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -151,13 +80,13 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._address = self.client[0] if self.client else None
-        refusal = self.counts.add(self._address)
-        if refusal is None:
+        refused = self.counts.add(self._address)
+        if refused is None:
             self._enter(Phase.HEAD, self.limits.header_seconds)
         else:  # nothing was read, so nothing needs to linger
             self._is_refused = True
             REFUSED_CONNECTIONS.labels("too_many").inc()
-            transport.write(_answer(refusal))
+            transport.write(_answer(refused))
             self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -186,7 +115,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._raw_body_bytes += len(data)
             overhead = self._raw_body_bytes - self._body_bytes
             if overhead > self.limits.max_header_bytes + self._body_bytes:
-                self._refuse(_refusal("malformed_json", "the body comes in chunks that are more frame than content"))
+                self._refuse(refusal("malformed_json", "the body comes in chunks that are more frame than content"))
 
     # what the parser finds
 
@@ -234,7 +163,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What the parser does not take, and what the callbacks above refused."""
-        self._refuse(self._refusal or _refusal("malformed_json", "this is not an HTTP request"))
+        self._refuse(self._refusal or refusal("malformed_json", "this is not an HTTP request"))
 
     def _unsupported_upgrade_warning(self) -> None:
         """A client that asks for another protocol gets HTTP; a line in the log for each would only fill it."""
@@ -249,7 +178,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _headers_too_large(self) -> Problem:
         limits = self.limits
-        return _refusal(
+        return refusal(
             "headers_too_large",
             f"the head of a request may have {limits.max_header_bytes} bytes and {limits.max_headers} header fields",
         )
@@ -291,9 +220,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_refused or self._phase is Phase.IDLE or (self._phase is Phase.HEAD and not self._raw_head_bytes):
             self._close()
         elif self._phase is Phase.HEAD:
-            self._refuse(_refusal("request_timeout", f"the head did not come in {self.limits.header_seconds:g} s"))
+            self._refuse(refusal("request_timeout", f"the head did not come in {self.limits.header_seconds:g} s"))
         else:
-            self._refuse(_refusal("request_timeout", f"the body did not come in {self.limits.body_seconds:g} s"))
+            self._refuse(refusal("request_timeout", f"the body did not come in {self.limits.body_seconds:g} s"))
 
     # refusing
 
@@ -362,13 +291,6 @@ def proxy_options(trusted_proxies: Sequence[str]) -> dict[str, Any]:
     """Whose `X-Forwarded-For` uvicorn believes: by itself, that of whoever comes from this machine."""
     networks = [str(ipaddress.ip_network(each, strict=False)) for each in trusted_proxies]
     return {"proxy_headers": bool(networks), "forwarded_allow_ips": networks}
-
-
-def _refusal(code: str, detail: str) -> Problem:
-    headers = {"Connection": "close"}
-    if code in ("rate_limited", "unavailable"):
-        headers["Retry-After"] = "1"
-    return Problem(code, detail, headers=headers)
 
 
 def _answer(problem: Problem) -> bytes:

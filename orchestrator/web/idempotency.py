@@ -29,7 +29,7 @@ from tenants.models import derived_id
 from tenants.store import idempotency as store
 
 from ..json_text import to_json
-from .audit import note
+from .audit_log import note
 from .problems import Problem, invalid
 from .routing import Call, Reply, Route
 

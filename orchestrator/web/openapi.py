@@ -9,7 +9,8 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from .auth import Access
-from .examples import JOB_ID, answer_example, problem_examples
+from .example_answers import JOB_ID
+from .examples import answer_example, problem_examples
 from .links import links_of
 from .models.base import ACCOUNT_SCHEMA, ProblemDocument, Query, complete
 from .problems import PROBLEM_JSON, PROBLEMS

@@ -17,10 +17,11 @@ import pytest
 import typer
 
 from onelane.collisions import hidden
-from orchestrator import doctor, ports
+from orchestrator import ports
 from orchestrator.cli.app import app, run
 from orchestrator.cli.output import print_table
-from orchestrator.doctor import Finding, examine, print_findings
+from orchestrator.doctor import examine, print_findings
+from orchestrator.findings import Finding
 from tests.house.running import ROOT, environment
 from tests.servers import free_port
 
@@ -224,7 +225,7 @@ def test_doctor_says_what_failed_while_it_looked(monkeypatch: pytest.MonkeyPatch
     def broken(_: object) -> list[object]:
         raise KeyError("hunter2")
 
-    monkeypatch.setattr(doctor, "_pipelines", broken)
+    monkeypatch.setattr(examinations, "pipelines", broken)
     (found,) = [each for each in examine() if "examination failed" in each.message]
     assert found.status == "wrong"
     assert "KeyError" in found.message
@@ -243,6 +244,18 @@ def test_doctor_finds_a_driver_that_does_not_start(monkeypatch: pytest.MonkeyPat
     (driver,) = [each for each in examine() if each.part == "driver"]
     assert driver.status == "wrong"
     assert "libatomic1" in str(driver.fix)
+
+
+def test_doctor_says_that_up_needs_a_redis_where_the_embedded_server_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (found,) = [each for each in examine() if each.part == "redis"]
+    assert (found.status, "`up` starts an embedded Valkey" in found.message) == ("note", True)
+    monkeypatch.setattr(examinations, "is_installed", lambda extra: extra != "embedded")
+    (found,) = [each for each in examine() if each.part == "redis"]
+    assert "onelane[embedded]" in found.message
+    assert "starts an embedded" not in found.message
+    assert "ONELANE_REDIS_URL" in found.fix
 
 
 def test_doctor_finds_keys_that_others_can_read(tmp_path: Path) -> None:

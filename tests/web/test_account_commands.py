@@ -15,7 +15,8 @@ import pytest
 from orchestrator.cli.app import run
 from orchestrator.client import ExportCut, NotReachable, Onelane
 from orchestrator.client.connection import Connection
-from orchestrator.doctor import Finding, examine
+from orchestrator.doctor import examine
+from orchestrator.findings import Finding
 from orchestrator.loops.eraser import Eraser
 from orchestrator.runtime import Runtime
 from tenants.sealing import Sealer, new_key

@@ -16,7 +16,8 @@ import pytest
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.web import http_protocol
-from orchestrator.web.http_protocol import ConnectionCounts, ConnectionLimits, proxy_options
+from orchestrator.web.connection_limits import ConnectionCounts, ConnectionLimits
+from orchestrator.web.http_protocol import proxy_options
 from tests.web.conftest import ADMIN_KEY, JOB, Bench
 from tests.web.test_server import serving
 

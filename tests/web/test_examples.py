@@ -39,7 +39,7 @@ def test_every_call_has_an_example_of_each_body_that_fits(path: str, method: str
         for media_type, media in content.items():
             if (path, method) in WITHOUT:
                 continue
-            assert "example" in media, f"{method} {path}: write an example of {which} in orchestrator/web/examples.py"
+            assert "example" in media, f"{method} {path}: write an example of {which} in example_answers.py"
             check(media["schema"], media["example"])
             assert media_type == "application/json" or isinstance(media["example"], str)
 
