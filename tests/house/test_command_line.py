@@ -17,7 +17,7 @@ import pytest
 import typer
 
 from onelane.collisions import hidden
-from orchestrator import ports
+from orchestrator import examinations, ports
 from orchestrator.cli.app import app, run
 from orchestrator.cli.output import print_table
 from orchestrator.doctor import examine, print_findings
