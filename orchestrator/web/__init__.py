@@ -1,1 +1,1 @@
-"""The control plane's HTTP API. `app.create_app` puts it together; `routing` says how a call is checked."""
+"""The control plane's HTTP API. `app.create_app` makes it; `routing` says how a call is checked."""

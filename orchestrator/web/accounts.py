@@ -1,4 +1,4 @@
-"""Accounts: look, limit, pause, resume, drain, suspend."""
+"""Accounts: list, limit, pause, resume, drain, suspend."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def account_view(call: Call[Any, Any], account: str) -> dict[str, Any]:
     """The whole account.
 
     Raises:
-        NotFound: it has not come into being.
+        NotFound: the account does not exist.
     """
 
     def read(connection: Connection) -> tuple[Any, dict[str, dict[str, Any]], list[dict[str, Any]]]:
@@ -85,8 +85,8 @@ def put_limits(call: Call[Query, LimitsRequest]) -> Reply:
     return Reply(limits.as_json(), audit={"before": before.as_json(), "after": limits.as_json()})
 
 
-def steer(status: str) -> Callable[[Call[Query, Nothing]], Reply]:
-    """An endpoint that gives the account this status. SQL holds it first; a start is held against SQL."""
+def set_status(status: str) -> Callable[[Call[Query, Nothing]], Reply]:
+    """An endpoint that gives the account this status. SQL has it first: each start of a step is checked there."""
 
     def endpoint(call: Call[Query, Nothing]) -> Reply:
         closed: list[str] = []
@@ -105,11 +105,11 @@ def steer(status: str) -> Callable[[Call[Query, Nothing]], Reply]:
 
 
 def exists(call: Call[Any, Any]) -> None:
-    """Raises `NotFound` unless the account of the path has come into being."""
+    """Raises `NotFound` unless the account of the path exists."""
     try:
         parse_account(call.account)
     except InvalidAccount:
-        return  # told as 422, with the other faults
+        return  # validation answers 422, with the other faults
     call.service.database.read(lambda connection: store.fetch(connection, call.account))
 
 
@@ -125,7 +125,7 @@ ROUTES = [
         "List accounts",
         {200: Listing[AccountSummary]},
         query=AccountsQuery,
-        description="In the order of their ids, because they have no number of their own.",
+        description="In the order of their ids.",
     ),
     _route("GET", _ACCOUNT, get_account, "Get an account", {200: AccountView}, access=Access.OWN),
     _route(
@@ -135,10 +135,10 @@ ROUTES = [
         "Replace the account's limits",
         {200: LimitsView},
         body=LimitsRequest,
-        description="They act at once, on what waits too; no limit stops a job that was accepted.",
+        description="They apply at once, also to waiting jobs. No limit stops a job that was accepted.",
     ),
     *(
-        _route("POST", f"{_ACCOUNT}:{verb}", steer(status), summary, {200: AccountView}, exists=exists)
+        _route("POST", f"{_ACCOUNT}:{verb}", set_status(status), summary, {200: AccountView}, exists=exists)
         for verb, status, summary in (
             ("pause", "paused", "Pause the account: nothing new starts"),
             ("resume", "active", "Resume the account, and close its circuits"),

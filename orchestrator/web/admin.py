@@ -59,7 +59,7 @@ def list_pipelines(call: Call[Paging, Any]) -> Reply:
             "input_schema": pipeline.input_schema(),
         }
         for name, pipeline in sorted(call.service.pipelines.items())
-        if name != webhooks.PIPELINE  # nobody can make its jobs
+        if name != webhooks.PIPELINE  # its jobs are made by other jobs alone
     ]
     return Reply({"items": items, "next_cursor": None})
 

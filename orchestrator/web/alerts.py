@@ -1,4 +1,4 @@
-"""Alerts and open circuits as an operator looks at them, and a test of the channels."""
+"""Alerts and open circuits for operators, and a test of the channels."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def _state(row: Mapping[Any, Any]) -> str:
 
 
 def test_alerts(call: Call[Query, Nothing]) -> Reply:
-    """Nothing is written down: the message tells of nothing that happened."""
-    from ..alerts.channels import channels_of, send  # apprise takes long to load, and is seldom asked here
+    """Store no alert: nothing happened that the message could report."""
+    from ..alerts.channels import channels_of, send  # apprise takes long to load, and is seldom needed
 
     channels = channels_of([url.get_secret_value() for url in call.service.settings.alert_urls])
     text = sample_text()
@@ -90,7 +90,7 @@ ROUTES = [
         {200: Listing[AlertView]},
         query=AlertsQuery,
         description=(
-            "What is alike is one alert, which counts. They are kept for 30 days after they last came up, "
+            "Equal events are one alert with a count. Alerts are kept for 30 days after their last event, "
             "whether alert URLs are set or not."
         ),
     ),
@@ -100,7 +100,7 @@ ROUTES = [
         test_alerts,
         "Send a test message to every alert URL",
         {200: AlertsTested},
-        description="It waits until each has taken the message, or has not within 15 seconds.",
+        description="It waits until each URL has taken the message, for at most 15 seconds.",
     ),
     _route(
         "GET",

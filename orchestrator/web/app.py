@@ -1,8 +1,8 @@
-"""The control plane's HTTP application: every route in one table, around it what every answer needs.
+"""The control plane's HTTP application: all routes in one table, and what every answer needs.
 
     uvicorn.run(create_app(runtime), host=…, port=…)
 
-The application starts no loops; whoever serves it does, so that it can be tested and run without them.
+The application starts no loops: `onelane serve` does, so that the application can run without them.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ ROUTES: Sequence[Route] = (
 
 
 def create_app(runtime: Runtime, *, extra_routes: Sequence[BaseRoute] = ()) -> Starlette:
-    """The application over a runtime, which stays the caller's to close.
+    """The application over a runtime, which the caller closes.
 
     Args:
-        runtime: what it serves.
+        runtime: the parts of the service.
         extra_routes: Starlette routes that come before the API's, such as the dashboard's.
     """
     table = RouteTable(ROUTES)
@@ -103,7 +103,7 @@ def create_app(runtime: Runtime, *, extra_routes: Sequence[BaseRoute] = ()) -> S
         service.close()
 
     return Starlette(
-        routes=[*extra_routes, _Everything(Api(table, service))],
+        routes=[*extra_routes, _ApiRoute(Api(table, service))],
         middleware=[Middleware(EveryAnswer)],
         exception_handlers={HTTPException: _on_http_exception, Exception: _on_exception},
         lifespan=lifespan,
@@ -115,8 +115,8 @@ def _openapi_document() -> bytes:
     return to_json(build(ROUTES, package_version()))
 
 
-class _Everything(BaseRoute):
-    """Whatever no other route took is the API's, also what it then answers with 404."""
+class _ApiRoute(BaseRoute):
+    """Gives the API every request that no earlier route took, unknown paths too."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -136,7 +136,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _on_exception(request: Request, error: Exception) -> Response:
-    """Starlette answers with this from outside of every middleware, so it brings its own headers."""
+    """Starlette calls this outside of every middleware, so the answer sets its own headers."""
     request_id = request.scope.get("onelane.request_id", "")
     log.error("request %s failed", request_id, exc_info=error)
     response = problem_response(problem_of(error))

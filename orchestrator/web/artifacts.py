@@ -1,8 +1,8 @@
-"""A job's artifacts: what there is, and the files themselves by addresses that end.
+"""A job's artifacts: their list, and the files by signed addresses that expire.
 
 Invariants
-- A file is given to whoever holds an address that we signed and that has not ended; nothing else is asked.
-- No file is rendered as a page: a step may have written it from what a stranger's site sent.
+- A signed address that has not expired is enough to get a file; no key is needed.
+- No file is rendered as a page: a step may have written it from the content of a foreign site.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .routing import Call, Reply, Route
 
 #: How long an address of a file can be used.
 URL_SECONDS = 900.0
-#: What a browser may show in place; anything else is saved.
+#: What a browser may show inline; it saves any other type.
 _SHOWN = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "text/plain"})
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.+-]{0,60}", re.ASCII)
 
@@ -46,12 +46,12 @@ def list_artifacts(call: Call[Query, Any]) -> Reply:
 def get_artifact(call: Call[ArtifactQuery, Any]) -> Response:
     service, artifact_id, query = call.service, call.params["id"], call.query
     if not service.signer.is_valid(_path(artifact_id), query.expires, query.signature):
-        raise Problem("forbidden", "the address is not signed by us, or has ended; list the job's artifacts again")
+        raise Problem("forbidden", "the address has a wrong signature or has expired; list the job's artifacts again")
     row = service.database.read(lambda connection: store.fetch(connection, artifact_id))
     try:
         content = (service.settings.data_dir / row["path"]).read_bytes()
     except FileNotFoundError:
-        message = f"artifact {artifact_id!r} is not here: its file lies with the host whose worker made it"
+        message = f"artifact {artifact_id!r} is not on this host: its file is on the host of the worker that made it"
         raise NotFound(message) from None
     return Response(content, headers=_headers(row))
 

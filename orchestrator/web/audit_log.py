@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 
 def note(route: Route, call: Call[Any, Any], reply: Reply | Response) -> None:
-    """Keep who did what to what, from where."""
+    """Record who did what to which resource, and from where."""
     caller, client = call.caller, call.request.client
     actor = f"{caller.scope}:{caller.key_id}" if caller.account is None else f"account:{caller.account}:{caller.key_id}"
     action = f"{route.method} {route.path}"
     target = unquote(call.request.scope["raw_path"].decode("latin-1"), errors="replace")
-    # As JSON has it: a time is text there.
+    # As JSON: times are text.
     details = json.loads(to_json(reply.audit)) if isinstance(reply, Reply) and reply.audit is not None else None
     address = client.host if client is not None else ""
     try:

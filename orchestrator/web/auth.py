@@ -1,9 +1,8 @@
-"""Who calls: bearer keys, and what each scope may do.
+"""Authentication by bearer keys, and what each scope may do.
 
 Invariants
-- A key is looked for by its SHA-256 and compared in constant time; it is written nowhere, not even in part.
-- Nothing is remembered between calls: a key that was revoked or has expired is refused from the next call on, by
-  every process.
+- A key is found by its SHA-256 and compared in constant time; no part of it is stored or logged.
+- Nothing is cached between calls: every process refuses a revoked or expired key from the next call on.
 - An account's key sees its own rows. Another account's path or id is 404, as if it were not there; an admin row is 403.
 """
 
@@ -36,7 +35,7 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls. `key_id` is `admin` for the key from the settings."""
+    """The caller. `key_id` is `admin` for the key from the settings."""
 
     key_id: str
     scope: Literal["admin", "account"]
@@ -57,18 +56,18 @@ class Authenticator:
         self._touching = threading.Lock()
 
     def admin(self, authorization: str | None) -> Caller | None:
-        """The caller, if it is the settings' admin key; costs no database, so it works while that is down.
+        """The caller, if the key is the settings' admin key. It needs no database, so it works while that is down.
 
         Raises:
             Problem: 401, there is no bearer key at all.
         """
         digest = hashlib.sha256(_bearer(authorization).encode()).digest()
-        # Every digest is compared, so that the time tells nothing.
+        # Every digest is compared, so that the time reveals nothing.
         matches = [hmac.compare_digest(digest, each) for each in self._admin_digests]
         return Caller("admin", "admin", None) if any(matches) else None
 
     def stored(self, authorization: str | None) -> Caller:
-        """The caller by the database's keys.
+        """The caller, by the keys in the database.
 
         Raises:
             Problem: 401, the key is unknown, expired or revoked; the answer does not say which.
@@ -83,7 +82,7 @@ class Authenticator:
         return Caller(found["id"], found["scope"], found["account"])
 
     def _first_to_touch(self, key_id: str) -> bool:
-        """Of many calls at once, one writes the last use down."""
+        """True for one of many concurrent calls, which then stores the last use."""
         now = time.monotonic()
         with self._touching:
             if now - self._touched.get(key_id, -keys.TOUCH_SECONDS) < keys.TOUCH_SECONDS:
@@ -95,7 +94,7 @@ class Authenticator:
 
 
 def _digests(admin_key: SecretStr | None) -> tuple[bytes, ...]:
-    """Several admin keys may be set, separated by commas, so that one can be changed without a gap."""
+    """Several admin keys may be set, separated by commas, so that one can be replaced without an outage."""
     parts = admin_key.get_secret_value().split(",") if admin_key is not None else []
     return tuple(hashlib.sha256(part.strip().encode()).digest() for part in parts if part.strip())
 

@@ -1,7 +1,6 @@
-"""Bodies: bounded while they are read, of one media type, strict JSON.
+"""Reads request bodies: bounded in size, of one media type, strict JSON.
 
-A body that is announced as too large is refused before a byte of it is read; one that does not say its length, as soon
-as it has grown too large.
+A body whose Content-Length is too large is refused before it is read; one without a length, once it is too large.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def check_json_type(request: Request) -> None:
-    """Refuse what does not call itself JSON in UTF-8, and what is compressed: a small body could become a large one.
+    """Refuse any other type than JSON in UTF-8, and compression: a small body could become a large one.
 
     Raises:
         Problem: 415.
@@ -77,7 +76,7 @@ def decode_json(body: bytes, budget: CpuBudget | None = None) -> Any:
     """The body's value.
 
     Raises:
-        Problem: 400, it is not JSON; 422, it is JSON that no caller may send.
+        Problem: 400, it is not JSON; 422, it is JSON that is not allowed.
         CpuBudgetExceeded: it took more CPU than `budget` allows.
     """
     if not body.strip():

@@ -1,10 +1,10 @@
-"""One call from its path to its answer: the checks in their order, then the endpoint.
+"""A call from its path to its answer: the checks in order, then the endpoint.
 
 Invariants
-- Nothing of a body is read before the caller is known and may reach what the path names.
-- The event loop parses only what is small. The rest is parsed on a few threads of their own, so that neither the loop
-  nor the store's threads wait for it, and within a budget of CPU.
-- Whatever an endpoint raises becomes a problem document; what nobody expected is logged with the request's id.
+- No part of a body is read before the caller is authenticated and authorized.
+- The event loop parses only small input. Larger input is parsed on a few threads of their own, so that neither the
+  loop nor the store's threads wait for it, and within a budget of CPU.
+- Whatever an endpoint raises becomes a problem document; unexpected errors are logged with the request's id.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .validation import validate
 log = logging.getLogger(__name__)
 
 _NO_QUERY, _NO_BODY = Query(), Nothing()
-#: Bytes of body and query above which they are parsed on a thread; up to here the worst of them takes about a
+#: Bytes of body and query above which a thread parses them; the slowest input of this size takes about a
 #: millisecond (`tests/benchmarks/request_input.py`).
 _LARGE_INPUT = 2 * 1024
 
@@ -94,9 +94,9 @@ class Api:
             if not route.unlimited:
                 limits.check_key(caller.key_id)
             _authorize(route, caller, params)
-        return await self._called(request, route, caller, params)
+        return await self._checked_call(request, route, caller, params)
 
-    async def _called(self, request: Request, route: Route, caller: Caller, params: dict[str, str]) -> Response:
+    async def _checked_call(self, request: Request, route: Route, caller: Caller, params: dict[str, str]) -> Response:
         key = request.headers.get("idempotency-key") if route.creates else None
         if route.exists is not None and route.body_model is not None:
             probe = Call(self._service, caller, params, _NO_QUERY, _NO_BODY, request)
@@ -117,12 +117,12 @@ class Api:
                 raise Problem("too_large", str(error)) from None
             return body, query, content
 
-        def checked_apart() -> tuple[Any, Query, BaseModel]:
+        def checked_in_thread() -> tuple[Any, Query, BaseModel]:
             with collector_paused():
                 return checked()
 
         large = len(text or b"") + len(query_string) > _LARGE_INPUT
-        body, query, content = await self._service.in_parser_thread(checked_apart) if large else checked()
+        body, query, content = await self._service.in_parser_thread(checked_in_thread) if large else checked()
         call: Call[Any, Any] = Call(self._service, caller, params, query, content, request)
         if key is not None:
             return await self._service.in_thread(lambda: answer_once(key, route, call, body))
@@ -131,7 +131,7 @@ class Api:
         return await self._service.in_thread(lambda: _run(route, call))
 
     async def _text(self, request: Request, route: Route) -> bytes | None:
-        """The body, which calls itself JSON; None where there is none and none is needed."""
+        """The body, whose type is JSON; None where there is none and none is needed."""
         if route.body_model is None:
             return None
         body = await read_body(request, getattr(self._service.settings, route.body_limit))
@@ -141,12 +141,12 @@ class Api:
         return body
 
     async def _caller(self, request: Request, raw: bytes) -> None:
-        """Below /v1 even a path that leads nowhere asks for the key first, and counts as a call of it."""
+        """Below /v1 an unknown path needs a key too, and counts as a call of that key."""
         if raw == b"/v1" or raw.startswith((b"/v1/", b"/v1:")):
             self._service.limits.check_key((await self._authenticated(request)).key_id)
 
     async def _authenticated(self, request: Request) -> Caller:
-        """Who calls, unless the address has guessed too often.
+        """The caller, unless its address has sent too many wrong keys.
 
         Raises:
             Problem: 401 or 429.
@@ -169,7 +169,7 @@ class Api:
 
 
 def address_of(request: Request) -> str | None:
-    """Who is at the other end; behind a trusted proxy, whom that names."""
+    """The client's address; behind a trusted proxy, the one that the proxy names."""
     return request.client.host if request.client is not None else None
 
 
@@ -182,7 +182,7 @@ def _authorize(route: Route, caller: Caller, params: Mapping[str, str]) -> None:
 
 
 def _check_exists(route: Route, probe: Call[Any, Any], key: str | None) -> None:
-    """Refuse a call for something that is not there, unless it repeats one that was answered while it was."""
+    """Refuse a call for something that does not exist, unless its idempotency key was already answered."""
     assert route.exists is not None
     try:
         route.exists(probe)
@@ -192,7 +192,7 @@ def _check_exists(route: Route, probe: Call[Any, Any], key: str | None) -> None:
 
 
 def _check_names(params: Mapping[str, str]) -> None:
-    """U+0000 is in no id of ours, and no database takes it as a parameter; an account's shape is checked with the body.
+    """Refuse U+0000: no id has it, and no database takes it as a parameter. Validation checks an account's name.
 
     Raises:
         Problem: 404.
@@ -213,7 +213,7 @@ def _response(reply: Reply | Response) -> Response:
 
 
 def _raw_path(scope: Scope) -> bytes:
-    """The path as it came; a prefix under which a server mounts us does not count."""
+    """The path, not decoded, without the prefix under which a server mounts the application."""
     raw: bytes = scope["raw_path"].partition(b"?")[0]
     root: bytes = scope.get("root_path", "").rstrip("/").encode()
     return raw[len(root) :] if root and raw.startswith(root + b"/") else raw

@@ -1,4 +1,4 @@
-"""Checking the broker's invariants because somebody asks for it; the gauges' loop does it all the time."""
+"""A check of the broker's invariants on request; the gauges' loop does it all the time."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ROUTES = [
         access=Access.ADMIN,
         description=(
             "Every slot is a lease, every message in exactly one place, every account in exactly one list. "
-            "What is wrong is repaired and reported."
+            "Violations are repaired and reported."
         ),
     ),
 ]

@@ -15,13 +15,13 @@ from .rate_limits import network_of
 if TYPE_CHECKING:
     from ..settings import Settings
 
-#: Files that the process keeps for its database, Redis and itself.
+#: File descriptors that the process reserves for its database, Redis and itself.
 RESERVED_FILES = 256
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """The limits of one server. `per_address` and `total` of 0: any number."""
+    """The limits of one server. 0 for `per_address` or `total` means no limit."""
 
     max_header_bytes: int
     max_headers: int
@@ -50,7 +50,7 @@ class ConnectionLimits:
 
 
 class ConnectionCounts:
-    """How many connections are open, in all and by address. Used by the event loop alone."""
+    """The number of open connections, in total and by address. Used by the event loop alone."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
@@ -59,7 +59,7 @@ class ConnectionCounts:
         self._total = 0
 
     def add(self, address: str | None) -> Problem | None:
-        """Count a connection; the refusal if it is one too many."""
+        """Count a connection; returns the refusal if there are too many."""
         network = network_of(address)
         self._total += 1
         self._by_network[network] += 1

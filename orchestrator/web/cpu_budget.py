@@ -1,8 +1,8 @@
-"""A bound on the CPU that the input of one request may cost.
+"""A limit on the CPU time for parsing one request.
 
-Every parser of a request is linear, and its input is bounded, so the budget is met by no honest request. It limits what
-a fault in that reasoning can cost: Python code checks the budget while it works; the C code in between (the JSON
-scanner, pydantic) cannot be interrupted, and is checked right after.
+Every parser is linear and its input is bounded, so no valid request reaches the limit. It bounds the damage of a parser
+that is slower than thought. Python code checks the budget while it runs; the C code in between (the JSON scanner,
+pydantic) cannot be interrupted, and is checked right after.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class CpuBudgetExceeded(Exception):
 
 
 class CpuBudget:
-    """CPU seconds of the thread that makes it; `check` belongs on the same thread."""
+    """CPU seconds of the thread that creates it; call `check` on the same thread."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

@@ -1,4 +1,4 @@
-"""Dead letters: look, replay, discard."""
+"""Dead letters: list, replay, discard."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .models.base import Listing, Nothing, Query
 from .models.jobs import JobView
 from .routing import Call, Reply, Route
 
-#: Letters that one call resolves, and that its answer names.
+#: Most letters that one call resolves, and that its answer lists.
 RESOLVED_AT_ONCE, SHOWN_LETTERS = 1000, 100
 
 _ATTEMPT = ("number", "worker", "started_at", "finished_at", "outcome", "error")
@@ -68,28 +68,28 @@ def get_letter(call: Call[Query, Any]) -> Reply:
 
 
 def replay_letter(call: Call[Query, Nothing]) -> Reply:
-    """Let the job go on from the step that died; finished steps and the draft stay, the ledger is asked first."""
+    """Continue the job at the failed step. Finished steps and the draft stay, and the ledger is checked first."""
     letter = call.service.database.read(lambda connection: dead_letters.fetch(connection, call.params["id"]))
     job = call.service.jobs.replay(letter["id"])
-    return Reply(job, 202, audit=_told(letter, "replayed"))
+    return Reply(job, 202, audit=_audit_of(letter, "replayed"))
 
 
 def discard_letter(call: Call[Query, Any]) -> Reply:
     letter = call.service.database.write(
         lambda connection: dead_letters.resolve(connection, call.params["id"], "discarded")
     )
-    return Reply(status=204, audit=_told(letter, "discarded"))
+    return Reply(status=204, audit=_audit_of(letter, "discarded"))
 
 
-def _told(letter: RowMapping, resolution: str) -> dict[str, Any]:
+def _audit_of(letter: RowMapping, resolution: str) -> dict[str, Any]:
     named = {name: letter[name] for name in ("account", "lane", "job_id", "error_code")}
     return {**named, "before": {"resolution": None}, "after": {"resolution": resolution}}
 
 
 def replay_all(call: Call[Query, ReplayRequest]) -> Reply:
-    """The oldest first, each due a moment after the one before it, so that what broke is not broken again at once.
+    """Replay the oldest first, spread over time, so that the part that failed is not overloaded again.
 
-    Steps of which nobody knows whether they took effect are for a person to look at, one by one.
+    Steps whose outcome is unknown are left out: a person has to look at each.
     """
     pause = 1.0 / call.body.per_second if call.body.per_second is not None else 0.0
     jobs = call.service.jobs
@@ -110,7 +110,7 @@ def discard_all(call: Call[Query, DiscardRequest]) -> Reply:
     def discard(letter: RowMapping, number: int) -> bool:
         try:
             database.write(lambda connection: dead_letters.resolve(connection, letter["id"], "discarded"))
-        except NotFound:  # somebody else was quicker
+        except NotFound:  # another call resolved it first
             return False
         return True
 
@@ -120,17 +120,19 @@ def discard_all(call: Call[Query, DiscardRequest]) -> Reply:
 def _resolve_all(
     call: Call[Query, Any], resolve: Callable[[RowMapping, int], bool], *, only_known_outcomes: bool = False
 ) -> Reply:
-    """Each letter in a transaction of its own: what was done stays done, and is reported, when one of them fails."""
+    """Resolve each letter in its own transaction: if one fails, the earlier ones stay resolved and are reported."""
     wanted, database = call.body.filter, call.service.database
     chosen = LetterFilter(wanted.account, wanted.lane, wanted.pipeline, wanted.error_code, only_known_outcomes)
     matched = database.read(lambda connection: dead_letters.count(connection, chosen))
     found = database.read(lambda connection: dead_letters.heads(connection, chosen, limit=RESOLVED_AT_ONCE))
     done: list[str] = []
-    told = {"filter": wanted.model_dump(exclude_none=True), "before": {"open": matched}}
+    audit = {"filter": wanted.model_dump(exclude_none=True), "before": {"open": matched}}
     if call.body.dry_run:
         ids = [letter["id"] for letter in found[:SHOWN_LETTERS]]
         counts = {"matched": matched, "resolved": 0, "skipped": 0, "left": matched}
-        return Reply({**counts, "stopped": None, "ids": ids}, audit={**told, "after": told["before"], "dry_run": True})
+        return Reply(
+            {**counts, "stopped": None, "ids": ids}, audit={**audit, "after": audit["before"], "dry_run": True}
+        )
     looked_at, stopped = 0, None
     for letter in found:
         try:
@@ -151,11 +153,11 @@ def _resolve_all(
         "stopped": stopped,
         "ids": done[:SHOWN_LETTERS],
     }
-    return Reply(answer, audit={**told, "after": {"open": matched - len(done)}, **answer})
+    return Reply(answer, audit={**audit, "after": {"open": matched - len(done)}, **answer})
 
 
 def letter_exists(call: Call[Any, Any]) -> None:
-    """Raises `NotFound` unless the letter of the path is there."""
+    """Raises `NotFound` unless the letter of the path exists."""
     call.service.database.read(lambda connection: dead_letters.fetch(connection, call.params["id"]))
 
 
@@ -181,7 +183,7 @@ ROUTES = [
         body=ReplayRequest,
         description=(
             "The oldest first, at most 1,000 in a call. `per_second` spreads the jobs over time. Those with "
-            "the error code `outcome_unknown` may have taken effect: they fit only a filter that names this code."
+            "the error code `outcome_unknown` may have taken effect: only a filter that names this code matches them."
         ),
     ),
     _route(

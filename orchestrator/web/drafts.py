@@ -1,4 +1,4 @@
-"""Drafts: read them, and change one that is still to be published."""
+"""Drafts: list, read, and change those that are not published yet."""
 
 from __future__ import annotations
 
@@ -63,12 +63,17 @@ def change_draft(call: Call[Query, DraftChange]) -> Reply:
 
     before, row, withdrawn = call.service.database.write(change)
     call.service.runtime.dispatcher.withdraw(withdrawn)
-    told = {"account": row["account"], "before": _told(before), "after": _told(row), "changed": sorted(changes)}
-    return Reply(_view(row), headers=_etag(row), audit=told)
+    audit = {
+        "account": row["account"],
+        "before": _audit_of(before),
+        "after": _audit_of(row),
+        "changed": sorted(changes),
+    }
+    return Reply(_view(row), headers=_etag(row), audit=audit)
 
 
-def _told(row: RowMapping) -> dict[str, Any]:
-    """A draft as the audit keeps it: a text is known by its digest, and is not kept a second time."""
+def _audit_of(row: RowMapping) -> dict[str, Any]:
+    """A draft as the audit keeps it, with a digest instead of the text."""
     body = hashlib.sha256(row["body"].encode()).hexdigest()
     return {"version": row["version"], "title": row["title"], "tags": row["tags"], "body_sha256": body}
 

@@ -1,4 +1,4 @@
-"""Erasing an account: ask for it, and see what was removed. The loop `eraser` does it."""
+"""Erasures of accounts: request one, and see what was removed. The loop `eraser` does the work."""
 
 from __future__ import annotations
 
@@ -84,6 +84,6 @@ ROUTES = [
         get_erasure,
         "Get an erasure: its progress, and what was removed",
         {200: ErasureView},
-        description="It stays as the proof. Beside it only the audit still names the account.",
+        description="It stays as proof. Only it and the audit still name the account.",
     ),
 ]

@@ -1,15 +1,15 @@
-"""Server-sent events of a job and of an account: what the hub brings, in order, resumable.
+"""Server-sent events of a job and of an account, in order and resumable.
 
 Invariants
-- Nothing is lost: a stream subscribes first, then reads what there is from SQL, then passes on what comes. What comes
-  twice because of that is sent once.
+- No event is lost: a stream subscribes to the hub first, then reads the stored events from SQL, then sends new ones.
+  An event that comes by both is sent once.
 - An event's id is the stream's position after it: the highest number so far, and the lower ones that were still
-  missing (`event_positions`). A reader that comes back with it gets what it has not had, and nothing else, also where
-  lower numbers were committed after higher ones. A plain number, as earlier versions sent it, says nothing of missing
-  ones: then what was committed before the request counts as had.
-- A reader that is too slow is served from SQL again, from the last event that it was sent; the process holds no more
-  than one queue of bounded length for it.
-- A stream holds no thread and no connection to the database while it waits.
+  missing (`event_positions`). A reader that resumes with it gets exactly the events that it has not received, also
+  where lower numbers were committed after higher ones. A plain number, as earlier versions sent it, has no missing
+  ones: then the events committed before the request count as received.
+- A reader that is too slow gets its events from SQL again, from the last one that was sent; the process keeps one
+  queue of bounded length for it.
+- A waiting stream holds no thread and no database connection.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from .models.jobs import JobEventsQuery
 from .routing import Call, Route
 from .service import Service
 
-#: A comment at least this often, so that proxies and clients know that the stream lives.
+#: How often a comment is sent, so that proxies and clients know that the stream is open.
 HEARTBEAT_SECONDS = 15.0
 HEARTBEAT = b": here\n\n"
-#: Numbers of events that were sent or are in a snapshot, to know them when they come again.
+#: How many numbers of sent events a stream remembers, to recognise duplicates.
 REMEMBERED = 2000
 PAGE = 500
 #: Unfinished jobs that an account's stream begins with.
@@ -51,15 +51,15 @@ _HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Bufferi
 
 
 def frame(name: str, data: Any, position: Position) -> bytes:
-    """One event as it goes over the wire. JSON has no line breaks, so one `data` line holds it."""
+    """One event on the wire. JSON has no line breaks, so it fits one `data` line."""
     return b"id: %s\nevent: %s\ndata: %s\n\n" % (str(position).encode(), name.encode(), to_json(data))
 
 
 class _Stream(ABC):
-    """What both kinds of stream share: where they are, and what they have sent."""
+    """Base of both kinds of stream: the position, and the numbers of sent events."""
 
     def __init__(self, service: Service, events: Subscription, last: Position | None, had: Sequence[int]) -> None:
-        """Of a reader that was at `last` and has had these numbers, the newest first; None: it begins anew."""
+        """Resume a reader that was at `last` and has received the numbers `had`, newest first; None: start anew."""
         self.service = service
         self.events = events
         self.resumes = last is not None
@@ -69,19 +69,19 @@ class _Stream(ABC):
         self.pass_over(had)
 
     def pass_over(self, newest_first: Sequence[int]) -> None:
-        """Never send these: the reader has them."""
+        """Mark events as received: they are never sent."""
         for seq in reversed(newest_first):
             self._is_new(seq)
 
     def begin_at(self, newest: int, hub: Position) -> None:
-        """The stream begins after the events up to `newest`, which were read after the hub was at `hub`."""
+        """Start after the events up to `newest`, which were read when the hub was at `hub` or later."""
         self.position = Position(newest, self._unseen(newest, hub))
 
     def advance(self, event: JobEvent, hub: Position) -> bool:
-        """Move the position past an event; False when the reader has it.
+        """Move the position past an event; False if the reader has it.
 
-        `hub` is a position of the hub from before the event was read; events come in the order in which the hub or SQL
-        gave them, those that were missing first.
+        `hub` is the hub's position before the event was read. Events come in the order of the hub or of SQL, the ones
+        that were missing first.
         """
         if not self._is_new(event.seq):
             return False
@@ -96,7 +96,7 @@ class _Stream(ABC):
         return without(missing, self._known) if missing else missing
 
     def _is_new(self, seq: int) -> bool:
-        """False for what was sent already; remembers the number."""
+        """False for a number that was sent; remembers it."""
         if seq in self._known:
             return False
         if len(self._sent) == REMEMBERED:
@@ -106,7 +106,7 @@ class _Stream(ABC):
         return True
 
     async def stored(self) -> AsyncIterator[JobEvent]:
-        """What SQL has that the reader has not had."""
+        """The stored events that the reader has not received."""
         while True:
             hub = self.service.events.position
             rows = await self.service.in_thread(self._read)
@@ -118,7 +118,7 @@ class _Stream(ABC):
                 return
 
     async def all(self) -> AsyncIterator[JobEvent | None]:
-        """What SQL has, then what comes; None when it is time for a heartbeat."""
+        """The stored events, then new ones; None when a heartbeat is due."""
         async for event in self.stored():
             yield event
         while True:
@@ -179,12 +179,12 @@ class _JobStream(_Stream):
                 yield frame(coming.type, coming.data, self.position)
                 if coming.type == "status" and is_finished(coming.data["status"]):
                     break
-            async for event in self.stored():  # what was recorded together with the end
+            async for event in self.stored():  # recorded in the same transaction as the end
                 yield frame(event.type, event.data, self.position)
         yield frame("end", await self.service.in_thread(self._whole), self.position)
 
     def _take_snapshot(self, hub: Position) -> None:
-        """First the events so far, then the job: what happens in between is in the snapshot and comes once more."""
+        """Read the events first, then the job: events in between are in the snapshot and are sent as well."""
         account, job_id = self.job["account"], self.job["id"]
         had = self.service.database.read(lambda c: store.newest_of_job(c, account, job_id, limit=REMEMBERED))
         self.pass_over(had)
@@ -222,7 +222,7 @@ class _AccountStream(_Stream):
                 yield frame(coming.type, {"job": coming.job_id, **coming.data}, self.position)
 
     def _take_place(self, hub: Position) -> None:
-        """A new stream begins after all that there is, which is in the snapshots."""
+        """Start a new stream after all stored events, which the snapshots include."""
 
         def read(connection: Connection) -> tuple[int, Sequence[int]]:
             newest = store.newest(connection)
@@ -241,7 +241,7 @@ class _AccountStream(_Stream):
 
 
 class _EventResponse(StreamingResponse):
-    """A stream whose subscription ends with it, whichever way it ends; a HEAD has none."""
+    """A stream that ends its subscription when it ends, however that happens."""
 
     def __init__(self, frames: AsyncIterator[bytes], stack: AsyncExitStack) -> None:
         super().__init__(frames, headers=_HEADERS)
@@ -262,7 +262,7 @@ async def job_events(call: Call[Any, JobEventsQuery]) -> Response:
     )
     async with AsyncExitStack() as stack:
         events = await stack.enter_async_context(service.events.of_job(job_id))
-        # Again, because it may have ended before the subscription.
+        # Read again, because the job may have ended before the subscription.
         job = await service.in_thread(lambda: service.jobs.get(job_id, call.owner))
         stream = _JobStream(service, events, job, last, had, follow=call.query.follow)
         return _EventResponse(stream.frames(), stack.pop_all())
@@ -282,9 +282,9 @@ async def account_events(call: Call[Any, Any]) -> Response:
 async def _place(
     call: Call[Any, Any], newest: Callable[[Connection, int], Sequence[int]]
 ) -> tuple[Position | None, Sequence[int]]:
-    """Where the reader was, and the numbers that it has had, newest first; to be asked for before subscribing.
+    """The reader's position, and the numbers that it has received, newest first; call it before subscribing.
 
-    An id that is not ours begins anew.
+    An id that cannot be parsed starts anew.
     """
     position = Position.parse(call.request.headers.get("last-event-id", ""))
     if position is None:
@@ -294,9 +294,9 @@ async def _place(
 
 
 _DESCRIPTION = (
-    "Each event has an id, which is opaque; a reader that comes back with it in the header `Last-Event-ID` goes on "
-    "from there. `Last-Event-ID: 0` gives every event that is still kept, from the first, and no `snapshot`. "
-    "A comment comes at least every 15 seconds."
+    "Each event has an opaque id. A reader that sends it in the header `Last-Event-ID` resumes from there. "
+    "`Last-Event-ID: 0` gives every event that is still kept, from the first, and no `snapshot`. "
+    "A comment is sent at least every 15 seconds."
 )
 
 _route = partial(Route, tag="Events", access=Access.OWN)

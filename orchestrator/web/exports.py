@@ -1,4 +1,4 @@
-"""An account's export as a stream of lines."""
+"""The export of an account, as a stream of lines."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MEDIA_TYPE = "application/x-ndjson"
 
 
 async def export_account(call: Call[Query, Any]) -> Response:
-    """The first piece is made before the answer begins, so that what is not there, or not now, is told by its status.
+    """Stream the export. The first piece is read before the answer starts, so that errors get their own status.
 
-    A client that goes away ends the stream: nothing is read that nobody takes.
+    When the client disconnects, the stream ends and reads no more.
     """
     service, account = call.service, call.account
     headers = {"Content-Type": MEDIA_TYPE, "Content-Disposition": 'attachment; filename="account.ndjson"'}

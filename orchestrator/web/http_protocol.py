@@ -1,20 +1,20 @@
-"""HTTP connections within limits: everything that a caller can use up before anybody knows who it is.
+"""uvicorn's httptools protocol, with limits on what a client can use before it is authenticated.
 
-uvicorn bounds the idle time of a connection, and nothing else that comes before the application: neither the bytes nor
-the number of header fields, nor the time in which head and body must arrive, nor connections of one address. This is
-its httptools protocol with those bounds.
+uvicorn limits the idle time of a connection, but neither the bytes or number of header fields, nor the time in which
+head and body must arrive, nor the connections of one address.
 
-A connection is in one of four phases, and each has its limit:
+A connection is in one of four phases, each with its limit:
 
-    HEAD    until the head is whole        `header_seconds`, `max_header_bytes`, `max_headers`; 408, 431
-    BODY    until the body is whole        `body_seconds`, and a second more for each `MIN_BODY_RATE` bytes; 408
-    ANSWER  while the application works    no limit of ours: a stream of events and `?wait=` last as long as they do
+    HEAD    until the head is complete     `header_seconds`, `max_header_bytes`, `max_headers`; 408, 431
+    BODY    until the body is complete     `body_seconds`, and a second more for each `MIN_BODY_RATE` bytes; 408
+    ANSWER  while the application works    no limit: event streams and `?wait=` take long
     IDLE    between two requests           `idle_seconds`
 
 Invariants
-- A refusal never comes between the parts of another answer: while one is in progress, the connection ends after it.
-- A client that does not read its answer is dropped after `send_seconds`.
-- A connection counts for its address from accept to close; trusted proxies, which stand for many, have no bound.
+- A refusal never interrupts another answer: while one is in progress, the connection ends after it.
+- A client that does not read its answer is disconnected after `send_seconds`.
+- A connection counts for its address from accept to close, before its path is known: a health check counts too.
+  Trusted proxies, which carry many clients, have no limit.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from .problems import Problem, problem_response
 if TYPE_CHECKING:
     from ..settings import Settings
 
-#: Bytes a second that a body must come with, once `body_seconds` are over.
+#: Bytes per second that a body must reach after `body_seconds`.
 MIN_BODY_RATE = 8 * 1024
-#: Bytes of a body that are thrown away after its request was answered; then the connection ends.
+#: Bytes of a body that are discarded after its request was answered; then the connection ends.
 MAX_DISCARDED_BYTES = 1024 * 1024
-#: How long a refused client may go on sending: a reset, which closing at once causes, can destroy the answer.
+#: How long a refused client may still send: closing at once sends a reset, which can destroy the answer.
 LINGER_SECONDS = 2.0
 
 
 class Phase(Enum):
-    """What a connection waits for."""
+    """The phase of a connection."""
 
     HEAD = "head"
     BODY = "body"
@@ -83,7 +83,7 @@ class LimitedProtocol(HttpToolsProtocol):
         refused = self.counts.add(self._address)
         if refused is None:
             self._enter(Phase.HEAD, self.limits.header_seconds)
-        else:  # nothing was read, so nothing needs to linger
+        else:  # nothing was read, so there is nothing to wait for
             self._is_refused = True
             REFUSED_CONNECTIONS.labels("too_many").inc()
             transport.write(_answer(refused))
@@ -91,7 +91,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.counts.remove(self._address)
-        self._watch(None)
+        self._set_deadline(None)
         for timer in (self._timer, self._sending):
             if timer is not None:
                 timer.cancel()
@@ -107,7 +107,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._phase is not before:
             return
-        if before is Phase.HEAD:  # a line that does not end has not been counted
+        if before is Phase.HEAD:  # the callbacks have not counted an unfinished line
             self._raw_head_bytes += len(data)
             if self._raw_head_bytes > self.limits.max_header_bytes:
                 self._refuse(self._headers_too_large())
@@ -115,9 +115,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._raw_body_bytes += len(data)
             overhead = self._raw_body_bytes - self._body_bytes
             if overhead > self.limits.max_header_bytes + self._body_bytes:
-                self._refuse(refusal("malformed_json", "the body comes in chunks that are more frame than content"))
+                self._refuse(refusal("malformed_json", "the body's chunks have more framing than content"))
 
-    # what the parser finds
+    # callbacks of the parser
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -151,7 +151,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._enter(Phase.ANSWER, None)
         super().on_message_complete()
-        self._rest()
+        self._enter_idle_when_answered()
 
     def on_response_complete(self) -> None:
         self._open_answers -= 1
@@ -159,14 +159,14 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or self._is_refused:
             self._close()
         else:
-            self._rest()
+            self._enter_idle_when_answered()
 
     def send_400_response(self, msg: str) -> None:
-        """What the parser does not take, and what the callbacks above refused."""
+        """Called for what the parser rejects, and for what the callbacks above refused."""
         self._refuse(self._refusal or refusal("malformed_json", "this is not an HTTP request"))
 
     def _unsupported_upgrade_warning(self) -> None:
-        """A client that asks for another protocol gets HTTP; a line in the log for each would only fill it."""
+        """A client that asks for another protocol gets HTTP, without a log line for each."""
 
     # the limits
 
@@ -185,33 +185,33 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _enter(self, phase: Phase, seconds: float | None) -> None:
         self._phase = phase
-        self._watch(seconds)
+        self._set_deadline(seconds)
 
-    def _rest(self) -> None:
-        """Nothing is asked for, and everything that was is answered."""
+    def _enter_idle_when_answered(self) -> None:
+        """Enter IDLE once every request is answered."""
         if self._phase is Phase.ANSWER and not self._open_answers:
             self._enter(Phase.IDLE, self.limits.idle_seconds)
 
-    def _watch(self, seconds: float | None) -> None:
-        """Act in so many seconds. One timer serves many requests: it is set anew only when it would come too late."""
+    def _set_deadline(self, seconds: float | None) -> None:
+        """Set or clear the deadline. One timer serves many requests: it is reset only if it would fire too late."""
         self._deadline = None if seconds is None else self.loop.time() + seconds
         if self._deadline is None or (self._timer is not None and self._timer.when() <= self._deadline):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_at(self._deadline, self._look)
+        self._timer = self.loop.call_at(self._deadline, self._on_timer)
 
-    def _look(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         if self._deadline is None:
             return
         left = self._deadline - self.loop.time()
         if self._phase is Phase.BODY:
             earned = self._body_began + self.limits.body_seconds + self._body_bytes / MIN_BODY_RATE - self.loop.time()
-            # While we do not read, the client cannot send.
+            # While reading is paused, the client cannot send.
             left = max(left, earned, 1.0 if self.flow.read_paused else 0.0)
         if left > 0:
-            self._watch(left)
+            self._set_deadline(left)
         else:
             self._expire()
 
@@ -227,12 +227,12 @@ class LimitedProtocol(HttpToolsProtocol):
     # refusing
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer and end the connection; what comes after is thrown away."""
+        """Answer with the problem and end the connection; later input is discarded."""
         if self._is_refused or self.transport.is_closing():
             return
         self._is_refused = True
         REFUSED_CONNECTIONS.labels(problem.code).inc()
-        self._watch(LINGER_SECONDS)
+        self._set_deadline(LINGER_SECONDS)
         in_body = self._phase is Phase.BODY
         if in_body and self.cycle.response_started:
             self._close()
@@ -243,7 +243,7 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._open_answers:  # ends when the answer in progress does
             self.pipeline.clear()
             self._open_answers = 1
-            self._watch(None)
+            self._set_deadline(None)
             return
         self.flow.resume_reading()
         self.transport.write(_answer(problem))
@@ -263,7 +263,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._sending = None
 
     def _close(self) -> None:
-        """Close once what was written is sent, or nobody takes it."""
+        """Close after the written data are sent, or after `send_seconds`."""
         self.transport.close()
         self._bound_sending()
 
@@ -273,12 +273,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 def protocol_class(limits: ConnectionLimits) -> type[LimitedProtocol]:
-    """The protocol of one server, whose connections are counted together."""
+    """The protocol class of one server, which counts all its connections."""
     return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits, "counts": ConnectionCounts(limits)})
 
 
 def server_options(settings: Settings) -> dict[str, Any]:
-    """What the API's server is given besides its address."""
+    """The API's options for uvicorn, besides its address."""
     return {
         "http": protocol_class(ConnectionLimits.of(settings)),
         "ws": "none",
@@ -288,7 +288,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
 
 
 def proxy_options(trusted_proxies: Sequence[str]) -> dict[str, Any]:
-    """Whose `X-Forwarded-For` uvicorn believes: by itself, that of whoever comes from this machine."""
+    """Whose `X-Forwarded-For` uvicorn trusts; its own default is any client on this machine."""
     networks = [str(ipaddress.ip_network(each, strict=False)) for each in trusted_proxies]
     return {"proxy_headers": bool(networks), "forwarded_allow_ips": networks}
 
