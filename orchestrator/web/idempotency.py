@@ -1,12 +1,12 @@
-"""`Idempotency-Key`: the first good answer is kept for a day and given again.
+"""`Idempotency-Key`: the first successful answer is kept for a day and sent again.
 
 Invariants
 - One key, method, path and caller stand for one body; bodies are compared as parsed JSON.
-- Only good answers are kept: after an error the same key starts afresh.
-- What a call has made whose answer never came (its process died, or its commit's answer was lost) is found by the next
-  one with the key. Jobs get the same ids, and the answer shows them as they are by then; all else is made in one
-  transaction with the answer that is kept for the key.
-- An answer with a secret in it is kept sealed, so that the database never holds a key that opens something.
+- Only successful answers are kept: after an error the same key starts anew.
+- If a call took effect but its answer was lost (its process died, or its commit's answer did not arrive), the next call
+  with the key finds what it made. Jobs get the same ids, and the answer shows their current state; everything else is
+  made in one transaction with the kept answer.
+- An answer with a secret is kept sealed, so that the database never holds a usable key.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ REPLAYED = {"Idempotency-Replayed": "true"}
 
 
 def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Response:
-    """Run the endpoint, unless this key has had its answer.
+    """Run the endpoint, unless this key has an answer already.
 
     Raises:
-        Problem: 409, the key came with another body, or its first call still runs; 422, it is out of shape.
+        Problem: 409, the key came with another body, or its first call still runs; 422, it is malformed.
     """
     if not _KEY.fullmatch(key):
         raise invalid([Fault(("Idempotency-Key",), "it must be 1 to 255 visible ASCII characters")])
@@ -54,7 +54,7 @@ def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Resp
     holder = call.service.heartbeat.id
     claim = database.write(lambda connection: store.claim(connection, scope, fingerprint, account, holder))
     if claim.kind == "done":
-        return _again(call, scope, cast("int", claim.status), cast("dict[str, Any]", claim.response))
+        return _replay(call, scope, cast("int", claim.status), cast("dict[str, Any]", claim.response))
     if claim.kind == "conflict":
         raise Problem("idempotency_conflict", f"the idempotency key {key!r} was used with another body")
     if claim.kind == "running":
@@ -63,42 +63,42 @@ def answer_once(key: str, route: Route, call: Call[Any, Any], body: Any) -> Resp
             f"the first call with the idempotency key {key!r} still runs; ask again",
             headers={"Retry-After": str(math.ceil(claim.retry_after))},
         )
-    is_kept = False
+    was_kept = False
 
     def keep(connection: Connection, reply: Reply) -> None:
-        nonlocal is_kept
+        nonlocal was_kept
         _finish(connection, route, call, scope, claim.token, reply)
-        is_kept = True
+        was_kept = True
 
     call = replace(call, seed=derived_id(claim.seed, fingerprint), keep=keep)
     try:
         reply = cast("Reply", route.endpoint(call))
     except BaseException as error:
-        _give_back(call, scope, claim.token, error)
+        _release(call, scope, claim.token, error)
         raise
     if route.audited:
         note(route, call, reply)
-    if is_kept:
+    if was_kept:
         return reply.response()
     try:
         database.write(lambda connection: _finish(connection, route, call, scope, claim.token, reply))
-    except (Unavailable, ClaimLost) as away:
-        # It was done, and so the caller is answered; a repeat has to wait, and then finds what was made.
-        log.warning("the answer to an idempotency key is not kept: %s", away)
+    except (Unavailable, ClaimLost) as error:
+        # The call took effect, so it is answered; a repeat waits, and then finds what was made.
+        log.warning("the answer to an idempotency key is not kept: %s", error)
     return reply.response()
 
 
 def is_known(key: str, route: Route, call: Call[Any, Any]) -> bool:
-    """Whether the key has been used for this call: then its first answer counts, whatever is there by now."""
+    """Whether the key was used for this call: then its first answer applies, whatever has changed since."""
     scope = _scope(key, route, call)
     return call.service.database.read(lambda connection: store.is_known(connection, scope))
 
 
 def _scope(key: str, route: Route, call: Call[Any, Any]) -> str:
-    """What a key is unique in.
+    """The scope in which a key is unique.
 
-    The path is made anew from its decoded parameters: one name can be encoded in many ways (`%61u2` is `au2`), and
-    each would be a call of its own.
+    The path is built from the decoded parameters: one name can be encoded in several ways (`%61u2` is `au2`), which
+    must not be several calls.
     """
     return _digest([key, route.method, route.template.fill(call.params), call.caller.key_id])
 
@@ -108,12 +108,12 @@ def _finish(connection: Connection, route: Route, call: Call[Any, Any], scope: s
     store.finish(connection, scope, reply.status, _kept(route, call, scope, reply), shown, token)
 
 
-def _give_back(call: Call[Any, Any], scope: str, token: str, error: BaseException) -> None:
+def _release(call: Call[Any, Any], scope: str, token: str, error: BaseException) -> None:
     after = store.abandon if isinstance(error, CommitUnknown) else store.forget
     try:
         call.service.database.write(lambda connection: after(connection, scope, token))
-    except Unavailable as away:  # what the call met is what counts; the key is free again when its time is over
-        log.warning("an idempotency key stays taken for %d s: %s", store.ABANDONED_SECONDS, away)
+    except Unavailable as failure:  # the call's own error matters more; the claim expires by itself
+        log.warning("an idempotency key stays taken for %d s: %s", store.ABANDONED_SECONDS, failure)
 
 
 def _kept(route: Route, call: Call[Any, Any], scope: str, reply: Reply) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _kept(route: Route, call: Call[Any, Any], scope: str, reply: Reply) -> dict[
     return {"headers": headers, "sealed": base64.b64encode(sealed).decode()}
 
 
-def _again(call: Call[Any, Any], scope: str, status: int, kept: dict[str, Any]) -> Response:
+def _replay(call: Call[Any, Any], scope: str, status: int, kept: dict[str, Any]) -> Response:
     if "sealed" in kept:
         sealed = base64.b64decode(kept["sealed"])
         text = call.service.sealer.open(sealed, account=scope, purpose=store.PURPOSE)
@@ -139,7 +139,7 @@ def _digest(value: Any) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """Equal JSON, equal form: key order and 5 against 5.0 make no difference."""
+    """The same form for equal JSON: key order does not matter, nor 5 or 5.0."""
     if isinstance(value, dict):
         return {name: _canonical(each) for name, each in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Jobs: make, read, wait for, steer."""
+"""Jobs: create, list, read, wait for, cancel, retry, approve, reject."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .routing import Call, Reply, Route
 from .service import Service
 from .targets import BoundedLookups, check_reachable
 
-#: What making a job can be refused with.
+#: Codes with which the creation of a job can be refused.
 CREATION_CODES = (
     "unknown_pipeline",
     "invalid_input",
@@ -90,13 +90,13 @@ def list_jobs(call: Call[JobsQuery, Any]) -> Reply:
 
 
 async def get(call: Call[JobQuery, Any]) -> Reply | Response:
-    """Wait on the event loop, not on a thread: a thousand waiting callers cost a thousand small objects."""
+    """Get a job. It waits on the event loop, not on a thread, so that thousands of calls can wait."""
     service, job_id, owner = call.service, call.params["id"], call.owner
     read = partial(_whole, service, job_id, owner)
     job = await service.in_thread(read)
     if not call.query.wait or is_finished(job["status"]):
         return Reply(job)
-    # Subscribe before the look, so that an end between the two is not missed.
+    # Subscribe before reading the status, so that an end between the two is not missed.
     async with service.events.of_job(job_id) as events:
         until = monotonic() + call.query.wait
         while not is_finished(await service.in_thread(lambda: service.jobs.status(job_id, owner))):
@@ -116,7 +116,7 @@ def why(call: Call[Query, Any]) -> Reply:
 
 
 async def _ended(events: Subscription, until: float) -> bool:
-    """True when the job ended, or when events were lost and the job must be looked at again; False at the time."""
+    """True if the job ended, or if events were lost and the job must be read again; False when the time is over."""
     while (left := until - monotonic()) > 0:
         event = await events.next(left)
         if events.lagged:
@@ -243,7 +243,7 @@ ROUTES = [
         codes=("not_awaiting_approval", "stale_version"),
         exists=exists,
         description=(
-            "What is approved is the draft as it is then, or at the version that `If-Match` names. When the "
+            "This approves the draft as it is then, or at the version that `If-Match` names. When the "
             "draft is edited before it is published, the job awaits approval again."
         ),
     ),

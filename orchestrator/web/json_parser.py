@@ -1,9 +1,9 @@
-"""Reads the JSON of a request strictly.
+"""A strict parser for the JSON of requests.
 
 Invariants
-- What `parse_json` accepts can be stored in SQLite and PostgreSQL alike and written out again unchanged.
-- The common body costs one pass of the C parser; the tree is walked only when the bytes give a reason to.
-- The cost is linear in the length of the body, and so is the memory. At most `MAX_FAULTS` faults are collected.
+- What `parse_json` accepts can be stored in SQLite and PostgreSQL and written again unchanged.
+- A usual body costs one pass of the C parser; the tree is walked only if the bytes look suspicious.
+- Time and memory are linear in the length of the body. At most `MAX_FAULTS` faults are collected.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from tenants.errors import Fault
 
 from .cpu_budget import CpuBudget
 
-#: Arrays and objects in one another; deeper ones serve only to exhaust a parser.
+#: Most levels of arrays and objects; deeper ones serve only to exhaust a parser.
 MAX_DEPTH = 64
-#: More faults than this tell a caller nothing more.
+#: Most faults that are reported.
 MAX_FAULTS = 100
-#: Values and keys of a body, counted by what stands before each: commas, colons and opening brackets outside of
-#: strings. The JSON scanner holds the GIL, and so stops the event loop, for about 0.1 s for as many.
+#: Most values and keys of a body, counted by the commas, colons and opening brackets outside of strings. The JSON
+#: scanner holds the GIL, which stops the event loop, for about 0.1 s for this many.
 MAX_VALUES = 1_000_000
-#: Objects that are read, and values that are walked over, from one look at the CPU clock to the next.
+#: Objects parsed, and values walked, between two checks of the CPU clock.
 _CLOCK_EVERY = 1024
 
-#: An escape that stands for no character by itself: of U+0000, or of half a surrogate pair.
-_ODD_ESCAPE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
-#: A string, also one that does not end: whatever comes, it matches from each quotation mark, so that `sub` is linear.
+#: An escape that is no character by itself: of U+0000, or of half a surrogate pair.
+_INVALID_ESCAPE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+#: A string, also an unterminated one: it matches from each quotation mark on, so that `sub` is linear.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.?[^"\\]*)*"?')
 _BEFORE_VALUES = (b",", b":", b"[", b"{")
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
@@ -43,27 +43,27 @@ class MalformedJson(ValueError):
 
 
 class TooManyValues(ValueError):
-    """The text has more values than anybody needs to send at once."""
+    """The text has more than `MAX_VALUES` values."""
 
 
-class _Odd:
-    """Stands in the parsed tree for a number that JSON does not have, so that the walk can say where it was."""
+class _InvalidNumber:
+    """A placeholder in the parsed tree for a number that JSON does not have, so that the walk finds its place."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
 
-class _Doubled(dict[str, Any]):
-    """An object with a key that came twice."""
+class _DuplicateKeys(dict[str, Any]):
+    """An object with duplicate keys."""
 
-    keys_doubled: tuple[str, ...] = ()
+    duplicates: tuple[str, ...] = ()
 
 
 class _Parse:
-    """One parse; `suspicious` when the tree holds something that must be reported.
+    """One parse; `suspicious` if the tree holds a fault.
 
-    Only as many faults are marked in the tree as are reported: each mark is an object that the garbage collector
-    visits again and again while the rest is parsed.
+    At most `MAX_FAULTS` faults are marked in the tree: each mark is an object that slows the garbage collector down
+    while the rest is parsed.
     """
 
     def __init__(self, budget: CpuBudget | None) -> None:
@@ -71,7 +71,7 @@ class _Parse:
         self._budget = budget
         self._objects = 0
         self._marks = 0
-        self._another = _Odd("it")
+        self._unlisted = _InvalidNumber("it")
 
     def pairs(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         self._objects += 1
@@ -84,26 +84,26 @@ class _Parse:
         self._marks += 1
         if self._marks > MAX_FAULTS:
             return found
-        doubled = _Doubled(found)
-        doubled.keys_doubled = tuple(islice(_doubled_names(pairs), MAX_FAULTS))
-        return doubled
+        marked = _DuplicateKeys(found)
+        marked.duplicates = tuple(islice(_duplicate_names(pairs), MAX_FAULTS))
+        return marked
 
-    def odd(self, text: str) -> _Odd:
+    def invalid_number(self, text: str) -> _InvalidNumber:
         self.suspicious = True
         self._marks += 1
-        return _Odd(text) if self._marks <= MAX_FAULTS else self._another
+        return _InvalidNumber(text) if self._marks <= MAX_FAULTS else self._unlisted
 
-    def number(self, text: str) -> float | _Odd:
+    def number(self, text: str) -> float | _InvalidNumber:
         value = float(text)
-        return value if math.isfinite(value) else self.odd(text)
+        return value if math.isfinite(value) else self.invalid_number(text)
 
-    def integer(self, text: str) -> int | _Odd:
+    def integer(self, text: str) -> int | _InvalidNumber:
         # Python refuses to read, and to write, integers of several thousand digits.
-        return int(text) if len(text) <= 1000 else self.odd(text[:20] + "…")
+        return int(text) if len(text) <= 1000 else self.invalid_number(text[:20] + "…")
 
 
-def _doubled_names(pairs: list[tuple[str, Any]]) -> Iterator[str]:
-    """Each name that comes more than once, when it comes for the second time."""
+def _duplicate_names(pairs: list[tuple[str, Any]]) -> Iterator[str]:
+    """Each name that occurs more than once, in the order of the second occurrences."""
     times: dict[str, int] = {}
     for name, _ in pairs:
         times[name] = times.get(name, 0) + 1
@@ -132,7 +132,7 @@ def parse_json(body: bytes, budget: CpuBudget | None = None) -> tuple[Any, list[
         value = json.loads(
             text,
             object_pairs_hook=parse.pairs,
-            parse_constant=parse.odd,
+            parse_constant=parse.invalid_number,
             parse_float=parse.number,
             parse_int=parse.integer,
         )
@@ -140,20 +140,20 @@ def parse_json(body: bytes, budget: CpuBudget | None = None) -> tuple[Any, list[
         return None, [_too_deep(())]
     except json.JSONDecodeError as error:
         raise MalformedJson(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
-    if parse.suspicious or _ODD_ESCAPE.search(body) or _is_too_deep(body):
+    if parse.suspicious or _INVALID_ESCAPE.search(body) or _is_too_deep(body):
         return value, list(islice(_faults(value, budget), MAX_FAULTS))
     return value, []
 
 
 def _has_too_many_values(body: bytes) -> bool:
-    """Text has commas and colons too, so the strings are taken out before a body is refused."""
+    """Strings may contain commas and colons, so they are removed before a body is refused."""
     if len(body) <= 2 * MAX_VALUES or sum(map(body.count, _BEFORE_VALUES)) <= MAX_VALUES:
         return False
     return sum(map(_STRING.sub(b"", body).count, _BEFORE_VALUES)) > MAX_VALUES
 
 
 def _is_too_deep(body: bytes) -> bool:
-    """Whether JSON is nested too deep, from its brackets alone, which takes an eighth of a walk through the tree."""
+    """Whether JSON is nested too deep, by its brackets alone: this takes an eighth of the time of a tree walk."""
     if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
         return False
     brackets = _STRING.sub(b"", body).translate(None, _ALL_BUT_BRACKETS)
@@ -161,7 +161,7 @@ def _is_too_deep(body: bytes) -> bool:
 
 
 def _faults(root: Any, budget: CpuBudget | None) -> Iterator[Fault]:
-    """Walk without recursion, so that no depth of the input can exhaust the stack, and no width the memory."""
+    """Walk the tree without recursion, so that no depth exhausts the stack and no width the memory."""
     yield from _own_faults((), root)
     open_values = [_children((), root)]
     walked = 0
@@ -188,16 +188,16 @@ def _children(loc: tuple[str | int, ...], value: Any) -> Iterator[tuple[tuple[st
 
 
 def _own_faults(loc: tuple[str | int, ...], value: Any) -> Iterator[Fault]:
-    """What is wrong with a value by itself, and with the keys of an object."""
-    if isinstance(value, _Odd):
+    """The faults of a value itself, and of an object's keys."""
+    if isinstance(value, _InvalidNumber):
         yield Fault(loc, f"{value.text} is not a number that is allowed here")
     elif isinstance(value, str):
         yield from _text_faults(loc, value)
     elif isinstance(value, dict | list) and len(loc) >= MAX_DEPTH:
         yield _too_deep(loc[:3])
     elif isinstance(value, dict):
-        if isinstance(value, _Doubled):
-            yield from (Fault((*loc, _shown(name)), "the key comes twice") for name in value.keys_doubled)
+        if isinstance(value, _DuplicateKeys):
+            yield from (Fault((*loc, _shown(name)), "the key comes twice") for name in value.duplicates)
         for name in value:
             yield from _text_faults((*loc, name), name)
 
@@ -217,7 +217,7 @@ def _shown_place(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
 
 
 def _shown(name: str) -> str:
-    """A key as it can be shown in the answer, which is valid UTF-8 itself."""
+    """A key as valid UTF-8, for the answer."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\u0000")
 
 

@@ -1,4 +1,4 @@
-"""API keys: an account's own, and those of scope admin; the same calls, below its path and below `/v1/admin`."""
+"""API keys of accounts and with scope admin: the same calls below an account's path and below `/v1/admin`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def create_key(call: Call[Query, KeyRequest]) -> Reply:
     key, wanted = keys.make_key(), call.body
 
     def write(connection: Connection) -> Reply:
-        account = _whose(call)
+        account = _account_of(call)
         row = keys.create(
             connection,
             key,
@@ -32,7 +32,7 @@ def create_key(call: Call[Query, KeyRequest]) -> Reply:
         )
         made: dict[str, Any] = dict(row)
         location = f"{call.request.scope['raw_path'].decode()}/{made['id']}"
-        audit = {"before": None, "after": _told(made)}
+        audit = {"before": None, "after": _audit_of(made)}
         reply = Reply({**made, "key": key}, 201, {"Location": location}, audit=audit)
         call.keep(connection, reply)
         return reply
@@ -46,7 +46,7 @@ def rotate_key(call: Call[Query, RotationRequest]) -> Reply:
     def write(connection: Connection) -> Reply:
         row = keys.rotate(
             connection,
-            _whose(call),
+            _account_of(call),
             old,
             key,
             overlap_seconds=wanted.overlap,
@@ -54,7 +54,7 @@ def rotate_key(call: Call[Query, RotationRequest]) -> Reply:
         )
         made: dict[str, Any] = dict(row)
         keys_path = call.request.scope["raw_path"].decode().rpartition("/")[0]
-        audit = {"before": {"keys": [old]}, "after": {**_told(made), "overlap": wanted.overlap}}
+        audit = {"before": {"keys": [old]}, "after": {**_audit_of(made), "overlap": wanted.overlap}}
         reply = Reply({**made, "key": key}, 201, {"Location": f"{keys_path}/{made['id']}"}, audit=audit)
         call.keep(connection, reply)
         return reply
@@ -62,25 +62,25 @@ def rotate_key(call: Call[Query, RotationRequest]) -> Reply:
     return call.service.database.write(write)
 
 
-def _whose(call: Call[Any, Any]) -> str | None:
+def _account_of(call: Call[Any, Any]) -> str | None:
     """The account of the path; None below `/v1/admin`."""
     return call.params.get("account")
 
 
-def _told(made: Mapping[str, Any]) -> dict[str, Any]:
+def _audit_of(made: Mapping[str, Any]) -> dict[str, Any]:
     return {name: made[name] for name in ("id", "name", "hint", "expires_at")}
 
 
 def list_keys(call: Call[NamePaging, Any]) -> Reply:
     query = call.query
     rows, following = call.service.database.read(
-        lambda connection: keys.page(connection, _whose(call), limit=query.limit, cursor=query.cursor)
+        lambda connection: keys.page(connection, _account_of(call), limit=query.limit, cursor=query.cursor)
     )
     return Reply({"items": [dict(row) for row in rows], "next_cursor": following})
 
 
 def delete_key(call: Call[Query, Any]) -> Reply:
-    call.service.database.write(lambda connection: keys.revoke(connection, _whose(call), call.params["id"]))
+    call.service.database.write(lambda connection: keys.revoke(connection, _account_of(call), call.params["id"]))
     return Reply(status=204, audit=_ended([call.params["id"]]))
 
 
@@ -100,8 +100,8 @@ def delete_keys(call: Call[KeysQuery, Any]) -> Reply:
 
 
 def exists(call: Call[Any, Any]) -> None:
-    """Raises `NotFound` unless the key of the path opens, for the account of the path."""
-    call.service.database.read(lambda connection: keys.living(connection, _whose(call), call.params["id"]))
+    """Raises `NotFound` unless the key of the path is valid and belongs to the account of the path."""
+    call.service.database.read(lambda connection: keys.living(connection, _account_of(call), call.params["id"]))
 
 
 def _ended(ids: Sequence[str]) -> dict[str, Any]:
@@ -110,22 +110,22 @@ def _ended(ids: Sequence[str]) -> dict[str, Any]:
 
 _OF_ACCOUNT, _OF_ADMINS = "/v1/accounts/{account}/keys", "/v1/admin/keys"
 _ROTATION = (
-    "The new key has the old one's scope and name, and its lifetime unless `expires_at` is given. The old one opens "
-    "for `overlap` seconds more, so that whoever holds it can change over without a gap."
+    "The new key has the old one's scope and name, and its lifetime unless `expires_at` is given. The old key stays "
+    "valid for `overlap` seconds, so that its holder can change over without an outage."
 )
 
 
 _route = partial(Route, tag="Keys", access=Access.ADMIN)
 
 
-def _routes(path: str, whose: str) -> list[Route]:
+def _routes(path: str, owner: str) -> list[Route]:
     one = f"{path}/{{id}}"
     return [
         _route(
             "POST",
             path,
             create_key,
-            f"Make a key {whose}",
+            f"Make a key {owner}",
             {201: NewKeyView},
             body=KeyRequest,
             body_required=False,
@@ -133,13 +133,13 @@ def _routes(path: str, whose: str) -> list[Route]:
             secret=True,
             headers=("Location",),
         ),
-        _route("GET", path, list_keys, f"List the keys {whose}", {200: Listing[KeyView]}, query=NamePaging),
-        _route("DELETE", one, delete_key, f"End a key {whose}", {204: None}),
+        _route("GET", path, list_keys, f"List the keys {owner}", {200: Listing[KeyView]}, query=NamePaging),
+        _route("DELETE", one, delete_key, f"End a key {owner}", {204: None}),
         _route(
             "POST",
             f"{one}:rotate",
             rotate_key,
-            f"Replace a key {whose}",
+            f"Replace a key {owner}",
             {201: NewKeyView},
             body=RotationRequest,
             body_required=False,

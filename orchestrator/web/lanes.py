@@ -1,4 +1,4 @@
-"""Lanes as an operator handles them: look, pause, bound."""
+"""Lanes for operators: list, pause, limit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COUNTS = ("waiting", "active", "delayed", "ready_accounts", "queues", "oldest_w
 
 
 def _view(call: Call[Any, Any], lane: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings are SQL's, so they are shown also while Redis, which counts, is away."""
+    """The lane's settings from SQL, and its counts from Redis, which are null while Redis is down."""
     counts: dict[str, Any] = dict.fromkeys(_COUNTS)
     try:
         totals = call.service.broker.queues_admin.totals(lane)
@@ -61,14 +61,13 @@ def heaviest(call: Call[HeaviestQuery, Any]) -> Reply:
 
 
 def put_limits(call: Call[Query, LaneWideLimitsRequest]) -> Reply:
-    most = call.body.global_concurrency
-    before = _change(call, global_concurrency=most)
-    limits = {"global_concurrency": most}
+    limits = {"global_concurrency": call.body.global_concurrency}
+    before = _change(call, **limits)
     return Reply(limits, audit={"before": {"global_concurrency": before["global_concurrency"]}, "after": limits})
 
 
 def set_paused(paused: bool) -> Callable[[Call[Query, Nothing]], Reply]:
-    """An endpoint that pauses the lane for everybody, or ends that."""
+    """An endpoint that pauses the lane for all accounts, or ends the pause."""
 
     def endpoint(call: Call[Query, Nothing]) -> Reply:
         before = _change(call, paused=paused)
@@ -81,7 +80,7 @@ def set_paused(paused: bool) -> Callable[[Call[Query, Nothing]], Reply]:
 
 
 def _change(call: Call[Any, Any], **values: Any) -> dict[str, Any]:
-    """SQL first: it decides at each start, and a rebuild of Redis carries it anew."""
+    """Change SQL first: each start of a step is checked there, and Redis can be rebuilt from it."""
     lane = call.params["lane"]
     before = call.service.database.write(lambda connection: store.change(connection, lane, **values))
     call.service.runtime.settings_sync.sync_lanes()

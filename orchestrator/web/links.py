@@ -1,8 +1,8 @@
-"""Links of the API's description: where the ids of an answer lead.
+"""Links of the API's description: which calls take the ids of an answer.
 
-They tell a reader which call goes on from which answer, and lead a stateful tester from a job that it made to every
-call on that job. They follow from the paths: an id that a call below ``/v1/jobs`` or a list gave fits ``{id}`` of every
-path below ``/v1/jobs/{id}``.
+They show a reader the calls that follow an answer, and lead a stateful API tester from a new job to every call on that
+job. They follow from the paths: an id from a call below ``/v1/jobs`` fits ``{id}`` of every path below
+``/v1/jobs/{id}``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .routing import Route
 
 
 def links_of(route: Route, status: int, routes: Sequence[Route]) -> dict[str, Any]:
-    """The links of one good answer, by name."""
+    """The links of one successful answer, by name."""
     source = _id_expression(route.answers[status])
     if source is None:
         return {}
@@ -37,7 +37,7 @@ def links_of(route: Route, status: int, routes: Sequence[Route]) -> dict[str, An
 
 
 def _id_expression(model: Any) -> str | None:
-    """Where the answer has an id that paths take."""
+    """Where in the answer the id is that paths take."""
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return None
     generic = model.__pydantic_generic_metadata__
@@ -49,14 +49,14 @@ def _id_expression(model: Any) -> str | None:
 
 
 def _collection(route: Route) -> str:
-    """The path under which the things lie that a call gives: ``/v1/jobs`` for a job, however it came."""
+    """The path of the collection that an answer belongs to: ``/v1/jobs`` for every answer that is a job."""
     model = route.answers[min(route.answers)]
     if isinstance(model, type) and issubclass(model, JobView):
         return "/v1/jobs"
     if isinstance(model, type) and issubclass(model, PublicationView):
         return "/v1/admin/publications"
     path = route.path.partition(":")[0].removesuffix("/{id}")
-    # Schedules are made below their account and lie beside it; an account's keys lie below it.
+    # Schedules are created below their account, but are not read there; an account's keys are.
     return path.replace("/accounts/{account}", "") if path.endswith("/schedules") else path
 
 

@@ -1,6 +1,6 @@
-"""What every answer carries, whoever made it: a request id and the headers that browsers need to stay safe.
+"""A request id and security headers for every answer.
 
-Pure ASGI, so that streams pass through untouched; a HEAD is the GET's answer without its body.
+Pure ASGI, so that streams are not buffered. The answer to a HEAD is that to a GET without the body.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import uuid_utils
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: A caller's own id is taken over when it is harmless in a log line and a header.
+#: A caller's own id is used if it is safe in a log line and a header.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
-#: Nothing that the API answers is meant to be rendered, framed, cached or sniffed.
+#: No answer of the API is to be rendered, framed, cached or sniffed.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",

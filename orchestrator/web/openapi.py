@@ -32,18 +32,18 @@ Every account its own lane: each account's jobs one at a time, in order, apart f
 _TAGS = {
     "Jobs": "A job is one run of a pipeline for an account. Its steps run in the account's tenant queues.",
     "Events": "Server-sent events of a job or of an account, resumable by `Last-Event-ID`.",
-    "Drafts": "What a generate step wrote. A draft can be read, and changed until it is published.",
-    "Schedules": "Make jobs at given times: cron, intervals, lists of times, or drawn times of a day.",
+    "Drafts": "The text that a generate step wrote. A draft can be changed until it is published.",
+    "Schedules": "Create jobs at given times: cron, intervals, lists of times, or random times of a day.",
     "Webhooks": "Signed calls at the end of a job, and the secret that signs them.",
     "Accounts": "An account is a tenant. It is made by its first job, schedule, key, session, target or limits.",
     "Keys": "API keys with the scope of one account.",
-    "Pipelines": "What can be run: steps, lanes, limits, and the JSON schema of the input.",
+    "Pipelines": "The pipelines: steps, lanes, limits, and the JSON schema of the input.",
     "Queues": "Tenant queues: one lane of one account each.",
     "Lanes": "A lane is a kind of work over all accounts, such as `generate` or `publish`.",
-    "Dead letters": "Steps that are not tried again by themselves: read, replay or discard them.",
+    "Dead letters": "Steps that are not retried automatically: read, replay or discard them.",
     "Publications": "The publication ledger: settle unknown outcomes.",
-    "Workers": "Worker processes that are alive.",
-    "Alerts": "What people were notified of, and circuits that are open.",
+    "Workers": "Live worker processes.",
+    "Alerts": "Alerts that were sent, and open circuits.",
     "Audit": "Who changed what, when and from where. Append-only.",
     "Operations": "Health, readiness, metrics and this description. No key is needed.",
 }
@@ -55,7 +55,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
 }
 _KEY_PATTERN = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"
 _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
-    "Location": {"description": "Where the new thing is.", "schema": {"type": "string"}},
+    "Location": {"description": "The path of the new resource.", "schema": {"type": "string"}},
     "ETag": {"description": "The version, for `If-Match`.", "schema": {"type": "string"}},
 }
 
@@ -116,7 +116,7 @@ def _schemas(routes: list[Route]) -> tuple[dict[tuple[Any, Mode], Any], dict[str
 
 
 def _tidy(schema: Any) -> None:
-    """Drop the titles that only repeat a field's name."""
+    """Remove the titles that only repeat a field's name."""
     if isinstance(schema, dict):
         for name, each in schema.get("properties", {}).items():
             if isinstance(each, dict) and str(each.get("title", "")).lower().replace(" ", "_") == name.lower():
@@ -181,7 +181,7 @@ def _query_parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _without_null(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """A query parameter is left out, it is never null."""
+    """A query parameter can be left out, but is never null."""
     options = field.get("anyOf")
     if options is None:
         return _not_empty(field)
@@ -193,7 +193,7 @@ def _without_null(field: dict[str, Any], definitions: dict[str, Any]) -> dict[st
 
 
 def _not_empty(field: dict[str, Any]) -> dict[str, Any]:
-    """No parameter of a query is empty (`validation` refuses it); what has a form of its own says so already."""
+    """No query parameter is empty (`validation` refuses it); a type with its own pattern says so already."""
     if field.get("type") == "string" and not field.keys() & {"enum", "const", "pattern", "format"}:
         return {"minLength": 1, **field}
     return field
@@ -207,7 +207,7 @@ def _header_parameters(route: Route) -> list[dict[str, Any]]:
                 "name": "Idempotency-Key",
                 "in": "header",
                 "required": False,
-                "description": "Makes a repeat harmless: it gives the first answer, for 24 hours.",
+                "description": "Makes a repeat safe: for 24 hours it gets the first answer.",
                 "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": _KEY_PATTERN},
                 "example": "order-1184",
             }
@@ -218,7 +218,7 @@ def _header_parameters(route: Route) -> list[dict[str, Any]]:
                 "name": "If-Match",
                 "in": "header",
                 "required": "precondition_required" in route.codes,
-                "description": "The draft's version that was read, in quotes; `*` for whichever it is.",
+                "description": "The draft's version that was read, in quotes; `*` for any version.",
                 "schema": {"type": "string", "pattern": r'^(\*|"?\d{1,18}"?)$'},
                 "example": '"1"',
             }
@@ -260,11 +260,11 @@ def _responses(route: Route, routes: list[Route], schemas: dict[tuple[Any, Mode]
 
 
 def _plain(route: Route, status: int) -> dict[str, Any]:
-    """A body that is no JSON of a model of ours."""
+    """A body without a model."""
     if route.media_type == "application/octet-stream":
-        return {}  # as OpenAPI 3.1 has it for bytes
+        return {}  # OpenAPI 3.1's form for bytes
     example = answer_example(route, status)
-    if route.media_type == "text/event-stream":  # OpenAPI 3.1 has no word for the shape of one event
+    if route.media_type == "text/event-stream":  # OpenAPI 3.1 cannot describe the shape of one event
         return {"schema": {"description": "Server-sent events."}, "example": example}
     return {"schema": {}} if example is None else {"schema": {"type": "string"}, "example": example}
 
@@ -273,7 +273,7 @@ _STATUS_WORDS = {
     200: "OK",
     201: "Created",
     202: "Accepted",
-    204: "Done; there is nothing to say",
+    204: "Done, without content",
     302: "Elsewhere",
     503: "Down",
 }

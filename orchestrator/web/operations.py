@@ -1,4 +1,4 @@
-"""For those who run the service: alive, ready, metrics, and the API's own description."""
+"""Liveness, readiness, metrics, and the API's description as JSON and as a page."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Part = Literal["ok", "degraded", "down", "none", "unknown"]
 
 
 class Alive(Answer):
-    """The process lives."""
+    """The process runs."""
 
     status: Literal["ok"]
 
 
 class Parts(Answer):
-    """What the service stands on."""
+    """The state of the parts that the service needs."""
 
     database: Part
     redis: Part
@@ -78,12 +78,12 @@ def readyz(call: Call[Any, Any]) -> Reply:
         reasons["redis"] = why
     if parts["database"] == "down":
         return Reply({"status": "down", "parts": parts, "reasons": reasons}, 503, {"Retry-After": "1"})
-    well = all(state == "ok" for state in parts.values())
-    return Reply({"status": "ok" if well else "degraded", "parts": parts, "reasons": reasons})
+    is_well = all(state == "ok" for state in parts.values())
+    return Reply({"status": "ok" if is_well else "degraded", "parts": parts, "reasons": reasons})
 
 
 def _redis(broker: TenantBroker) -> tuple[Part, str]:
-    """How Redis is, and why where it is degraded."""
+    """The state of Redis, and the reasons if it is degraded."""
     try:
         broker.check_server()
         faults = broker.check_health().faults
@@ -109,9 +109,7 @@ def metrics(call: Call[Any, Any]) -> Response:
     return Response(generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-# --- the description and its page ----------------------------------------------------------------------------------
-
-#: The page runs its own script and nothing else; it speaks to this server alone.
+#: The page runs its own script alone, and connects to this server alone.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -153,9 +151,7 @@ def index(call: Call[Any, Any]) -> Response:
     return RedirectResponse("/docs", status_code=302)
 
 
-_TAG = "Operations"
-
-_route = partial(Route, tag=_TAG, access=Access.PUBLIC)
+_route = partial(Route, tag="Operations", access=Access.PUBLIC)
 
 ROUTES = [
     _route("GET", "/healthz", healthz, "Liveness: whether the process runs", {200: Alive}, unlimited=True),

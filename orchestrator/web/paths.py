@@ -1,8 +1,8 @@
-"""Path templates, matched on the path as it came over the wire, before any decoding.
+"""Path templates, matched on the undecoded path.
 
-A decoding router would take ``a%2Fjobs`` for the account ``a`` and ``a%3Apause`` for the verb ``pause`` on it. Here
-segments are split at literal slashes and the verb at the first literal colon of the last one; only then is each
-segment decoded.
+A router that decodes first would take ``a%2Fjobs`` for the account ``a``, and ``a%3Apause`` for its verb ``pause``.
+Here the path is split at literal slashes, and the verb at the first literal colon of the last segment; then each
+segment is decoded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Template:
         return cls(literals, names, verb if colon else None)
 
     def fill(self, parameters: Mapping[str, str]) -> str:
-        """The one path that stands for all ways to write it with these parameters."""
+        """The canonical path with these parameters."""
         parts = [
             quote(parameters[name], safe="") if name else literal or ""
             for literal, name in zip(self.literals, self.names, strict=True)
@@ -62,7 +62,7 @@ class SplitPath:
 
 
 def split_path(raw: bytes) -> SplitPath | None:
-    """Split and decode; None when a colon stands where no verb can be.
+    """Split and decode; None if there is a colon where no verb can be.
 
     Raises:
         UndecodablePath: a segment is not percent-encoded UTF-8.
@@ -87,7 +87,7 @@ def _decode(piece: bytes) -> str:
 
 
 class PathTable(Generic[T]):
-    """Finds what belongs to a path; literal segments win over parameters."""
+    """Finds the item of a path; literal segments take precedence over parameters."""
 
     def __init__(self, entries: Iterable[tuple[Template, T]]) -> None:
         self._by_shape: dict[tuple[int, str | None], list[tuple[Template, T]]] = {}

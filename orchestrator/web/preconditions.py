@@ -13,11 +13,11 @@ def wanted_version(header: str | None) -> int | None:
     """The version in `If-Match`; None for ``*`` and where there is none.
 
     Raises:
-        Problem: it looks like no version, and so matches none, as RFC 9110 has it.
+        Problem: it is not a version, and so matches none (RFC 9110).
     """
     if header is None or header.strip() == "*":
         return None
     found = _VERSION.fullmatch(header.strip())
     if found is None:
-        raise Problem("stale_version", f'If-Match is {header.strip()!r}; no version looks like that. Send "<version>"')
+        raise Problem("stale_version", f'If-Match is {header.strip()!r}; that is not a version. Send "<version>"')
     return int(found[1])

@@ -1,10 +1,10 @@
-"""Errors as RFC 9457 problem documents, and the one table that maps codes to HTTP.
+"""Errors as RFC 9457 problem documents, and the table that maps codes to HTTP.
 
 Invariants
-- Every error that leaves the API has a `code` of `PROBLEMS`; an exception that nobody expected is `internal`, and its
-  text stays in the log: no stack trace, SQL or server path leaves.
-- `type` is a name, not an address: nothing needs to be looked up to understand a problem.
-- A problem document is bounded, whatever it quotes of the request: no call gets back more than it sent, or 24 KiB.
+- Every error has a `code` of `PROBLEMS`. An unexpected exception is `internal`, and its text stays in the log: no
+  stack trace, SQL or server path is sent.
+- `type` is a name, not an address to look up.
+- A problem document is bounded, whatever it quotes: an answer is not larger than its request, or than 24 KiB.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from tenants.queues import InvalidEntry, QueueError, ServerRefuses
 from ..json_text import to_json
 
 PROBLEM_JSON = "application/problem+json"
-#: Bounds of one document: of the detail, of one fault's message and place, and of all faults together, in characters.
+#: Most characters of the detail, of a fault's message, of a part of its place, and of all faults together.
 _MAX_DETAIL = 1000
 _MAX_MESSAGE = 500
 _MAX_PLACE_PART = 100
 _MAX_ERRORS = 16_384
-#: How much of a place is shown at either end when it is deep.
+#: Parts of a deep place that are shown at either end.
 _PLACE_ENDS = 8
 
 
 class Kind(NamedTuple):
-    """What a code means over HTTP."""
+    """The status and title of a code."""
 
     status: int
     title: str
@@ -52,11 +52,11 @@ PROBLEMS: Mapping[str, Kind] = {
     "job_finished": Kind(409, "The job has ended"),
     "job_not_retryable": Kind(409, "The job cannot be retried"),
     "not_awaiting_approval": Kind(409, "The job does not await approval"),
-    "draft_not_pending": Kind(409, "The draft cannot be changed any more"),
+    "draft_not_pending": Kind(409, "The draft can no longer be changed"),
     "publication_not_unknown": Kind(409, "The publication's outcome is known"),
     "schedule_ended": Kind(409, "The schedule's inputs are used up"),
     "queue_not_empty": Kind(409, "The tenant queue is not empty"),
-    "account_busy": Kind(409, "Something of the account runs"),
+    "account_busy": Kind(409, "A step of the account is running"),
     "account_draining": Kind(409, "The account takes no new jobs"),
     "account_suspended": Kind(409, "The account is suspended"),
     "conflict": Kind(409, "The state does not allow this"),
@@ -74,8 +74,8 @@ PROBLEMS: Mapping[str, Kind] = {
     "rate_limited": Kind(429, "Too many requests"),
     "queue_full": Kind(429, "Too many jobs are waiting"),
     "quota_exhausted": Kind(429, "The daily quota is used up"),
-    "internal": Kind(500, "Something went wrong here"),
-    "unavailable": Kind(503, "A part that this needs is down"),
+    "internal": Kind(500, "Internal error"),
+    "unavailable": Kind(503, "A part that the call needs is down"),
 }
 
 #: Codes for errors that Starlette raises by itself.
@@ -92,16 +92,16 @@ CODES_BY_STATUS: Mapping[int, str] = {
 
 
 _NOT_KNOWN = (
-    "the connection to the database was lost in the middle of a commit, and whether the request took effect is not "
-    "known: ask again with the same idempotency key, or look before you do"
+    "the connection to the database was lost during a commit, so it is unknown whether the request took effect: "
+    "repeat it with the same idempotency key, or check first"
 )
 _REDIS_AWAY = "Redis cannot be reached, and this call needs it; nothing was changed"
 
 
 class Problem(Exception):
-    """An error of the HTTP layer itself; what lies below raises `tenants.errors`.
+    """An error of the HTTP layer; the layers below raise `tenants.errors`.
 
-    `detail` names the ids involved and what to do; `faults` say where in the request each fault is.
+    `detail` names the ids involved and what to do; `faults` locate each fault in the request.
     """
 
     def __init__(
@@ -120,14 +120,14 @@ class Problem(Exception):
 
 
 def invalid(faults: Sequence[Fault]) -> Problem:
-    """422 `invalid_request` for these faults; the detail names the first ones."""
+    """422 `invalid_request` for these faults; the detail names the first three."""
     shown = "; ".join(f"{_place(each)}: {each.message}" if each.loc else each.message for each in faults[:3])
     more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
     return Problem("invalid_request", shown + more, faults)
 
 
 def problem_of(error: Exception) -> Problem:
-    """Any error as a problem; what is not meant for the caller becomes `internal` without its text."""
+    """Any error as a problem; an unexpected one becomes `internal` without its text."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, OnelaneError) and error.code in PROBLEMS and error.code != "internal":
@@ -146,7 +146,7 @@ def problem_of(error: Exception) -> Problem:
         return Problem("unavailable", detail, headers={"Retry-After": "1"})
     if isinstance(error, BrokerConnectionError | QueueError):
         return Problem("unavailable", _REDIS_AWAY, headers={"Retry-After": "1"})
-    return Problem("internal", "the server met an error that it did not expect; its log has the request id")
+    return Problem("internal", "an unexpected error occurred; the server's log has it under the request id")
 
 
 def problem_response(problem: Problem) -> Response:
@@ -195,7 +195,7 @@ def _place(fault: Fault) -> str:
 
 
 def _without_internals(error: OnelaneError) -> str:
-    """A driver's message holds hosts, users and SQL; the caller learns which part is down and no more."""
+    """Which part is down. A driver's message has hosts, users and SQL, so it is not sent."""
     if isinstance(error, CommitUnknown):
         return _NOT_KNOWN
     if isinstance(error, NotWritable):

@@ -1,6 +1,6 @@
-"""Publications whose outcome nobody could tell: a person has looked at the target, and says what is there.
+"""Publications of unknown outcome, settled by a person who has checked the target.
 
-They are found as drafts that need review: `GET /v1/drafts?status=needs_review` shows each with its publication.
+They are listed as drafts that need review: `GET /v1/drafts?status=needs_review` shows each with its publication.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _SHOWN = tuple(PublicationView.model_fields)
 
 
 def confirm(call: Call[Query, PublicationFound]) -> Reply:
-    """The post is there: the job goes on as if the publisher had said so, and publishes nothing."""
+    """The post exists: the job continues as if the publisher had confirmed it, and publishes nothing."""
     found = call.body
     return _settled(call, url=found.url, external_id=found.external_id)
 
 
 def retry(call: Call[Query, Nothing]) -> Reply:
-    """The post is not there: the job publishes anew."""
+    """The post does not exist: the job publishes again."""
     return _settled(call)
 
 
@@ -37,7 +37,7 @@ def _settled(call: Call[Any, Any], *, url: str | None = None, external_id: str |
 
 
 def exists(call: Call[Any, Any]) -> None:
-    """Raises `NotFound` unless the publication of the path is there."""
+    """Raises `NotFound` unless the publication of the path exists."""
     call.service.database.read(lambda connection: store.by_id(connection, call.params["id"]))
 
 
@@ -51,13 +51,13 @@ ROUTES = [
         "POST",
         f"{_PUBLICATION}:confirm",
         confirm,
-        "Confirm a publication of unknown outcome: the post is there",
+        "Confirm a publication of unknown outcome: the post exists",
         {200: PublicationView},
         body=PublicationFound,
         codes=_CODES,
         exists=exists,
         description=(
-            "The draft becomes `published`, and the job goes on without publishing. "
+            "The draft becomes `published`, and the job continues without publishing. "
             "Drafts with the status `needs_review` show their publication."
         ),
     ),
@@ -65,7 +65,7 @@ ROUTES = [
         "POST",
         f"{_PUBLICATION}:retry",
         retry,
-        "Retry a publication of unknown outcome: the post is not there",
+        "Retry a publication of unknown outcome: the post does not exist",
         {200: PublicationView},
         codes=_CODES,
         exists=exists,

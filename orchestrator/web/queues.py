@@ -1,4 +1,4 @@
-"""Tenant queues as an operator handles them: look, pause, tear down, reap."""
+"""Tenant queues for operators: list, pause, delete, reap."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .models.admin import ForceQuery, QueueDeleted, QueuesQuery, QueueView, Reap
 from .models.base import Listing, Nothing, Query
 from .routing import Call, Reply, Route
 
-#: Torn-down queues that an answer names.
+#: Most deleted queues that an answer lists.
 SHOWN_QUEUES = 100
 
 
@@ -51,15 +51,17 @@ def list_queues(call: Call[QueuesQuery, Any]) -> Reply:
             limit=query.limit,
             idle_longer_than=query.idle_longer_than,
         )
-    except InvalidEntry:  # a place that no page ended at: nothing comes after it
+    except InvalidEntry:  # the cursor is not from a page, so nothing follows it
         return Reply({"items": [], "next_cursor": None})
     names = [each.account for each in found if each.account is not None]
-    broken = {
+    open_circuits = {
         (row["lane"], row["account"]): circuits.view(row)
         for row in call.service.database.read(lambda connection: circuits.of_accounts(connection, names))
     }
     items = [
-        _queue_view(each, broken.get((each.lane, each.account or ""))) for each in found if each.standing != "absent"
+        _queue_view(each, open_circuits.get((each.lane, each.account or "")))
+        for each in found
+        if each.standing != "absent"
     ]
     return Reply({"items": items, "next_cursor": None if following is None else encode_place(following)})
 
@@ -79,7 +81,7 @@ def get_queue(call: Call[Query, Any]) -> Reply:
 
 
 def set_paused(paused: bool) -> Callable[[Call[Query, Nothing]], Reply]:
-    """An endpoint that pauses one tenant queue, or ends that; it need not be live."""
+    """An endpoint that pauses a tenant queue, or ends the pause. The queue need not be live."""
 
     def endpoint(call: Call[Query, Nothing]) -> Reply:
         lane, account = call.params["lane"], call.account
@@ -100,7 +102,7 @@ def set_paused(paused: bool) -> Callable[[Call[Query, Nothing]], Reply]:
 
 
 def _from_sql(call: Call[Any, Any]) -> dict[str, Any]:
-    """The queue as SQL counts it, for answers that must not depend on Redis."""
+    """The queue with SQL's counts, for answers that must not depend on Redis."""
     lane, account = call.params["lane"], call.account
     found = call.service.database.read(lambda connection: accounts.queues(connection, account))
     counts = found.get(lane, accounts.empty_queue())
@@ -109,18 +111,18 @@ def _from_sql(call: Call[Any, Any]) -> dict[str, Any]:
 
 
 def exists(call: Call[Any, Any]) -> None:
-    """Raises `NotFound` unless the lane and the account are there."""
+    """Raises `NotFound` unless the lane and the account exist."""
     if call.params["lane"] not in call.service.lanes():
         raise NotFound(f"there is no lane {call.params['lane']!r}")
     account_exists(call)
 
 
 def delete(call: Call[ForceQuery, Any]) -> Reply:
-    """Redis is asked first, so that nothing is cancelled when the teardown cannot follow."""
+    """Check Redis first, so that no job is cancelled if the queue cannot be deleted."""
     _live_queue(call)
     done = delete_queue(call.service.runtime, call.params["lane"], call.account, force=call.query.force)
-    told = {"cancelled": done.cancelled, "deleted": done.deleted}
-    return Reply(told, audit={"before": {"waiting": done.waiting}, "after": None, **told})
+    answer = {"cancelled": done.cancelled, "deleted": done.deleted}
+    return Reply(answer, audit={"before": {"waiting": done.waiting}, "after": None, **answer})
 
 
 def reap(call: Call[Query, ReapRequest]) -> Reply:
@@ -129,8 +131,8 @@ def reap(call: Call[Query, ReapRequest]) -> Reply:
         idle = call.service.settings.reap_idle_seconds
     found = Reaper(call.service.runtime).reap(idle, dry_run=call.body.dry_run)
     shown = [{"lane": lane, "account": account, "queue": f"{lane}_{account}"} for lane, account in found]
-    told = {"dry_run": call.body.dry_run, "idle_longer_than": idle, "after": {"reaped": len(found)}}
-    return Reply({"reaped": len(found), "queues": shown[:SHOWN_QUEUES]}, audit=told)
+    audit = {"dry_run": call.body.dry_run, "idle_longer_than": idle, "after": {"reaped": len(found)}}
+    return Reply({"reaped": len(found), "queues": shown[:SHOWN_QUEUES]}, audit=audit)
 
 
 _QUEUE = "/v1/admin/queues/{lane}/{account}"
@@ -151,7 +153,7 @@ ROUTES = [
         query=ForceQuery,
         codes=("queue_not_empty", "account_busy"),
         description=(
-            "With `force`, what waits is cancelled first. `deleted` is false when new work kept the queue. The "
+            "With `force`, waiting jobs are cancelled first. `deleted` is false if new work kept the queue. The "
             "next message makes the queue again."
         ),
     ),
