@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,13 +14,9 @@ from orchestrator.offline_model.article import MAX_TAG, MAX_TAGS, MAX_TITLE, Art
 from orchestrator.offline_model.languages import detect, sentences, word_count
 from orchestrator.offline_model.prompt import MAX_SOURCES, Request, read_prompt
 from orchestrator.offline_model.prose import escape, read_sections, to_markdown
+from tests.generation.source_texts import source
 
-SOURCES = Path(__file__).parent / "sources"
 any_speed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-
-
-def source(name: str) -> str:
-    return (SOURCES / name).read_text(encoding="utf-8")
 
 
 def write(*sources: str, topic: str = "A topic", words: int = 400, **options: object) -> Article:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.app import run
+from tests.house.completion import complete
 from tests.house.running import ROOT, environment
 
 pytestmark = pytest.mark.processes
@@ -139,17 +139,6 @@ def test_completion_can_be_shown(tmp_path: Path, home: Path, variables: dict[str
     assert ended.returncode == 0, ended.stderr
     assert "complete" in ended.stdout
     assert list(home.iterdir()) == []
-
-
-def complete(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What bash is offered for the last of the words, in this process."""
-    monkeypatch.setattr(sys, "argv", ["onelane"])
-    monkeypatch.setenv("_ONELANE_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", words)
-    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
-    capsys.readouterr()
-    run(None)
-    return capsys.readouterr().out.split()
 
 
 def test_statuses_are_completed_without_a_service(

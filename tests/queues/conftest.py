@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -12,6 +15,7 @@ import redis
 from dramatiq import Worker
 
 from tenants.queues import TenantBroker
+from tests.queues.processes import LEASE_SECONDS, StartProcess
 
 
 class MakeBroker(Protocol):
@@ -74,3 +78,28 @@ def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_MS / 100
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s")
         time.sleep(0.005)
+
+
+@pytest.fixture
+def start_process() -> Iterator[StartProcess]:
+    """Starts worker processes; whatever is left of them is killed after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(
+        url: str, *more: str, lease: float = LEASE_SECONDS, extend: float = 0.3, threads: int = 2
+    ) -> subprocess.Popen[str]:
+        program = [sys.executable, "-m", "tests.queues.worker_program", url, str(lease), str(extend), str(threads)]
+        process = subprocess.Popen([*program, *more], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()

@@ -23,10 +23,9 @@ from tests.queues.clusters import Cluster, raw, start_sentinel, until
 from tests.queues.conftest import eventually
 from tests.queues.lanes import LANE, Client, Hand, entry
 from tests.queues.observed import attempts, events, overlaps, recovery, report, runs
-from tests.queues.test_faults import StartProcess, is_empty, note, start_process
+from tests.queues.processes import StartProcess, is_empty, note
 from tests.servers import start_valkey
 
-__all__ = ["start_process"]
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SHARDS = 6

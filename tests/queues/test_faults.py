@@ -6,11 +6,9 @@ Each test judges P1 from outside, by the attempts' own times, and prints how lon
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import dramatiq
@@ -21,52 +19,15 @@ from tenants.queues import Entry, QueueLimits, TenantBroker
 from tests.queues.conftest import PATIENCE_MS, eventually
 from tests.queues.lanes import LANE, Client, Hand, entry
 from tests.queues.observed import SLACK, attempts, events, overlaps, recovery, report, runs
+from tests.queues.processes import LEASE_SECONDS, StartProcess, is_empty, note
 from tests.queues.proxies import LossyProxy
 from tests.servers import ValkeyProcess, start_valkey
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
-StartProcess = Callable[..., subprocess.Popen[str]]
-#: Long enough that no lease ends because its worker does not get to run: six seconds of that have been seen.
-LEASE_SECONDS = 10.0
-
-
-@pytest.fixture
-def start_process() -> Iterator[StartProcess]:
-    """Starts worker processes; whatever is left of them is killed after the test."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(
-        url: str, *more: str, lease: float = LEASE_SECONDS, extend: float = 0.3, threads: int = 2
-    ) -> subprocess.Popen[str]:
-        program = [sys.executable, "-m", "tests.queues.worker_program", url, str(lease), str(extend), str(threads)]
-        process = subprocess.Popen([*program, *more], stdout=subprocess.PIPE, text=True)
-        started.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-
 
 def stay(number: int, account: str) -> Entry:
     return Entry(dramatiq.Message(LANE, "stay", (number,), {}, {"account": account}), str(number))
-
-
-def note(number: int, account: str, seconds: float = 0.01) -> Entry:
-    return Entry(dramatiq.Message(LANE, "note", (number, seconds), {}, {"account": account}), str(number))
-
-
-def is_empty(broker: TenantBroker) -> bool:
-    totals = broker.queues_admin.totals(LANE)
-    return totals.waiting + totals.active + totals.delayed == 0
 
 
 def wait_until_still(client: Client) -> None:

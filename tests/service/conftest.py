@@ -20,6 +20,7 @@ from orchestrator.loops.service import Loops
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.sealing import new_key
+from tests.servers import ValkeyProcess, free_port, start_valkey
 
 ROOT = Path(__file__).resolve().parents[2]
 #: How long a test waits for what has to come: a bound for a machine that is starved, not a measure.
@@ -131,5 +132,34 @@ def service(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Servi
     (tmp_path / "notes").mkdir()
     made = make_service(migrated_url, redis_url, tmp_path)
     made.loops.start()
+    yield made
+    made.close()
+
+
+class Own:
+    """A service with a Valkey of its own, which the test may do anything to."""
+
+    def __init__(self, migrated_url: str, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.valkey = self.start()
+        (folder / "notes").mkdir()
+        self.service = make_service(migrated_url, self.valkey.url, folder)
+        self.service.loops.start()
+
+    def start(self, *options: str) -> ValkeyProcess:
+        self.valkey = start_valkey(self.folder, *options, port=self.port)
+        return self.valkey
+
+    def close(self) -> None:
+        if self.valkey.process.poll() is None:
+            self.valkey.process.send_signal(signal.SIGCONT)
+        self.service.close()
+        self.valkey.stop()
+
+
+@pytest.fixture
+def own(migrated_url: str, tmp_path: Path) -> Iterator[Own]:
+    made = Own(migrated_url, tmp_path)
     yield made
     made.close()

@@ -6,9 +6,7 @@ from functools import partial
 
 import pytest
 
-from .conftest import Service
-from .test_redis_loss import Own
-from .test_redis_loss import own as own
+from .conftest import Own, Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +23,7 @@ from tenants.store import outcomes, workers
 from tenants.store.jobs import fetch_steps
 
 from .conftest import make_service
-
-WORKER = "this-one"
-
-
-@dataclass
-class Leased:
-    """What `Execution` uses of a leased message."""
-
-    lane: str = "quick"
-    slot: int = 0
-    #: Whether Redis knows of the lease.
-    is_known: bool = True
-    rescheduled: list[float] = field(default_factory=list)
-
-    def reschedule(self, delay_seconds: float) -> bool:
-        self.rescheduled.append(delay_seconds)
-        return self.is_known
-
-    def asdict(self) -> dict[str, Any]:
-        return {}
+from .leased import WORKER, Leased
 
 
 class Unlucky(Database):

@@ -23,7 +23,7 @@ from tenants.store import workers
 from tests.service import pipelines
 
 from .conftest import Service, make_service
-from .test_execution import WORKER, Leased
+from .leased import WORKER, Leased
 
 
 class Bench:

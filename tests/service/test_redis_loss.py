@@ -4,45 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.servers import ValkeyProcess, free_port, start_valkey
-
-from .conftest import Service, make_service
+from .conftest import Own, Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
-
-
-class Own:
-    """A service with a Valkey of its own, which the test may do anything to."""
-
-    def __init__(self, migrated_url: str, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.valkey = self.start()
-        (folder / "notes").mkdir()
-        self.service = make_service(migrated_url, self.valkey.url, folder)
-        self.service.loops.start()
-
-    def start(self, *options: str) -> ValkeyProcess:
-        self.valkey = start_valkey(self.folder, *options, port=self.port)
-        return self.valkey
-
-    def close(self) -> None:
-        if self.valkey.process.poll() is None:
-            self.valkey.process.send_signal(signal.SIGCONT)
-        self.service.close()
-        self.valkey.stop()
-
-
-@pytest.fixture
-def own(migrated_url: str, tmp_path: Path) -> Iterator[Own]:
-    made = Own(migrated_url, tmp_path)
-    yield made
-    made.close()
 
 
 def outcomes(service: Service, job_id: str) -> list[str]:

@@ -36,7 +36,7 @@ from tenants.store.new_jobs import JobPlan, StepPlan
 from .approval_model import Answer, JobModel
 from .approval_model import Step as StepModel
 from .conftest import Bench
-from .test_races import NoRedis
+from .no_redis import NoRedis
 
 ERROR = {"code": "internal", "message": "it broke"}
 KINDS = {

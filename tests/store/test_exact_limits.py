@@ -27,7 +27,7 @@ from tenants.store.new_jobs import StepPlan
 from tests.web.sample_pipelines import PIPELINES
 
 from .conftest import Bench
-from .test_races import NoRedis
+from .no_redis import NoRedis
 
 CALLERS = 50
 JOB = NewJob("sample", {"topic": "lanes"})

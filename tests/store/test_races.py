@@ -20,20 +20,11 @@ from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.new_jobs import StepPlan
 
 from .conftest import Bench
+from .no_redis import NoRedis
 
 ERROR = {"code": "internal", "message": "it broke"}
 ONE_STEP = (StepPlan("publish", "publish", True, 3),)
 ROUNDS = 8
-
-
-class NoRedis:
-    """A dispatcher whose Redis is away: SQL alone decides here."""
-
-    def send(self, steps: Any) -> bool:
-        return False
-
-    def withdraw(self, steps: Any) -> None:
-        return None
 
 
 @pytest.fixture

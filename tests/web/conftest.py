@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pydantic import BaseModel, SecretStr, TypeAdapter
 from sqlalchemy import Connection
 from starlette.testclient import TestClient
 
+from orchestrator.cli.app import run
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.web.app import ROUTES, create_app
@@ -27,6 +29,8 @@ from orchestrator.web.problems import PROBLEMS
 from orchestrator.web.routing import Route, RouteTable
 from tenants.store import keys, outcomes, steps, workers
 from tenants.store.attempt import OwnedAttempt
+from tests.web.commands import Command
+from tests.web.serving import serving
 
 ADMIN_KEY = "admin-key-for-the-web-tests-0001"
 SECRET_KEY = "secret-key-for-the-web-tests-0001"
@@ -228,3 +232,27 @@ def new_job(api: Api) -> Callable[..., dict[str, Any]]:
         return job
 
     return make
+
+
+@pytest.fixture
+def address(runtime: Runtime) -> Iterator[tuple[str, int]]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with serving(runtime, listener):
+        yield listener.getsockname()
+
+
+@pytest.fixture
+def command(
+    address: tuple[str, int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Command:
+    """Runs a command with the admin key; gives back what it printed on standard output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONELANE_URL", "http://{}:{}".format(*address))
+    monkeypatch.setenv("ONELANE_API_KEY", ADMIN_KEY)
+
+    def call(*arguments: str, status: int = 0) -> str:
+        capsys.readouterr()
+        assert run(list(arguments)) == status, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return call

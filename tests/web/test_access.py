@@ -12,16 +12,11 @@ from sqlalchemy import select
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import ROUTES
 from orchestrator.web.auth import Access
-from orchestrator.web.routing import Route
 from tenants.store import keys
 from tests.web.conftest import ADMIN_KEY, JOB, ON_BOTH, Api
+from tests.web.route_paths import path_of
 
-NOBODYS_ID = "0199c0de-0000-7000-8000-000000000000"
 GUARDED = [route for route in ROUTES if route.access is not Access.PUBLIC]
-
-
-def path_of(route: Route, account: str = "acme", id: str = NOBODYS_ID) -> str:
-    return route.path.replace("{account}", account).replace("{id}", id).replace("{lane}", "generate")
 
 
 def test_without_a_key_every_route_is_401(api: Api) -> None:

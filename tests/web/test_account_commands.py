@@ -21,10 +21,8 @@ from orchestrator.loops.eraser import Eraser
 from orchestrator.runtime import Runtime
 from tenants.sealing import Sealer, new_key
 from tenants.sessions import Sessions
+from tests.web.commands import Command
 from tests.web.conftest import SECRET_KEY, Api
-from tests.web.test_commands import Command
-from tests.web.test_commands import command as command
-from tests.web.test_server import address as address
 
 
 def said(command: Command, *arguments: str) -> Any:

@@ -18,11 +18,9 @@ from orchestrator.web.app import create_app
 from tenants.store import circuits
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.circuits import CircuitPolicy
-from tests.service.test_alerts import SECRET, Receiver
+from tests.service.alert_receiver import SECRET, Receiver
+from tests.web.commands import Command
 from tests.web.conftest import ADMIN_KEY, ON_BOTH, Api, Bench
-from tests.web.test_commands import Command
-from tests.web.test_commands import command as command
-from tests.web.test_server import address as address
 
 QUEUE = "/v1/admin/queues/generate/acme"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from typing import Any
 
@@ -10,17 +9,8 @@ import pytest
 
 from orchestrator.runtime import Runtime
 from orchestrator.web.signed_urls import AddressSigner
-from tests.ports import step_port
+from tests.web.artifacts import PICTURE, save
 from tests.web.conftest import ON_BOTH, SECRET_KEY, Api, Bench
-
-PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(20)
-
-
-def save(runtime: Runtime, owned: Any, name: str, content_type: str, content: bytes) -> None:
-    """As a step does it."""
-    port = step_port(runtime, owned)
-    data = base64.b64encode(content).decode()
-    port.call("artifact.save", {"name": name, "content_type": content_type, "data": data})
 
 
 @pytest.fixture

@@ -30,7 +30,6 @@ from orchestrator.web.app import ROUTES
 from orchestrator.web.typed_dicts import write
 from tenants.store.attempt import OwnedAttempt
 from tests.web.conftest import ADMIN_KEY, JOB, Bench, route_of
-from tests.web.test_server import address as address
 
 Requests = list[httpx2.Request]
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,34 +15,8 @@ from orchestrator.cli.app import run
 from orchestrator.client import ApiError, NotReachable, Onelane
 from orchestrator.step_journal import StepJournal
 from tenants.store import publications, webhook_deliveries
+from tests.web.commands import Command, made
 from tests.web.conftest import ADMIN_KEY, Api, Bench
-from tests.web.test_server import address as address
-
-Command = Callable[..., str]
-
-
-@pytest.fixture
-def command(
-    address: tuple[str, int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Command:
-    """Runs a command with the admin key; gives back what it printed on standard output."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ONELANE_URL", "http://{}:{}".format(*address))
-    monkeypatch.setenv("ONELANE_API_KEY", ADMIN_KEY)
-
-    def call(*arguments: str, status: int = 0) -> str:
-        capsys.readouterr()
-        assert run(list(arguments)) == status, capsys.readouterr().err
-        return capsys.readouterr().out
-
-    return call
-
-
-def made(command: Command, *more: str) -> dict[str, Any]:
-    job: dict[str, Any] = json.loads(
-        command("jobs", "create", "a/b", "sample", "--input", '{"topic": "lanes"}', "--json", *more)
-    )
-    return job
 
 
 def test_a_job_is_made_listed_explained_and_cancelled(command: Command) -> None:

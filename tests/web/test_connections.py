@@ -19,7 +19,7 @@ from orchestrator.web import http_protocol
 from orchestrator.web.connection_limits import ConnectionCounts, ConnectionLimits
 from orchestrator.web.http_protocol import proxy_options
 from tests.web.conftest import ADMIN_KEY, JOB, Bench
-from tests.web.test_server import serving
+from tests.web.serving import serving
 
 Address = tuple[str, int]
 AUTH = f"Authorization: Bearer {ADMIN_KEY}\r\n".encode()

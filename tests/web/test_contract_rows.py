@@ -20,10 +20,9 @@ from orchestrator.loops.eraser import Eraser
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import ROUTES
 from tenants.store import circuits, publications
+from tests.web.artifacts import PICTURE, save
 from tests.web.conftest import JOB, Api, Bench
-from tests.web.test_artifacts import PICTURE, save
-from tests.web.test_events import stream
-from tests.web.test_server import address as address
+from tests.web.event_streams import stream
 
 Case = Callable[["World"], None]
 ROWS: dict[str, Case] = {}

@@ -10,7 +10,6 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from orchestrator.settings import installed_chromium
 from tests.web.conftest import ADMIN_KEY
-from tests.web.test_server import address as address
 
 pytestmark = pytest.mark.browser
 

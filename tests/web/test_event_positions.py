@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from orchestrator.event_positions import Position, Range, at_most, below, contains, ranges_between, without
 from orchestrator.events import EventHub
 from orchestrator.runtime import Runtime
-from tests.web.test_events import Sse, create, stream
-from tests.web.test_server import address as address
+from tests.web.event_streams import Sse, create, stream
 
 numbers = st.sets(st.integers(1, 60))
 

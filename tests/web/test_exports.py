@@ -20,7 +20,6 @@ from tenants.errors import Unavailable
 from tenants.store import exports, holdings
 from tests.web.conftest import ADMIN_KEY, JOB, ON_BOTH, Api, Bench
 from tests.web.held import ODD, fill
-from tests.web.test_server import address as address
 
 PATH = "/v1/accounts/acme:export"
 

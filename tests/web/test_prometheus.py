@@ -17,7 +17,6 @@ from orchestrator.loops.gauges import GaugeLoop
 from orchestrator.runtime import Runtime
 from tests.servers import free_port
 from tests.web.conftest import Api
-from tests.web.test_server import address as address
 
 ALERTS = Path(__file__).resolve().parents[2] / "deploy" / "prometheus" / "alerts.yaml"
 

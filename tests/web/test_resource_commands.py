@@ -20,12 +20,10 @@ from orchestrator.client.connection import Api as ClientApi
 from orchestrator.exit_codes import FAILED
 from orchestrator.runtime import Runtime
 from tenants.store import publications
-from tests.house.test_terminal import complete
+from tests.house.completion import complete
+from tests.web.artifacts import PICTURE, save
+from tests.web.commands import Command, made
 from tests.web.conftest import Api, Bench
-from tests.web.test_artifacts import PICTURE, save
-from tests.web.test_commands import Command, made
-from tests.web.test_commands import command as command
-from tests.web.test_server import address as address
 
 Refused = Callable[..., str]
 

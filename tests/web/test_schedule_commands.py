@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.app import run
-from tests.web.test_commands import Command
-from tests.web.test_commands import command as command
-from tests.web.test_server import address as address
+from tests.web.commands import Command
 
 INPUT = ("--input", '{"topic": "lanes"}')
 

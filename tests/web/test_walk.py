@@ -19,7 +19,7 @@ from orchestrator.web.middleware import SECURITY_HEADERS
 from orchestrator.web.openapi import build
 from orchestrator.web.routing import Route
 from tests.web.conftest import JOB, Api
-from tests.web.test_access import path_of
+from tests.web.route_paths import path_of
 
 #: Routes without a key, and what guards them instead.
 OPEN = {
