@@ -17,10 +17,11 @@ from .dispatch import Dispatcher
 from .events import EventNotifier
 from .explain import JobExplainer
 from .jobs import Jobs
+from .queue_deletion import QueueDeletion
 from .schedules import Schedules
 from .settings import Settings, SettingsError
 from .settings_sync import SettingsSync
-from .step_port import text_model_scope
+from .text_model import text_model_scope
 from .violations import Violations
 from .webhooks import Webhooks
 
@@ -54,7 +55,7 @@ class Runtime:
         self.broker = TenantBroker(
             url=settings.redis_url, namespace=NAMESPACE, middleware=[], worker_id=worker_id, other_layouts="ignore"
         )
-        # SQL decides who owns a step: what runs goes on and commits, also when Redis has forgotten that it does.
+        # SQL decides who owns a step: a running step continues and commits, also when Redis has lost its lease.
         self.broker.on_lease_lost = lambda _: None
         for lane in self.lanes:
             self.broker.declare_queue(lane)
@@ -62,6 +63,7 @@ class Runtime:
         self.database.on_events = self.event_notifier.notify
         self.dispatcher = Dispatcher(self.broker)
         self.settings_sync = SettingsSync(self.database, self.broker, self.lanes)
+        self.queue_deletion = QueueDeletion(self.database, self.broker, self.dispatcher)
         self.violations = Violations()
         self.jobs = Jobs(self.database, self.pipelines, self.dispatcher)
         self.schedules = Schedules(self.database, self.jobs, self.dispatcher)
@@ -90,7 +92,7 @@ class Runtime:
         return text_model_scope(self.settings) if uses is not None and "gemini" in uses.clients else None
 
     def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
         self.event_notifier.close()
         self.broker.close()
         self.database.close()

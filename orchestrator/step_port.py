@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -36,6 +35,7 @@ from tenants.store.attempt import OwnedAttempt
 from .settings import Settings
 from .settings_sync import SettingsSync
 from .step_journal import StepJournal
+from .text_model import credential_of, text_model_scope
 from .webhooks import Webhooks
 
 log = logging.getLogger(__name__)
@@ -382,18 +382,6 @@ class StepPort:
         """Another pipeline's step must not have a body of its choice signed as a webhook."""
         if self._owned.pipeline != webhooks.PIPELINE:
             raise InvalidCall(f"only the pipeline {webhooks.PIPELINE!r} calls webhooks")
-
-
-def credential_of(settings: Settings) -> str:
-    """A short name of the text model's credential, which does not give it away."""
-    if settings.gemini_api_key is None:
-        return "offline"
-    return hashlib.sha256(settings.gemini_api_key.get_secret_value().encode()).hexdigest()[:8]
-
-
-def text_model_scope(settings: Settings) -> str:
-    """Provider and credential of the text model, as backoffs and refusals name them."""
-    return f"gemini:{credential_of(settings)}"
 
 
 def client_settings(settings: Settings, name: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class SettingsSyncLoop:
 
     def run_once(self) -> bool:
         """One page. A pass that an error has ended begins anew."""
-        close_if_turned_off(self._runtime)
+        close_if_turned_off(self._runtime.settings, self._runtime.database, self._runtime.settings_sync)
         self._settings.retry_failed()
         names = next(self._pages, None)
         if names is None:

@@ -14,7 +14,6 @@ from tenants.store import accounts, circuits, queues
 from tenants.store.listings import decode_place, encode_place
 
 from ..loops.reaper import Reaper
-from ..queue_deletion import delete_queue
 from .accounts import exists as account_exists
 from .auth import Access
 from .models.admin import ForceQuery, QueueDeleted, QueuesQuery, QueueView, Reaped, ReapRequest
@@ -120,7 +119,7 @@ def exists(call: Call[Any, Any]) -> None:
 def delete(call: Call[ForceQuery, Any]) -> Reply:
     """Check Redis first, so that no job is cancelled if the queue cannot be deleted."""
     _live_queue(call)
-    done = delete_queue(call.service.runtime, call.params["lane"], call.account, force=call.query.force)
+    done = call.service.runtime.queue_deletion.delete(call.params["lane"], call.account, force=call.query.force)
     answer = {"cancelled": done.cancelled, "deleted": done.deleted}
     return Reply(answer, audit={"before": {"waiting": done.waiting}, "after": None, **answer})
 

@@ -13,7 +13,6 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.jobs import Jobs, NewJob
-from orchestrator.queue_deletion import delete_queue
 from orchestrator.runtime import Runtime
 from tenants.database import CommitUnknown
 from tenants.errors import AccountBusy, QueueNotEmpty, Unavailable
@@ -59,7 +58,7 @@ def test_deletions_under_race_count_each_cancelled_job_once(runtime: Runtime) ->
         told = 0
         for _ in range(5):
             try:
-                told += delete_queue(runtime, "generate", "acme", force=True).cancelled
+                told += runtime.queue_deletion.delete("generate", "acme", force=True).cancelled
             except (AccountBusy, QueueNotEmpty):
                 continue
         return told
@@ -108,12 +107,12 @@ def test_a_job_that_comes_during_a_deletion_is_not_lost(
 
     with monkeypatch.context() as patch:
         patch.setattr(admin, "purge", purge_late)
-        done = delete_queue(runtime, "generate", "acme", force=True)
+        done = runtime.queue_deletion.delete("generate", "acme", force=True)
     assert (done.cancelled, done.deleted) == (cancelled_jobs(runtime), False)
     found = admin.describe("generate", "acme")
     assert found is not None
     assert found.waiting == runtime.database.read(lambda c: queues.standing(c, "generate", "acme")).waiting == 1
-    assert delete_queue(runtime, "generate", "acme", force=True).deleted
+    assert runtime.queue_deletion.delete("generate", "acme", force=True).deleted
 
 
 def test_a_reap_that_redis_stops_says_what_was_torn_down(
