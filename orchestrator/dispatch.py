@@ -12,13 +12,13 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import dramatiq
 from dramatiq.errors import BrokerConnectionError
 
-from tenants.combining import Combined, Interrupted
+from tenants.batching import BatchExecutor, BatchFailed
 from tenants.queues import Entry, QueueError, TenantBroker
 from tenants.queues.errors import REFUSALS
 from tenants.queues.notices import warn
@@ -59,7 +59,7 @@ class Dispatcher:
         self._away_lane = ""
         self._unmarked: deque[tuple[float, str]] | None = None
         #: Single steps that several threads send at one moment go in one round trip.
-        self._together: Combined[Entry, bool] = Combined(self._send_together)
+        self._batches: BatchExecutor[Entry, bool] = BatchExecutor(self._send_batch)
 
     def remember_sent(self) -> None:
         """From now on keep the ids of what is sent for `take_sent`, and rely on `ask_again`: for the loop's process."""
@@ -87,12 +87,16 @@ class Dispatcher:
         if len(near) > 1:
             return self._send_now(near)  # a large batch must not hold up the single steps of others
         try:
-            return self._together.run(near[0])
-        except Interrupted:
+            return self._batches.run(near[0])
+        except BatchFailed:
             return False
 
-    def _send_together(self, near: Sequence[Entry], let_go: Callable[[], None]) -> list[bool]:
-        let_go()
+    @property
+    def queued(self) -> int:
+        """Single steps that wait for the call that runs."""
+        return self._batches.queued
+
+    def _send_batch(self, near: Sequence[Entry]) -> list[bool]:
         return [self._send_now(near)] * len(near)
 
     def _send_now(self, near: Sequence[Entry]) -> bool:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import psycopg
@@ -76,6 +77,22 @@ class PostgresSessions:
         """Begin a transaction on a shared connection with our settings in force until its end."""
         driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
         driver.execute(self._set_local)
+
+    @contextmanager
+    def autocommit(self, pooled: PoolProxiedConnection) -> Iterator[None]:
+        """For one statement that is committed by its end; on a shared connection it has a transaction around it."""
+        driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
+        if is_shared(pooled):
+            with driver.transaction():
+                self.begin(pooled)
+                yield
+            return
+        driver.autocommit = True
+        try:
+            yield
+        finally:
+            if not driver.closed:
+                driver.autocommit = False
 
     def _begin(self, connection: Connection) -> None:
         if is_shared(connection.connection):

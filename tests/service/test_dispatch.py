@@ -195,7 +195,7 @@ def test_what_threads_send_at_one_moment_goes_in_one_call_and_each_is_told(
         for number, step in enumerate(steps[1:], start=1):
             calls.append(threads.submit(dispatcher.send, [step]))
             until = time.monotonic() + PATIENCE_SECONDS
-            while len(dispatcher._together._waiting) < number:
+            while dispatcher.queued < number:
                 assert time.monotonic() < until, "it did not come along"
                 time.sleep(0.002)
         goes.set()

@@ -16,6 +16,7 @@ from sqlalchemy import event, select, update
 from tenants import webhooks
 from tenants.columns import db_now
 from tenants.models import Alert, Circuit, new_id
+from tenants.postgres_statements import PreparedStatements
 from tenants.store import circuits, endings, outcomes, ownership
 from tenants.store import settings as store_settings
 from tenants.store.attempt import OwnedAttempt, Refused
@@ -277,28 +278,17 @@ def test_a_step_that_completes_pays_nothing(bench: Bench, breaker: Breaker, monk
     _, step = bench.make("acme", steps=ONE_STEP)
     said: list[str] = []
     if bench.database.dialect == "postgresql":
-        run_for_rows = bench.database._run_for_rows
+        run = PreparedStatements.run
 
-        def told(text: str, known: Any, let_go: Callable[[], None]) -> list[Any]:
-            said.append(text)
-            return run_for_rows(text, known, let_go)
+        def traced(self: PreparedStatements, statement: str, parameters: Any) -> Any:
+            said.append(statement)
+            return run(self, statement, parameters)
 
-        monkeypatch.setattr(bench.database, "_run_for_rows", told)
+        monkeypatch.setattr(PreparedStatements, "run", traced)
         event.listen(bench.database.engine, "before_cursor_execute", lambda *given: said.append(given[2]))
     else:
-        run = bench.database.run_together_on_sqlite
-
-        def traced(run_all: Any, item: Any) -> Any:
-            def within(connection: Any, items: Any) -> Any:
-                connection.set_trace_callback(said.append)
-                try:
-                    return run_all(connection, items)
-                finally:
-                    connection.set_trace_callback(None)
-
-            return run(within, item)
-
-        monkeypatch.setattr(bench.database, "run_together_on_sqlite", traced)
+        pool = bench.database.engine.pool
+        event.listen(pool, "checkout", lambda connection, *_: connection.set_trace_callback(said.append))
     owned = ownership.start(bench.database, step.id, worker_id="w1", slot=0)
     assert isinstance(owned, OwnedAttempt)
     starts = len(said)

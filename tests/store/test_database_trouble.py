@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event, func, select, text
 
-import tenants.database as database_module
-from tenants import postgres_sessions, sqlite_turns
+from tenants import postgres_sessions, sqlite_writer_lock
 from tenants.database import MAX_TRIES, CommitUnknown, Database
+from tenants.database_engine import TCP_SECONDS
 from tenants.errors import Unavailable
 from tenants.migrations import _ADVISORY_LOCK as ADVISORY_LOCK
 from tenants.models import Event, Job, Step, Worker
@@ -357,7 +357,7 @@ def test_a_host_that_vanishes_in_the_middle_of_a_statement_is_given_up(postgres:
         with socket.socket(fileno=os.dup(driver.fileno())) as shared:
             return shared.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
-    assert postgres.read(look) == 1000 * database_module.TCP_SECONDS
+    assert postgres.read(look) == 1000 * TCP_SECONDS
 
 
 def test_a_database_that_is_gone_accepts_nothing(proxy: Proxy, through: Database, postgres: Database) -> None:
@@ -380,7 +380,7 @@ def test_a_database_that_is_gone_accepts_nothing(proxy: Proxy, through: Database
 
 @pytest.fixture
 def sqlite(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    monkeypatch.setattr(sqlite_turns, "BUSY_SECONDS", 1.0)
+    monkeypatch.setattr(sqlite_writer_lock, "BUSY_SECONDS", 1.0)
     opened = Database(sqlite_url)
     opened.migrate()
     yield opened
@@ -397,7 +397,7 @@ def test_a_locked_file_is_waited_for_and_then_refused(sqlite: Database, monkeypa
         assert count(sqlite, Job.__table__) == 0
         release = threading.Timer(0.2, other.execute, ("ROLLBACK",))
         release.start()
-        monkeypatch.setattr(sqlite_turns, "BUSY_SECONDS", 60.0)
+        monkeypatch.setattr(sqlite_writer_lock, "BUSY_SECONDS", 60.0)
         patient = Database(f"sqlite:///{sqlite.url.database}")
         patient.write(lambda c: new_jobs.create(c, "acme", [plan()]))
         release.join()
@@ -459,7 +459,7 @@ def test_a_new_database_that_others_open_too_is_waited_for(tmp_path: Path) -> No
 
 
 def test_many_may_migrate_at_once_and_while_jobs_are_made(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_turns, "BUSY_SECONDS", 120.0)  # the last of them waits for all the others
+    monkeypatch.setattr(sqlite_writer_lock, "BUSY_SECONDS", 120.0)  # the last of them waits for all the others
     databases = [Database(database_url) for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda each: each.migrate(), databases))

@@ -1,11 +1,10 @@
-"""Who writes to a SQLite database next: threads in order, and the process that waits before the one that comes back."""
+"""Which writer of a SQLite database is next: threads in order, and a waiting process before one that wrote last."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
-import os
 import signal
 import sqlite3
 import stat
@@ -14,25 +13,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from tenants import sqlite_turns
+from tenants import sqlite_writer_lock
 from tenants.database import Database
 from tenants.errors import Unavailable
-from tenants.sqlite_turns import InOrder, WritersTurn
+from tenants.sqlite_writer_lock import HINT_SUFFIX, FifoLock, WriterLock
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 60.0
 
-_SIT_DOWN = """
-import sys
-from tenants.sqlite_turns import WaitingRoom
-with WaitingRoom(sys.argv[1]).sit():
-    print("seated", flush=True)
+_HOLD_THE_HINT = """
+import fcntl, sys
+with open(sys.argv[1], "w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print("held", flush=True)
     sys.stdin.read()
 """
 
@@ -54,23 +53,33 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def seated(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process, in the waiting room."""
-    command = [sys.executable, "-c", _SIT_DOWN, str(path)]
+def waiting_process(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process, which holds the hint as one does that waits."""
+    command = [sys.executable, "-c", _HOLD_THE_HINT, f"{path}{HINT_SUFFIX}"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "seated\n"
+        assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
+
+
+def is_hinted(path: Path) -> bool:
+    """Some process waits for its turn to write."""
+    with open(f"{path}{HINT_SUFFIX}", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def connect(path: Path) -> contextlib.closing[sqlite3.Connection]:
     return contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False))
 
 
-def note(turn: WritersTurn, connection: sqlite3.Connection, name: str) -> None:
-    with turn:
-        turn.begin(connection)
+def note(lock: WriterLock, connection: sqlite3.Connection, name: str) -> None:
+    with lock:
+        lock.begin(connection)
         connection.execute("INSERT INTO noted VALUES (?)", (name,))
         connection.execute("COMMIT")
 
@@ -80,7 +89,7 @@ def noted(connection: sqlite3.Connection) -> list[str]:
 
 
 def test_threads_come_in_the_order_in_which_they_asked() -> None:
-    lock, came = InOrder(), []
+    lock, came = FifoLock(), []
 
     def come(number: int) -> None:
         with lock:
@@ -90,14 +99,14 @@ def test_threads_come_in_the_order_in_which_they_asked() -> None:
         with lock:
             for number in range(5):
                 threads.submit(come, number)
-                until(lambda number=number: len(lock._waiting) == number + 1)  # type: ignore[misc]
+                until(lambda number=number: lock.waiting == number + 1)  # type: ignore[misc]
         with lock:
             came.append(5)
     assert came == [0, 1, 2, 3, 4, 5]
 
 
-def test_many_threads_have_the_turn_one_at_a_time_and_none_waits_for_ever() -> None:
-    lock, inside, most = InOrder(), 0, 0
+def test_many_threads_hold_the_lock_one_at_a_time_and_each_gets_it() -> None:
+    lock, inside, most = FifoLock(), 0, 0
 
     def come(_: int) -> None:
         nonlocal inside, most
@@ -115,133 +124,89 @@ def test_many_threads_have_the_turn_one_at_a_time_and_none_waits_for_ever() -> N
     finally:
         sys.setswitchinterval(before)
     assert most == 1
-    assert lock._holder is None
-
-
-def test_whoever_leaves_while_the_turn_is_still_being_noted_as_its_own_hands_it_on() -> None:
-    lock = InOrder()
-
-    class Gate:
-        """Of a thread that is done before the one that opened it goes on."""
-
-        locked = staticmethod(lambda: True)
-
-        def release(self) -> None:
-            leaving.append(threads.submit(lock.leave))
-            with contextlib.suppress(TimeoutError):
-                leaving[0].result(0.2)
-
-    leaving: list[Future[None]] = []
-    with ThreadPoolExecutor(1) as threads:
-        with lock:
-            lock._waiting.append(Gate())  # type: ignore[arg-type]
-        leaving[0].result(PATIENCE_SECONDS)
-    assert lock._holder is None
-
-
-def test_an_interrupted_thread_gives_up_its_place() -> None:
-    lock = InOrder()
-
-    def interrupt(*_: object) -> None:
-        raise InterruptedError
-
-    def interrupt_who_waits() -> None:
-        until(lambda: bool(lock._waiting))
-        os.kill(os.getpid(), signal.SIGUSR1)
-
-    before = signal.signal(signal.SIGUSR1, interrupt)
-    try:
-        with lock:
-            thread = threading.Thread(target=interrupt_who_waits)
-            thread.start()
-            with pytest.raises(InterruptedError), lock:
-                pytest.fail("it is held")
-            thread.join()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-    assert not lock._waiting
+    assert lock.waiting == 0
     with lock:
-        assert lock._holder is not None
-    assert lock._holder is None
+        pass
 
 
-def test_whoever_waits_writes_before_one_that_comes_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two turns on a file stand for two processes: each has the file open for itself."""
-    monkeypatch.setattr(sqlite_turns, "ROOM_SECONDS", PATIENCE_SECONDS)
-    here, there = WritersTurn(str(path)), WritersTurn(str(path))
+def test_a_waiting_process_writes_before_one_that_wrote_last(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two locks on a file stand for two processes: each has the file open for itself."""
+    monkeypatch.setattr(sqlite_writer_lock, "HINT_SECONDS", PATIENCE_SECONDS)
+    here, there = WriterLock(str(path)), WriterLock(str(path))
     with ThreadPoolExecutor(1) as threads, connect(path) as first, connect(path) as second:
         for _ in range(20):
             with here:
                 here.begin(first)
                 waiting = threads.submit(note, there, second, "waits")
-                until(lambda: here._room.taken)
+                until(lambda: is_hinted(path))
                 first.execute("INSERT INTO noted VALUES ('began')")
                 first.execute("COMMIT")
             note(here, first, "comes back")
             waiting.result(PATIENCE_SECONDS)
         assert noted(first) == ["began", "waits", "comes back"] * 20
-        assert not here._room.taken
+        assert not is_hinted(path)
 
 
-def test_a_process_that_dies_in_the_waiting_room_leaves_it(path: Path, seated: subprocess.Popen[str]) -> None:
-    turn = WritersTurn(str(path))
-    assert turn._room.taken
-    seated.kill()
-    seated.wait()
-    assert turn._room.taken, "nobody has looked since"
-    with connect(path) as connection:
-        note(turn, connection, "one")
-        assert noted(connection) == ["one"]
-    assert not turn._room.taken
-
-
-def test_a_process_that_stands_still_in_the_waiting_room_is_passed_by(
-    path: Path, seated: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_dies_while_it_waits_delays_nobody(
+    path: Path, waiting_process: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_turns, "ROOM_SECONDS", 0.05)
-    seated.send_signal(signal.SIGSTOP)
-    turn = WritersTurn(str(path))
+    monkeypatch.setattr(sqlite_writer_lock, "HINT_SECONDS", PATIENCE_SECONDS)
+    assert is_hinted(path)
+    waiting_process.kill()
+    waiting_process.wait()
     with connect(path) as connection:
-        note(turn, connection, "one")
+        note(WriterLock(str(path)), connection, "one")
         assert noted(connection) == ["one"]
-    assert turn._room.taken, "it still sits there"
+    assert not is_hinted(path)
 
 
-def test_the_waiting_room_has_the_databases_permissions(path: Path) -> None:
+def test_a_process_that_is_stopped_while_it_waits_keeps_nobody_from_writing(
+    path: Path, waiting_process: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writer_lock, "HINT_SECONDS", 0.05)
+    waiting_process.send_signal(signal.SIGSTOP)
+    with connect(path) as connection:
+        note(WriterLock(str(path)), connection, "one")
+        assert noted(connection) == ["one"]
+    assert is_hinted(path), "it still holds it"
+
+
+def test_the_hints_file_has_the_databases_permissions(path: Path) -> None:
     path.chmod(0o660)
-    assert not WritersTurn(str(path))._room.taken
+    with connect(path) as connection:
+        note(WriterLock(str(path)), connection, "one")
     assert stat.S_IMODE((path.parent / "x.db-room").stat().st_mode) == 0o660
 
 
 def test_a_closed_database_leaves_no_file_open(sqlite_url: str) -> None:
-    def rooms() -> int:
+    def hints() -> int:
         found = 0
         for each in Path("/proc/self/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # the listing's own
-                found += each.readlink().name.endswith(sqlite_turns.ROOM_SUFFIX)
+                found += each.readlink().name.endswith(HINT_SUFFIX)
         return found
 
-    before = rooms()
+    before = hints()
     database = Database(sqlite_url)
     for _ in range(2):
         database.write(lambda connection: connection.execute(text("SELECT 1")))
-        assert rooms() > before
+        assert hints() > before
         database.close()
-        assert rooms() == before
+        assert hints() == before
 
 
-@pytest.mark.parametrize("fault", ["a folder in its place", "a full disk", "no locks"])
-def test_without_a_waiting_room_sqlites_own_lock_decides(
+@pytest.mark.parametrize("fault", ["a folder in its place", "no locks"])
+def test_without_the_hint_sqlites_own_lock_decides(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC if fault == "a full disk" else errno.ENOLCK, "refused")
+        raise OSError(errno.ENOLCK, "refused")
 
     if fault == "a folder in its place":
         (path.parent / "x.db-room").mkdir()
     else:
-        monkeypatch.setattr(*((os, "pwrite") if fault == "a full disk" else (fcntl, "flock")), refuse)
-    here, there = WritersTurn(str(path)), WritersTurn(str(path))
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    here, there = WriterLock(str(path)), WriterLock(str(path))
     with ThreadPoolExecutor(1) as threads, connect(path) as first, connect(path) as second:
         with here:
             here.begin(first)
@@ -252,13 +217,13 @@ def test_without_a_waiting_room_sqlites_own_lock_decides(
             first.execute("COMMIT")
         waiting.result(PATIENCE_SECONDS)
         assert noted(first) == ["one", "two"]
-    assert ("do not wait in order" in caplog.text) == (fault != "no locks")
+    assert caplog.text.count("do not take turns in order") == 2, "once for each of both"
 
 
-def test_what_is_no_database_is_said_by_sqlite(path: Path) -> None:
+def test_sqlites_own_error_is_raised_for_a_file_that_is_no_database(path: Path) -> None:
     path.write_bytes(b"nothing of the kind" * 100)
     with connect(path) as connection, pytest.raises(sqlite3.DatabaseError, match="not a database"):
-        note(WritersTurn(str(path)), connection, "one")
+        note(WriterLock(str(path)), connection, "one")
 
 
 def test_a_database_that_another_process_has_for_itself_is_waited_for_by_readers(
@@ -272,10 +237,10 @@ def test_a_database_that_another_process_has_for_itself_is_waited_for_by_readers
     with connect(Path(str(database.url.database))) as owner:
         owner.execute("PRAGMA locking_mode=EXCLUSIVE")
         owner.execute("INSERT INTO noted VALUES ('one')")
-        monkeypatch.setattr(sqlite_turns, "BUSY_SECONDS", 0.1)
+        monkeypatch.setattr(sqlite_writer_lock, "BUSY_SECONDS", 0.1)
         with pytest.raises(Unavailable, match="locked"):
             database.read(lambda connection: connection.execute(count).scalar_one())
-        monkeypatch.setattr(sqlite_turns, "BUSY_SECONDS", PATIENCE_SECONDS)
+        monkeypatch.setattr(sqlite_writer_lock, "BUSY_SECONDS", PATIENCE_SECONDS)
         leaving = threading.Timer(0.2, owner.close)
         leaving.start()
         assert database.read(lambda connection: connection.execute(count).scalar_one()) == 1
