@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Updates,
         capabilities,
     )
-    from .context import Credentials, Draft, Publication, SessionState, StepContext, Target
+    from .context import StepContext
     from .errors import (
         ContentBlocked,
         LoginRequired,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         UnsafeUrl,
     )
     from .pipeline import Pipeline
+    from .port import Credentials, Draft, Publication, SessionState, Target
     from .signals import ProviderBusy, Reject, Retry, Snooze
 
 __all__ = [
@@ -81,10 +82,11 @@ __all__ = [
 _MODULES = {
     "clients.publishers.base": "AddsImages Image Post PublicPost Publisher PublisherClients Removes Updates "
     "capabilities",
-    "context": "Credentials Draft Publication SessionState StepContext Target",
+    "context": "StepContext",
     "errors": "ContentBlocked LoginRequired OutcomeUnknown OutputTruncated ProviderError ProviderRefused "
     "ProviderTimeout PublishFailed PublishRefused ReadbackMismatch StepError UnsafeUrl",
     "pipeline": "Pipeline",
+    "port": "Credentials Draft Publication SessionState Target",
     "signals": "ProviderBusy Reject Retry Snooze",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from .context import Draft
 from .errors import ProviderError
 from .escapes import looks_escaped, unescaped, unescaped_title
 from .pipeline import Pipeline
+from .port import Draft
 from .publishing import publish_draft
 from .step import step
 

@@ -1,8 +1,7 @@
-"""`StepContext`: all that a step may use.
+"""`StepContext`: everything that a step may use.
 
-A step has no database, Redis or secret key. Whatever it needs from outside its process goes through one `Port`; the
-worker answers at the other end, after it has checked that this attempt still owns its step. A step is tested with a
-port made of plain Python (`tests` has one).
+A step has no database, Redis or secret key. It reaches the outside through one `Port`; the worker answers after it has
+checked that the attempt still owns its step. `actors.testing` has a port for tests.
 """
 
 from __future__ import annotations
@@ -12,116 +11,27 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from .clients import Clients
 from .errors import InvalidCall
-
-if TYPE_CHECKING:
-    from .clients import Clients
-
-#: Bytes that one artifact may have.
-MAX_ARTIFACT_BYTES = 5 * 1024 * 1024
+from .port import (
+    MAX_ARTIFACT_BYTES,
+    Callback,
+    Credentials,
+    Draft,
+    JobInfo,
+    Port,
+    Publication,
+    SessionState,
+    Target,
+)
 
 InputT = TypeVar("InputT", bound=BaseModel)
-
-
-class Port(Protocol):
-    """The one way out of a step's process: named calls and messages with JSON data.
-
-    Both raise `actors.errors.OwnershipLost` when this attempt is known to own its step no more.
-    """
-
-    def call(self, name: str, payload: dict[str, Any]) -> Any:
-        """Ask the worker and wait for its answer."""
-
-    def send(self, name: str, payload: dict[str, Any]) -> None:
-        """Send what needs no answer; the worker keeps it soon, in order, and before the next call."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobInfo:
-    """What a step may know of its job."""
-
-    id: str
-    pipeline: str
-    created_at: datetime
-    tags: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A post that was generated and kept; `body` is Markdown."""
-
-    id: str
-    title: str
-    body: str
-    tags: tuple[str, ...]
-    status: str
-    version: int
-
-    @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> Draft:
-        return cls(data["id"], data["title"], data["body"], tuple(data["tags"]), data["status"], data["version"])
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """A draft's entry in the publication ledger.
-
-    `status` is ``intent``, ``started``, ``confirmed`` or ``unknown``. `marker` is what `Publisher.find` looks for; it
-    is the same for every try of a draft. `started_seconds_ago` counts from the last moment at which a request could
-    have left, by the database's clock; None before the first start.
-    """
-
-    id: str
-    marker: str
-    status: str
-    publisher: str
-    base_url: str
-    url: str | None
-    external_id: str | None
-    started_seconds_ago: float | None
-
-    @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> Publication:
-        return cls(**{name: data[name] for name in cls.__slots__})
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where an account publishes. `implementation` is the publisher's class as ``module:Class``, from the worker."""
-
-    publisher: str
-    base_url: str
-    options: Mapping[str, Any]
-    implementation: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """A user name and password; the password never shows in a log."""
-
-    username: str
-    password: str
-
-    def __repr__(self) -> str:
-        return f"Credentials(username={self.username!r}, password='…')"
-
-
-@dataclass(frozen=True, slots=True)
-class SessionState:
-    """An account's browser state as Playwright's storage state, and what to sign in with when it is over."""
-
-    storage_state: dict[str, Any] | None
-    credentials: Credentials | None
-
-    def __repr__(self) -> str:
-        return f"SessionState(storage_state={'…' if self.storage_state else None}, credentials={self.credentials!r})"
 
 
 class SessionAccess:
@@ -143,7 +53,7 @@ class SessionAccess:
         )
 
     def login_required(self, reason: str) -> None:
-        """Record that a person must sign in; the account's publish lane waits until somebody does."""
+        """Record that a person must sign in; the account's publish lane is paused until then."""
         self._port.call("session.login_required", {"reason": reason})
 
 
@@ -154,11 +64,11 @@ class DraftAccess:
         self._port = port
 
     def create(self, *, title: str, body: str, tags: list[str]) -> Draft:
-        """Keep the draft as ``pending_publish``; a second call of the same job replaces what was not published."""
+        """Keep the draft as ``pending_publish``; replaces the job's draft if it was not published."""
         return Draft.from_wire(self._port.call("draft.create", {"title": title, "body": body, "tags": tags}))
 
     def load(self) -> Draft:
-        """The job's draft, as it is now (a person may have edited it).
+        """The job's current draft; a person may have edited it.
 
         Raises:
             LookupError: the job has no draft.
@@ -176,59 +86,49 @@ class PublicationAccess:
         self._port = port
 
     def open(self, target: Target) -> Publication:
-        """The draft's ledger entry; it is made with status ``intent`` when there is none.
+        """The draft's ledger entry, created with status ``intent`` if missing.
 
-        An entry that was not started follows the account's target; one that was keeps the target it was started at.
+        An entry that was not started gets the account's current target; a started one keeps its own.
         """
         where = {"publisher": target.publisher, "base_url": target.base_url}
         return Publication.from_wire(self._port.call("publication.open", where))
 
     def started(self, draft: Draft) -> None:
-        """Write down that the irreversible request with this draft is about to leave. Returns once it is committed.
+        """Record that the irreversible request with this draft is sent next. Returns when that is committed.
 
         Raises:
-            PublishFailed: somebody has edited the draft since it was loaded; the next attempt loads it anew.
+            PublishFailed: the draft was edited after it was loaded; the next attempt loads it again.
         """
         self._port.call("publication.started", {"version": draft.version})
 
     def absent(self) -> None:
-        """Write down that the target was asked, after its settling time, and has no such post."""
+        """Record that the target, asked after its settling time, has no such post."""
         self._port.call("publication.absent", {})
 
     def confirmed(self, url: str, external_id: str | None) -> None:
-        """Write down that the post was read back and is the draft."""
+        """Record that the post was read back and equals the draft."""
         self._port.call("publication.confirmed", {"url": url, "external_id": external_id})
 
     def unknown(self, reason: str) -> None:
-        """Write down that nobody can tell; the draft becomes ``needs_review``."""
+        """Record that the outcome cannot be determined; the draft becomes ``needs_review``."""
         self._port.call("publication.unknown", {"reason": reason})
 
 
-@dataclass(frozen=True, slots=True)
-class Callback:
-    """A webhook that is to be called: signed by the worker, with the private hosts that may be reached."""
-
-    url: str
-    headers: Mapping[str, str]
-    body: str
-    allowed_hosts: tuple[str, ...]
-
-
 class CallbackAccess:
-    """The call of the built-in pipeline `webhook`; the worker refuses it to every other."""
+    """The call of the built-in pipeline `webhook`; the worker refuses it to all others."""
 
     def __init__(self, port: Port) -> None:
         self._port = port
 
     def load(self) -> Callback | None:
-        """What is to be sent, signed for now; None when there is nothing to tell any more."""
+        """The call to make, signed for now; None if the job's end no longer needs one."""
         data = self._port.call("callback.load", {})
         if data is None:
             return None
         return Callback(data["url"], data["headers"], data["body"], tuple(data["allowed_hosts"]))
 
     def answered(self, status_code: int) -> None:
-        """Keep with the attempt what the receiver answered."""
+        """Keep the receiver's answer with the attempt."""
         self._port.call("callback.answered", {"status_code": status_code})
 
 
@@ -236,7 +136,7 @@ class StepLog:
     """Log lines of a step: kept as events of the job, and written to the worker's log.
 
     A line costs microseconds: the step does not wait for the commit. A step may write `BURST_LINES` at once and
-    `LINES_PER_SECOND` for as long as it runs; what comes on top is left out, and a line says how many were.
+    `LINES_PER_SECOND` on average. Further lines are dropped, and one line says how many.
     """
 
     BURST_LINES = 5_000
@@ -263,7 +163,7 @@ class StepLog:
         self._write(logging.ERROR, message)
 
     def close(self) -> None:
-        """Say how many lines were left out at last."""
+        """Report the lines that were dropped last."""
         with self._state:
             self._send_left_out()
 
@@ -292,7 +192,7 @@ class StepLog:
 
 
 class StepContext(Generic[InputT]):
-    """What the worker hands to a step; see the module's docstring."""
+    """The argument of a step's function; see the module's docstring."""
 
     def __init__(
         self,
@@ -342,7 +242,7 @@ class StepContext(Generic[InputT]):
 
     @property
     def target(self) -> Target | None:
-        """Where the account publishes; None when nobody has set it."""
+        """Where the account publishes; None if it is not set."""
         data = self._port.call("target.load", {})
         if data is None:
             return None
@@ -350,16 +250,14 @@ class StepContext(Generic[InputT]):
 
     @property
     def clients(self) -> Clients:
-        """Ready-made clients (the text model, a browser), made at first use from the worker's settings."""
+        """Clients (the text model, a browser, HTTP) with the worker's settings."""
         if self._clients is None:
-            from .clients import Clients
-
             self._clients = Clients(self._port, self.remaining_seconds)
         return self._clients
 
     @property
     def cancelled(self) -> bool:
-        """True once somebody has asked to cancel the job. The worker ends the process soon after."""
+        """True when the job's cancellation was requested. The worker ends the process soon after."""
         return bool(self._port.call("cancelled", {}))
 
     def remaining_seconds(self) -> float:
@@ -367,11 +265,11 @@ class StepContext(Generic[InputT]):
         return max(0.0, (self.deadline - datetime.now(UTC)).total_seconds())
 
     def progress(self, percent: float, note: str = "") -> None:
-        """Say how far the step is, 0 to 100, in one short line. Of several in a quarter of a second the last counts."""
+        """Report progress: 0 to 100, and a short note. Of several in a quarter of a second the last is kept."""
         self._port.send("progress", {"percent": max(0, min(100, int(percent))), "note": note[:200]})
 
     def artifact(self, name: str, content_type: str, content: bytes) -> None:
-        """Keep evidence with the attempt, such as a screenshot, of at most `MAX_ARTIFACT_BYTES`.
+        """Keep a file with the attempt, such as a screenshot, of at most `MAX_ARTIFACT_BYTES`.
 
         Raises:
             InvalidCall: it is larger.
@@ -382,5 +280,5 @@ class StepContext(Generic[InputT]):
         self._port.call("artifact.save", {"name": name, "content_type": content_type, "data": data})
 
     def close(self) -> None:
-        """What is left to send when the step has ended; the worker calls it."""
+        """Send what is pending; called when the step has ended."""
         self.log.close()

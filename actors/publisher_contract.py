@@ -19,8 +19,8 @@ import pytest
 
 from .clients import Clients
 from .clients.publishers.base import Image, Post, Publisher, PublisherClients, capabilities
-from .context import Credentials, Draft, SessionState, Target
 from .errors import LoginRequired, ProviderError
+from .port import Credentials, Draft, SessionState, Target
 from .publisher_trial import TRIAL_BODY, Trial
 from .publishing import find_difference
 

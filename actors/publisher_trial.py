@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from .clients.publishers.base import Post, Publisher, capabilities
-from .context import Draft, SessionState
 from .errors import ProviderError, StepError
+from .port import Draft, SessionState
 from .publishing import READ_PAUSES_SECONDS, find_difference
 
 #: Everything that a draft's Markdown may hold and a target may spoil.

@@ -22,7 +22,7 @@ from typing import Any
 
 from .clients.publishers import open_publisher
 from .clients.publishers.base import Post, PublicPost, Publisher, PublisherClients
-from .context import Draft, Publication, StepContext
+from .context import StepContext
 from .errors import (
     LoginRequired,
     OutcomeUnknown,
@@ -35,6 +35,7 @@ from .errors import (
 )
 from .escapes import looks_escaped, unescaped, unescaped_title
 from .markdown import comparable, plain_text, render
+from .port import Draft, Publication
 from .signals import Reject, Retry, Signal, Snooze
 
 _log = logging.getLogger(__name__)

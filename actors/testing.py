@@ -25,9 +25,10 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 
-from .context import JobInfo, StepContext
+from .context import StepContext
 from .declarations import Declaration
 from .errors import InvalidCall, OwnershipLost
+from .port import JobInfo
 from .step import MAX_OUTPUT_BYTES, Step
 
 __all__ = ["MemoryPort", "make_context", "run_step"]

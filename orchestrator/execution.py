@@ -37,8 +37,11 @@ from . import metrics
 from .circuits import circuit_policy
 from .dispatch import Dispatcher
 from .guard import Guard, GuardLost
+from .isolation.outcome import Completed, Failed, Lost, Outcome, Signalled
+from .isolation.spare_process import SpareProcess
+from .isolation.step_run import StepCall
 from .outcome_writer import EndedFor, OutcomeWriter
-from .sandbox import Cell, Completed, Failed, Lost, Outcome, Sandbox, SandboxUnavailable, Signalled, StepCall
+from .sandbox import Sandbox, SandboxUnavailable
 from .settings import Settings
 from .settings_sync import SettingsSync
 from .step_journal import JournalWriter, StepJournal
@@ -60,7 +63,7 @@ class Running:
     owned: OwnedAttempt
     cancelled: threading.Event
     #: The process that was reserved for it; None for a step in a thread.
-    cell: Cell | None = None
+    process: SpareProcess | None = None
     #: False if the function of an irreversible step was not entered.
     entered: bool = True
     #: Why it was ended from outside; None while it runs.
@@ -167,8 +170,8 @@ class Execution:
         `isolated`: it runs in a process, which is then taken before the step is started.
         """
         try:
-            with self._process_for(isolated) as cell:
-                self._run(step_id, message, cell)
+            with self._process_for(isolated) as process:
+                self._run(step_id, message, process)
         except (SandboxUnavailable, GuardLost) as error:
             log.error("step %s was not started, because there is no process for it: %s", step_id, error)
             message.reschedule(NO_PROCESS_SECONDS)
@@ -177,13 +180,13 @@ class Execution:
             log.exception("step %s met an error of the worker's own; its message comes back", step_id)
             message.reschedule(UNEXPECTED_SECONDS)
 
-    def _process_for(self, isolated: bool) -> AbstractContextManager[Cell | None]:
+    def _process_for(self, isolated: bool) -> AbstractContextManager[SpareProcess | None]:
         if not isolated or self._sandbox is None or self._stopping.is_set():
             return nullcontext()
         return self._sandbox.reserve()
 
-    def _run(self, step_id: str, message: LeasedMessage, cell: Cell | None) -> None:
-        started = self._begin(step_id, message.slot, cell)
+    def _run(self, step_id: str, message: LeasedMessage, process: SpareProcess | None) -> None:
+        started = self._begin(step_id, message.slot, process)
         match started:
             case None:
                 message.reschedule(0.0)
@@ -197,7 +200,9 @@ class Execution:
             case Running():
                 self._run_owned(started.owned, started, message)
 
-    def _begin(self, step_id: str, slot: int, cell: Cell | None) -> Running | Refused | NotRunnable | None:
+    def _begin(
+        self, step_id: str, slot: int, process: SpareProcess | None
+    ) -> Running | Refused | NotRunnable | None:
         """Start the step; at every moment it is among those that start or those that run, so it is no stray.
 
         None if the worker stops: once it counts as idle, it may not start anything.
@@ -210,7 +215,7 @@ class Execution:
             started = self._start(step_id, slot)
             if not isinstance(started, OwnedAttempt):
                 return started
-            running = Running(started, threading.Event(), cell)
+            running = Running(started, threading.Event(), process)
             with self._state:
                 self._running[step_id] = running
             return running
@@ -308,7 +313,7 @@ class Execution:
             enter=ENTER if step.effect == "irreversible" else None,
         )
         try:
-            outcome = self._sandbox.run(call, port.call, running.cancelled, port.send, cell=running.cell)
+            outcome = self._sandbox.run(call, port.call, running.cancelled, port.send, process=running.process)
         except (SandboxUnavailable, GuardLost) as error:
             return _not_begun(owned, str(error))
         if call.enter is not None:

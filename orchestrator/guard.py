@@ -1,13 +1,12 @@
-"""The worker's side of the guard process: starting it, registering what runs, and the worker's heartbeat.
+"""The worker's side of the guard process: starts it, registers running steps, and writes the worker's heartbeat.
 
-Invariants:
-- A step is registered before it starts and forgotten after its tree is gone, so the guard never misses one.
-- Only `beat` counts as a sign of life, and the worker calls it after it has renewed its liveness row. A worker that
-  can't renew therefore loses its steps, like one that is stopped.
-- The guard is never missed for long. When it dies or stops answering, another takes its place at once, with all
-  running steps registered; meanwhile their keepers enforce the limits, and end them if the worker falls silent too.
-  When it can't be replaced, `lost` turns true, running steps are ended, no step starts, and `on_lost` lets the worker
-  stop claiming.
+Invariants
+- A step is registered before it starts and removed after its tree is gone, so the guard knows every running step.
+- Only `beat` counts as a heartbeat, and the worker calls it after it has renewed its liveness row. A worker that cannot
+  renew therefore loses its steps, like one that is stopped.
+- A guard that dies or stops answering is replaced at once, with all running steps registered. Meanwhile the steps'
+  supervisors enforce the limits, and end the steps if the worker is silent too. If it cannot be replaced, `lost`
+  becomes true, running steps are ended, no step starts, and the worker stops claiming (`on_lost`).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from orchestrator.isolation.process_tree import ProcessId
 logger = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 8.0
-#: With more replacements than this within `REPLACEMENT_WINDOW_SECONDS`, a further one won't help either.
+#: After this many replacements within `REPLACEMENT_WINDOW_SECONDS` there is no further one.
 MAX_REPLACEMENTS = 5
 REPLACEMENT_WINDOW_SECONDS = 60.0
 STOP_SECONDS = 5.0
@@ -41,31 +40,30 @@ Reason = Literal["limit", "silent", "asked"]
 
 
 class GuardLost(RuntimeError):
-    """There is no guard, and none can be started: no step may run."""
+    """There is no guard and none can be started, so no step may run."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuardReport:
-    """A tree that the guard has ended and seen to be gone."""
+    """A tree that the guard has ended and proved gone."""
 
     reason: Reason
-    #: How many processes it killed; 0 if the tree had gone by itself.
+    #: How many processes it killed; 0 if the tree had already ended.
     processes: int
 
 
 @dataclass(slots=True)
 class _Watched:
-    keeper: ProcessId
+    supervisor: ProcessId
     ends_at: float
     report: GuardReport | None = None
 
 
 class Guard:
-    """Starts and talks to the guard process; safe to use from all of the worker's threads.
+    """Starts the guard process and exchanges messages with it; safe to use from all of the worker's threads.
 
-    `beat_seconds` has the guard's own thread beat for the worker: for programs without a heartbeat of their own. The
-    worker leaves it None and calls `beat`. With `worker_grace_seconds` guard and zygote also kill the worker itself, so
-    long after the silence has cost it its steps.
+    With `beat_seconds` this object's thread calls `beat`, for programs without a liveness row. With
+    `worker_grace_seconds` guard and zygote also kill a silent worker, that long after they have ended its steps.
     """
 
     def __init__(
@@ -78,10 +76,10 @@ class Guard:
         on_lost: Callable[[str], None] | None = None,
     ) -> None:
         self.silence_seconds = silence_seconds
-        #: Shared with everything that is launched with it.
+        #: Shared with the processes that are launched with it.
         self.heartbeat = Heartbeat()
         self._worker_grace_seconds = worker_grace_seconds
-        #: True once the guard died and could not be replaced. Final.
+        #: True after the guard died and could not be replaced. Final.
         self.lost = False
         #: How many guards have been replaced.
         self.replacements = 0
@@ -92,7 +90,7 @@ class Guard:
         self._watched: dict[str, _Watched] = {}
         self._scratch: set[str] = set()
         self._replaced_at: deque[float] = deque()
-        self._unheard_since: float | None = None
+        self._unanswered_since: float | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._stopping = False
@@ -114,14 +112,14 @@ class Guard:
         self._listener.start()
 
     def stop(self) -> None:
-        """Have the guard end whatever is still registered, and leave."""
+        """End the guard, which first ends the steps that are still registered."""
         with self._state:
             self._stopping = True
             channel, process = self._channel, self._process
         if self._listener is None or channel is None or process is None:
             return
         with suppress(OSError):
-            channel.sock.shutdown(1)  # end of file for the guard, while its last reports can still come in
+            channel.sock.shutdown(1)  # end of file for the guard; its last reports can still arrive
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -134,7 +132,7 @@ class Guard:
 
     @property
     def watch_config(self) -> dict[str, Any]:
-        """What a `WorkerWatch` needs to know besides the heartbeat."""
+        """The config of a `WorkerWatch`, without the heartbeat."""
         return {
             "worker": os.getpid(),
             "silence": self.silence_seconds,
@@ -142,30 +140,26 @@ class Guard:
         }
 
     def beat(self, renewed_at: float | None = None) -> None:
-        """The worker lives and may go on. To be called after each renewal of its liveness row.
+        """Write the heartbeat. Call it after each renewal of the worker's liveness row.
 
-        `renewed_at`: when the renewal was asked for, by `posix.now`; None for this moment.
+        `renewed_at`: when the renewal was requested, by `posix.now`; None for now.
         """
         self.heartbeat.renew(now() if renewed_at is None else renewed_at)
         with self._state:
-            if self._unheard_since is None:
-                self._unheard_since = now()
+            if self._unanswered_since is None:
+                self._unanswered_since = now()
             self._post({"ping": {}})
 
-    def stand_down(self) -> None:
-        """The worker runs nothing any more and is about to leave: it need not be killed when it falls silent."""
-        self.heartbeat.stand_down()
-
-    def register(self, key: str, keeper: ProcessId, limit_seconds: float) -> None:
-        """Have the tree below and including `keeper` ended `limit_seconds` from now, and when the worker fails.
+    def register(self, key: str, supervisor: ProcessId, limit_seconds: float) -> None:
+        """Have the guard end the tree of `supervisor` in `limit_seconds`, and when the worker fails.
 
         Raises:
             GuardLost: there is no guard.
         """
         with self._state:
             if self.lost or self._listener is None:
-                raise GuardLost("no guard process: steps can't be started")
-            watched = _Watched(keeper, now() + limit_seconds)
+                raise GuardLost("no guard process: steps cannot be started")
+            watched = _Watched(supervisor, now() + limit_seconds)
             self._watched[key] = watched
             self._post_registration(key, watched)
 
@@ -176,19 +170,13 @@ class Guard:
                 self._post({"forget": {"key": key}})
 
     def remove_at_end(self, directory: str) -> None:
-        """Have the guard remove `directory` when the worker has gone, however that happened."""
+        """Have the guard remove `directory` when the worker has gone, however it ended."""
         with self._state:
             self._scratch.add(directory)
             self._post({"scratch": {"path": directory}})
 
-    def report(self, key: str) -> GuardReport | None:
-        """What the guard did to the tree of `key`, if anything."""
-        with self._state:
-            watched = self._watched.get(key)
-            return None if watched is None else watched.report
-
     def end(self, key: str, timeout_seconds: float) -> GuardReport | None:
-        """End the tree of `key` now. None if the guard has not proved its end within the time."""
+        """End the tree of `key` now. None if the guard has not proved its end within `timeout_seconds`."""
         ends_at = now() + timeout_seconds
         with self._state:
             watched = self._watched.get(key)
@@ -199,16 +187,16 @@ class Guard:
             while watched.report is None and not self.lost and (left := ends_at - now()) > 0:
                 self._state.wait(left)
             if watched.report is None and self._channel is not None and not self._channel.closed:
-                self._take_in(self._channel)  # it may wait there since this process was stopped
+                self._read(self._channel)  # the report may have arrived while this process was stopped
             return watched.report
 
-    # Everything below is called with the state held, or by the listener's thread.
+    # The methods below are called with the state locked, or by the listener's thread.
 
     def _launch(self) -> None:
         module = "orchestrator.isolation.guard_process"
         self._process, sock = launch(module, self.watch_config, self._environment, self.heartbeat)
         self._channel = Channel(sock)
-        self._unheard_since = None
+        self._unanswered_since = None
         for path in self._scratch:
             self._post({"scratch": {"path": path}})
         for key, watched in self._watched.items():
@@ -216,8 +204,8 @@ class Guard:
 
     def _post_registration(self, key: str, watched: _Watched) -> None:
         limit = max(0.0, watched.ends_at - now())
-        keeper = watched.keeper
-        self._post({"register": {"key": key, "pid": keeper.pid, "started": keeper.started, "limit": limit}})
+        supervisor = watched.supervisor
+        self._post({"register": {"key": key, "pid": supervisor.pid, "started": supervisor.started, "limit": limit}})
 
     def _post(self, message: dict[str, Any]) -> None:
         if self._channel is not None and not self._channel.closed:
@@ -232,12 +220,12 @@ class Guard:
             channel = self._channel
             assert channel is not None
             try:
-                wait([channel], self._nap(beat_at), [channel] if channel.unsent else [])
+                wait([channel], self._wait_seconds(beat_at), [channel] if channel.unsent else [])
             except (OSError, ValueError):
                 return  # closed by stop()
             with self._state:
-                self._take_in(channel)
-                if not channel.closed and not self._deaf():
+                self._read(channel)
+                if not channel.closed and not self._is_unresponsive():
                     continue
                 if self._stopping:
                     return
@@ -247,10 +235,10 @@ class Guard:
                     self._on_lost("the guard process is gone and could not be replaced")
                 return
 
-    def _nap(self, beat_at: float) -> float:
+    def _wait_seconds(self, beat_at: float) -> float:
         return 1.0 if self._beat_seconds is None else min(1.0, max(0.0, beat_at - now()))
 
-    def _take_in(self, channel: Channel) -> None:
+    def _read(self, channel: Channel) -> None:
         channel.flush()
         try:
             messages = channel.pull()
@@ -260,7 +248,7 @@ class Guard:
             return
         for message in messages:
             if "pong" in message:
-                self._unheard_since = None
+                self._unanswered_since = None
             elif "ended" in message:
                 ended = message["ended"]
                 watched = self._watched.get(ended["key"])
@@ -268,9 +256,9 @@ class Guard:
                     watched.report = GuardReport(ended["reason"], ended["processes"])
         self._state.notify_all()
 
-    def _deaf(self) -> bool:
-        """The guard lives but does not answer: it was stopped. Judged after its answers were read."""
-        return self._unheard_since is not None and now() - self._unheard_since > self.silence_seconds
+    def _is_unresponsive(self) -> bool:
+        """The guard lives but does not answer: it was stopped. Call it after its answers were read."""
+        return self._unanswered_since is not None and now() - self._unanswered_since > self.silence_seconds
 
     def _replace(self) -> bool:
         assert self._process is not None
@@ -293,5 +281,5 @@ class Guard:
         self.lost = True
         self._process = None
         self._state.notify_all()
-        logger.critical("there is no guard any more: running steps are ended and no step starts")
+        logger.critical("the guard is lost: running steps are ended and no step starts")
         return False

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from actors import Pipeline
 from actors.errors import StepError
+from actors.step import MAX_OUTPUT_BYTES
 from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
@@ -30,18 +31,7 @@ from . import metrics
 from .dispatch import Dispatcher
 from .effects import OUTCOME_UNKNOWN_HINT, is_irreversible
 from .isolation.frames import plain_json
-from .sandbox import (
-    MAX_RESULT_BYTES,
-    Cancelled,
-    Completed,
-    Crashed,
-    Failed,
-    Lost,
-    Outcome,
-    OutOfMemory,
-    Signalled,
-    TimedOut,
-)
+from .isolation.outcome import Cancelled, Completed, Crashed, Failed, Lost, Outcome, OutOfMemory, Signalled, TimedOut
 from .settings_sync import SettingsSync
 
 log = logging.getLogger(__name__)
@@ -307,8 +297,8 @@ def _fault_of(output: Any) -> str | None:
         size = len(plain_json(output))
     except (TypeError, ValueError, RecursionError) as error:
         return f"the step returned what JSON cannot hold: {error}"
-    if size > MAX_RESULT_BYTES:
-        return f"the step returned {size} bytes of JSON, where {MAX_RESULT_BYTES} are allowed"
+    if size > MAX_OUTPUT_BYTES:
+        return f"the step returned {size} bytes of JSON, where {MAX_OUTPUT_BYTES} are allowed"
     fault = fault_of(output)
     return None if fault is None else f"the step returned what cannot be kept: {fault}"
 

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from actors.clients import Clients
 from actors.clients.publishers import load_publishers, open_publisher
 from actors.clients.publishers.base import PublisherClients
-from actors.context import Credentials, SessionState, Target
+from actors.port import Credentials, SessionState, Target
 from actors.publisher_trial import Stage, Trial
 from actors.publishing import session_ends_at
 from tenants.account import parse_account

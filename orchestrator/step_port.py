@@ -19,9 +19,9 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from actors.clients.publishers import KnownPublisher
-from actors.context import MAX_ARTIFACT_BYTES
 from actors.declarations import Declaration
 from actors.errors import InvalidCall, ProviderError, StepError
+from actors.port import MAX_ARTIFACT_BYTES
 from tenants import webhooks
 from tenants.columns import db_now
 from tenants.database import Database

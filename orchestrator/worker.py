@@ -206,7 +206,7 @@ class WorkerProcess:
             runtime.database.write(lambda connection: store.stop(connection, self.id))
         except Unavailable as error:
             log.warning("worker %s has stopped, and the database does not know: %s", self.id, error)
-        guard.stand_down()  # last: a database that does not even refuse would hold up the leave for ever
+        guard.heartbeat.stand_down()  # last: a database that does not even refuse would hold up the leave for ever
 
     def _stop_in_order(self, worker: Worker, execution: Execution) -> None:
         grace = 0.0 if self._unfit else self.settings.shutdown_grace_seconds

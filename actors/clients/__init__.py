@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..extras import require
 
 if TYPE_CHECKING:
-    from ..context import Port
+    from ..port import Port
     from .browser import Browser
     from .gemini import TextModel
     from .http import Http

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import httpcore2
 
-from ..context import Callback
 from ..errors import CallbackFailed
+from ..port import Callback
 from .connections import Deadline, JudgedAddresses, wire_url
 from .safe_url import check_url
 

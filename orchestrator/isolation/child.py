@@ -1,13 +1,13 @@
-"""The step's own process: wait for a call, run the step's function, send what became of it, leave.
+"""The step's own process: waits for a call, runs the step's function, sends the result, exits.
 
-It is forked while nothing is to do yet (a warm spare) and runs exactly one call, so nothing of one account is left for
-the next. It has standard input from /dev/null, standard output and error on a pipe to the worker, one connection to
-the worker, and no other descriptor. What it sends is plain data.
+It is forked in advance (a warm spare) and runs exactly one call, so no data of one account is left for the next. It has
+standard input from /dev/null, standard output and error on a pipe to the worker, one connection to the worker, and no
+other descriptor. It sends only plain data.
 
-Messages: ``call {…}`` ← worker, once; then ``ask {name, payload}`` → worker, answered by ``answer`` or ``refusal``, as
-often as the step likes; ``note {name, payload}`` → worker, not answered; ``result {kind, …}`` → worker, once and last.
-Where the call has a name under ``enter``, that is what the child asks for right before it enters the step's function; a
-refusal keeps it out.
+Messages: ``call {…}`` ← worker, once; then ``ask {name, payload}`` → worker, answered by ``answer`` or ``refusal``, any
+number of times; ``note {name, payload}`` → worker, not answered; ``result {kind, …}`` → worker, once and last. If the
+call names a verb under ``enter``, the child asks it right before it enters the step's function, and does not enter if
+it is refused.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 MESSAGE_CHARACTERS = 2_000
 TRACEBACK_CHARACTERS = 16_000
-#: Exit status when the worker's connection broke and there was nobody to tell the result.
-UNHEARD_STATUS = 70
+#: Exit status when the worker's connection broke, so that the result could not be sent.
+WORKER_GONE_STATUS = 70
 
 
 def run(control: int, output: int) -> NoReturn:
     """Entry of the child, directly after its fork. Never returns."""
-    status = UNHEARD_STATUS
+    status = WORKER_GONE_STATUS
     try:
         name_process("onelane-step")
         os.setsid()
@@ -53,7 +53,7 @@ def run(control: int, output: int) -> NoReturn:
             call = read_frame(connection)["call"]
         except (EOFError, OSError):
             os._exit(0)  # a spare that was never used
-        _settle_in(call)
+        _prepare_process(call)
         result = perform(call, WorkerPort(connection, call["max_call_bytes"]))
         _flush()
         write_frame(connection, {"result": result})
@@ -69,7 +69,7 @@ def run(control: int, output: int) -> NoReturn:
 
 
 def _reset_dispositions() -> None:
-    """What the keeper ignores the step must not: a handler that ignores is inherited even through exec."""
+    """Undo the supervisor's ignored signals, which the step's programs would inherit even through exec."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(signum, signal.SIG_DFL)
 
@@ -78,7 +78,7 @@ def _redirect_output(output: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
-    # New objects: those of the zygote are tied to what its output was, perhaps a file with a position.
+    # New objects: the zygote's belong to its own output, perhaps a file with a position.
     sys.stdout, sys.stderr = (open(fd, "w", buffering=1, errors="backslashreplace", closefd=False) for fd in (1, 2))  # noqa: SIM115
     faulthandler.enable(sys.stderr)
 
@@ -88,36 +88,36 @@ def _flush() -> None:
     sys.stderr.flush()
 
 
-def _settle_in(call: dict[str, Any]) -> None:
-    """Give the process its own directory and limits before any code of the step runs."""
+def _prepare_process(call: dict[str, Any]) -> None:
+    """Set the process's directory and limits, before any code of the step runs."""
     os.chdir(call["tmpdir"])
     for name in ("TMPDIR", "TMP", "TEMP"):
         os.environ[name] = call["tmpdir"]
-    tempfile.tempdir = None  # the zygote may have remembered its own
+    tempfile.tempdir = None  # the zygote may have cached its own
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prefer_for_oom_kill()
 
 
 class WorkerPort:
-    """The child's end of `StepContext`'s port: named calls that the worker answers, and messages that it does not.
+    """The child's `actors.port.Port`, over the connection to the worker.
 
-    Safe to use from several threads; calls are answered one after the other. A message is in the worker's socket when
-    `send` returns, so it arrives also when the process is killed at once.
+    Safe to use from several threads; calls are answered one at a time. A message is in the worker's socket when `send`
+    returns, so it arrives even if the process is killed right after.
     """
 
     def __init__(self, connection: socket.socket, max_call_bytes: int) -> None:
         self._connection = connection
         self._max_call_bytes = max_call_bytes
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def call(self, name: str, payload: dict[str, Any]) -> Any:
-        """Ask the worker.
+        """Call the worker and wait for its answer.
 
         Raises:
-            StepError: the one with which the worker refuses; `InvalidCall` for what cannot be sent.
+            StepError: the worker's refusal; `InvalidCall` for data that cannot be sent.
         """
         ask = self._frame("ask", name, payload)
-        with self._turn, _ended_with_the_worker():
+        with self._lock, _exit_without_worker():
             self._connection.sendall(ask)
             reply = read_frame(self._connection)
         if "refusal" in reply:
@@ -125,9 +125,9 @@ class WorkerPort:
         return reply["answer"]
 
     def send(self, name: str, payload: dict[str, Any]) -> None:
-        """Send what needs no answer. Raises InvalidCall for what cannot be sent."""
+        """Send a one-way message. Raises InvalidCall for data that cannot be sent."""
         note = self._frame("note", name, payload)
-        with self._turn, _ended_with_the_worker():
+        with self._lock, _exit_without_worker():
             self._connection.sendall(note)
 
     def _frame(self, kind: str, name: str, payload: dict[str, Any]) -> bytes:
@@ -136,25 +136,25 @@ class WorkerPort:
         try:
             frame = encode({kind: {"name": name, "payload": payload}})
         except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidCall(f"{name}: what is sent is not JSON: {error}") from None
+            raise InvalidCall(f"{name}: the payload is not JSON: {error}") from None
         if len(frame) > self._max_call_bytes:
             raise InvalidCall(f"{name}: {len(frame)} bytes, where a call may have {self._max_call_bytes}")
         return frame
 
 
 @contextmanager
-def _ended_with_the_worker() -> Iterator[None]:
-    """End this process when the connection breaks: without a worker nothing that the step still did would count."""
+def _exit_without_worker() -> Iterator[None]:
+    """Exit when the connection breaks: without a worker, no further result of the step would count."""
     try:
         yield
     except (EOFError, OSError) as error:
         print(f"the worker has gone: {error}", file=sys.stderr)
         _flush()
-        os._exit(UNHEARD_STATUS)
+        os._exit(WORKER_GONE_STATUS)
 
 
 def refusal_error(refusal: dict[str, Any]) -> Exception:
-    """The exception for a refused call: the class of `actors.errors` that fits, or a `StepError` made for it."""
+    """The exception for a refused call: the class of `actors.errors` with its code, or a new `StepError` class."""
     from actors.errors import StepError
 
     wanted = (refusal["code"], refusal["permanent"])
@@ -168,7 +168,7 @@ def refusal_error(refusal: dict[str, Any]) -> Exception:
 
 
 def _error_classes(base: type[StepError]) -> Iterator[type[StepError]]:
-    """`base` and the classes below it that `actors.errors` defines, from the top."""
+    """`base` and its subclasses in `actors.errors`, from the top."""
     yield base
     for subclass in base.__subclasses__():
         if subclass.__module__ == base.__module__:
@@ -176,14 +176,14 @@ def _error_classes(base: type[StepError]) -> Iterator[type[StepError]]:
 
 
 def build_step_context(context: dict[str, Any], port: WorkerPort) -> Any:
-    """The usual `build_context`: a `StepContext`; ``context["input_model"]`` names the model as ``module:Class``."""
+    """The default `build_context`: a `StepContext`; ``context["input_model"]`` names the model as ``module:Class``."""
     from actors.context import StepContext
 
     return StepContext.from_wire(context, resolve(context["input_model"]), port)
 
 
 def resolve(reference: str) -> Any:
-    """The object behind ``module:attribute.path``."""
+    """The object named by ``module:attribute.path``."""
     module, _, path = reference.partition(":")
     found: Any = importlib.import_module(module)
     for part in path.split("."):
@@ -192,7 +192,7 @@ def resolve(reference: str) -> Any:
 
 
 def perform(call: dict[str, Any], port: WorkerPort) -> dict[str, Any]:
-    """Run the step and put what became of it into the plain form that `outcome.from_wire` reads."""
+    """Run the step; its result as plain data for `outcome.from_wire`."""
     from actors.context import StepContext
 
     try:
@@ -268,7 +268,7 @@ def _describe(error: BaseException) -> str:
 
 def _traceback(error: BaseException) -> str:
     try:
-        # The first frame is `perform` above, which says nothing about the step.
+        # The first frame is `perform` above, which is not the step's.
         frames = error.__traceback__.tb_next if error.__traceback__ else None
         text = "".join(traceback.format_exception(type(error), error, frames))
     except Exception as fault:

@@ -1,7 +1,7 @@
-"""Which of the worker's environment variables a step may see: an allow-list, and a check on what is added to it.
+"""The environment variables that a step may see: an allow-list, and a check of additions to it.
 
-Invariant: no address or credential of onelane's own (database, Redis, keys) reaches zygote, guard or step. What a step
-needs, it asks for through its context.
+Invariant: no address or credential of onelane itself (database, Redis, keys) reaches zygote, guard or step. A step gets
+what it needs through its context.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FORBIDDEN = re.compile(r"DATABASE|REDIS|VALKEY|SECRET|ADMIN|PASSWORD|TOKEN|API_
 
 
 def allowed_environment(source: Mapping[str, str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The part of `source` that is passed to steps, and `extra` on top of it.
+    """The variables of `source` that steps may see, and `extra`.
 
     Raises:
         ValueError: a name in `extra` sounds like a secret; see `check_environment`.
@@ -31,7 +31,7 @@ def allowed_environment(source: Mapping[str, str], extra: Mapping[str, str] | No
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
-    """Raise ValueError naming every variable that must not reach a step."""
+    """Raise ValueError if a variable must not reach a step; the message names all of them."""
     forbidden = sorted(name for name in environment if _FORBIDDEN.search(name))
     if forbidden:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Messages between worker, guard, zygote, keeper and child: JSON with a four-byte length in front.
+"""Messages between worker, guard, zygote, supervisor and child: JSON with a four-byte length in front.
 
-Invariant: what crosses a process boundary is plain data. Nothing is pickled, so a child that a web page took over can
-at most send wrong values, never run code in the worker; and each reader bounds what it accepts.
+Invariant: only plain data crosses a process boundary. Nothing is pickled, so a child that was taken over by a web page
+can send wrong values, but cannot run code in the worker. Each reader bounds the size of a message.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ DEFAULT_MAX_BYTES = 1 << 20
 
 
 class FrameError(ValueError):
-    """The peer sent something that is not a frame, or a larger one than the reader accepts."""
+    """The peer sent something that is not a frame, or is larger than the reader accepts."""
 
 
 def plain_json(value: Any) -> bytes:
-    """`value` as strict JSON. Raises TypeError or ValueError for what JSON, and a JSON column, can't hold."""
+    """`value` as strict JSON. Raises TypeError or ValueError if JSON, or a JSON column, cannot hold it."""
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -71,9 +71,9 @@ class Source(Protocol):
 
 
 def wait(sources: Iterable[Source], timeout_seconds: float | None, writing: Iterable[Source] = ()) -> list[Source]:
-    """Those of `sources` that can be read (or were broken off), after waiting for one of them, at most so long.
+    """The `sources` that can be read or are closed, after waiting at most `timeout_seconds` for one of them.
 
-    Also returns when one of `writing` takes bytes. poll, not select: a worker may have descriptors above 1023.
+    Also returns when one of `writing` accepts bytes. poll, not select: a worker may have descriptors above 1023.
     """
     poller = select.poll()
     by_descriptor = {source.fileno(): source for source in sources}
@@ -88,12 +88,12 @@ def wait(sources: Iterable[Source], timeout_seconds: float | None, writing: Iter
 
 
 class Channel:
-    """One end of a connection that a select loop reads and writes without ever blocking."""
+    """One end of a connection that a poll loop reads and writes without blocking."""
 
     def __init__(self, sock: socket.socket, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         sock.setblocking(False)
         self.sock = sock
-        #: True after end of file or a broken connection; what arrived before it has been handed out by `pull`.
+        #: True after end of file or a broken connection; `pull` has returned everything that arrived before it.
         self.closed = False
         self._max_bytes = max_bytes
         self._incoming = bytearray()
@@ -107,7 +107,7 @@ class Channel:
         return bool(self._outgoing) and not self.closed
 
     def post(self, message: dict[str, Any]) -> None:
-        """Send `message`, or keep what the socket doesn't take for `flush`."""
+        """Send `message`; `flush` sends what the socket does not take now."""
         self._outgoing += encode(message)
         self.flush()
 
@@ -118,13 +118,13 @@ class Channel:
             except BlockingIOError:
                 return
             except OSError:
-                # The peer is gone. Reading may still find its last words, so `closed` is left to `pull`.
+                # The peer is gone. Its last messages may still be readable, so `pull` sets `closed`.
                 self._outgoing.clear()
                 return
             del self._outgoing[:sent]
 
     def pull(self) -> list[dict[str, Any]]:
-        """The messages that are there now. Raises FrameError for a peer that doesn't keep to the format."""
+        """The messages that have arrived. Raises FrameError for what is not a frame."""
         while True:
             try:
                 chunk = self.sock.recv(_CHUNK)

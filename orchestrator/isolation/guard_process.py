@@ -1,13 +1,12 @@
-"""The guard's own process: ends the steps' trees when the worker can't be trusted to.
+"""The guard's own process: ends the steps' process trees when the worker fails.
 
-It imports little, starts no thread, and does one thing in a loop. It knows each running step by the keeper at the top
-of its tree, and ends trees
+It imports little and starts no thread. It knows each running step by the supervisor at the top of its tree, and ends
 
-- at the step's limit, a little after the keeper should have done it itself;
-- when the worker is silent (`heartbeat.WorkerWatch`), likewise; and later on the worker itself;
-- at end of file, or when the worker's pidfd says that it is dead: then everything, and the scratch directory too.
+- a tree whose limit is over, a little after the supervisor should have done it;
+- all trees when the worker is silent (`heartbeat.WorkerWatch`), a little after the supervisors, and the worker later;
+- all trees, and then the scratch directory, at end of file or when the worker's pidfd reports its death.
 
-A tree that can't be proved gone (a process in uninterruptible sleep) is tried again every second.
+A tree that cannot be proved gone (a process in uninterruptible sleep) is tried again every second.
 
 Messages: ``ping {}``, ``register {key, pid, started, limit}``, ``forget {key}``, ``end {key}``, ``scratch {path}`` ←
 worker; ``pong {}`` and ``ended {key, reason, processes}`` → worker, `reason` one of ``limit silent asked``.
@@ -23,16 +22,16 @@ from typing import Any
 
 from orchestrator.isolation.frames import Channel, Source, wait
 from orchestrator.isolation.heartbeat import WorkerWatch
-from orchestrator.isolation.mark import end_marked, mark_of
-from orchestrator.isolation.posix import LINUX, name_process, now, outlive_orderly_stops, reset_signals
+from orchestrator.isolation.posix import LINUX, ignore_stop_signals, name_process, now, reset_signals
+from orchestrator.isolation.process_tag import end_tagged, tag_of
 from orchestrator.isolation.process_tree import ProcessId, TreeEnd, end_tree, is_running
 
-#: How long after a step's limit the guard steps in, should its keeper not have.
-KEEPER_SLACK_SECONDS = 1.0
+#: How long after a step's limit the guard ends it, if its supervisor has not.
+SUPERVISOR_SLACK_SECONDS = 1.0
 #: The same for the worker's silence.
 SILENCE_SLACK_SECONDS = 0.5
 RETRY_SECONDS = 1.0
-#: How often it looks whether a worker without steps in processes is still heard.
+#: How often the heartbeat is checked while the worker has no step in a process.
 IDLE_SECONDS = 1.0
 
 
@@ -40,7 +39,7 @@ IDLE_SECONDS = 1.0
 class Tree:
     """A running step, or one that was ended and not yet forgotten (then `reason` is set)."""
 
-    keeper: ProcessId | None
+    supervisor: ProcessId | None
     ends_at: float
     reason: str | None = None
     processes: int = 0
@@ -55,7 +54,7 @@ def main(config: dict[str, Any]) -> None:
     """
     name_process("onelane-guard")
     reset_signals()
-    outlive_orderly_stops()
+    ignore_stop_signals()
     connection = socket.socket(fileno=config["socket"])
     connection.set_inheritable(False)
     GuardProcess(Channel(connection), config["worker"], WorkerWatch.from_config(config)).run()
@@ -70,13 +69,13 @@ class GuardProcess:
         self._sources: list[Source] = [worker]
         self._worker_exit: Source | None = None
         if LINUX and os.getppid() == worker_pid:
-            # Besides end of file, which a stray copy of the worker's descriptor could hold back.
+            # Besides end of file, which a leaked copy of the worker's descriptor would delay.
             self._worker_exit = open(os.pidfd_open(worker_pid), "rb", buffering=0)  # noqa: SIM115
             self._sources.append(self._worker_exit)
 
     def run(self) -> None:
         while not self._worker_is_gone():
-            # What has arrived is read before any step is judged: it may have ended while the guard was held up.
+            # Messages are read before any step is checked: it may have ended while the guard was stopped.
             self._end_those_due()
             self._kill_silent_worker()
         for key, tree in self._trees.items():
@@ -88,29 +87,29 @@ class GuardProcess:
         self._remove_scratch()
 
     def _worker_is_gone(self) -> bool:
-        """Sleep until something is to do, and take in what the worker sent."""
-        readable = wait(self._sources, self._nap(), [self._worker] if self._worker.unsent else [])
+        """Wait until there is something to do, and handle the worker's messages."""
+        readable = wait(self._sources, self._wait_seconds(), [self._worker] if self._worker.unsent else [])
         for message in self._worker.pull():
-            self._take(message)
+            self._handle(message)
         self._worker.flush()
         return self._worker.closed or self._worker_exit in readable
 
-    def _nap(self) -> float:
+    def _wait_seconds(self) -> float:
         running = [tree for tree in self._trees.values() if not tree.proved]
         if not running:
             return IDLE_SECONDS
         if any(tree.reason for tree in running):
             return RETRY_SECONDS
         due = min(min(tree.ends_at for tree in running) - now(), self._watch.seconds_left(SILENCE_SLACK_SECONDS))
-        # At most a second: poll() stands still while the host is suspended, and `now` does not.
+        # At most a second: poll() does not count the time that a host is suspended, and `now` does.
         return min(1.0, max(0.0, due))
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any]) -> None:
         if "ping" in message:
             self._worker.post({"pong": {}})
         elif "register" in message:
             order = message["register"]
-            ends_at = now() + order["limit"] + KEEPER_SLACK_SECONDS
+            ends_at = now() + order["limit"] + SUPERVISOR_SLACK_SECONDS
             self._trees[order["key"]] = Tree(ProcessId(order["pid"], order["started"]), ends_at)
         elif "forget" in message:
             self._trees.pop(message["forget"]["key"], None)
@@ -136,36 +135,36 @@ class GuardProcess:
     def _kill_silent_worker(self) -> None:
         killed = self._watch.kill_worker_when_due()
         if killed is not None:
-            self._say(killed)
+            self._print(killed)
 
     def _end(self, key: str, tree: Tree, reason: str) -> None:
-        """End the tree, prove it, say so to the worker and (for the log, should it be dead) on standard error."""
+        """End the tree, prove its end, and report it to the worker and (in case it is dead) on standard error."""
         if not tree.proved:
             tree.reason = reason
-            ended = _end_step(tree.keeper) if tree.keeper is not None else None
+            ended = _end_step(tree.supervisor) if tree.supervisor is not None else None
             tree.processes += ended.processes if ended else 0
             tree.proved = ended is None or ended.proved
             if ended is not None and (ended.processes or not ended.proved):
                 proof = "all proved gone" if tree.proved else "some are still there, trying again"
-                self._say(f"step {key}: ended, {reason}; {ended.processes} processes killed, {proof}")
+                self._print(f"step {key}: ended, {reason}; {ended.processes} processes killed, {proof}")
         if tree.proved:
             self._worker.post({"ended": {"key": key, "reason": tree.reason or reason, "processes": tree.processes}})
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         try:
             print(f"onelane guard: {line}", file=sys.stderr, flush=True)
         except OSError:
-            sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the worker's terminal has gone; keep going without it
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the worker's terminal has gone
 
     def _remove_scratch(self) -> None:
-        from orchestrator.isolation.keeper import remove_directory
+        from orchestrator.isolation.step_supervisor import remove_directory
 
         for path in self._scratch:
             remove_directory(path)
 
 
-def _end_step(keeper: ProcessId) -> TreeEnd:
-    """End a step's tree; where its keeper was killed, what has become an orphan carries its mark still."""
-    if is_running(keeper):
-        return end_tree(keeper)
-    return end_marked(mark_of(keeper))
+def _end_step(supervisor: ProcessId) -> TreeEnd:
+    """End a step's tree. If its supervisor was killed, its orphans are found by their tag."""
+    if is_running(supervisor):
+        return end_tree(supervisor)
+    return end_tagged(tag_of(supervisor))

@@ -1,12 +1,11 @@
-"""The worker's sign of life: a page of memory that it shares with its guard, its zygote and every keeper.
+"""The worker's heartbeat: a page of memory that it shares with its guard, its zygote and every step supervisor.
 
-It holds the moment of the last renewal of the worker's liveness row, and whether the worker serves. Each of the others
-reads it for itself, so none depends on another to learn that the worker is silent: not on the guard, and not on a
-message that a stopped process could neither send, pass on nor read.
+It holds the time of the last renewal of the worker's liveness row, and whether the worker serves. Each process reads
+the page itself, so none depends on another process, or on a message, to detect that the worker is silent.
 
 Invariants
-- The moment is from before the renewal was asked for, so a silence never begins later here than in the database.
-- The clock runs on while the host is suspended (`posix.now`), and does not restart for a reader that was stopped.
+- The time is from before the renewal request, so a silence never begins later here than in the database.
+- The clock continues while the host is suspended (`posix.now`), and does not restart for a reader that was stopped.
 - Only the worker can write: the others have the page read-only.
 """
 
@@ -24,12 +23,12 @@ from orchestrator.isolation.process_tree import identify, send
 
 _NANOSECONDS = 1_000_000_000
 _SIZE = mmap.PAGESIZE
-#: Indexes of the page's eight-byte numbers: each is written and read at once, so no reader sees half of one.
+#: Indexes of the page's eight-byte numbers. Each is written and read atomically.
 _RENEWED_AT, _SERVES = 0, 1
 
 
 class HeartbeatReader:
-    """What a process other than the worker sees."""
+    """The side of the other processes."""
 
     def __init__(self, descriptor: int) -> None:
         """Map the page that `descriptor` names, and close the descriptor."""
@@ -40,12 +39,12 @@ class HeartbeatReader:
 
     @property
     def silent_seconds(self) -> float:
-        """How long ago the worker last renewed its liveness, or made this page."""
+        """Seconds since the worker last renewed its liveness, or made this page."""
         return now() - self._numbers[_RENEWED_AT] / _NANOSECONDS
 
     @property
     def serves(self) -> bool:
-        """False while the worker starts, and once it runs nothing any more: its silence does no harm then."""
+        """False while the worker starts, and after it has stopped its last step: its silence is harmless then."""
         return bool(self._numbers[_SERVES])
 
 
@@ -56,31 +55,31 @@ class Heartbeat:
         self._descriptor = _anonymous_file()
         os.ftruncate(self._descriptor, _SIZE)
         self._numbers = memoryview(mmap.mmap(self._descriptor, _SIZE)).cast("q")
-        self._note(now())
+        self._set_renewed(now())
 
     def fileno(self) -> int:
-        """To be passed on to a process that makes a `HeartbeatReader` of it."""
+        """For a process that makes a `HeartbeatReader` from it."""
         return self._descriptor
 
     @property
     def silent_seconds(self) -> float:
-        """How long ago the worker last renewed its liveness, as the others see it."""
+        """Seconds since the worker last renewed its liveness, as the others see it."""
         return now() - self._numbers[_RENEWED_AT] / _NANOSECONDS
 
     def renew(self, at: float) -> None:
-        """The worker serves, and its liveness was renewed by a request that left at `at`, by `posix.now`."""
-        self._note(at)
+        """The worker serves, and a request sent at `at` (by `posix.now`) has renewed its liveness."""
+        self._set_renewed(at)
         self._numbers[_SERVES] = 1
 
     def stand_down(self) -> None:
-        """The worker runs nothing any more."""
+        """The worker runs no step, and will start none."""
         self._numbers[_SERVES] = 0
 
     def close(self) -> None:
-        """No further process can have the page; whoever has it keeps it."""
+        """Close the descriptor; processes that have mapped the page keep it."""
         os.close(self._descriptor)
 
-    def _note(self, at: float) -> None:
+    def _set_renewed(self, at: float) -> None:
         self._numbers[_RENEWED_AT] = int(at * _NANOSECONDS)
 
 
@@ -92,10 +91,10 @@ def _anonymous_file() -> int:
 
 
 class WorkerWatch:
-    """How guard, zygote and keeper judge the worker: when its steps are to end, and when it is killed itself.
+    """How guard, zygote and supervisor decide when a silent worker's steps are ended, and when it is killed.
 
-    With `grace_seconds` the worker is killed so long after the silence has cost it its steps: a stopped one would
-    otherwise go on with the steps in its own threads as soon as it is continued, after they were given away.
+    `grace_seconds` is the time from the end of its steps to the worker's own end. Without it a stopped worker would
+    resume the steps in its own threads when it is continued, while they already run elsewhere.
     """
 
     def __init__(
@@ -106,16 +105,16 @@ class WorkerWatch:
         silence_seconds: float,
         grace_seconds: float | None,
     ) -> None:
-        """To be made by a child of the worker, as early as possible."""
+        """Make it in a child of the worker, as early as possible."""
         self._heartbeat = heartbeat
-        #: None where the worker has gone already.
+        #: None if the worker has already gone.
         self._worker = identify(worker_pid) if os.getppid() == worker_pid else None
         self._silence_seconds = silence_seconds
         self._grace_seconds = grace_seconds
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> WorkerWatch:
-        """From what `launch` passes on: ``heartbeat`` (a descriptor), and what `Guard.watch_config` gives."""
+        """From the config of `launch`: ``heartbeat`` (a descriptor), and the keys of `Guard.watch_config`."""
         return cls(
             HeartbeatReader(config["heartbeat"]),
             config["worker"],
@@ -128,14 +127,14 @@ class WorkerWatch:
         return self._heartbeat.serves
 
     def seconds_left(self, slack_seconds: float = 0.0) -> float:
-        """Until the worker has been silent for so long that its steps are to end; not above zero when they are.
+        """Seconds until the worker's silence ends its steps; zero or less when they must end now.
 
-        `slack_seconds` is added by those who are further from a step than its keeper, so that the keeper acts first.
+        Guard and zygote add `slack_seconds`, so that the step's supervisor acts first.
         """
         return self._silence_seconds + slack_seconds - self._heartbeat.silent_seconds
 
     def kill_worker_when_due(self) -> str | None:
-        """Kill the worker if it serves and has been silent for too long; gives back what to log of it."""
+        """Kill the worker if it serves and has been silent for too long; returns a line for the log if it did."""
         worker, silent = self._worker, self._heartbeat.silent_seconds
         if worker is None or self._grace_seconds is None or not self._heartbeat.serves:
             return None

@@ -1,9 +1,7 @@
-"""Starting guard and zygote: fresh interpreters with a clean environment, a session and a connection of their own.
+"""Starts guard and zygote: new interpreters with a clean environment, and a session and a connection of their own.
 
-They also get the page of the worker's heartbeat, and no other descriptor of the worker.
-
-exec, not fork: a fork of the worker would carry its memory, its secrets in /proc/<pid>/environ, its database sockets
-and the state of its other threads.
+Of the worker's descriptors they get only the heartbeat's. exec, not fork: a fork would carry the worker's memory, its
+secrets in /proc/<pid>/environ, its database sockets and the state of its other threads.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from typing import Any
 
 from orchestrator.isolation.heartbeat import Heartbeat
 
-# -P keeps the working directory off the path until ours replaces it: a json.py lying there must not be loaded.
+# -P keeps the working directory off the path until ours replaces it: a json.py in it must not be loaded.
 _BOOT = (
     "import json, sys; config = json.loads(sys.argv[2]); sys.path[:] = config['sys_path']; "
     "from importlib import import_module; import_module(sys.argv[1]).main(config)"

@@ -1,4 +1,4 @@
-"""What became of one attempt, as the worker's execution reads it.
+"""The outcome of one attempt.
 
     Outcome
     ├── Completed    the step returned; `value` is its output
@@ -8,9 +8,9 @@
     ├── Crashed      the process ended without a result: a signal, os._exit, a fault in C code
     ├── OutOfMemory  the memory limit was reached
     ├── Cancelled    the caller's event was set
-    └── Lost         the guard ended the tree, because the worker had fallen silent
+    └── Lost         the tree was ended because the worker was silent, or had lost its guard
 
-All of them mean that the attempt's process tree is proved gone.
+Each means that the attempt's process tree is proved gone.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ class Completed:
 class Failed:
     code: str
     message: str
-    #: The step's own frames, last 16,000 characters; empty where there is nothing to show.
+    #: The step's own frames, last 16,000 characters; may be empty.
     traceback: str
-    #: True where another try would end the same way.
+    #: True if it must not be retried.
     permanent: bool
-    #: Provider and credential, where a provider refuses everything that uses this credential.
+    #: Provider and credential, if the provider refuses every request with this credential.
     refused_scope: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Signalled:
     kind: SignalKind
-    #: What `Signal.data()` gave: ``reason``, and ``after``, ``until``, ``code`` or ``scope``.
+    #: From `Signal.data()`: ``reason``, and ``after``, ``until``, ``code`` or ``scope``.
     data: dict[str, Any]
 
 
@@ -68,7 +68,7 @@ class Crashed:
 
 @dataclass(frozen=True, slots=True)
 class OutOfMemory:
-    #: The limit in bytes; None where the step met a limit of the machine.
+    #: The limit in bytes; None if it was the machine's.
     memory_limit_bytes: int | None
     message: str
 
@@ -87,7 +87,7 @@ Outcome: TypeAlias = Completed | Failed | Signalled | TimedOut | Crashed | OutOf
 
 
 def from_wire(result: dict[str, Any], memory_limit_bytes: int | None) -> Outcome:
-    """The outcome in a child's ``result``. Raises KeyError or ValueError for one that no child of ours sends."""
+    """The outcome in a child's ``result``. Raises KeyError or ValueError if it is malformed."""
     match result["kind"]:
         case "completed":
             return Completed(result["value"])

@@ -1,4 +1,4 @@
-"""The last words of a step's processes: what they wrote to standard output and error, bounded."""
+"""The last bytes that a step's processes wrote to standard output and error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _CHUNK = 1 << 16
 
 
 class OutputTail:
-    """Reads the output pipe without blocking and keeps its end, so that a chatty step can't fill the worker."""
+    """Reads the output pipe without blocking and keeps only the last `TAIL_BYTES`."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
@@ -22,7 +22,7 @@ class OutputTail:
         return self._descriptor
 
     def pull(self) -> None:
-        """Take in what is there now, at most a few chunks: an endless writer must not keep the caller here."""
+        """Read what has arrived, at most a few chunks: an endless writer must not block the caller."""
         for _ in range(16):
             try:
                 chunk = os.read(self._descriptor, _CHUNK)
@@ -36,7 +36,7 @@ class OutputTail:
             del self._tail[:-TAIL_BYTES]
 
     def text(self) -> str:
-        """The tail as text; a first line says how much is missing, where some is."""
+        """The tail as text; if bytes before it were dropped, its first line says how many."""
         text = self._tail.decode("utf-8", "replace").replace("\x00", "\ufffd").strip()
         missing = self._seen - len(self._tail)
         return f"[{missing} bytes before this left out]\n{text}" if missing else text

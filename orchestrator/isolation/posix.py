@@ -1,7 +1,7 @@
-"""The few kernel calls that Python has no name for, and the clock that the isolation processes share.
+"""Kernel calls that Python lacks, and the clock of the isolation processes.
 
-On Linux `become_subreaper` and `die_with_parent` are what the proofs of `keeper.py` and `zygote.py` rest on.
-macOS has neither: both answer False there, and an orphan of a step can then escape to launchd.
+`step_supervisor.py` and `zygote.py` rely on `become_subreaper` and `die_with_parent`. macOS has neither: both return
+False there, and an orphan of a step can escape to launchd.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
 
 
 def now() -> float:
-    """Seconds on a clock that also runs while the host is suspended, so that a pause counts as silence."""
+    """Seconds on a clock that continues while the host is suspended, so that a pause counts as silence."""
     if LINUX:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -48,7 +48,7 @@ def die_with_parent(parent: int) -> bool:
 
 
 def map_to_read(descriptor: int, size: int) -> memoryview:
-    """`size` bytes of a file as read-only memory that is shared with its writer, and needs no descriptor any more.
+    """`size` bytes of a file as read-only memory, shared with its writer; the descriptor may be closed.
 
     Not `mmap.mmap` on Linux: it keeps a copy of the descriptor, which every fork would inherit.
     """
@@ -69,17 +69,17 @@ def name_process(name: str) -> None:
 
 
 def reset_signals() -> None:
-    """Undo what the worker's process may have left blocked: exec keeps the mask, and Dramatiq's CLI sets one."""
+    """Unblock all signals: exec keeps the worker's mask, and Dramatiq's CLI sets one."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def outlive_orderly_stops() -> None:
-    """Ignore the signals of an orderly stop: keepers and guard end by end of file, after what they watch over."""
+def ignore_stop_signals() -> None:
+    """Ignore the signals of an orderly stop: supervisors, zygote and guard end by end of file, after the steps."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
 
 
 def prefer_for_oom_kill() -> None:
-    """Have the kernel's out-of-memory killer take the step before the worker, its keeper or the guard."""
-    with suppress(OSError):  # not Linux, or /proc is read-only: only a preference is lost
+    """Make the kernel's out-of-memory killer choose the step before the worker, its supervisor or the guard."""
+    with suppress(OSError):  # not Linux, or /proc is read-only; it is only a preference
         Path("/proc/self/oom_score_adj").write_text("500")

@@ -1,12 +1,12 @@
-"""Finding every process of a tree, ending all of it, and proving that it is gone.
+"""Finds every process of a tree, ends all of them, and proves that they are gone.
 
-Invariants:
-- A process is named by pid *and* start time. A signal goes through a pidfd whose start time was checked after it was
-  opened, so a pid that the kernel has given to somebody else is never signalled.
-- A tree is frozen before it is killed: what is stopped can't fork, so the collection ends, and no parent sees a dead
+Invariants
+- A process is identified by pid *and* start time. A signal is sent through a pidfd whose start time was checked after
+  it was opened, so a process that reuses the pid is never signalled.
+- A tree is frozen before it is killed: stopped processes cannot fork, so the search ends, and no parent sees a dead
   child and starts another (Chromium and its driver do).
-- Session and process group mean nothing here: Chromium and any daemon leave both. Only the parent relation counts,
-  and the keeper, as subreaper, makes that unbreakable.
+- Sessions and process groups do not count: Chromium and daemons leave both. Only the parent relation counts, and the
+  step supervisor, as subreaper, preserves it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DEAD = frozenset("ZXx")
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
-    """A process, told apart from a later one with the same pid."""
+    """A process, distinct from a later one with the same pid."""
 
     pid: int
     #: Clock ticks since boot on Linux, seconds since the epoch elsewhere. Only ever compared for equality.
@@ -37,7 +37,7 @@ class ProcessId:
 class ProcessRecord:
     identity: ProcessId
     parent: int
-    #: The state letter of proc(5); `Z` is a zombie: dead, and waiting for its parent only.
+    #: The state letter of proc(5); `Z` is a zombie: dead, but not yet collected by its parent.
     state: str
 
     @property
@@ -47,7 +47,7 @@ class ProcessRecord:
 
 @dataclass(frozen=True, slots=True)
 class TreeEnd:
-    """What `end_tree` did: how many processes it ended, and whether all were seen to be gone."""
+    """The result of `end_tree`: how many processes it ended, and whether all are proved gone."""
 
     processes: int
     proved: bool
@@ -67,7 +67,7 @@ def read_process(pid: int) -> ProcessRecord | None:
 
 
 def _read_with_psutil(pid: int) -> ProcessRecord | None:
-    import psutil  # not at the top: on Linux the guard does without it, for 10 MB less
+    import psutil  # not at the top: on Linux the guard needs 10 MB less without it
 
     letters = {psutil.STATUS_ZOMBIE: "Z", psutil.STATUS_STOPPED: "T", psutil.STATUS_DEAD: "X"}
     try:
@@ -101,7 +101,7 @@ def is_running(identity: ProcessId) -> bool:
 
 
 def descendants(roots: Iterable[int], processes: Mapping[int, ProcessRecord]) -> list[ProcessRecord]:
-    """All processes below `roots`, zombies included, the roots themselves not."""
+    """All processes below `roots`, including zombies, without the roots."""
     children: dict[int, list[ProcessRecord]] = {}
     for record in processes.values():
         children.setdefault(record.parent, []).append(record)
@@ -116,14 +116,14 @@ def descendants(roots: Iterable[int], processes: Mapping[int, ProcessRecord]) ->
 
 
 def send(identity: ProcessId, signum: signal.Signals) -> bool:
-    """Signal exactly this process. False if it is gone, also when another one has its pid by now."""
+    """Signal exactly this process. False if it is gone, even if another process has its pid now."""
     if LINUX:
         try:
             pidfd = os.pidfd_open(identity.pid)
         except ProcessLookupError:
             return False
         except OSError:
-            # No pidfd left to us (EMFILE), or a kernel before 5.3: the check below narrows the window to microseconds.
+            # No descriptor is left (EMFILE), or a kernel before 5.3: the check below narrows the race to microseconds.
             return _send_by_pid(identity, signum)
         try:
             if identify(identity.pid) != identity:
@@ -150,11 +150,11 @@ def _send_by_pid(identity: ProcessId, signum: signal.Signals) -> bool:
 def end_tree(
     root: ProcessId, *, with_root: bool = True, within_seconds: float = 2.0, reap: Callable[[], None] | None = None
 ) -> TreeEnd:
-    """Freeze, then kill `root` and everything below it, and watch until all of it is gone.
+    """Freeze, then kill `root` and everything below it, and wait until all of it is gone.
 
-    `with_root=False` spares the root itself: how a keeper ends its own step. `reap` collects the caller's own dead
-    children between two looks. `proved` is False if something was still alive after `within_seconds`, which a process
-    in uninterruptible sleep can bring about; call again then.
+    `with_root=False` spares the root: a supervisor ends its own step so. `reap` collects the caller's dead children.
+    `proved` is False if something was still alive after `within_seconds`, such as a process in uninterruptible sleep:
+    then call it again.
     """
     ends_at = now() + within_seconds
     tree: dict[ProcessId, None] = {}
@@ -164,7 +164,7 @@ def end_tree(
         _freeze(root, tree, ends_at)
         for identity in tree:
             send(identity, signal.SIGKILL)
-        # A thread of a process that was being frozen may have forked just before its own stop: look once more.
+        # A thread of a process may have forked just before that process was frozen: check once more.
         if _gone(tree, ends_at, reap) and not _living_below(root, tree):
             return TreeEnd(len(tree), proved=True)
         if now() >= ends_at:
@@ -172,7 +172,7 @@ def end_tree(
 
 
 def _freeze(root: ProcessId, tree: dict[ProcessId, None], ends_at: float) -> None:
-    """Stop everything that is found, until a look finds nothing new and all that was found stands still."""
+    """Stop all processes of the tree, until a snapshot has no new one and all of them are stopped."""
     for identity in tree:
         send(identity, signal.SIGSTOP)
     while now() < ends_at:
@@ -181,13 +181,13 @@ def _freeze(root: ProcessId, tree: dict[ProcessId, None], ends_at: float) -> Non
         for identity in fresh:
             tree[identity] = None
             send(identity, signal.SIGSTOP)
-        if not fresh and all(_still(processes.get(identity.pid), identity) for identity in tree):
+        if not fresh and all(_is_stopped(processes.get(identity.pid), identity) for identity in tree):
             return
         time.sleep(0.001)
 
 
-def _still(record: ProcessRecord | None, identity: ProcessId) -> bool:
-    # `D` is uninterruptible sleep, where a stop is only marked: such a process can't fork before it takes the stop.
+def _is_stopped(record: ProcessRecord | None, identity: ProcessId) -> bool:
+    # `D` is uninterruptible sleep, where a stop stays pending: such a process cannot fork before the stop.
     return record is None or record.identity != identity or record.state in _STOPPED_OR_DEAD or record.state == "D"
 
 

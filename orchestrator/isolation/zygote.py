@@ -1,12 +1,12 @@
-"""The zygote: one process per worker that has the steps' modules loaded and forks a keeper and a child on request.
+"""The zygote: one process per worker that has the steps' modules loaded and forks a supervisor and a child on request.
 
 Started by exec with an allow-listed environment, so neither its memory nor /proc/<pid>/environ ever held the worker's
 secrets. Single-threaded, so that forking is safe. Each request is one byte that carries three descriptors (the child's
-connection, the keeper's connection, the write end of the output pipe); nothing else of the worker is inherited.
+connection, the supervisor's connection, the write end of the output pipe); nothing else of the worker is inherited.
 
-It is a subreaper too: should a keeper be killed, the orphans come here and are ended. At end of file (the worker has
-gone) it waits for its keepers, which end their trees themselves, and leaves. When the worker is silent it does for the
-keepers what they have not done, and later on kills the worker, as the guard does: either of the two may be missing.
+It is a subreaper too: orphans of a killed supervisor become its children, and it ends them. At end of file (the worker
+has gone) it waits until its supervisors have ended their trees, and exits. When the worker is silent it ends the trees
+that the supervisors have not ended, and later kills the worker, as the guard does: either of the two may be missing.
 
 Messages → worker: ``ready {threads}`` or ``failed {module, traceback}``, once.
 """
@@ -26,25 +26,25 @@ from typing import Any, NoReturn
 from orchestrator.isolation import child
 from orchestrator.isolation.frames import Channel, wait
 from orchestrator.isolation.heartbeat import WorkerWatch
-from orchestrator.isolation.keeper import Keeper, Wakeups
 from orchestrator.isolation.posix import (
     become_subreaper,
     die_with_parent,
+    ignore_stop_signals,
     name_process,
     now,
-    outlive_orderly_stops,
     reset_signals,
 )
 from orchestrator.isolation.process_tree import end_tree, identify, snapshot
+from orchestrator.isolation.step_supervisor import StepSupervisor, Wakeups
 
-FDS_PER_CELL = 3
+FDS_PER_FORK = 3
 #: What every child needs, whichever step it runs.
 ALWAYS_LOADED = ("actors.context", "actors.errors", "actors.signals")
-#: With the worker gone, how long keepers get to end their trees before the zygote does it for them.
-KEEPERS_GRACE_SECONDS = 1.0
-#: How long after the keepers it ends steps for the worker's silence, and how often it looks.
+#: How long the supervisors have to end their trees after the worker's death, before the zygote ends them.
+SUPERVISORS_GRACE_SECONDS = 1.0
+#: How long after the supervisors it ends steps when the worker is silent, and how often it checks.
 SILENCE_SLACK_SECONDS = 1.0
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 
 
 def main(config: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ def main(config: dict[str, Any]) -> None:
     """
     name_process("onelane-zygote")
     reset_signals()
-    outlive_orderly_stops()
+    ignore_stop_signals()
     become_subreaper()
     watch = WorkerWatch.from_config(config)
     connection = socket.socket(fileno=config["socket"])
@@ -76,29 +76,29 @@ class Zygote:
     def __init__(self, worker: Channel, watch: WorkerWatch) -> None:
         self._worker = worker
         self._watch = watch
-        self._keepers: set[int] = set()
+        self._supervisors: set[int] = set()
         self._wakeups = Wakeups()
 
     def run(self) -> None:
-        """Fork for the worker until it has gone; leave when nothing is left below."""
+        """Fork for the worker until it has gone; return when no supervisor is left."""
         while self._serve_once():
-            self._act_on_silence()
+            self._check_silence()
         self._worker.close()
-        ends_at = now() + KEEPERS_GRACE_SECONDS
-        while self._keepers:
+        ends_at = now() + SUPERVISORS_GRACE_SECONDS
+        while self._supervisors:
             wait([self._wakeups], max(0.01, ends_at - now()))
             self._wakeups.clear()
             self._reap()
             if now() >= ends_at:
-                self._end_keepers()
+                self._end_supervisors()
 
     def _serve_once(self) -> bool:
-        readable = wait([self._worker, self._wakeups], LOOK_SECONDS)
+        readable = wait([self._worker, self._wakeups], CHECK_SECONDS)
         self._wakeups.clear()
         self._reap()
         if self._worker in readable:
             try:
-                request, descriptors, _, _ = socket.recv_fds(self._worker.sock, 1, FDS_PER_CELL)
+                request, descriptors, _, _ = socket.recv_fds(self._worker.sock, 1, FDS_PER_FORK)
             except BlockingIOError:
                 return True
             except OSError:
@@ -107,47 +107,47 @@ class Zygote:
                 return False
             for descriptor in descriptors:
                 os.set_inheritable(descriptor, False)
-            self._fork_keeper(descriptors)
+            self._fork_supervisor(descriptors)
         return True
 
-    def _act_on_silence(self) -> None:
+    def _check_silence(self) -> None:
         if self._watch.worker_serves and self._watch.seconds_left(SILENCE_SLACK_SECONDS) <= 0:
-            self._end_keepers()
+            self._end_supervisors()
         killed = self._watch.kill_worker_when_due()
         if killed is not None:
             with suppress(OSError):  # the worker's terminal may have gone
                 print(f"onelane zygote: {killed}", file=sys.stderr, flush=True)
 
-    def _fork_keeper(self, descriptors: list[int]) -> None:
+    def _fork_supervisor(self, descriptors: list[int]) -> None:
         pid = os.fork()
         if pid == 0:
-            self._become_keeper(descriptors)
-        self._keepers.add(pid)
+            self._become_supervisor(descriptors)
+        self._supervisors.add(pid)
         for descriptor in descriptors:
             os.close(descriptor)
 
-    def _become_keeper(self, descriptors: list[int]) -> NoReturn:
+    def _become_supervisor(self, descriptors: list[int]) -> NoReturn:
         status = 1
         try:
             os.setsid()
             self._wakeups.close()
             self._worker.sock.close()
-            control, keeper, output = descriptors
-            worker = socket.socket(fileno=keeper)
+            control, supervisor, output = descriptors
+            worker = socket.socket(fileno=supervisor)
 
             def fork_child(wakeups: Wakeups) -> int:
-                keeper_pid = os.getpid()
+                supervisor_pid = os.getpid()
                 pid = os.fork()
                 if pid == 0:
                     worker.close()
                     wakeups.close()
-                    die_with_parent(keeper_pid)
+                    die_with_parent(supervisor_pid)
                     child.run(control, output)
                 os.close(control)
                 os.close(output)
                 return pid
 
-            Keeper(worker, self._watch, fork_child).run()
+            StepSupervisor(worker, self._watch, fork_child).run()
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -157,7 +157,7 @@ class Zygote:
             os._exit(status)
 
     def _reap(self) -> None:
-        broken = False
+        failed = False
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -165,19 +165,19 @@ class Zygote:
                 break
             if pid == 0:
                 break
-            if pid in self._keepers:
-                self._keepers.discard(pid)
-                broken = broken or status != 0  # an orderly keeper has proved that its tree is gone
-        if broken:
+            if pid in self._supervisors:
+                self._supervisors.discard(pid)
+                failed = failed or status != 0  # one that exits with 0 has proved that its tree is gone
+        if failed:
             self._end_orphans()
 
     def _end_orphans(self) -> None:
-        """End every child that is not a keeper: it was left by a keeper that was killed."""
+        """End every child that is not a supervisor: its supervisor was killed."""
         while True:
             orphans = [
                 record.identity
                 for record in snapshot().values()
-                if record.parent == os.getpid() and record.identity.pid not in self._keepers
+                if record.parent == os.getpid() and record.identity.pid not in self._supervisors
             ]
             if not orphans:
                 return
@@ -186,9 +186,9 @@ class Zygote:
                 with suppress(ChildProcessError):
                     os.waitpid(orphan.pid, os.WNOHANG)
 
-    def _end_keepers(self) -> None:
-        for pid in self._keepers:
-            # A keeper is our child and not yet collected, so its pid can't be anybody else's.
+    def _end_supervisors(self) -> None:
+        for pid in self._supervisors:
+            # A supervisor is our child and not yet collected, so its pid cannot be another process'.
             identity = identify(pid)
             if identity is not None:
                 end_tree(identity)

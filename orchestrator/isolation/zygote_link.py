@@ -20,26 +20,25 @@ STOP_SECONDS = 5.0
 
 
 class ZygoteGone(Exception):
-    """The zygote, or what it was to fork, is not there any more; another one may do better."""
+    """The zygote, or a process that it forked, has died; another zygote may work."""
 
 
-class CellGone(ZygoteGone):
-    """A process that was forked has ended before it got its step; its zygote may be well."""
+class SpareProcessGone(ZygoteGone):
+    """A forked process has died before it got its step; its zygote may be alive."""
 
 
 class PreloadFailed(RuntimeError):
-    """A module of the steps can't be imported; the message holds its traceback."""
+    """A module of the steps cannot be imported; the message has its traceback."""
 
 
 class ZygoteLink:
     """A running zygote. Safe to use from several threads."""
 
     def __init__(self, preload: Sequence[str], environment: Mapping[str, str], guard: Guard) -> None:
-        self._process: subprocess.Popen[bytes]
         config = {"preload": list(preload), **guard.watch_config}
         self._process, sock = launch("orchestrator.isolation.zygote", config, environment, guard.heartbeat)
         self._channel = Channel(sock)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._ready = False
 
     @property
@@ -50,32 +49,31 @@ class ZygoteLink:
         """Wait for the modules to be loaded.
 
         Raises:
-            PreloadFailed: one of them can't be.
+            PreloadFailed: one of them cannot be.
             ZygoteGone: the process died.
         """
         ends_at = now() + PRELOAD_SECONDS
         while not self._ready:
-            is_over = now() >= ends_at  # before the look: this process may have been stopped since the last one
-            self._hear(max(0.0, ends_at - now()))
+            is_over = now() >= ends_at  # before the read: this process may have been stopped since the last one
+            self._read(max(0.0, ends_at - now()))
             if is_over and not self._ready:
                 raise PreloadFailed(f"the steps' modules were not imported within {PRELOAD_SECONDS:.0f} s")
 
     def fork(self, descriptors: Sequence[int]) -> None:
-        """Ask for a keeper and a child that own these descriptors: the child's, the keeper's, the output's."""
-        with self._turn:
+        """Request a supervisor and a child that own these descriptors: the child's, the supervisor's, the output's."""
+        with self._lock:
             try:
                 socket.send_fds(self._channel.sock, [b"f"], descriptors)
             except OSError as error:
                 raise ZygoteGone(f"the zygote (pid {self.pid}) has gone: {error}") from None
 
-    def _hear(self, timeout_seconds: float) -> None:
+    def _read(self, timeout_seconds: float) -> None:
         wait([self._channel], timeout_seconds)
-        with self._turn:
-            messages = self._channel.pull()
-            for message in messages:
+        with self._lock:
+            for message in self._channel.pull():
                 if "failed" in message:
                     failed = message["failed"]
-                    raise PreloadFailed(f"steps can't run: importing {failed['module']} failed\n{failed['traceback']}")
+                    raise PreloadFailed(f"steps cannot run: importing {failed['module']} failed\n{failed['traceback']}")
                 if "ready" in message:
                     self._ready = True
                     if message["ready"]["threads"] > 1:
@@ -87,13 +85,13 @@ class ZygoteLink:
                 raise ZygoteGone(f"the zygote (pid {self.pid}) has gone")
 
     def discard(self) -> None:
-        """End the zygote only. What it has forked goes on: keepers need no zygote."""
+        """End the zygote only. The processes that it forked continue: supervisors need no zygote."""
         self._process.kill()
         self._process.wait()
         self._channel.close()
 
     def close(self) -> None:
-        """End the zygote, after its keepers have ended."""
+        """End the zygote, after its supervisors have ended."""
         self._channel.close()
         try:
             self._process.wait(STOP_SECONDS)

@@ -31,7 +31,9 @@ import psutil
 from actors.context import StepContext
 from orchestrator.guard import Guard
 from orchestrator.isolation.environment import allowed_environment
-from orchestrator.sandbox import Completed, Sandbox, StepCall
+from orchestrator.isolation.outcome import Completed
+from orchestrator.isolation.step_run import StepCall
+from orchestrator.sandbox import Sandbox
 from orchestrator.worker import PRELOADED_CLIENTS
 from tests.crashes.report import quantile
 
@@ -112,7 +114,7 @@ def _run_in(sandbox: Sandbox) -> None:
 
 
 def _processor_seconds(zygote: int | None) -> float:
-    """Of the zygote, and of all that it has reaped: keepers, and the steps that those had reaped."""
+    """Of the zygote, and of all that it has reaped: supervisors, and the steps that those had reaped."""
     return sum(psutil.Process(zygote).cpu_times()[:4]) if zygote is not None else 0.0
 
 

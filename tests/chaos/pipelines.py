@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from actors import Pipeline, StepContext, step
 from actors.clients.publishers.base import Post, PublicPost
-from actors.context import Draft, SessionState, Target
+from actors.port import Draft, SessionState, Target
 from actors.publishing import PublishOnce
 
 from .sight import Sight

@@ -39,7 +39,7 @@ from tenants.store.attempt import OwnedAttempt
 
 from .paired_worker import database_url, named, run_control_plane, run_worker, take_from_the_dead
 
-PARTS = ("worker", "guard", "zygote", "keeper")
+PARTS = ("worker", "guard", "zygote", "supervisor")
 ALL_PARTS = (*PARTS, "child", "control plane")
 MODES = ("killed", "stopped", "continued")
 

@@ -65,10 +65,10 @@ def surroundings(b: Bench) -> dict[str, Any]:
             descriptors[name] = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue  # the one that listdir itself had open
-    keeper = os.getppid()
-    zygote = int(Path(f"/proc/{keeper}/stat").read_text().rpartition(")")[2].split()[1])
+    supervisor = os.getppid()
+    zygote = int(Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()[1])
     environments = {
-        str(pid): Path(f"/proc/{pid}/environ").read_bytes().decode() for pid in (os.getpid(), keeper, zygote)
+        str(pid): Path(f"/proc/{pid}/environ").read_bytes().decode() for pid in (os.getpid(), supervisor, zygote)
     }
     Path("left-behind.txt").write_text("x")
     return {
@@ -183,12 +183,12 @@ def daemonize(b: Bench) -> None:
 
 def ignore_everything_in_a_daemon(b: Bench) -> None:
     """Like `daemonize`, with the environment kept."""
-    keeper = os.getppid()
+    supervisor = os.getppid()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     command = [sys.executable, "-c", "import time; time.sleep(600)"]
     pids = [subprocess.Popen(command, start_new_session=True).pid for _ in range(2)]
-    b.port.call("pids", {"pids": [*pids, os.getpid()], "keeper": keeper})
+    b.port.call("pids", {"pids": [*pids, os.getpid()], "supervisor": supervisor})
     while True:
         time.sleep(60)
 
@@ -356,4 +356,4 @@ def _is_socket(fd: int) -> bool:
 
 def tell(b: Bench) -> None:
     """Let the test know that the step is running, and in which process."""
-    b.port.call("running", {"pid": os.getpid(), "keeper": os.getppid()})
+    b.port.call("running", {"pid": os.getpid(), "supervisor": os.getppid()})

@@ -18,8 +18,9 @@ from orchestrator.execution import Execution
 from orchestrator.guard import Guard
 from orchestrator.isolation.environment import allowed_environment
 from orchestrator.isolation.process_tree import ProcessId, identify, is_running
+from orchestrator.isolation.step_run import StepCall
 from orchestrator.liveness import Liveness
-from orchestrator.sandbox import Sandbox, StepCall
+from orchestrator.sandbox import Sandbox
 from orchestrator.worker import WORKER_GRACE_SECONDS
 from tenants.database import Database
 from tenants.errors import OwnershipLost, Unavailable
@@ -71,7 +72,7 @@ def run_worker(folder: Path, gate: int, told: int, limit_seconds: float) -> NoRe
     def serve(name: str, payload: dict[str, Any]) -> None:
         of_step.extend(named(_named(pid)) for pid in payload["pids"])
         child = payload["pids"][-1]
-        keeper = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+        supervisor = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
         say(
             "running",
             step_id=owned.step_id,
@@ -79,7 +80,7 @@ def run_worker(folder: Path, gate: int, told: int, limit_seconds: float) -> NoRe
             worker=_named(os.getpid()),
             guard=_named(guard.pid),
             zygote=_named(sandbox.zygote_pid),
-            keeper=_named(keeper),
+            supervisor=_named(supervisor),
             child=_named(child),
         )
 

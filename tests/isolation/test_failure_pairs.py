@@ -1,4 +1,4 @@
-"""Every single and double failure of worker, guard, zygote and keeper; ``make chaos`` adds child and control plane."""
+"""Every single and double failure of worker, guard, zygote and supervisor; ``make chaos`` adds two more parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 
 
-def test_no_step_process_outlives_the_time_at_which_its_step_may_run_elsewhere() -> None:
+def test_no_step_process_lives_when_its_step_may_run_elsewhere() -> None:
     """In a process of its own, which forks the workers before it has a thread."""
     command = [sys.executable, "-m", "tests.isolation.failure_pairs", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

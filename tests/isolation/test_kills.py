@@ -12,9 +12,18 @@ from typing import Any
 
 import pytest
 
+from orchestrator.isolation.outcome import Completed, Crashed, TimedOut
 from orchestrator.isolation.process_tree import identify
-from orchestrator.sandbox import Completed, Crashed, Sandbox, TimedOut
-from tests.isolation.conftest import BOUND_SECONDS, Running, eventually, left_in, living_below, step_call, zombies_below
+from orchestrator.sandbox import Sandbox
+from tests.isolation.sandbox_calls import (
+    BOUND_SECONDS,
+    Running,
+    eventually,
+    left_in,
+    living_below,
+    step_call,
+    zombies_below,
+)
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
@@ -81,26 +90,26 @@ def test_a_spoiled_directory_is_removed_and_nothing_outside_of_it(
     assert left_in(scratch) == []
 
 
-def test_the_guard_ends_a_step_whose_keeper_is_stopped(sandbox: Sandbox) -> None:
+def test_the_guard_ends_a_step_whose_supervisor_is_stopped(sandbox: Sandbox) -> None:
     running = Running(sandbox, step_call("daemonize", time_limit=5.0))
     started = time.monotonic()
     child = running.caller.wait_for("pids")["pids"][-1]
-    keeper = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(keeper, signal.SIGSTOP)
+    supervisor = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(supervisor, signal.SIGSTOP)
     assert isinstance(running.outcome(), TimedOut)
     assert time.monotonic() - started < 5.0 + BOUND_SECONDS
     assert running.caller.living() == []
 
 
-def test_a_killed_keeper_takes_its_tree_along(sandbox: Sandbox) -> None:
+def test_the_tree_of_a_killed_supervisor_is_ended(sandbox: Sandbox) -> None:
     """Its orphans go to the zygote, and run() waits until they are gone."""
     running = Running(sandbox, step_call("daemonize"))
     child = running.caller.wait_for("pids")["pids"][-1]
-    keeper = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(keeper, signal.SIGKILL)
+    supervisor = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(supervisor, signal.SIGKILL)
     outcome = running.outcome()
     assert isinstance(outcome, Crashed)
-    assert "keeper" in outcome.status
+    assert "supervisor" in outcome.status
     assert running.caller.living() == []
 
 
@@ -118,14 +127,14 @@ def test_a_killed_zygote_harms_no_running_step_and_is_replaced(make_sandbox: Cal
     assert isinstance(running.outcome(), Completed)
 
 
-def test_zygote_and_keeper_both_killed(sandbox: Sandbox) -> None:
+def test_zygote_and_supervisor_both_killed(sandbox: Sandbox) -> None:
     """Then the orphans went to init; their environment still says whose they are."""
     running = Running(sandbox, step_call("ignore_everything_in_a_daemon"))
     told = running.caller.wait_for("pids")
     zygote = sandbox.zygote_pid
     assert zygote is not None
     os.kill(zygote, signal.SIGKILL)
-    os.kill(told["keeper"], signal.SIGKILL)
+    os.kill(told["supervisor"], signal.SIGKILL)
     assert isinstance(running.outcome(), Crashed)
     assert running.caller.living() == []
 
@@ -169,7 +178,7 @@ def test_many_kills_leave_nothing(make_sandbox: Callable[..., Sandbox], tmp_path
             assert r.caller.living() == []
     zygote = sandbox.zygote_pid
     assert zygote is not None
-    # Two spares, each a keeper and a child; and whatever this interpreter had open before.
+    # Two spares, each a supervisor and a child; and whatever this interpreter had open before.
     eventually(lambda: len(living_below(zygote)) == 4, "only the spares are left", 10)
     eventually(lambda: zombies_below(zygote) == [], "no zombie is left", 5)
     assert left_in(tmp_path / "scratch") == []

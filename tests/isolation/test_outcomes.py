@@ -11,18 +11,11 @@ from typing import Any
 import pytest
 
 from actors.errors import OwnershipLost
-from orchestrator.sandbox import (
-    Cancelled,
-    Completed,
-    Crashed,
-    Failed,
-    OutOfMemory,
-    PreloadFailed,
-    Sandbox,
-    Signalled,
-    StepCall,
-)
-from tests.isolation.conftest import STEPS, Caller, Running, step_call
+from orchestrator.isolation.outcome import Cancelled, Completed, Crashed, Failed, OutOfMemory, Signalled
+from orchestrator.isolation.step_run import StepCall
+from orchestrator.isolation.zygote_link import PreloadFailed
+from orchestrator.sandbox import Sandbox
+from tests.isolation.sandbox_calls import STEPS, Caller, Running, step_call
 
 pytestmark = pytest.mark.processes
 
@@ -185,7 +178,7 @@ def test_garbage_on_the_connection_is_a_failure_and_ends_the_step(sandbox: Sandb
     ("function", "context"),
     [
         ("allocate", {"pause": 0.0}),  # faster than anybody looks: the limit on the process refuses it
-        ("allocate_in_grandchildren", {}),  # each within that limit: the keeper adds them up
+        ("allocate_in_grandchildren", {}),  # each within that limit: the supervisor adds them up
     ],
 )
 def test_over_the_memory_limit(sandbox: Sandbox, function: str, context: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from orchestrator.isolation.process_tree import (
     send,
     snapshot,
 )
-from tests.isolation.conftest import eventually, living_below
+from tests.isolation.sandbox_calls import eventually, living_below
 
 SLEEPER = "import sys; print(flush=True); sys.stdin.read()"
 #: A parent that starts another child whenever one dies.

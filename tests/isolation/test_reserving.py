@@ -11,31 +11,34 @@ from typing import Any
 
 import pytest
 
+from orchestrator.isolation.outcome import Completed, Failed
 from orchestrator.isolation.process_tree import is_running
-from orchestrator.sandbox import Completed, Failed, Sandbox
+from orchestrator.sandbox import Sandbox
 from tenants.errors import OwnershipLost
-from tests.isolation.conftest import Running, eventually, living_below, step_call
+from tests.isolation.sandbox_calls import Running, eventually, living_below, step_call
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
 
 def test_a_reserved_process_is_used_or_kept(sandbox: Sandbox) -> None:
     with sandbox.reserve() as first:
-        keeper = first.ready()
-    assert is_running(keeper)
+        supervisor = first.ready()
+    assert is_running(supervisor)
     with sandbox.reserve() as second:
-        assert second.ready() == keeper, "it was kept for the next"
-        outcome = sandbox.run(step_call("echo", value=1), lambda name, payload: None, threading.Event(), cell=second)
+        assert second.ready() == supervisor, "it was kept for the next"
+        outcome = sandbox.run(step_call("echo", value=1), lambda name, payload: None, threading.Event(), process=second)
     assert outcome == Completed(1)
-    eventually(lambda: not is_running(keeper), "it ran one call and left")
+    eventually(lambda: not is_running(supervisor), "it ran one call and left")
 
 
 def test_a_reserved_process_that_has_died_is_replaced(sandbox: Sandbox) -> None:
-    with sandbox.reserve() as cell:
-        keeper = cell.ready()
-        os.kill(keeper.pid, signal.SIGKILL)
-        eventually(lambda: not is_running(keeper), "it is dead")
-        outcome = sandbox.run(step_call("echo", value=2), lambda name, payload: None, threading.Event(), cell=cell)
+    with sandbox.reserve() as process:
+        supervisor = process.ready()
+        os.kill(supervisor.pid, signal.SIGKILL)
+        eventually(lambda: not is_running(supervisor), "it is dead")
+        outcome = sandbox.run(
+            step_call("echo", value=2), lambda name, payload: None, threading.Event(), process=process
+        )
     assert outcome == Completed(2)
 
 

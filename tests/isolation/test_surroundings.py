@@ -13,8 +13,9 @@ import pytest
 
 from orchestrator.guard import Guard
 from orchestrator.isolation.environment import allowed_environment
-from orchestrator.sandbox import Completed, Sandbox
-from tests.isolation.conftest import Running, step_call
+from orchestrator.isolation.outcome import Completed
+from orchestrator.sandbox import Sandbox
+from tests.isolation.sandbox_calls import Running, step_call
 
 SECRETS = {
     "ONELANE_DATABASE_URL": "postgresql://u:hunter2@db/x",
@@ -46,7 +47,7 @@ def seen(make_sandbox: Callable[..., Sandbox], monkeypatch: pytest.MonkeyPatch) 
 def test_no_secret_in_the_environment_of_any_process(seen: dict[str, Any]) -> None:
     assert not set(SECRETS) & set(seen["environ"])
     assert seen["environ"]["LC_EXTRA"] == "1"
-    assert len(seen["proc_environ"]) == 3  # child, keeper, zygote
+    assert len(seen["proc_environ"]) == 3  # child, supervisor, zygote
     for text in seen["proc_environ"].values():
         assert "LC_EXTRA=1" in text
         assert "hunter2" not in text

@@ -17,11 +17,12 @@ import pytest
 
 from orchestrator.guard import Guard, GuardLost
 from orchestrator.isolation import guard_process
-from orchestrator.isolation.conversation import OWN_SLACK_SECONDS
 from orchestrator.isolation.environment import allowed_environment
+from orchestrator.isolation.outcome import Completed, Lost, TimedOut
 from orchestrator.isolation.process_tree import ProcessId, identify, is_running
-from orchestrator.sandbox import Completed, Lost, Sandbox, TimedOut, remove_abandoned
-from tests.isolation.conftest import STEPS, Running, eventually, step_call
+from orchestrator.isolation.step_run import OWN_SLACK_SECONDS
+from orchestrator.sandbox import Sandbox, remove_abandoned
+from tests.isolation.sandbox_calls import STEPS, Running, eventually, step_call
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
@@ -88,7 +89,7 @@ def test_worker_and_zygote_killed_together(start_worker: Callable[..., Worker], 
 
 
 def test_worker_and_guard_killed_together(start_worker: Callable[..., Worker], tmp_path: Path) -> None:
-    """Keepers and zygote hear of the worker's end themselves. The next worker removes the empty directory."""
+    """Supervisors and zygote hear of the worker's end themselves. The next worker removes the empty directory."""
     worker = start_worker()
     os.kill(worker.own[0].pid, signal.SIGKILL)
     worker.process.kill()
@@ -121,7 +122,7 @@ def test_a_continued_worker_reads_what_waits_before_it_judges(start_worker: Call
     eventually(lambda: time.monotonic() > stopped_at + overdue, "the worker itself would have acted", 60)
     worker.process.send_signal(signal.SIGCONT)
     assert [worker.read("outcome")["kind"] for _ in range(4)] == ["TimedOut"] * 4
-    assert "neither keeper nor guard" not in worker.log.read_text()
+    assert "neither supervisor nor guard" not in worker.log.read_text()
 
 
 def test_a_worker_that_does_not_beat_loses_its_steps(tmp_path: Path) -> None:
@@ -166,8 +167,8 @@ def test_a_lost_guard_is_replaced_and_knows_the_running_steps(tmp_path: Path, ho
     os.kill(first, how)
     eventually(lambda: guard.pid not in (None, first), "another guard is there", 10)
     assert guard.replacements == 1
-    keeper = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(keeper, signal.SIGSTOP)  # so that only the new guard can end it
+    supervisor = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(supervisor, signal.SIGSTOP)  # so that only the new guard can end it
     assert isinstance(running.outcome(), TimedOut)
     assert running.caller.living() == []
     sandbox.stop()
@@ -196,7 +197,7 @@ def test_without_any_guard_steps_end_and_none_starts(tmp_path: Path, monkeypatch
 
 
 def test_the_guard_never_signals_a_reused_pid() -> None:
-    """A keeper that is gone at registration, or whose pid has another start time, is nobody."""
+    """A supervisor that is gone at registration, or whose pid has another start time, is nobody."""
     bystander = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     identity = eventually(lambda: identify(bystander.pid), "it runs")
     from orchestrator.isolation.process_tree import end_tree
@@ -205,4 +206,4 @@ def test_the_guard_never_signals_a_reused_pid() -> None:
     assert (ended.processes, ended.proved) == (0, True)
     assert is_running(identity)
     bystander.communicate()
-    assert guard_process.KEEPER_SLACK_SECONDS < 2.0
+    assert guard_process.SUPERVISOR_SLACK_SECONDS < 2.0

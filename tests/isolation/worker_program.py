@@ -16,7 +16,7 @@ from orchestrator.guard import Guard
 from orchestrator.isolation.environment import allowed_environment
 from orchestrator.isolation.process_tree import identify
 from orchestrator.sandbox import Sandbox
-from tests.isolation.conftest import STEPS, step_call
+from tests.isolation.sandbox_calls import STEPS, step_call
 
 
 def main(scratch: str, silence: str, *functions: str) -> None:
@@ -43,7 +43,7 @@ def main(scratch: str, silence: str, *functions: str) -> None:
 
     def run(function: str) -> None:
         def serve(name: str, payload: dict[str, Any]) -> None:
-            pids = payload.get("pids", []) + [payload[role] for role in ("pid", "keeper") if role in payload]
+            pids = payload.get("pids", []) + [payload[role] for role in ("pid", "supervisor") if role in payload]
             say("step", processes=[named(pid) for pid in pids])
 
         name, _, limit = function.partition("@")

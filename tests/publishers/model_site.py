@@ -17,8 +17,8 @@ import pytest
 from actors import publishing
 from actors.clients import Clients
 from actors.clients.publishers.base import Post, PublicPost, PublisherClients
-from actors.context import Draft, SessionState, Target
 from actors.errors import LoginRequired, ProviderError, StepError
+from actors.port import Draft, SessionState, Target
 from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
 from actors.testing import MemoryPort

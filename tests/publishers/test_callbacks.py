@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from actors.clients import callbacks
-from actors.context import Callback, JobInfo, StepContext
+from actors.context import StepContext
 from actors.errors import CallbackFailed, UnsafeUrl
+from actors.port import Callback, JobInfo
 from actors.signals import Reject
 from actors.webhook import Delivery, deliver
 

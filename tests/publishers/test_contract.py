@@ -18,9 +18,9 @@ from actors.clients.browser import Browser
 from actors.clients.publishers import open_publisher
 from actors.clients.publishers.base import Post, PublisherClients
 from actors.clients.publishers.wordpress import WordPressPublisher
-from actors.context import Credentials, SessionState, Target
 from actors.errors import LoginRequired, ProviderError, PublishFailed, PublishRefused, StepError
 from actors.markdown import comparable, plain_text, render
+from actors.port import Credentials, SessionState, Target
 from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
 from actors.testing import MemoryPort

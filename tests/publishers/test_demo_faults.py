@@ -11,8 +11,8 @@ import pytest
 from actors import publishing
 from actors.clients.publishers.base import PublisherClients
 from actors.clients.publishers.demo import DemoPublisher
-from actors.context import Target
 from actors.errors import ProviderError, PublishFailed, ReadbackMismatch, StepError
+from actors.port import Target
 from actors.publishing import publish_draft
 from actors.signals import Retry
 from actors.testing import MemoryPort

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from actors.clients.publishers.demo import DemoPublisher
-from actors.context import Credentials
+from actors.port import Credentials
 from actors.publisher_contract import ContractSite, PublisherContract
 from tests.publishers.conftest import PASSWORD, DemoBlog
 from tests.wordpress import WordPressSite

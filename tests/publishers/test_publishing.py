@@ -12,7 +12,6 @@ import pytest
 
 from actors.clients.publishers import BUILT_IN, UnknownPublisher, open_publisher
 from actors.clients.publishers.base import PublicPost
-from actors.context import Draft, Target
 from actors.errors import (
     LoginRequired,
     OutcomeUnknown,
@@ -23,6 +22,7 @@ from actors.errors import (
     ReadbackMismatch,
     StepError,
 )
+from actors.port import Draft, Target
 from actors.publishing import find_difference, publish_draft
 from actors.signals import Reject, Retry, Snooze
 from actors.testing import MemoryPort

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from actors.context import MAX_ARTIFACT_BYTES
 from actors.errors import StepError
+from actors.port import MAX_ARTIFACT_BYTES
+from actors.step import MAX_OUTPUT_BYTES
 from orchestrator.execution import Execution
 from orchestrator.logs import configure
 from orchestrator.runtime import Runtime
-from orchestrator.sandbox import MAX_RESULT_BYTES
 from tenants.store import workers
 from tests.service import pipelines
 
@@ -137,7 +137,7 @@ def unknown_call(ctx: Any) -> dict[str, Any]:
         (lambda ctx: {"x": {1, 2}}, "JSON"),
         (lambda ctx: "text", "returns a dict"),
         (lambda ctx: {"x": "a\x00b"}, "U+0000"),
-        (lambda ctx: {"x": "y" * MAX_RESULT_BYTES}, f"{MAX_RESULT_BYTES} are allowed"),
+        (lambda ctx: {"x": "y" * MAX_OUTPUT_BYTES}, f"{MAX_OUTPUT_BYTES} are allowed"),
     ],
     ids=["artifact", "payload", "call", "not-json", "not-a-dict", "nul", "large"],
 )

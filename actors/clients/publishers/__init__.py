@@ -19,7 +19,7 @@ from ...errors import PublishFailed, StepError
 from ...extras import require_for_module
 
 if TYPE_CHECKING:
-    from ...context import Target
+    from ...port import Target
     from .base import Publisher, PublisherClients
 
 ENTRY_POINT_GROUP = "onelane.publishers"

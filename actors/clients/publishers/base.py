@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
-from ...context import Draft, SessionState, Target
+from ...port import Draft, SessionState, Target
 
 if TYPE_CHECKING:
     from .. import Clients

@@ -13,9 +13,9 @@ from urllib.parse import quote, urlencode
 
 from playwright.sync_api import Page, Response
 
-from ...context import Credentials, Draft, SessionState, Target
 from ...errors import LoginRequired, ProviderError, PublishFailed
 from ...markdown import comparable, plain_text, render
+from ...port import Credentials, Draft, SessionState, Target
 from ..browser import Browser, page_errors
 from .base import Post, PublicPost, PublisherClients
 from .pages import Pages, fill_in, paste_html

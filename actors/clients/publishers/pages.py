@@ -12,8 +12,8 @@ from typing import Any
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Locator, Page
 
-from ...context import SessionState
 from ...errors import LoginRequired, ProviderError
+from ...port import SessionState
 from ..browser import page_errors
 from .base import PublisherClients
 

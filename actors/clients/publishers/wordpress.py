@@ -23,10 +23,10 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-from ...context import Credentials, Draft, SessionState, Target
 from ...errors import LoginRequired, ProviderError, PublishFailed, PublishRefused
 from ...markdown import comparable, plain_text, render
 from ...options import list_option, text_option
+from ...port import Credentials, Draft, SessionState, Target
 from ..browser import Browser, page_errors
 from . import wordpress_scripts as scripts
 from .base import Post, PublicPost, PublisherClients

@@ -1,16 +1,15 @@
-"""The keeper: one small process above each step, which ends the step's tree and proves it.
+"""The step supervisor: one small process above each step, which ends the step's process tree and proves its end.
 
-It runs no code of a step. It is the subreaper of everything the step starts, so a grandchild that detached itself
-(`setsid`, double fork, a browser of its own session) becomes the keeper's child and not init's. Hence the proof: when
-`waitpid` answers that there is no child left, nothing of the step exists any more. Only then does the keeper remove
-the step's TMPDIR, say ``ended`` and go.
+It runs no code of a step. It is a Linux subreaper: a descendant of the step that detached itself (`setsid`, double
+fork, a browser with its own session) becomes the supervisor's child and not init's. So when `waitpid` reports that no
+child is left, no process of the step exists. Only then the supervisor removes the step's TMPDIR, sends ``ended`` and
+exits.
 
-It ends the tree when the child has gone, at the time limit, over the memory limit, when the worker asks, at end of
-file on the worker's connection, which is what a killed worker leaves, and when the worker is silent, which is what a
-stopped one is. None of this needs a thread of the worker, or the guard. Before it judges it reads what waits: it may
-have been stopped itself.
+It ends the tree when the child has exited, at the time limit, over the memory limit, when the worker asks, at end of
+file on the worker's connection (the worker was killed), and when the worker is silent (it was stopped). None of this
+needs a thread of the worker, or the guard. It reads waiting messages before each check, as it may have been stopped.
 
-Messages: ``hello {keeper, child}`` → worker; ``start {limit, tmpdir, memory}`` and ``end`` ← worker;
+Messages: ``hello {supervisor}`` → worker; ``start {limit, tmpdir, memory}`` and ``end`` ← worker;
 ``ended {cause, status, processes}`` → worker, with `cause` one of ``exit limit memory silent asked``.
 """
 
@@ -27,23 +26,23 @@ from typing import Any
 
 from orchestrator.isolation.frames import Channel, wait
 from orchestrator.isolation.heartbeat import WorkerWatch
-from orchestrator.isolation.mark import mark_of, put_on
-from orchestrator.isolation.posix import become_subreaper, name_process, now, outlive_orderly_stops
+from orchestrator.isolation.posix import become_subreaper, ignore_stop_signals, name_process, now
+from orchestrator.isolation.process_tag import set_tag, tag_of
 from orchestrator.isolation.process_tree import descendants, end_tree, identify, snapshot
 
-#: How often the memory of a tree is measured, where it has a limit. That takes some milliseconds, so the child alone,
-#: which is what grows fastest, is looked at more often.
+#: How often the memory of a tree with a limit is measured. That takes some milliseconds, so the child alone, which
+#: grows fastest, is measured more often.
 TREE_MEMORY_SECONDS = 0.5
 CHILD_MEMORY_SECONDS = 0.05
-#: The longest nap while a step runs. select() does not count the time that a host is suspended; the deadline does.
-LONGEST_NAP_SECONDS = 1.0
+#: The longest wait while a step runs. poll() does not count the time that a host is suspended; the deadline does.
+LONGEST_WAIT_SECONDS = 1.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Wakeups:
     """A descriptor that becomes readable whenever a child dies; a signal alone could be lost between two calls.
 
-    There is one per process, as there is one wake-up descriptor in Python. A fork closes the one that it inherits.
+    One per process, as Python has one wake-up descriptor. A fork closes the one that it inherits.
     """
 
     def __init__(self) -> None:
@@ -67,18 +66,18 @@ class Wakeups:
         self._writer.close()
 
 
-class Keeper:
-    """The keeper's loop. `fork_child` starts the step's process, without the given wake-ups, and gives its pid."""
+class StepSupervisor:
+    """The supervisor's loop. `fork_child` forks the child, which closes the given wake-ups; returns its pid."""
 
     def __init__(self, worker: socket.socket, watch: WorkerWatch, fork_child: Callable[[Wakeups], int]) -> None:
-        name_process("onelane-keeper")
-        outlive_orderly_stops()
+        name_process("step-supervisor")
+        ignore_stop_signals()
         become_subreaper()
         myself = identify(os.getpid())
         assert myself is not None
         self._myself = myself
-        put_on(mark_of(myself))
-        self._watch_worker = watch
+        set_tag(tag_of(myself))
+        self._worker_watch = watch
         self._wakeups = Wakeups()
         self._worker = Channel(worker)
         self._child = fork_child(self._wakeups)
@@ -90,8 +89,8 @@ class Keeper:
         self._measure_at = 0.0
 
     def run(self) -> None:
-        """Watch until the step must end, end it, say so."""
-        self._worker.post({"hello": {"keeper": os.getpid(), "child": self._child}})
+        """Watch until the step must end, end its tree, and report that."""
+        self._worker.post({"hello": {"supervisor": os.getpid()}})
         cause = "crash"
         try:
             cause = self._watch()
@@ -102,7 +101,7 @@ class Keeper:
 
     def _watch(self) -> str:
         while True:
-            wait([self._worker, self._wakeups], self._nap())
+            wait([self._worker, self._wakeups], self._wait_seconds())
             self._wakeups.clear()
             self._reap()
             for message in self._worker.pull():
@@ -116,7 +115,7 @@ class Keeper:
                 return "exit"
             if self._ends_at is not None and now() >= self._ends_at:
                 return "limit"
-            if self._ends_at is not None and self._watch_worker.seconds_left() <= 0:
+            if self._ends_at is not None and self._worker_watch.seconds_left() <= 0:
                 return "silent"
             if self._memory_limit is not None and self._is_over(self._memory_limit):
                 return "memory"
@@ -126,21 +125,21 @@ class Keeper:
         self._memory_limit = order["memory"]
         self._ends_at = now() + order["limit"]
 
-    def _nap(self) -> float | None:
+    def _wait_seconds(self) -> float | None:
         if self._ends_at is None:
             return None
-        longest = LONGEST_NAP_SECONDS if self._memory_limit is None else CHILD_MEMORY_SECONDS
-        return min(longest, max(0.0, self._ends_at - now()), max(0.0, self._watch_worker.seconds_left()))
+        longest = LONGEST_WAIT_SECONDS if self._memory_limit is None else CHILD_MEMORY_SECONDS
+        return min(longest, max(0.0, self._ends_at - now()), max(0.0, self._worker_watch.seconds_left()))
 
     def _is_over(self, limit: int) -> bool:
-        """Resident pages overstate the child's share, so they only say when a proper measurement is worth its time."""
+        """Whether the tree holds more. The child's resident pages, an upper bound, decide whether to measure it all."""
         if now() < self._measure_at and resident_memory(self._child) <= limit:
             return False
         self._measure_at = now() + TREE_MEMORY_SECONDS
         return tree_memory(os.getpid()) > limit
 
     def _reap(self) -> None:
-        """Collect the dead. The child's own wait status is kept; an orphan's is of no interest."""
+        """Collect dead processes, and keep the child's wait status."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -153,7 +152,7 @@ class Keeper:
                 self._status = status
 
     def _end(self) -> int:
-        """Kill until no child is left; return how many processes that took."""
+        """Kill until no child is left; return the number of killed processes."""
         processes = 0
         self._reap()
         while not self._childless:
@@ -167,7 +166,7 @@ class Keeper:
 
 
 def remove_directory(path: str | Path) -> None:
-    """Remove a step's directory, also where the step took away its own permissions. Never follows a link out of it."""
+    """Remove a step's directory, even if the step removed permissions in it. Never follows a link out of it."""
 
     def allow_and_retry(function: Callable[..., Any], name: str, error: object) -> None:
         with suppress(OSError):
@@ -175,17 +174,17 @@ def remove_directory(path: str | Path) -> None:
             os.chmod(name, 0o700, follow_symlinks=True) if not os.path.islink(name) else None
             function(name)
 
-    for _ in range(3):  # each pass can only clear the level whose permissions the pass before it mended
+    for _ in range(3):  # each pass clears only the level whose permissions the pass before it restored
         if not os.path.lexists(path):
             return
         shutil.rmtree(path, onerror=allow_and_retry)
 
 
 def tree_memory(root: int) -> int:
-    """Bytes of memory that everything below `root` holds.
+    """Bytes of memory of all processes below `root`.
 
-    Proportional shares, so that pages which the zygote's forks have in common are not counted once for each process.
-    A process whose shares this user can't read (Chromium's renderers forbid it) counts with all of its resident pages.
+    Proportional shares, so that pages which the zygote's forks share are counted once. A process whose shares this user
+    cannot read (Chromium's renderers forbid it) counts with all of its resident pages.
     """
     return sum(_process_memory(record.identity.pid) for record in descendants([root], snapshot()))
 
