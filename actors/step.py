@@ -1,17 +1,19 @@
-"""The `@step` decorator and the `Step` that it makes.
+"""The `@step` decorator and the `Step` that it makes, and the check of a step's output.
 
-A step only records what was declared: no broker, database or network is touched at import. The runtime declares
-one Dramatiq actor per step, named ``pipeline.step``, on the step's lane.
+A `Step` only records its declaration: importing one opens no connection. The worker declares one Dramatiq actor per
+step, named ``pipeline.step``, on the step's lane.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .declarations import ClientName, Declaration
+from .errors import InvalidCall
 
 if TYPE_CHECKING:
     from .context import StepContext
@@ -22,13 +24,13 @@ StepFunction = Callable[["StepContext[Any]"], "dict[str, Any]"]
 
 #: Bytes that a step's output may have as JSON.
 MAX_OUTPUT_BYTES = 1 << 20
-#: A lane's name: also a Dramatiq queue name and a part of a Redis key.
+#: A lane's name is also a Dramatiq queue name and part of a Redis key.
 LANE_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One part of a pipeline. Call it with a `StepContext`; it gives back the step's output as plain data."""
+    """One part of a pipeline. Call it with a `StepContext`; it returns the step's output as plain data."""
 
     #: The function's name; unique within a pipeline.
     name: str
@@ -37,17 +39,17 @@ class Step:
     function: StepFunction
     #: Seconds that one attempt may take; its process tree is dead two seconds later.
     time_limit: float
-    #: Attempts in all, the first one included.
+    #: Including the first attempt.
     max_attempts: int
     #: Least and greatest delay between attempts, in seconds.
     backoff: tuple[float, float]
     isolation: Isolation
     effect: Effect
-    #: False: best effort; the job goes on when the step fails.
+    #: False: best effort; the job continues if the step fails.
     required: bool
-    #: Bytes of memory that the step's process may take; None leaves it to the setting.
+    #: Bytes of memory for the step's processes; None for the setting.
     memory_limit: int | None
-    #: What the step may ask the worker for; every other call of its port is refused.
+    #: What the step may use; the worker refuses other calls.
     uses: Declaration
 
     @property
@@ -74,12 +76,10 @@ def step(
     drafts: bool = False,
     publication: bool = False,
 ) -> Callable[[StepFunction], Step]:
-    """Declare a function as a step. See `Step` for the meaning of each setting.
-
-    A step gets only what it declares; the worker refuses every other call:
+    """Declare a function as a step. `Step` describes the settings; the worker refuses calls that are not declared.
 
     Args:
-        lane: see `Step`, as for every argument that is not listed here.
+        lane: see `Step`.
         time_limit: seconds.
         max_attempts: at least 1.
         backoff: seconds.
@@ -99,54 +99,70 @@ def step(
 
     def declare(function: StepFunction) -> Step:
         name = function.__name__
-        _check(name, lane, time_limit, max_attempts, backoff, isolation, effect, memory_limit)
         try:
-            uses = Declaration.of(clients, session=session, drafts=drafts, publication=publication)
+            made = Step(
+                name=name,
+                lane=lane,
+                function=function,
+                time_limit=float(time_limit),
+                max_attempts=max_attempts,
+                backoff=(float(backoff[0]), float(backoff[1])),
+                isolation=isolation,
+                effect=effect,
+                required=required,
+                memory_limit=memory_limit,
+                uses=Declaration.of(clients, session=session, drafts=drafts, publication=publication),
+            )
         except ValueError as error:
             raise ValueError(f"step {name!r}: {error}") from None
-        return Step(
-            name=name,
-            lane=lane,
-            function=function,
-            time_limit=float(time_limit),
-            max_attempts=max_attempts,
-            backoff=(float(backoff[0]), float(backoff[1])),
-            isolation=isolation,
-            effect=effect,
-            required=required,
-            memory_limit=memory_limit,
-            uses=uses,
-        )
+        if faults := _faults(made):
+            raise ValueError(f"step {name!r}: " + "; ".join(faults))
+        return made
 
     return declare
 
 
-def _check(
-    name: str,
-    lane: str,
-    time_limit: float,
-    max_attempts: int,
-    backoff: tuple[float, float],
-    isolation: str,
-    effect: str,
-    memory_limit: int | None,
-) -> None:
+def _faults(step: Step) -> list[str]:
     faults = []
-    if not LANE_PATTERN.fullmatch(lane):
-        faults.append(f"lane={lane!r} must match {LANE_PATTERN.pattern}")
-    if not 0 < time_limit <= 86_400:
-        faults.append(f"time_limit={time_limit!r} must be more than 0 and at most 86400 seconds")
-    if not 1 <= max_attempts <= 100:
-        faults.append(f"max_attempts={max_attempts!r} must be 1 to 100")
-    if not 0 <= backoff[0] <= backoff[1] <= 86_400:
-        faults.append(f"backoff={backoff!r} must be (least, greatest) seconds, 0 to 86400")
-    if isolation not in ("process", "thread"):
-        faults.append(f"isolation={isolation!r} must be 'process' or 'thread'")
-    if effect not in ("pure", "idempotent", "irreversible"):
-        faults.append(f"effect={effect!r} must be 'pure', 'idempotent' or 'irreversible'")
-    if isolation == "thread" and effect == "irreversible":
+    if not LANE_PATTERN.fullmatch(step.lane):
+        faults.append(f"lane={step.lane!r} must match {LANE_PATTERN.pattern}")
+    if not 0 < step.time_limit <= 86_400:
+        faults.append(f"time_limit={step.time_limit:g} must be more than 0 and at most 86400 seconds")
+    if not 1 <= step.max_attempts <= 100:
+        faults.append(f"max_attempts={step.max_attempts!r} must be 1 to 100")
+    if not 0 <= step.backoff[0] <= step.backoff[1] <= 86_400:
+        faults.append(f"backoff={step.backoff!r} must be (least, greatest) seconds, 0 to 86400")
+    if step.isolation not in ("process", "thread"):
+        faults.append(f"isolation={step.isolation!r} must be 'process' or 'thread'")
+    if step.effect not in ("pure", "idempotent", "irreversible"):
+        faults.append(f"effect={step.effect!r} must be 'pure', 'idempotent' or 'irreversible'")
+    if step.isolation == "thread" and step.effect == "irreversible":
         faults.append("an irreversible step needs isolation='process': a thread cannot be stopped at its limit")
-    if memory_limit is not None and memory_limit < 64 * 1024 * 1024:
-        faults.append(f"memory_limit={memory_limit!r} must be at least 64 MiB, in bytes")
-    if faults:
-        raise ValueError(f"step {name!r}: " + "; ".join(faults))
+    if step.memory_limit is not None and step.memory_limit < 64 * 1024 * 1024:
+        faults.append(f"memory_limit={step.memory_limit!r} must be at least 64 MiB, in bytes")
+    return faults
+
+
+def check_output(output: Any) -> bytes:
+    """A step's output as JSON.
+
+    Raises:
+        InvalidCall: it is not a dict of JSON data, or is too large.
+    """
+    if not isinstance(output, dict):
+        raise InvalidCall(f"the step returned {type(output).__name__}; a step returns a dict of plain data")
+    return encode_output(output)
+
+
+def encode_output(output: Any, max_bytes: int = MAX_OUTPUT_BYTES) -> bytes:
+    """Any value as JSON. Raises InvalidCall as `check_output` does."""
+    try:
+        encoded = json.dumps(output, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidCall(f"the step returned something that is not JSON: {error}") from error
+    if len(encoded) > max_bytes:
+        raise InvalidCall(
+            f"the step returned {len(encoded)} bytes of JSON, where {max_bytes} are allowed; keep large data as an "
+            "artifact"
+        )
+    return encoded

@@ -1,4 +1,4 @@
-"""A testing aid for those who write steps: a port in memory, and a step's run without a worker.
+"""For tests of steps: a port in memory, and a run of a step without a worker.
 
     from onelane.testing import MemoryPort, run_step
 
@@ -6,12 +6,10 @@
     assert run_step(outline, Topic(topic="Ovens"), port) == {"heads": ["Ovens"]}
     assert port.logs == [("info", "one head")]
 
-`MemoryPort` answers every call that a step can make, with the ledger's rules: an entry moves intent → started →
-confirmed or unknown, and `absent` takes a started one back to intent. What the step said and kept is in its
-attributes. `run_step` holds the step to what a worker holds it to: its input is validated, undeclared calls are
-refused, and its output must be JSON data of at most `MAX_OUTPUT_BYTES`.
-
-It needs no test framework, no server and no process.
+`MemoryPort` answers every call of a step by the ledger's rules: an entry moves intent → started → confirmed or
+unknown, and `absent` moves a started one back to intent. Its attributes record what the step sent. `run_step` applies
+a worker's checks: the input is validated, undeclared calls are refused, and the output must be JSON data of at most
+`MAX_OUTPUT_BYTES`. Neither needs a test framework, a server or a process.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from .context import StepContext
 from .declarations import Declaration
 from .errors import InvalidCall, OwnershipLost
 from .port import JobInfo
-from .step import MAX_OUTPUT_BYTES, Step
+from .step import Step, check_output
 
 __all__ = ["MemoryPort", "make_context", "run_step"]
 
@@ -39,9 +37,9 @@ InputT = TypeVar("InputT", bound=BaseModel)
 class MemoryPort:
     """Answers `Port.call` from plain attributes, which tests set and read.
 
-    `settings` are those of clients, by name: `text_model`, `browser`, `http`. `fail` maps a call to what is raised when
-    it is made: an exception, or a function that may raise. `now` is the clock of the ledger, in seconds. `uses` is what
-    the step declares; `make_context` sets it, and a call that is not covered raises `NotDeclared`, as the worker does.
+    `settings` are the clients' settings by name: `text_model`, `browser`, `http`. `fail` maps a call to an exception
+    or to a function that may raise. `now` is the ledger's clock, in seconds. `uses` is the step's declaration, set by
+    `make_context`; other calls raise `NotDeclared`.
     """
 
     def __init__(
@@ -76,7 +74,7 @@ class MemoryPort:
         self.owned = True
         self.uses: Declaration | None = None
         self.step_name = "step"
-        #: Log lines that the step wrote faster than is kept.
+        #: Log lines that were dropped because the step wrote them too fast.
         self.left_out = 0
 
     def call(self, name: str, payload: dict[str, Any]) -> Any:
@@ -199,18 +197,18 @@ def make_context(
     attempt: int = 1,
     seconds: float | None = None,
 ) -> StepContext[InputT]:
-    """A context for one attempt, as a worker would make it.
+    """A context for one attempt.
 
     Args:
         input: the job's input.
-        port: where calls go; a new one when it is left out.
-        step: whose declaration and time limit count; without it every call is allowed.
-        outputs: what the steps before it have returned, by their names.
+        port: a new one by default.
+        step: gives declaration and time limit; without it every call is allowed.
+        outputs: the outputs of the steps before it, by name.
         account: the job's account.
         pipeline: the name of the job's pipeline.
         tags: the job's tags.
         attempt: 1 for the first one.
-        seconds: until the attempt is ended; the step's time limit, or 300, when it is left out.
+        seconds: until the attempt is ended; by default the step's time limit, or 300.
     """
     port = port or MemoryPort()
     limit = 300.0 if step is None else step.time_limit
@@ -229,9 +227,9 @@ def make_context(
 
 
 def run_step(step: Step, input: BaseModel, port: MemoryPort | None = None, **context: Any) -> dict[str, Any]:
-    """Run a step once, here, and give back its output as later steps and the API see it: as JSON data.
+    """Run a step once, in this thread; returns its output as JSON data, as later steps and the API get it.
 
-    `context` is what `make_context` takes. What the step raises comes out as it is, signals included.
+    `context` are the arguments of `make_context`. Exceptions and signals of the step are not caught.
 
     Raises:
         NotDeclared: it used what its `@step` does not declare.
@@ -242,12 +240,4 @@ def run_step(step: Step, input: BaseModel, port: MemoryPort | None = None, **con
         output = step(ctx)
     finally:
         ctx.close()
-    if not isinstance(output, dict):
-        raise InvalidCall(f"the step returned {type(output).__name__}; a step returns a dict of plain data")
-    try:
-        encoded = json.dumps(output, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidCall(f"the step returned something that is not JSON: {error}") from error
-    if len(encoded) > MAX_OUTPUT_BYTES:
-        raise InvalidCall(f"the step returned {len(encoded)} bytes of JSON, where {MAX_OUTPUT_BYTES} are allowed")
-    return cast("dict[str, Any]", json.loads(encoded))
+    return cast("dict[str, Any]", json.loads(check_output(output)))

@@ -1,36 +1,40 @@
-"""Connections to addresses that the guard has judged, within a time that counts from the first byte to the last.
+"""HTTP exchanges over connections to checked addresses, with one deadline for the whole exchange.
 
 Invariants
-- A connection goes to one of the addresses of a `ResolvedUrl`. The name is not resolved again, so a name whose address
-  changes between check and use gains nothing.
-- The deadline bounds the whole exchange. A time-out per read would let a server send single bytes without an end.
+- A connection goes to one of the addresses that `safe_url` has checked. The name is not resolved again, so a change of
+  its address after the check has no effect.
+- The deadline bounds the whole exchange: with a time-out per read a server could send single bytes forever.
+- No proxy of the environment is used: it would connect to any address.
 """
 
 from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import httpcore2
 import httpx2
 
 from ..errors import UnsafeUrl
-from .safe_url import ResolvedUrl
+from .safe_url import ResolvedUrl, check_url
 
-#: One write to the socket; the time that is left is looked at between two of them.
+#: What an exchange raises for a network fault, besides `httpcore2.TimeoutException`.
+NETWORK_ERRORS = (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol, OSError)
+#: Bytes per write to the socket; the deadline is checked between writes.
 _WRITE_BYTES = 64 * 1024
 
 
 class Deadline:
-    """A point in time that no read, write or connect passes."""
+    """The time at which every connect, read and write ends."""
 
     def __init__(self, seconds: float) -> None:
         self._ends_at = time.monotonic() + seconds
 
     def left(self, timeout: float | None) -> float:
-        """The seconds until the deadline, or `timeout` where that is sooner.
+        """The seconds until the deadline, or `timeout` if that is shorter.
 
         Raises:
             httpcore2.ReadTimeout: none are left.
@@ -41,8 +45,8 @@ class Deadline:
         return left if timeout is None else min(left, timeout)
 
 
-class JudgedAddresses(httpcore2.NetworkBackend):
-    """Connects to the judged addresses of one host and port, and to nothing else."""
+class CheckedAddresses(httpcore2.NetworkBackend):
+    """Connects only to the checked addresses of one host and port."""
 
     def __init__(self, resolved: ResolvedUrl, deadline: Deadline) -> None:
         self._resolved = resolved
@@ -72,7 +76,7 @@ class JudgedAddresses(httpcore2.NetworkBackend):
 
 
 class _BoundedStream(httpcore2.NetworkStream):
-    """A stream whose reads and writes all end at the deadline."""
+    """A stream whose reads and writes end at the deadline."""
 
     def __init__(self, stream: httpcore2.NetworkStream, deadline: Deadline) -> None:
         self._stream = stream
@@ -96,6 +100,30 @@ class _BoundedStream(httpcore2.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+@contextmanager
+def exchange(
+    method: str,
+    url: str,
+    *,
+    allowed_hosts: Collection[str],
+    headers: Mapping[str, str],
+    content: bytes | None,
+    deadline: Deadline,
+) -> Iterator[httpcore2.Response]:
+    """Send one request over a new connection; the answer's body is not read yet.
+
+    Raises:
+        UnsafeUrl: the URL leads to an address that is not allowed.
+        httpcore2.TimeoutException, *NETWORK_ERRORS: the exchange failed.
+    """
+    resolved, target = check_url(url, allowed_hosts), wire_url(url)
+    with (
+        httpcore2.ConnectionPool(network_backend=CheckedAddresses(resolved, deadline)) as pool,
+        pool.stream(method, target, headers=list(headers.items()), content=content) as answer,
+    ):
+        yield answer
 
 
 def wire_url(url: str) -> httpcore2.URL:

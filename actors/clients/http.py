@@ -1,10 +1,8 @@
-"""HTTP for steps and publishers: every connection is judged, and every exchange has a bound on time and size.
+"""HTTP for steps and publishers: every address is checked, and every exchange is bounded in time and size.
 
 Invariants
-- A private address is reached only as `ONELANE_ALLOWED_HOSTS` says, and the address that was judged is the one that is
-  connected to (`connections`). Each redirect is judged as a URL of its own.
-- No proxy of the environment is used; it would connect wherever it likes.
-- An exchange ends in time, also when the server sends one byte now and then, and no answer fills the memory.
+- A private address is reached only if `ONELANE_ALLOWED_HOSTS` allows it; see `connections`. Each redirect is checked.
+- A slow server cannot prolong an exchange, and a large answer cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -18,9 +16,9 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import httpcore2
 
-from ..errors import ProviderError, ProviderTimeout, UnsafeUrl
-from .connections import Deadline, JudgedAddresses, wire_url
-from .safe_url import check_url
+from ..errors import ProviderError, ProviderTimeout
+from .connections import NETWORK_ERRORS, Deadline, exchange
+from .safe_url import origin
 
 #: Bounds of one exchange, redirects included.
 REQUEST_SECONDS = 30.0
@@ -28,15 +26,15 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_REDIRECTS = 5
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-#: Headers that only the host which they were written for may read.
+#: Headers that are dropped when a redirect leads to another origin.
 _PRIVATE_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
-#: Headers that this client writes by itself: two of them in one request are read differently by different servers.
+#: Headers that only this client sets: servers differ in how they read a header that is given twice.
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
 
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """A whole answer. `url` is where it came from, after redirects; the names of `headers` are in lower case."""
+    """A complete answer. `url` is its address after redirects; the names of `headers` are in lower case."""
 
     url: str
     status: int
@@ -44,7 +42,7 @@ class HttpAnswer:
     content: bytes
 
     def text(self) -> str:
-        """The body as text in its own character set; what does not fit that becomes a replacement character."""
+        """The body, decoded by its declared character set; invalid bytes become replacement characters."""
         charset = "utf-8"
         for part in self.headers.get("content-type", "").split(";")[1:]:
             name, _, value = part.partition("=")
@@ -59,7 +57,7 @@ class HttpAnswer:
         """The body as JSON.
 
         Raises:
-            ProviderError: it is none.
+            ProviderError: it is not JSON.
         """
         try:
             return json_text.loads(self.content)
@@ -69,7 +67,7 @@ class HttpAnswer:
 
 
 class Http:
-    """Makes requests, each over a connection of its own. From a step: `ctx.clients.http()`."""
+    """Makes requests, each over a new connection. From a step: `ctx.clients.http()`."""
 
     def __init__(self, allowed_hosts: Collection[str], remaining_seconds: Callable[[], float]) -> None:
         self._allowed_hosts = tuple(allowed_hosts)
@@ -97,14 +95,14 @@ class Http:
     ) -> HttpAnswer:
         """Make one request and read the whole answer, whatever its status. Redirects are followed for GET and HEAD.
 
-        `params` are added to the URL's query; `json` is sent as JSON, `content` as it is. The time is bounded by
-        `at_most_seconds` and by what the step has left.
+        `params` are added to the URL's query; `json` is sent as JSON, `content` unchanged. The time is bounded by
+        `at_most_seconds` and by the step's remaining time.
 
         Raises:
-            UnsafeUrl: the URL, or a redirect, leads where this installation does not allow.
-            ProviderTimeout: there was no whole answer in time.
-            ProviderError: nobody answered, or not in HTTP, or the answer is larger than `max_bytes`.
-            ValueError: the request itself is out of shape.
+            UnsafeUrl: the URL, or a redirect, leads to an address that is not allowed.
+            ProviderTimeout: there was no complete answer in time.
+            ProviderError: there was no answer in HTTP, or it is larger than `max_bytes`.
+            ValueError: the request is malformed.
         """
         seconds = min(at_most_seconds, self._remaining_seconds())
         if seconds <= 0:
@@ -118,7 +116,7 @@ class Http:
             if answer.status not in _REDIRECTS or location is None or method not in ("GET", "HEAD"):
                 return answer
             following = urljoin(target, location)
-            if _origin(following) != _origin(target):
+            if origin(following) != origin(target):
                 sent = {name: value for name, value in sent.items() if name not in _PRIVATE_HEADERS}
             target = following
             if time.monotonic() >= ends_at:
@@ -128,16 +126,13 @@ class Http:
     def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, deadline: Deadline, max_bytes: int
     ) -> HttpAnswer:
-        resolved = check_url(url, self._allowed_hosts)
+        hosts = self._allowed_hosts
         try:
-            with (
-                httpcore2.ConnectionPool(network_backend=JudgedAddresses(resolved, deadline)) as pool,
-                pool.stream(method, wire_url(url), headers=list(headers.items()), content=body) as answer,
-            ):
+            with exchange(method, url, allowed_hosts=hosts, headers=headers, content=body, deadline=deadline) as answer:
                 return HttpAnswer(url, answer.status, _answer_headers(answer), _read(url, answer, max_bytes))
         except httpcore2.TimeoutException as error:
             raise ProviderTimeout(f"{method} {url} did not answer in time") from error
-        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol, OSError) as error:
+        except NETWORK_ERRORS as error:
             raise ProviderError(f"{method} {url} failed: {type(error).__name__}: {str(error)[:300]}") from error
 
 
@@ -149,7 +144,7 @@ def _request_headers(
     headers = {name.lower(): value for name, value in (given or {}).items()}
     owned = sorted(_OWN_HEADERS & headers.keys())
     if owned:
-        raise ValueError(f"the headers {', '.join(owned)} are written by the client itself")
+        raise ValueError(f"the headers {', '.join(owned)} are set by the client itself")
     body = content
     if json is not None:
         body = json_text.dumps(json, allow_nan=False).encode()
@@ -166,7 +161,7 @@ def _answer_headers(answer: httpcore2.Response) -> dict[str, str]:
 
 
 def _read(url: str, answer: httpcore2.Response, max_bytes: int) -> bytes:
-    """The body, up to the bound; what is larger is refused before it is held."""
+    """The body; a larger one than `max_bytes` is refused while it is read."""
     read = bytearray()
     for chunk in answer.iter_stream():
         read += chunk
@@ -179,11 +174,3 @@ def _with_params(url: str, params: Mapping[str, Any] | None) -> str:
     if not params:
         return url
     return f"{url}{'&' if urlsplit(url).query else '?'}{urlencode(params, doseq=True)}"
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError as error:
-        raise UnsafeUrl(f"{url!r} is not a URL: {error}") from None

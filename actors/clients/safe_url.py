@@ -1,11 +1,11 @@
-"""The guard against server-side request forgery: which URLs this installation may open.
+"""Protection against server-side request forgery: which URLs this installation may open.
 
-Invariants:
-- The decision is made on addresses, never on the look of a name: whatever spelling a host has (decimal, octal,
-  IPv4 inside IPv6, full-width digits), it is resolved first and each of its addresses is judged.
-- Who connects, connects to `ResolvedUrl.addresses` and does not resolve again, so that a name that changes its
-  mind between check and use gains nothing.
-- One check covers one hop. Who follows redirects checks each of them.
+Invariants
+- Addresses are checked, not names: any spelling of a host (decimal, octal, IPv4 inside IPv6, full-width digits) is
+  resolved first, and each of its addresses is checked.
+- The caller connects to `ResolvedUrl.addresses` and does not resolve again: a change of the name's address after the
+  check has no effect.
+- One check covers one hop: a caller that follows redirects checks each of them.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ Resolve = Callable[[str, int], Collection[str]]
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Browsers drop tabs and newlines and read "\" as "/", Python does not: two readings of one URL are refused.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
-# Prefixes whose addresses carry an IPv4 address that the packet reaches in the end.
+# Prefixes whose addresses contain the IPv4 address that the packet finally reaches.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
 class HostNotFound(UnsafeUrl):
-    """The name did not resolve. Unlike its parent this may pass: name servers have bad minutes."""
+    """The name did not resolve. Unlike its parent class it is retried: a name server may fail for a while."""
 
     permanent = False
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedUrl:
-    """A URL that may be opened, and the addresses that were judged; connect to these and no others."""
+    """A URL that may be opened, and its checked addresses; connect only to these."""
 
     url: str
     host: str
@@ -50,7 +50,7 @@ class ResolvedUrl:
 
 @dataclass(frozen=True, slots=True)
 class _Allowed:
-    """One entry of the allowed hosts: a name or a network, on one port or on all."""
+    """An entry of the allowed hosts: a name or a network, on one port or on all."""
 
     host: str | None
     network: Network | None
@@ -65,11 +65,11 @@ class _Allowed:
 
 
 def check_url(url: str, allowed_hosts: Collection[str], *, resolve: Resolve | None = None) -> ResolvedUrl:
-    """Judge a URL; `allowed_hosts` names what may be reached although it is not public.
+    """Check a URL; `allowed_hosts` lists hosts that may be reached although they are not public.
 
     An entry is ``host``, ``host:port``, an address, ``address:port``, ``[v6]:port`` or a network such as
-    ``10.1.0.0/16``. An entry that is a name covers whatever the name resolves to; an address or network covers every
-    name that resolves into it.
+    ``10.1.0.0/16``. A name covers every address that it resolves to; an address or network covers every name that
+    resolves into it.
 
     Raises:
         UnsafeUrl: the URL is malformed, carries user info, or leads to an address that is not public or allowed.
@@ -83,7 +83,7 @@ def check_url(url: str, allowed_hosts: Collection[str], *, resolve: Resolve | No
 def check_host(
     host: str, port: int, allowed_hosts: Collection[str], *, url: str | None = None, resolve: Resolve | None = None
 ) -> ResolvedUrl:
-    """The same judgement for a host and port that are already parted, such as a proxy's CONNECT. See `check_url`."""
+    """`check_url` for a host and port, such as those of a proxy's CONNECT."""
     shown = url or f"{host}:{port}"
     name = _normal_host(host, shown)
     entries = parse_allowed_hosts(tuple(allowed_hosts))
@@ -106,7 +106,7 @@ def check_host(
 
 @lru_cache(maxsize=64)
 def parse_allowed_hosts(entries: tuple[str, ...]) -> tuple[_Allowed, ...]:
-    """The parsed entries of an allow-list; settings call it at start so that a typing error shows at once.
+    """The parsed entries of an allow-list; settings call it at start, so that a malformed entry is reported then.
 
     Raises:
         ValueError: an entry is malformed; the message quotes it.
@@ -137,6 +137,19 @@ def _parse_entry(entry: str) -> _Allowed:
         return _Allowed(_normal_host(host, entry), None, port)
 
 
+def origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port of a URL.
+
+    Raises:
+        UnsafeUrl: it is malformed.
+    """
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError as error:
+        raise UnsafeUrl(f"{url!r} is not a URL: {error}") from None
+
+
 def _host_and_port(url: str) -> tuple[str, int]:
     if _AMBIGUOUS.search(url):
         raise UnsafeUrl(f"{url!r}: spaces, control characters and backslashes do not belong in a URL")
@@ -155,7 +168,7 @@ def _host_and_port(url: str) -> tuple[str, int]:
 
 
 def _normal_host(host: str, shown: str) -> str:
-    """Lower case, IDNA, no final dot; an address in any of its old spellings becomes the plain one."""
+    """Lower case, IDNA, no final dot; an address in an old spelling becomes the plain one."""
     text = host.strip("[]").lower().removesuffix(".")
     if "%" in text or not text:
         raise UnsafeUrl(f"{shown}: {host!r} is not a host that can be opened")
@@ -179,10 +192,10 @@ def _normal_host(host: str, shown: str) -> str:
 
 
 def resolve_host(name: str, port: int) -> Collection[str]:
-    """The addresses of a name, as this host's resolver tells them.
+    """The addresses of a name, by this host's resolver.
 
     Raises:
-        HostNotFound: it tells none.
+        HostNotFound: the name does not resolve.
     """
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)

@@ -194,6 +194,8 @@ def resolve(reference: str) -> Any:
 def perform(call: dict[str, Any], port: WorkerPort) -> dict[str, Any]:
     """Run the step; its result as plain data for `outcome.from_wire`."""
     from actors.context import StepContext
+    from actors.errors import InvalidCall
+    from actors.step import encode_output
 
     try:
         function = resolve(f"{call['module']}:{call['function']}")
@@ -210,16 +212,11 @@ def perform(call: dict[str, Any], port: WorkerPort) -> dict[str, Any]:
     except BaseException as error:
         return _raised(error)
     try:
-        size = len(plain_json(value))
-    except (TypeError, ValueError, RecursionError) as error:
-        return _unusable(f"the step returned something that is not JSON: {error}")
+        encode_output(value, call["max_result_bytes"])
+    except InvalidCall as error:
+        return _unusable(str(error))
     except MemoryError:
         return {"kind": "out_of_memory", "message": "no memory was left to encode the result"}
-    if size > call["max_result_bytes"]:
-        return _unusable(
-            f"the step returned {size} bytes of JSON, where {call['max_result_bytes']} are allowed; "
-            "keep large data as an asset and return its id"
-        )
     return {"kind": "completed", "value": value}
 
 

@@ -28,6 +28,7 @@ from ...markdown import comparable, plain_text, render
 from ...options import list_option, text_option
 from ...port import Credentials, Draft, SessionState, Target
 from ..browser import Browser, page_errors
+from ..safe_url import origin
 from . import wordpress_scripts as scripts
 from .base import Post, PublicPost, PublisherClients
 from .pages import Pages, fill_in
@@ -129,7 +130,7 @@ class WordPressPublisher:
     def _signed_in(self, page: Page) -> bool:
         """Whether WordPress knows this browser; keeps the nonce that REST calls of its session need."""
         response = self._browser.goto(page, f"{self._admin}/admin-ajax.php?action=rest-nonce")
-        self._check_origin(page.url)
+        check_origin(self._base, page.url)
         answer = response.text().strip()
         if response.status == 200 and _NONCE.fullmatch(answer):
             self._nonce = answer
@@ -138,23 +139,6 @@ class WordPressPublisher:
         if answer == "0" or page.url.startswith(self._login):
             return False
         raise ProviderError(f"{self._admin} answers {response.status} and does not look like WordPress")
-
-    def _check_origin(self, url: str, *, claimed: bool = False) -> None:
-        """Refuse a site that is at another address: the session's cookies are not sent there.
-
-        Of an address that the site only claims, the scheme is passed over: behind a proxy that ends TLS many sites
-        believe that they are plain http.
-
-        Raises:
-            PublishRefused: it is elsewhere; the message has the address that is right.
-        """
-        own, base = _origin(url), _origin(self._base)
-        same = _without_scheme(own) == _without_scheme(base) if claimed else own == base
-        if not same:
-            right = _with_origin(self._base, url)
-            raise PublishRefused(
-                f"the target's base_url is {self._base}, and the site's own address is {right}: set base_url to that"
-            )
 
     def _check_address(self, page: Page) -> None:
         """Compare base_url with the address that WordPress itself says that it has, before anybody must sign in.
@@ -169,7 +153,7 @@ class WordPressPublisher:
             return  # its REST interface is closed to strangers; the sign-in form is looked at too
         address = site.get("url") if isinstance(site, dict) else None
         if isinstance(address, str) and address:
-            self._check_origin(address, claimed=True)
+            check_origin(self._base, address, claimed=True)
 
     def _is_user(self, credentials: Credentials | None) -> bool:
         """Whether the session belongs to the credentials' user; a session of somebody else must not be used."""
@@ -184,7 +168,7 @@ class WordPressPublisher:
         self._browser.goto(page, self._login)
         if not page.locator("#user_login").count():
             raise ProviderError(f"{self._login} shows no sign-in form")
-        self._check_origin(page.locator("#loginform").evaluate("form => form.action"), claimed=True)
+        check_origin(self._base, page.locator("#loginform").evaluate("form => form.action"), claimed=True)
         fill_in((page.locator("#user_login"), credentials.username), (page.locator("#user_pass"), credentials.password))
         if page.locator("#rememberme").count():
             page.locator("#rememberme").check()
@@ -306,15 +290,28 @@ class WordPressPublisher:
         return ready
 
 
+def check_origin(base: str, url: str, *, claimed: bool = False) -> None:
+    """Refuse a site at another address than `base`: browsers do not send the session's cookies there.
+
+    With `claimed` (the address is the site's own claim) the scheme may differ: behind a proxy that ends TLS many sites
+    assume plain http.
+
+    Raises:
+        PublishRefused: it is at another address; the message has the right one.
+    """
+    own, expected = origin(url), origin(base)
+    same = _without_scheme(own) == _without_scheme(expected) if claimed else own == expected
+    if not same:
+        right = _with_origin(base, url)
+        raise PublishRefused(
+            f"the target's base_url is {base}, and the site's own address is {right}: set base_url to that"
+        )
+
+
 def _is_signed_out(status: int, answer: Any) -> bool:
     """Whether WordPress refuses because it does not know the session any more, and not for want of a right."""
     code = answer.get("code") if isinstance(answer, dict) else None
     return status in (401, 403) and code in ("rest_not_logged_in", "rest_cookie_invalid_nonce")
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _without_scheme(origin: tuple[str, str | None, int | None]) -> tuple[str | None, int | None]:
