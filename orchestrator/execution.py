@@ -200,9 +200,7 @@ class Execution:
             case Running():
                 self._run_owned(started.owned, started, message)
 
-    def _begin(
-        self, step_id: str, slot: int, process: SpareProcess | None
-    ) -> Running | Refused | NotRunnable | None:
+    def _begin(self, step_id: str, slot: int, process: SpareProcess | None) -> Running | Refused | NotRunnable | None:
         """Start the step; at every moment it is among those that start or those that run, so it is no stray.
 
         None if the worker stops: once it counts as idle, it may not start anything.
