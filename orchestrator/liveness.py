@@ -99,7 +99,7 @@ class Liveness:
             self._on_unfit("it was declared dead; its steps run elsewhere")
             return
         self._renewed(asked_at)
-        self._execution.hand_back_strays()
+        self._execution.hand_back_orphaned()
         try:
             protocol.check(self._database)
         except protocol.NewerRelease as error:

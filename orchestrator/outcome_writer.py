@@ -1,9 +1,9 @@
-"""What comes of an attempt: its outcome is written to SQL, and the message is told what it does when it is settled.
+"""Writes the outcome of an attempt to SQL, and reschedules its message if the step must run again.
 
 Invariants
-- SQL is written before the message is settled: an output is durable before anybody hears that it is done.
+- SQL is written before the message is settled, so an output is durable before the step counts as done in Redis.
 - Only SQL counts attempts. Whatever happens to the message, the step's row decides when it runs again.
-- An outcome is written again until it is, or until the attempt is no longer this worker's.
+- Writing is retried until it succeeds, or until another attempt owns the step.
 """
 
 from __future__ import annotations
@@ -12,27 +12,23 @@ import logging
 import random
 import time
 import traceback as tracebacks
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from actors import Pipeline
-from actors.errors import StepError
-from actors.step import MAX_OUTPUT_BYTES
-from tenants.database import CommitUnknown, Database
+from actors.errors import InvalidCall, StepError
+from actors.step import check_output
+from tenants.database import CommitUnknown
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
 from tenants.storable import fault_of
 from tenants.store import circuits, dispatch, outcomes, ownership, provider_backoffs, publications
-from tenants.store.attempt import REFUSAL_SECONDS, OwnedAttempt
-from tenants.store.circuits import CircuitPolicy
+from tenants.store.attempt import REFUSAL_SECONDS, Failure, OwnedAttempt
 
 from . import metrics
-from .dispatch import Dispatcher
+from .circuits import circuit_policy
 from .effects import OUTCOME_UNKNOWN_HINT, is_irreversible
-from .isolation.frames import plain_json
 from .isolation.outcome import Cancelled, Completed, Crashed, Failed, Lost, Outcome, OutOfMemory, Signalled, TimedOut
-from .settings_sync import SettingsSync
+from .runtime import Runtime
 
 log = logging.getLogger(__name__)
 
@@ -44,57 +40,49 @@ EndedFor = Literal["cancel", "handback"]
 
 
 class OutcomeWriter:
-    """Writes the outcomes of one worker process; any of its threads may."""
+    """Writes the outcomes of one worker process; safe to use from all of its threads."""
 
-    def __init__(
-        self,
-        database: Database,
-        pipelines: Mapping[str, Pipeline],
-        dispatcher: Dispatcher,
-        settings_sync: SettingsSync,
-        circuit: CircuitPolicy | None,
-    ) -> None:
-        self._database = database
-        self._pipelines = pipelines
-        self._dispatcher = dispatcher
-        self._queue_settings = settings_sync
-        self._circuit = circuit
+    def __init__(self, runtime: Runtime) -> None:
+        self._database = runtime.database
+        self._pipelines = runtime.pipelines
+        self._dispatcher = runtime.dispatcher
+        self._settings_sync = runtime.settings_sync
+        self._circuit = circuit_policy(runtime.settings)
 
     def write(
         self,
         owned: OwnedAttempt,
         outcome: Outcome,
-        why_ended: EndedFor | None,
+        ended_for: EndedFor | None,
         message: LeasedMessage,
         *,
         entered: bool = True,
     ) -> None:
-        """Write the outcome, again and again while the database is away: work that is done must not be lost.
+        """Write the outcome. Retries while the database is away, because finished work must not be lost.
 
-        The attempt stays this worker's meanwhile; if the worker cannot renew its liveness either, its process ends
-        itself, the attempt is `lost`, and the guarded write would be refused anyway. `why_ended` is None for an
-        attempt that was not ended from outside; `entered` is False if the function of an irreversible step was not
-        entered, so that it can simply run again.
+        The attempt stays this worker's meanwhile. If the worker cannot renew its liveness either, its process ends, the
+        attempt is `lost`, and the guarded write would be refused. `entered` is False if the function of an irreversible
+        step was not entered, so that it can run again.
         """
         outcome = _checked(outcome)
-        _warn_of_failure(owned, outcome)
-        perhaps_written = False
+        _log_failure(owned, outcome)
+        may_be_written = False
         while True:
             try:
-                self._decide(owned, outcome, why_ended, message, entered)
+                self._write_once(owned, outcome, ended_for, message, entered)
                 return
             except OwnershipLost as error:
-                if perhaps_written:
-                    log.warning("step %s has an outcome: a commit took effect whose answer was lost", owned.step_id)
+                if may_be_written:
+                    log.warning("step %s already has an outcome: the answer to its commit was lost", owned.step_id)
                 else:
                     metrics.REFUSED_WRITES.inc()
                     log.warning("%s", error)
-                # The step may wait for this very message, after a retry that was written without our hearing of it.
-                self._let_come_back(owned, message, REFUSAL_SECONDS)
+                # The step may wait for this message, if a retry was committed and the answer was lost.
+                self._reschedule(owned, message, REFUSAL_SECONDS)
                 return
             except CommitUnknown as error:
-                perhaps_written = True
-                log.warning("whether the outcome of step %s is written is not known: %s", owned.step_id, error)
+                may_be_written = True
+                log.warning("it is not known whether the outcome of step %s is written: %s", owned.step_id, error)
             except Unavailable as error:
                 log.warning("the outcome of step %s is not written yet: %s", owned.step_id, error)
                 time.sleep(WRITE_RETRY_SECONDS)
@@ -105,119 +93,88 @@ class OutcomeWriter:
                 text = f"its outcome could not be written: {type(error).__name__}"
                 outcome = Failed("internal", text, tracebacks.format_exc()[-16_000:], True)
 
-    def _decide(
-        self, owned: OwnedAttempt, outcome: Outcome, why_ended: EndedFor | None, message: LeasedMessage, entered: bool
+    def _write_once(
+        self, owned: OwnedAttempt, outcome: Outcome, ended_for: EndedFor | None, message: LeasedMessage, entered: bool
     ) -> None:
         match outcome:
             case Completed():
-                self._complete(owned, outcome.value, message)
-            case Cancelled() if why_ended == "cancel":
-                self._record(owned, "cancelled")
+                self._complete(owned, outcome.value)
+            case Cancelled() if ended_for == "cancel":
+                self._count(owned, "cancelled")
                 self._database.write(lambda connection: outcomes.cancel(connection, owned))
-            case Cancelled():
-                text = "the worker was stopped; the step was handed back"
-                if not (entered and self._gave_up(owned, "lost", text, message)):
-                    self._wait(owned, "lost", {"code": "lost", "message": text}, 0.0, message, handed_back=True)
-            case Signalled():
-                self._steer(owned, outcome, message)
             case TimedOut() if owned.deadline_seconds is not None and outcome.time_limit < self._limit_of(owned):
-                self._record(owned, "timed_out")
+                self._count(owned, "timed_out")
                 self._database.write(lambda connection: outcomes.time_out_job(connection, owned))
-            case TimedOut():
-                if not (entered and self._gave_up(owned, "timed_out", outcome.message, message)):
-                    self._fail(owned, "timed_out", "timed_out", outcome.message, "", False, message)
-            case Failed():
-                self._fail(
-                    owned,
-                    "failed",
-                    outcome.code,
-                    outcome.message,
-                    outcome.traceback,
-                    outcome.permanent,
-                    message,
-                    refused_scope=outcome.refused_scope,
-                )
-            case Crashed() | OutOfMemory():
-                code = "crashed" if isinstance(outcome, Crashed) else "out_of_memory"
-                if not (entered and self._gave_up(owned, "failed", outcome.message, message)):
-                    self._fail(owned, "failed", code, outcome.message, "", False, message)
-            case Lost():
-                if not (entered and self._gave_up(owned, "lost", outcome.message, message)):
-                    self._wait(owned, "lost", {"code": "lost", "message": outcome.message}, 0.0, message)
+            case Signalled(kind="snooze"):
+                delay = (datetime.fromisoformat(outcome.data["until"]) - datetime.now(UTC)).total_seconds()
+                self._wait(owned, "snoozed", _error("snoozed", _reason(outcome)), max(0.0, delay), message)
+            case Signalled(kind="provider_busy"):
+                self._wait_for_provider(owned, outcome, message)
+            case Cancelled() | Lost():
+                handed_back = isinstance(outcome, Cancelled)
+                text = "the worker was stopped; the step was handed back" if handed_back else outcome.message
+                if not (entered and self._fail_if_outcome_unknown(owned, Failure("lost", "lost", text), message)):
+                    self._wait(owned, "lost", _error("lost", text), 0.0, message, handed_back=handed_back)
+            case _:
+                failure = failure_of(outcome)
+                assert failure is not None
+                cut_off = entered and isinstance(outcome, TimedOut | Crashed | OutOfMemory)
+                if not (cut_off and self._fail_if_outcome_unknown(owned, failure, message)):
+                    after = outcome.data.get("after") if isinstance(outcome, Signalled) else None
+                    self._fail(owned, failure, message, after=after)
 
-    def _gave_up(self, owned: OwnedAttempt, outcome: Any, text: str, message: LeasedMessage) -> bool:
-        """End a step for good that was cut off and of which nobody can tell what it did; False for any other."""
+    def _fail_if_outcome_unknown(self, owned: OwnedAttempt, failure: Failure, message: LeasedMessage) -> bool:
+        """Fail a cut-off step for good if its effect cannot be determined. Returns whether it did."""
         if not is_irreversible(self._pipelines, owned.pipeline, owned.name):
             return False
         if self._database.read(lambda connection: publications.load_draft(connection, owned)) is not None:
-            return False  # the ledger tells, and the next attempt looks there first
-        self._fail(owned, outcome, "outcome_unknown", text + OUTCOME_UNKNOWN_HINT, "", True, message)
+            return False  # it has a ledger, and the next attempt checks that first
+        text = failure.message + OUTCOME_UNKNOWN_HINT
+        self._fail(owned, Failure(failure.outcome, "outcome_unknown", text, permanent=True), message)
         return True
 
-    def _complete(self, owned: OwnedAttempt, output: Any, message: LeasedMessage) -> None:
+    def _complete(self, owned: OwnedAttempt, output: Any) -> None:
         following = ownership.complete(self._database, owned, output)
-        self._record(owned, "completed")
+        self._count(owned, "completed")
         if owned.canary:
-            self._queue_settings.sync_account(owned.account)  # its circuit is closed
+            self._settings_sync.sync_account(owned.account)  # its circuit is closed
         if following is not None:
             self._dispatcher.send([following])
 
-    def _steer(self, owned: OwnedAttempt, signalled: Signalled, message: LeasedMessage) -> None:
-        data = signalled.data
-        reason = str(data.get("reason", ""))
-        match signalled.kind:
-            case "retry":
-                self._fail(owned, "failed", StepError.code, reason, "", False, message, after=data.get("after"))
-            case "reject":
-                self._fail(owned, "failed", str(data.get("code", "rejected")), reason, "", True, message)
-            case "snooze":
-                delay = (datetime.fromisoformat(data["until"]) - datetime.now(UTC)).total_seconds()
-                self._wait(owned, "snoozed", {"code": "snoozed", "message": reason}, max(0.0, delay), message)
-            case "provider_busy":
-                scope = str(data["scope"])
-                delay = self._database.write(
-                    lambda connection: provider_backoffs.note(connection, scope, data.get("after"), reason)
-                )
-                # Spread the comeback a little: everybody who uses the credential waits for the same moment.
-                delay += random.uniform(0, min(5.0, 0.1 * delay))
-                self._wait(owned, "provider_busy", {"code": "provider_busy", "message": reason}, delay, message)
+    def _wait_for_provider(self, owned: OwnedAttempt, signalled: Signalled, message: LeasedMessage) -> None:
+        scope, after, reason = str(signalled.data["scope"]), signalled.data.get("after"), _reason(signalled)
+        delay = self._database.write(lambda connection: provider_backoffs.note(connection, scope, after, reason))
+        # A random part, so that the steps that use the credential do not all return at the same moment.
+        delay += random.uniform(0, min(5.0, 0.1 * delay))
+        self._wait(owned, "provider_busy", _error("provider_busy", reason), delay, message)
 
     def _fail(
-        self,
-        owned: OwnedAttempt,
-        outcome: Any,
-        code: str,
-        text: str,
-        traceback: str,
-        permanent: bool,
-        message: LeasedMessage,
-        after: float | None = None,
-        refused_scope: str | None = None,
+        self, owned: OwnedAttempt, failure: Failure, message: LeasedMessage, *, after: float | None = None
     ) -> None:
-        """Try again after the backoff, or end the step for good."""
-        error = {"code": code, "message": text}
-        if not permanent and (owned.attempt < owned.max_attempts or self._lacks_approval(owned)):
-            self._wait(owned, outcome, error, self._backoff(owned) if after is None else after, message)
+        """Retry after `after` seconds, or the backoff; without a further attempt, fail the step for good."""
+        error = _error(failure.code, failure.message)
+        if not failure.permanent and (owned.attempt < owned.max_attempts or self._lacks_approval(owned)):
+            self._wait(owned, failure.outcome, error, self._backoff(owned) if after is None else after, message)
             return
         following = self._database.write(
             lambda connection: outcomes.fail(
                 connection,
                 owned,
-                outcome=outcome,
+                outcome=failure.outcome,
                 error=error,
-                traceback=traceback or None,
+                traceback=failure.traceback or None,
                 message=message.asdict(),
                 circuit=self._circuit,
-                refused_scope=refused_scope,
+                refused_scope=failure.refused_scope,
             )
         )
-        self._record(owned, outcome)
-        self._tell_redis_of_circuit(owned)
+        self._count(owned, failure.outcome)
+        self._sync_circuit(owned)
         if following is not None:
             self._dispatcher.send([following])
 
     def _lacks_approval(self, owned: OwnedAttempt) -> bool:
-        """Its draft was edited meanwhile: that is no failure to end the job with; the step awaits approval again."""
+        """Its draft was edited after the approval: the step must await approval again, and the job must not fail."""
         if not owned.needs_approval:
             return False
         return self._database.write(lambda connection: outcomes.lacks_approval(connection, owned))
@@ -225,7 +182,7 @@ class OutcomeWriter:
     def _wait(
         self,
         owned: OwnedAttempt,
-        outcome: Any,
+        outcome: outcomes.Waiting,
         error: dict[str, Any],
         delay: float,
         message: LeasedMessage,
@@ -243,72 +200,64 @@ class OutcomeWriter:
                 circuit=self._circuit,
             )
         )
-        self._record(owned, outcome)
+        self._count(owned, outcome)
         if owned.canary:
-            self._tell_redis_of_circuit(owned)
+            self._sync_circuit(owned)
         if waits:
-            self._let_come_back(owned, message, delay)
+            self._reschedule(owned, message, delay)
 
-    def _tell_redis_of_circuit(self, owned: OwnedAttempt) -> None:
+    def _sync_circuit(self, owned: OwnedAttempt) -> None:
         """Pause the tenant queue in Redis too, if this failure has opened its circuit."""
         if self._circuit is None:
             return
         try:
             found = self._database.read(lambda connection: circuits.of_lane(connection, owned.lane, owned.account))
         except Unavailable as error:
-            # The outcome is written, and that is what counts: Redis hears of the pause at the first refused start.
-            log.warning("whether a circuit of account %r has opened is not known: %s", owned.account, error)
+            # The outcome is already written; the first refused start updates Redis.
+            log.warning("it is not known whether a circuit of account %r has opened: %s", owned.account, error)
             return
         if found is not None:
-            self._queue_settings.sync_account(owned.account)
+            self._settings_sync.sync_account(owned.account)
 
-    def _let_come_back(self, owned: OwnedAttempt, message: LeasedMessage, delay: float) -> None:
-        """Let the step's message come back; when Redis has lost it, have another one sent.
+    def _reschedule(self, owned: OwnedAttempt, message: LeasedMessage, delay: float) -> None:
+        """Reschedule the step's message; if Redis has lost it, have the dispatcher send another.
 
-        A rebuild of Redis sends what waits, and this step was running then.
+        A rebuild of Redis sends the waiting steps, and this one was running then.
         """
         if not message.reschedule(delay):
             self._database.write(lambda connection: dispatch.unmark_dispatched(connection, owned.step_id))
 
-    def _record(self, owned: OwnedAttempt, outcome: str) -> None:
+    def _count(self, owned: OwnedAttempt, outcome: str) -> None:
         metrics.ATTEMPTS.labels(owned.lane, owned.pipeline, owned.name, outcome).inc()
 
     def _limit_of(self, owned: OwnedAttempt) -> float:
         return self._pipelines[owned.pipeline].step(owned.name).time_limit
 
     def _backoff(self, owned: OwnedAttempt) -> float:
-        """Exponential with full jitter, capped: attempt n waits up to least * 2**(n-1), at most the greatest."""
+        """Exponential with equal jitter: attempt n waits up to least * 2**(n-1), at most the greatest."""
         least, greatest = self._pipelines[owned.pipeline].step(owned.name).backoff
         ceiling = min(greatest, least * 2 ** min(owned.attempt - 1, 30))
         return random.uniform(ceiling / 2, ceiling)
 
 
 def _checked(outcome: Outcome) -> Outcome:
-    """The outcome, or a permanent failure in its place where the step's output cannot be kept."""
-    fault = _fault_of(outcome.value) if isinstance(outcome, Completed) else None
-    return outcome if fault is None else Failed(StepError.code, fault, "", True)
-
-
-def _fault_of(output: Any) -> str | None:
-    """Why a step's output cannot be kept; None when it can."""
-    if not isinstance(output, dict):
-        return f"the step returned {type(output).__name__}; a step returns a dict of plain data"
+    """The outcome; a permanent failure instead if the step's output cannot be kept."""
+    if not isinstance(outcome, Completed):
+        return outcome
     try:
-        size = len(plain_json(output))
-    except (TypeError, ValueError, RecursionError) as error:
-        return f"the step returned what JSON cannot hold: {error}"
-    if size > MAX_OUTPUT_BYTES:
-        return f"the step returned {size} bytes of JSON, where {MAX_OUTPUT_BYTES} are allowed"
-    fault = fault_of(output)
-    return None if fault is None else f"the step returned what cannot be kept: {fault}"
+        check_output(outcome.value)
+        fault = fault_of(outcome.value)
+    except InvalidCall as error:
+        return Failed(StepError.code, str(error), "", True)
+    if fault is None:
+        return outcome
+    return Failed(StepError.code, f"the step returned what cannot be kept: {fault}", "", True)
 
 
-def _warn_of_failure(owned: OwnedAttempt, outcome: Outcome) -> None:
-    """Leave one line of a failed attempt in the worker's log, with all that one must know to look further."""
-    failure = _failure_of(outcome)
+def _log_failure(owned: OwnedAttempt, outcome: Outcome) -> None:
+    failure = failure_of(outcome)
     if failure is None:
         return
-    code, text, traceback = failure
     step = f"{owned.pipeline}.{owned.name}"
     log.warning(
         "attempt %d of %d of step %s of job %s (account %r) failed: %s: %s",
@@ -317,35 +266,50 @@ def _warn_of_failure(owned: OwnedAttempt, outcome: Outcome) -> None:
         step,
         owned.job_id,
         owned.account,
-        code,
-        " ".join(text.split())[:500],
+        failure.code,
+        " ".join(failure.message.split())[:500],
         extra={
             "account": owned.account,
             "job": owned.job_id,
             "step": step,
             "attempt": owned.attempt,
-            "code": code,
-            "traceback": traceback,
+            "code": failure.code,
+            "traceback": failure.traceback,
         },
     )
 
 
-def _failure_of(outcome: Outcome) -> tuple[str, str, str] | None:
-    """Code, message and traceback of an outcome that is a failure; None for any other."""
+def failure_of(outcome: Outcome) -> Failure | None:
+    """The failure that an outcome is; None for any other outcome."""
     match outcome:
         case Failed():
-            return outcome.code, outcome.message, outcome.traceback
+            return Failure(
+                "failed",
+                outcome.code,
+                outcome.message,
+                outcome.traceback,
+                permanent=outcome.permanent,
+                refused_scope=outcome.refused_scope,
+            )
         case Signalled(kind="retry"):
-            return StepError.code, str(outcome.data.get("reason", "")), ""
+            return Failure("failed", StepError.code, _reason(outcome))
         case Signalled(kind="reject"):
-            return str(outcome.data.get("code", "rejected")), str(outcome.data.get("reason", "")), ""
+            return Failure("failed", str(outcome.data.get("code", "rejected")), _reason(outcome), permanent=True)
         case TimedOut():
-            return "timed_out", outcome.message, ""
+            return Failure("timed_out", "timed_out", outcome.message)
         case Crashed():
-            return "crashed", outcome.message, ""
+            return Failure("failed", "crashed", outcome.message)
         case OutOfMemory():
-            return "out_of_memory", outcome.message, ""
+            return Failure("failed", "out_of_memory", outcome.message)
         case Lost():
-            return "lost", outcome.message, ""
+            return Failure("lost", "lost", outcome.message)
         case Completed() | Cancelled() | Signalled():
             return None
+
+
+def _reason(signalled: Signalled) -> str:
+    return str(signalled.data.get("reason", ""))
+
+
+def _error(code: str, message: str) -> dict[str, Any]:
+    return {"code": code, "message": message}

@@ -29,7 +29,7 @@ from tenants.store import accounts
 from .data_folder import DataFolder
 from .schema import missing_revisions
 from .settings import Settings, SettingsError
-from .step_port import client_settings
+from .step_clients import client_settings
 
 #: What one trial may take in all; a publish step has as much.
 TRIAL_SECONDS = 300.0

@@ -21,7 +21,7 @@ from .queue_deletion import QueueDeletion
 from .schedules import Schedules
 from .settings import Settings, SettingsError
 from .settings_sync import SettingsSync
-from .text_model import text_model_scope
+from .step_clients import text_model_scope
 from .violations import Violations
 from .webhooks import Webhooks
 

@@ -1,9 +1,9 @@
-"""The worker's end of a step's `Port`: answers each call for one attempt, and only while it owns its step.
+"""The worker's end of a step's `Port`: answers the calls of one attempt, while it owns its step.
 
 Invariants
-- The account, the job and the run token come from the attempt that the worker started, never from the step's
-  own words; a step cannot name another account.
-- A step gets what its `@step` declares (`uses`) and nothing else.
+- Account, job and run token come from the attempt that the worker started, never from the step: a step cannot name
+  another account.
+- A step gets only what its `@step` declares (`uses`).
 """
 
 from __future__ import annotations
@@ -11,32 +11,27 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, insert, select
 
-from actors.clients.publishers import KnownPublisher
 from actors.declarations import Declaration
 from actors.errors import InvalidCall, ProviderError, StepError
 from actors.port import MAX_ARTIFACT_BYTES
 from tenants import webhooks
 from tenants.columns import db_now
-from tenants.database import Database
 from tenants.errors import InvalidInput, OwnershipLost, Unavailable
 from tenants.models import Account, Artifact, Job, new_id
-from tenants.sessions import Sessions
 from tenants.storable import storable_text
 from tenants.store import alerts, provider_backoffs, publications, queues, steps, usage, webhook_deliveries
 from tenants.store.attempt import OwnedAttempt
 
-from .settings import Settings
-from .settings_sync import SettingsSync
+from .runtime import Runtime
+from .step_clients import client_settings, text_model_scope, text_model_settings
 from .step_journal import StepJournal
-from .text_model import credential_of, text_model_scope
-from .webhooks import Webhooks
 
 log = logging.getLogger(__name__)
 accounts, artifacts, jobs = Account.__table__, Artifact.__table__, Job.__table__
@@ -45,48 +40,41 @@ MAX_TITLE_CHARACTERS = 500
 MAX_BODY_CHARACTERS = 500_000
 MAX_TAGS = 50
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-#: The call with which a step's process asks to enter the function of an irreversible step; see `isolation.child`.
+#: The call that a child makes before it enters the function of an irreversible step; see `isolation.child`.
 ENTER = "step.enter"
 
 
 class StepPort:
-    """Serves one attempt. `call` raises errors with a `code`, which reach the step.
+    """Serves one attempt. The errors of `call` have a `code`, and reach the step.
 
-    What `send` takes is in `journal`, which the caller closes when the attempt has ended.
+    Messages of `send` go to `journal`, which the caller closes when the attempt has ended.
     """
 
     def __init__(
         self,
         owned: OwnedAttempt,
-        database: Database,
-        sessions: Sessions,
-        settings: Settings,
-        settings_sync: SettingsSync,
-        webhooks: Webhooks,
+        runtime: Runtime,
         journal: StepJournal,
         *,
         uses: Declaration,
-        publishers: Mapping[str, KnownPublisher] | None = None,
         check_worker: Callable[[], None] = lambda: None,
     ) -> None:
-        """`check_worker` raises OwnershipLost when the worker's steps may run elsewhere by now."""
+        """`check_worker` raises OwnershipLost if the worker's steps may already run elsewhere."""
         self._owned = owned
-        #: Whether the step's function may have been entered, where that is recorded: for irreversible steps.
+        #: Whether the function of an irreversible step may have been entered.
         self.entered = False
         #: Why that could not be recorded, so that the function was not entered.
-        self.kept_out: str | None = None
-        self._check_worker = check_worker
-        self._uses = uses
-        self._queue_settings = settings_sync
-        self._database = database
-        self._sessions = sessions
-        self._settings = settings
-        self._webhooks = webhooks
-        self._publishers = publishers or {}
+        self.enter_failed: str | None = None
+        self._runtime = runtime
+        self._database = runtime.database
+        self._settings = runtime.settings
         self._journal = journal
-        #: What a step sends without waiting for an answer.
-        self._notes: dict[str, Callable[[dict[str, Any]], None]] = {
+        self._uses = uses
+        self._check_worker = check_worker
+        self._messages: dict[str, Callable[[dict[str, Any]], None]] = {
             "log": self._log,
             "log.left_out": lambda payload: self._journal.leave_out(max(0, int(payload["count"]))),
             "progress": self._progress,
@@ -116,15 +104,15 @@ class StepPort:
         """Answer one call.
 
         Raises:
-            InvalidCall: no such verb, its payload is out of shape, or too large; another try would end the same way.
-            NotDeclared: the step does not declare what this verb gives.
-            OwnershipLost: the attempt does not own its step any more.
+            InvalidCall: there is no such verb, or its payload is malformed or too large.
+            NotDeclared: the step does not declare this call.
+            OwnershipLost: another attempt owns the step.
         """
         verb = self._verbs.get(name)
         if verb is None:
             raise InvalidCall(f"a step called {name!r}, which is not one of {', '.join(sorted(self._verbs))}")
         self._check_worker()
-        self._journal.flush()  # what the step said before stands before what it does now
+        self._journal.flush()  # earlier log lines come first
         try:
             self._uses.check(f"{self._owned.pipeline}.{self._owned.name}", name, payload)
             return verb(payload)
@@ -132,22 +120,28 @@ class StepPort:
             raise InvalidCall(f"a step called {name!r} with a payload out of shape: {error!r}") from error
 
     def send(self, name: str, payload: dict[str, Any]) -> None:
-        """Take what a step sends without waiting for an answer: log lines and progress.
+        """Take a one-way message: a log line or progress.
 
         Raises:
-            InvalidCall: no such message, or its payload is out of shape.
-            OwnershipLost: as `call`; or the attempt was found not to own its step when earlier ones were written.
+            InvalidCall: there is no such message, or its payload is malformed.
+            OwnershipLost: as `call`, or found when earlier messages were written.
         """
         self._check_worker()
         if self._journal.ownership_lost:
             raise self._owned.ownership_lost()
-        note = self._notes.get(name)
-        if note is None:
-            raise InvalidCall(f"a step sent {name!r}, which is not one of {', '.join(sorted(self._notes))}")
+        take = self._messages.get(name)
+        if take is None:
+            raise InvalidCall(f"a step sent {name!r}, which is not one of {', '.join(sorted(self._messages))}")
         try:
-            note(payload)
+            take(payload)
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidCall(f"a step sent {name!r} with a payload out of shape: {error!r}") from error
+
+    def _write(
+        self, statement: Callable[Concatenate[Connection, OwnedAttempt, P], T], *values: P.args, **named: P.kwargs
+    ) -> T:
+        """Run a statement for this attempt in a transaction of its own."""
+        return self._database.write(lambda connection: statement(connection, self._owned, *values, **named))
 
     # --- messages ------------------------------------------------------------------------------------------------
 
@@ -170,9 +164,9 @@ class StepPort:
 
     def _enter(self, payload: dict[str, Any]) -> None:
         try:
-            self._database.write(lambda connection: steps.enter(connection, self._owned))
+            self._write(steps.enter)
         except Unavailable as error:
-            self.kept_out = str(error)
+            self.enter_failed = str(error)
             raise
         self.entered = True
 
@@ -231,44 +225,18 @@ class StepPort:
 
     def _client_settings(self, payload: dict[str, Any]) -> dict[str, Any]:
         if payload["name"] == "text_model":
-            return self._text_model_settings()
+            scope = text_model_scope(self._settings)
+            busy = self._database.read(lambda connection: provider_backoffs.rest_seconds(connection, scope))
+            return {**text_model_settings(self._settings), "busy_seconds": busy}
         try:
             return client_settings(self._settings, str(payload["name"]))
-        except InvalidInput as error:  # another worker may have what lacks here
+        except InvalidInput as error:  # another worker may have a browser
             raise ProviderError(str(error)) from None
-
-    def _text_model_settings(self) -> dict[str, Any]:
-        """Gemini with a key; without one the offline model, which speaks the same protocol and says what it is."""
-        settings = self._settings
-        if settings.gemini_api_key is not None:
-            key = settings.gemini_api_key.get_secret_value()
-            answer: dict[str, Any] = {
-                "api_key": key,
-                "base_url": settings.gemini_base_url,
-                "model": settings.text_model,
-                "offline": False,
-                "credential": credential_of(settings),
-            }
-        elif settings.offline_model_url is not None:
-            answer = {
-                "api_key": "offline",
-                "base_url": settings.offline_model_url,
-                "model": "offline-model",
-                "offline": True,
-                "credential": credential_of(settings),
-            }
-        else:
-            raise ProviderError("no text model is set up: set GEMINI_API_KEY, or run `onelane up`, which has its own")
-        scope = text_model_scope(settings)
-        return {
-            **answer,
-            "busy_seconds": self._database.read(lambda connection: provider_backoffs.rest_seconds(connection, scope)),
-        }
 
     # --- session and target --------------------------------------------------------------------------------------
 
     def _load_session(self, payload: dict[str, Any]) -> dict[str, Any]:
-        session = self._sessions.load(self._owned.account)
+        session = self._runtime.sessions.load(self._owned.account)
         if session is None:
             return {"storage_state": None, "credentials": None}
         return {"storage_state": session.storage_state, "credentials": session.credentials}
@@ -282,17 +250,17 @@ class StepPort:
 
         def work(connection: Connection) -> None:
             steps.still_owned(connection, self._owned)
-            self._sessions.save(connection, self._owned.account, storage_state=state, expires_at=expires_at)
+            self._runtime.sessions.save(connection, self._owned.account, storage_state=state, expires_at=expires_at)
 
         self._database.write(work)
 
     def _login_required(self, payload: dict[str, Any]) -> None:
-        """Note it, and pause the account's lane: its other jobs would only fail the same way."""
+        """Record it, and pause the account's lane: its other jobs would fail in the same way."""
         owned, reason = self._owned, storable_text(str(payload["reason"]))[:500]
 
         def work(connection: Connection) -> None:
             steps.still_owned(connection, owned)
-            self._sessions.require_login(connection, owned.account, reason)
+            self._runtime.sessions.require_login(connection, owned.account, reason)
             queues.pause_for_login(connection, owned.lane, owned.account)
             details = {"lane": owned.lane, "pipeline": owned.pipeline, "step": owned.name, "job_id": owned.job_id}
             alerts.note(
@@ -300,7 +268,7 @@ class StepPort:
             )
 
         self._database.write(work)
-        self._queue_settings.sync_account(owned.account)
+        self._runtime.settings_sync.sync_account(owned.account)
 
     def _load_target(self, payload: dict[str, Any]) -> dict[str, Any] | None:
         statement = select(accounts.c.target).where(accounts.c.id == self._owned.account)
@@ -309,8 +277,8 @@ class StepPort:
         )
         if found is None:
             return None
-        # The step's process has no settings, so it cannot know which class a name means.
-        known = self._publishers.get(found["publisher"])
+        # The step's process has no settings, so it cannot look up the class itself.
+        known = self._runtime.publishers.get(found["publisher"])
         return {**found, "implementation": known.reference if known is not None else None}
 
     # --- draft and ledger ----------------------------------------------------------------------------------------
@@ -324,14 +292,11 @@ class StepPort:
                 f"a draft has at most {MAX_TITLE_CHARACTERS} characters of title, {MAX_BODY_CHARACTERS} of body and "
                 f"{MAX_TAGS} tags"
             )
-        row = self._database.write(
-            lambda connection: publications.create_draft(
-                connection,
-                self._owned,
-                title=storable_text(title),
-                body=storable_text(body),
-                tags=[storable_text(tag) for tag in tags],
-            )
+        row = self._write(
+            publications.create_draft,
+            title=storable_text(title),
+            body=storable_text(body),
+            tags=[storable_text(tag) for tag in tags],
         )
         return _draft_view(row)
 
@@ -341,34 +306,27 @@ class StepPort:
 
     def _open_publication(self, payload: dict[str, Any]) -> dict[str, Any]:
         publisher, base_url = str(payload["publisher"]), str(payload["base_url"])
-        entry = self._database.write(
-            lambda connection: publications.open_entry(connection, self._owned, publisher=publisher, base_url=base_url)
-        )
+        entry = self._write(publications.open_entry, publisher=publisher, base_url=base_url)
         names = ("id", "marker", "status", "publisher", "base_url", "url", "external_id", "started_seconds_ago")
         return {name: entry[name] for name in names}
 
     def _publication_started(self, payload: dict[str, Any]) -> None:
-        version = int(payload["version"])
-        self._database.write(lambda connection: publications.started(connection, self._owned, version))
+        self._write(publications.started, int(payload["version"]))
 
     def _publication_absent(self, payload: dict[str, Any]) -> None:
-        self._database.write(lambda connection: publications.absent(connection, self._owned))
+        self._write(publications.absent)
 
     def _publication_confirmed(self, payload: dict[str, Any]) -> None:
-        url, external_id = str(payload["url"]), payload.get("external_id")
-        self._database.write(
-            lambda connection: publications.confirmed(connection, self._owned, url=url, external_id=external_id)
-        )
+        self._write(publications.confirmed, url=str(payload["url"]), external_id=payload.get("external_id"))
 
     def _publication_unknown(self, payload: dict[str, Any]) -> None:
-        reason = storable_text(str(payload["reason"]))[:500]
-        self._database.write(lambda connection: publications.unknown(connection, self._owned, reason))
+        self._write(publications.unknown, storable_text(str(payload["reason"]))[:500])
 
     # --- webhooks ------------------------------------------------------------------------------------------------
 
     def _load_callback(self, payload: dict[str, Any]) -> dict[str, Any] | None:
         self._must_deliver()
-        call = self._webhooks.signed_call(self._owned.job_id, self._owned.account)
+        call = self._runtime.webhooks.signed_call(self._owned.job_id, self._owned.account)
         return None if call is None else {**call, "allowed_hosts": list(self._settings.allowed_hosts)}
 
     def _callback_answered(self, payload: dict[str, Any]) -> None:
@@ -379,25 +337,9 @@ class StepPort:
         )
 
     def _must_deliver(self) -> None:
-        """Another pipeline's step must not have a body of its choice signed as a webhook."""
+        """No other pipeline's step may have its own data signed as a webhook."""
         if self._owned.pipeline != webhooks.PIPELINE:
             raise InvalidCall(f"only the pipeline {webhooks.PIPELINE!r} calls webhooks")
-
-
-def client_settings(settings: Settings, name: str) -> dict[str, Any]:
-    """What the client of that name is made from, where it needs no credential.
-
-    Raises:
-        InvalidInput: there is no such client, or this machine cannot run it.
-    """
-    if name == "http":
-        return {"allowed_hosts": list(settings.allowed_hosts)}
-    if name != "browser":
-        raise InvalidInput(f"there are no settings for a client {name!r}; there are: browser, http, text_model")
-    chromium = settings.find_chromium()
-    if chromium is None:
-        raise InvalidInput("no Chromium was found: install chromium-headless-shell or set ONELANE_CHROMIUM")
-    return {"executable": str(chromium), "allowed_hosts": list(settings.allowed_hosts), "headless": True}
 
 
 def _draft_view(row: Any) -> dict[str, Any]:

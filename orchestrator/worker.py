@@ -147,19 +147,7 @@ class WorkerProcess:
         try:
             when_available(runtime.broker.check_server, self._wanted_stop)
             when_available(lambda: _require_schema(runtime.database), self._wanted_stop)
-            execution = Execution(
-                worker_id=self.id,
-                database=runtime.database,
-                pipelines=runtime.pipelines,
-                dispatcher=runtime.dispatcher,
-                sessions=runtime.sessions,
-                settings=self.settings,
-                settings_sync=runtime.settings_sync,
-                webhooks=runtime.webhooks,
-                sandbox=sandbox,
-                publishers=runtime.publishers,
-                guard=guard,
-            )
+            execution = Execution(runtime, worker_id=self.id, sandbox=sandbox, guard=guard)
             lanes = self._lanes(runtime)
             declare_actors(runtime, execution, lanes)
             when_available(lambda: self._register(runtime, lanes), self._wanted_stop)

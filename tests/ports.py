@@ -21,16 +21,7 @@ def step_port(
     runtime: Runtime, owned: OwnedAttempt, uses: Declaration = EVERYTHING, journal: StepJournal | None = None
 ) -> StepPort:
     """The worker's end of the port for an attempt that is under way."""
-    return StepPort(
-        owned,
-        runtime.database,
-        runtime.sessions,
-        runtime.settings,
-        runtime.settings_sync,
-        runtime.webhooks,
-        journal or StepJournal(owned, runtime.database),
-        uses=uses,
-    )
+    return StepPort(owned, runtime, journal or StepJournal(owned, runtime.database), uses=uses)
 
 
 class NoInput(BaseModel):

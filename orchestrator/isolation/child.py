@@ -24,16 +24,15 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from orchestrator.isolation.frames import encode, plain_json, read_frame, write_frame
+from actors.context import StepContext
+from actors.errors import InvalidCall, StepError
+from actors.step import encode_output
+from orchestrator.isolation.frames import encode, read_frame, write_frame
+from orchestrator.isolation.outcome import error_to_wire, unusable_to_wire
 from orchestrator.isolation.posix import name_process, prefer_for_oom_kill
 
-if TYPE_CHECKING:
-    from actors.errors import StepError
-
-MESSAGE_CHARACTERS = 2_000
-TRACEBACK_CHARACTERS = 16_000
 #: Exit status when the worker's connection broke, so that the result could not be sent.
 WORKER_GONE_STATUS = 70
 
@@ -131,8 +130,6 @@ class WorkerPort:
             self._connection.sendall(note)
 
     def _frame(self, kind: str, name: str, payload: dict[str, Any]) -> bytes:
-        from actors.errors import InvalidCall
-
         try:
             frame = encode({kind: {"name": name, "payload": payload}})
         except (TypeError, ValueError, RecursionError) as error:
@@ -155,8 +152,6 @@ def _exit_without_worker() -> Iterator[None]:
 
 def refusal_error(refusal: dict[str, Any]) -> Exception:
     """The exception for a refused call: the class of `actors.errors` with its code, or a new `StepError` class."""
-    from actors.errors import StepError
-
     wanted = (refusal["code"], refusal["permanent"])
     for known in _error_classes(StepError):
         if (known.code, known.permanent) == wanted:
@@ -177,8 +172,6 @@ def _error_classes(base: type[StepError]) -> Iterator[type[StepError]]:
 
 def build_step_context(context: dict[str, Any], port: WorkerPort) -> Any:
     """The default `build_context`: a `StepContext`; ``context["input_model"]`` names the model as ``module:Class``."""
-    from actors.context import StepContext
-
     return StepContext.from_wire(context, resolve(context["input_model"]), port)
 
 
@@ -193,10 +186,6 @@ def resolve(reference: str) -> Any:
 
 def perform(call: dict[str, Any], port: WorkerPort) -> dict[str, Any]:
     """Run the step; its result as plain data for `outcome.from_wire`."""
-    from actors.context import StepContext
-    from actors.errors import InvalidCall
-    from actors.step import encode_output
-
     try:
         function = resolve(f"{call['module']}:{call['function']}")
         context = resolve(call["build_context"])(call["context"], port)
@@ -210,64 +199,11 @@ def perform(call: dict[str, Any], port: WorkerPort) -> dict[str, Any]:
     except MemoryError:
         return {"kind": "out_of_memory", "message": "an allocation was refused (MemoryError)"}
     except BaseException as error:
-        return _raised(error)
+        return error_to_wire(error)
     try:
         encode_output(value, call["max_result_bytes"])
     except InvalidCall as error:
-        return _unusable(str(error))
+        return unusable_to_wire(str(error))
     except MemoryError:
         return {"kind": "out_of_memory", "message": "no memory was left to encode the result"}
     return {"kind": "completed", "value": value}
-
-
-def _unusable(message: str) -> dict[str, Any]:
-    return {
-        "kind": "failed",
-        "code": "step_failed",
-        "message": message[:MESSAGE_CHARACTERS],
-        "traceback": "",
-        "permanent": True,
-    }
-
-
-def _raised(error: BaseException) -> dict[str, Any]:
-    from actors.errors import ProviderRefused, StepError
-    from actors.signals import Signal
-
-    if isinstance(error, Signal):
-        try:
-            data = error.data()
-            plain_json(data)
-        except Exception as fault:
-            return _unusable(f"the signal {type(error).__name__} carries something that is not JSON: {fault}")
-        return {"kind": "signalled", "signal": error.signal_kind, "data": data}
-    return {
-        "kind": "failed",
-        "code": error.code if isinstance(error, StepError) else StepError.code,
-        "message": _describe(error),
-        "traceback": _traceback(error),
-        "permanent": isinstance(error, StepError) and bool(error.permanent),
-        "refused_scope": error.scope if isinstance(error, ProviderRefused) else None,
-    }
-
-
-def _describe(error: BaseException) -> str:
-    from actors.errors import StepError
-
-    try:
-        text = str(error)
-    except Exception as fault:
-        text = f"(its message can't be shown: {fault!r})"
-    if not isinstance(error, StepError):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text[:MESSAGE_CHARACTERS].encode("utf-8", "backslashreplace").decode()
-
-
-def _traceback(error: BaseException) -> str:
-    try:
-        # The first frame is `perform` above, which is not the step's.
-        frames = error.__traceback__.tb_next if error.__traceback__ else None
-        text = "".join(traceback.format_exception(type(error), error, frames))
-    except Exception as fault:
-        text = f"(no traceback: {fault!r})"
-    return text[-TRACEBACK_CHARACTERS:].encode("utf-8", "backslashreplace").decode()

@@ -15,8 +15,16 @@ Each means that the attempt's process tree is proved gone.
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
+
+from actors.errors import ProviderRefused, StepError
+from actors.signals import Signal
+from orchestrator.isolation.frames import plain_json
+
+MESSAGE_CHARACTERS = 2_000
+TRACEBACK_CHARACTERS = 16_000
 
 SignalKind = Literal["retry", "snooze", "reject", "provider_busy"]
 
@@ -109,3 +117,58 @@ def from_wire(result: dict[str, Any], memory_limit_bytes: int | None) -> Outcome
             return OutOfMemory(memory_limit_bytes, str(result["message"]))
         case kind:
             raise ValueError(f"unknown kind of result {kind!r}")
+
+
+def from_error(error: BaseException) -> Outcome:
+    """The outcome of a step that raised this."""
+    return from_wire(error_to_wire(error), None)
+
+
+def unusable_to_wire(message: str) -> dict[str, Any]:
+    """A permanent failure: the step returned, or raised, something that cannot be kept."""
+    return {
+        "kind": "failed",
+        "code": "step_failed",
+        "message": message[:MESSAGE_CHARACTERS],
+        "traceback": "",
+        "permanent": True,
+    }
+
+
+def error_to_wire(error: BaseException) -> dict[str, Any]:
+    """What a step raised, as the plain data of a child's ``result``."""
+    if isinstance(error, Signal):
+        try:
+            data = error.data()
+            plain_json(data)
+        except Exception as fault:
+            return unusable_to_wire(f"the signal {type(error).__name__} carries something that is not JSON: {fault}")
+        return {"kind": "signalled", "signal": error.signal_kind, "data": data}
+    return {
+        "kind": "failed",
+        "code": error.code if isinstance(error, StepError) else StepError.code,
+        "message": _describe(error),
+        "traceback": _traceback(error),
+        "permanent": isinstance(error, StepError) and bool(error.permanent),
+        "refused_scope": error.scope if isinstance(error, ProviderRefused) else None,
+    }
+
+
+def _describe(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as fault:
+        text = f"(its message can't be shown: {fault!r})"
+    if not isinstance(error, StepError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text[:MESSAGE_CHARACTERS].encode("utf-8", "backslashreplace").decode()
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        # The first frame is the caller's, not the step's.
+        frames = error.__traceback__.tb_next if error.__traceback__ else None
+        text = "".join(traceback.format_exception(type(error), error, frames))
+    except Exception as fault:
+        text = f"(no traceback: {fault!r})"
+    return text[-TRACEBACK_CHARACTERS:].encode("utf-8", "backslashreplace").decode()

@@ -38,8 +38,6 @@ from orchestrator.isolation.process_tree import end_tree, identify, snapshot
 from orchestrator.isolation.step_supervisor import StepSupervisor, Wakeups
 
 FDS_PER_FORK = 3
-#: What every child needs, whichever step it runs.
-ALWAYS_LOADED = ("actors.context", "actors.errors", "actors.signals")
 #: How long the supervisors have to end their trees after the worker's death, before the zygote ends them.
 SUPERVISORS_GRACE_SECONDS = 1.0
 #: How long after the supervisors it ends steps when the worker is silent, and how often it checks.
@@ -60,7 +58,7 @@ def main(config: dict[str, Any]) -> None:
     connection = socket.socket(fileno=config["socket"])
     connection.set_inheritable(False)
     worker = Channel(connection)
-    for module in (*ALWAYS_LOADED, *config["preload"]):
+    for module in config["preload"]:
         try:
             importlib.import_module(module)
         except BaseException:

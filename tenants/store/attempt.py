@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import OwnershipLost
 from .dispatch import Dispatch
@@ -71,6 +71,20 @@ class OwnedAttempt:
             f"step {self.step_id} ({self.pipeline}.{self.name}) of job {self.job_id} is not owned by run "
             f"{self.run_token} any more; its result is refused"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, and what may follow."""
+
+    outcome: Literal["failed", "timed_out", "lost"]
+    code: str
+    message: str
+    traceback: str = ""
+    #: True if the step must not be retried.
+    permanent: bool = False
+    #: Provider and credential, if the provider refuses every request with this credential.
+    refused_scope: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

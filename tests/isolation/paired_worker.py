@@ -102,7 +102,7 @@ class _OneStep:
 
     busy = 1
 
-    def hand_back_strays(self) -> None:
+    def hand_back_orphaned(self) -> None:
         """There are none: one step is started, once."""
 
     def cancel(self, step_id: str) -> None:

@@ -89,22 +89,12 @@ def stand(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Stand]:
     )
     database = Unlucky(migrated_url)
     guard = Guard()
-    execution = Execution(
-        worker_id=WORKER,
-        database=database,
-        pipelines=runtime.pipelines,
-        dispatcher=runtime.dispatcher,
-        sessions=runtime.sessions,
-        settings=runtime.settings,
-        settings_sync=runtime.settings_sync,
-        webhooks=runtime.webhooks,
-        sandbox=None,
-        guard=guard,
-    )
+    own, runtime.database = runtime.database, database
+    execution = Execution(runtime, worker_id=WORKER, sandbox=None, guard=guard)
     yield Stand(runtime, database, execution, guard)
     guard.heartbeat.close()
-    database.close()
     runtime.close()
+    own.close()
 
 
 def refused() -> float:
@@ -120,9 +110,9 @@ def test_a_start_whose_answer_was_lost_strands_nothing(stand: Stand) -> None:
     stand.database.lost = {1}
     assert stand.run(step_id).rescheduled, "the message comes back"
     assert stand.job(job_id)["steps"][0]["status"] == "running", "nobody runs it, and its worker lives"
-    stand.execution.hand_back_strays()
+    stand.execution.hand_back_orphaned()
     assert stand.job(job_id)["steps"][0]["status"] == "running", "seen once: it could be a start under way"
-    stand.execution.hand_back_strays()
+    stand.execution.hand_back_orphaned()
     step = stand.job(job_id)["steps"][0]
     assert (step["status"], step["attempt"]) == ("retrying", 0)
     stand.run(step_id)

@@ -32,17 +32,7 @@ class Bench:
     def __init__(self, runtime: Runtime, log: io.StringIO) -> None:
         self.runtime = runtime
         self._log = log
-        self.execution = Execution(
-            worker_id=WORKER,
-            database=runtime.database,
-            pipelines=runtime.pipelines,
-            dispatcher=runtime.dispatcher,
-            sessions=runtime.sessions,
-            settings=runtime.settings,
-            settings_sync=runtime.settings_sync,
-            webhooks=runtime.webhooks,
-            sandbox=None,
-        )
+        self.execution = Execution(runtime, worker_id=WORKER, sandbox=None)
 
     def run(self, do: str) -> dict[str, Any]:
         from orchestrator.jobs import NewJob
