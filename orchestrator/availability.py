@@ -1,4 +1,4 @@
-"""Waiting at the start of a process until the servers that it needs answer."""
+"""Waiting at the start of a process until database and Redis answer."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ T = TypeVar("T")
 
 
 class StoppedWaiting(Exception):
-    """Somebody asked this process to stop while it waited for a server."""
+    """The process was stopped while it waited for a server."""
 
 
 def when_available(call: Callable[[], T], stopping: threading.Event | None = None) -> T:
-    """Make the call, again with backoff while the database or Redis is away; one log line for each new reason.
+    """Make the call, and retry it with backoff while the database or Redis is unreachable; logs each new reason once.
 
-    `call` must be safe to make twice.
+    `call` must be safe to repeat.
 
     Raises:
         StoppedWaiting: `stopping` was set.

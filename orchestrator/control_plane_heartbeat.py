@@ -1,7 +1,7 @@
-"""A control plane's liveness: a row in the database that a thread renews.
+"""A control plane's heartbeat: a row in the database that a thread renews.
 
-Should the database be away for long, others hold the process to be dead; what it does then is refused by the guards of
-what it writes, not by this.
+While the database is unreachable other processes may declare this one dead. Guards in its writes protect the data then,
+not the heartbeat.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class ControlPlaneHeartbeat:
     def start(self) -> None:
         """Write the row, and renew it until `stop`."""
         self._renew()
-        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Remove the row: what the process held is free at once."""
+        """Remove the row, so that other processes can take over this one's keys at once."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout=10)
         try:
             self._database.write(lambda connection: control_planes.stop(connection, self._own_id))
         except (Unavailable, CommitUnknown) as error:
-            log.warning("the orderly stop is not noted, others will know it in a while: %s", error)
+            log.warning("the stop could not be recorded; other processes detect it in a while: %s", error)
 
     def _run(self) -> None:
         while not self._stopping.wait(control_planes.RENEWAL_SECONDS):
@@ -56,8 +56,8 @@ class ControlPlaneHeartbeat:
                 lambda connection: control_planes.renew(connection, id=self._own_id, host=host, pid=pid)
             )
         except (Unavailable, CommitUnknown) as error:
-            log.warning("this control plane's liveness is not renewed: %s", error)
+            log.warning("this control plane's heartbeat was not written: %s", error)
         except Exception:
-            log.exception("this control plane's liveness is not renewed; it goes on")
+            log.exception("this control plane's heartbeat was not written")
         else:
             self.id = self._own_id

@@ -1,10 +1,10 @@
-"""What another try of a step may do, by the effect that the step declares.
+"""Whether a step may be retried, by the effect that it declares.
 
-A step that is irreversible may be tried again after an attempt that said how it ended, an exception included: its code
-knows. After one that was cut off (killed, timed out, lost with its worker) nobody knows, and the ledger is what tells:
-the next attempt looks there first. The ledger belongs to the job's draft. A step without a draft keeps none, so it is
-never simply run again: it ends with `outcome_unknown`, and a person looks. Unless its function was never entered: that
-it is entered is recorded first (`step_port.ENTER`), and a refused record keeps it out.
+An irreversible step may be retried after an attempt that ended by itself, also by an exception. After an attempt that
+was cut off (killed, timed out, lost with its worker) its outcome is unknown, and the next attempt checks the ledger of
+the job's draft first. A step without a draft has no ledger, so it is not retried: it ends with `outcome_unknown`, and a
+person must check it. It is retried if its function was not entered: the entering is recorded first (`step_port.ENTER`),
+and the function is not entered without the record.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Mapping
 
 from actors import Pipeline
 
-#: The end of the error's message; how the attempt was cut off comes before it.
+#: The end of the error's message, after how the attempt was cut off.
 OUTCOME_UNKNOWN_HINT = (
-    "; the step is irreversible and keeps no ledger, so nobody can tell whether it took effect: look, and replay it "
-    "only if it did not"
+    "; the step is irreversible and has no ledger, so it is unknown whether it took effect: check, and replay it only "
+    "if it did not"
 )
 
 
 def is_irreversible(pipelines: Mapping[str, Pipeline], pipeline: str, step: str) -> bool:
-    """Whether the step is declared so; one that is not loaded here is taken for the worst."""
+    """Whether the step is declared irreversible; True for one that is not loaded here."""
     try:
         return pipelines[pipeline].step(step).effect == "irreversible"
     except KeyError:

@@ -1,8 +1,8 @@
-"""Where a reader of events is, written so that it can go on from there without a loss or a repetition.
+"""Positions in the events, from which a reader can continue without loss or repetition.
 
-Events are numbered when they are written and seen when they are committed. On PostgreSQL a lower number can be
-committed after a higher one, so "all up to 1042" is not enough: a position also names the lower numbers that were
-still missing. A missing number belongs to a transaction in flight, or to one that was rolled back.
+Events are numbered when they are written, and visible when they are committed. On PostgreSQL a lower number can be
+committed after a higher one, so a position also has the lower numbers that were missing. A missing number belongs to a
+transaction in flight, or to one that was rolled back.
 
 The text of a position is what clients send in `Last-Event-ID`: `1042`, or `1042~4,1-2` where 1038 and 1040 to 1041
 were missing. Clients treat it as opaque.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-#: A position names at most so many ranges; beyond that neighbours are merged, and some events may be sent twice.
+#: The most ranges in a position; beyond that the lowest are merged, and some events may be sent twice.
 MAX_RANGES = 50
 
 _TEXT = re.compile(r"(\d{1,18})(?:~(\d{1,18}(?:-\d{1,18})?(?:,\d{1,18}(?:-\d{1,18})?){0,199}))?", re.ASCII)
@@ -74,7 +74,7 @@ def at_most(ranges: Ranges, count: int) -> Ranges:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Every event up to `last` was seen, except those whose numbers were `missing` then."""
+    """Every event up to `last` was read, except those with `missing` numbers."""
 
     last: int = 0
     missing: Ranges = ()
@@ -90,7 +90,7 @@ class Position:
 
     @classmethod
     def parse(cls, text: str) -> Position | None:
-        """None for a text that is no position of ours."""
+        """The position; None for any other text."""
         match = _TEXT.fullmatch(text)
         if match is None:
             return None
@@ -105,6 +105,6 @@ class Position:
         return cls(last, tuple(found))
 
     def missing_up_to(self, number: int) -> Ranges:
-        """What somebody who is here has not seen below `number`."""
+        """The numbers below `number` that were not read at this position."""
         lower = below(self.missing, number)
         return (*lower, Range(self.last + 1, number - 1)) if number - 1 > self.last else lower

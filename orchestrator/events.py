@@ -1,13 +1,13 @@
-"""The event hub: what happens to jobs, brought to everybody in this process who waits for it.
+"""The event hub: delivers the events of jobs to all subscribers in this process.
 
 Invariants
-- One thread reads for all waiters, however many there are, and only while there are any. It asks SQL once a second, and
-  at once when another process rings over Redis; without Redis the second is all that is lost.
-- A waiter that is subscribed misses nothing that is committed afterwards: it goes on only once the hub knows its
-  position. On PostgreSQL a lower number can be committed after a higher one, so the hub asks for missing numbers again
-  until their transactions have ended; also for those that were missing when it began.
-- Each event comes with the hub's position, from which a stream makes its own.
-- A reader that is slower than its events loses its queue, not the process' memory: it is told to read again from SQL.
+- One thread reads for all subscribers, and only while there are any. It polls SQL once a second, and at once after a
+  notification over Redis from another process; without Redis events come up to a second later.
+- A subscriber misses no event that is committed after its subscription: that begins only once the hub knows its own
+  position. On PostgreSQL a lower number can be committed after a higher one, so the hub reads missing numbers again
+  until their transactions have ended, also those that were missing at its start.
+- Each event comes with the hub's position, from which a stream derives its own.
+- A slow subscriber loses its queue, which bounds memory: `lagged` then requires it to read from SQL.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-#: Rings that come faster than this are answered together.
+#: Notifications within this time are combined.
 COALESCE_SECONDS = 0.02
-#: A number that is missing for so long is given up. Longer than any transaction of ours; PostgreSQL's snapshots say
-#: much sooner that it was rolled back.
+#: A number that is missing for so long is given up: longer than any transaction here. PostgreSQL's snapshots usually
+#: show much sooner that it was rolled back.
 MISSING_SECONDS = 120.0
-#: A transaction takes a number a moment before its own id is visible, so its end is judged by ids that are later.
+#: A transaction takes a number slightly before its id is visible, so its end is judged by later ids.
 ID_VISIBLE_SECONDS = 1.0
-#: Ranges of missing numbers; beyond that the lowest are merged, and streams pass over what they have had.
+#: The most ranges of missing numbers; beyond that the lowest are merged, and streams skip repeated events.
 MAX_RANGES = 200
-#: How far back a hub that begins looks for missing numbers.
+#: How far back a hub searches for missing numbers at its start.
 LOOK_BACK = 10_000
-#: Events that a slow reader may be behind.
+#: The longest queue of a subscriber.
 QUEUE_LENGTH = 1000
-#: How long a waiter waits for the hub to find its place.
-PLACE_SECONDS = 5.0
+#: How long a new subscriber waits for the hub's position.
+POSITION_SECONDS = 5.0
 RECONNECT_SECONDS = 5.0
-#: How soon the thread sees that it is to end; it waits on a socket, so this asks nobody anything.
+#: How soon the thread notices `close`; it waits on a socket, so this sends no request.
 CLOSE_SECONDS = 0.2
 CHANNEL = "onelane:events"
 
@@ -78,73 +78,73 @@ class JobEvent:
 
 
 def _some_node(redis_url: str, *, socket_timeout: float) -> redis.Redis:
-    """A client; of a cluster any node will do, because what one is told to publish all publish."""
+    """A client of any node: in a cluster a message that is published on one node reaches subscribers of all."""
     url = random.choice(node_urls(redis_url))
     return redis.Redis.from_url(url, socket_timeout=socket_timeout, socket_connect_timeout=1.0)
 
 
 class EventNotifier:
-    """Rings the hubs of all processes after a commit. A ring that is lost costs a hub's second, nothing more.
+    """Notifies the hubs of all processes after a commit. A lost notification only delays events to the next poll.
 
-    `ring` never blocks: a thread of its own, started by the first ring, speaks to Redis, once for all rings that come
-    together.
+    `notify` never blocks: a thread, started at its first call, publishes to Redis, once for all calls within
+    `COALESCE_SECONDS`.
     """
 
     def __init__(self, redis_url: str) -> None:
         self._redis_url = redis_url
         self._client = _some_node(redis_url, socket_timeout=1.0)
-        self._rung = threading.Event()
+        self._pending = threading.Event()
         self._closing = threading.Event()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def notify(self) -> None:
-        self._rung.set()
+        self._pending.set()
         if self._thread is None:
             self._start()
 
     def _start(self) -> None:
         with self._starting:
             if self._thread is None and not self._closing.is_set():
-                self._thread = threading.Thread(target=self._ring_for_all, name="event-bell", daemon=True)
+                self._thread = threading.Thread(target=self._publish_all, name="event-notifier", daemon=True)
                 self._thread.start()
 
-    def _ring_for_all(self) -> None:
+    def _publish_all(self) -> None:
         while not self._closing.is_set():
-            self._rung.wait()
-            self._rung.clear()
+            self._pending.wait()
+            self._pending.clear()
             pause = COALESCE_SECONDS
             try:
                 self._client.publish(CHANNEL, b"")
             except (redis.exceptions.RedisError, OSError) as error:
-                log.debug("no ring for events: %s", error)
+                log.debug("cannot notify of events: %s", error)
                 self._client.close()
                 self._client = _some_node(self._redis_url, socket_timeout=1.0)
                 pause = RECONNECT_SECONDS
             self._closing.wait(pause)
 
     def close(self) -> None:
-        """End the thread; a ring that was not heard yet may be lost."""
+        """End the thread; a notification that was not sent may be lost."""
         self._closing.set()
-        self._rung.set()
+        self._pending.set()
         if self._thread is not None:
             self._thread.join(timeout=3.0)
         self._client.close()
 
 
 class Subscription:
-    """One waiter's events, on the event loop."""
+    """One subscriber's queue of events, on the event loop."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[JobEvent, Position]] = deque()
         self._arrived = asyncio.Event()
-        #: The hub's position after the batch that brought the event that `next` gave last.
+        #: The hub's position after the batch of the event that `next` returned last.
         self.position = Position()
-        #: Events were dropped because they were not taken in time; whoever reads must ask SQL again.
+        #: The queue overflowed and was emptied: the subscriber must read from SQL.
         self.lagged = False
 
     async def next(self, timeout_seconds: float) -> JobEvent | None:
-        """The next event; None when none came in time, or when `lagged` has become true."""
+        """The next event; None at the timeout, or when `lagged` has become true."""
         if not self._waiting and not self.lagged:
             self._arrived.clear()
             with contextlib.suppress(TimeoutError):
@@ -155,12 +155,12 @@ class Subscription:
         return event
 
     def caught_up(self) -> None:
-        """The reader has asked SQL again."""
+        """The subscriber has read from SQL."""
         self.lagged = False
 
     def _push(self, event: JobEvent, position: Position) -> None:
         if self.lagged:
-            return  # the reader gets it from SQL
+            return  # the subscriber reads it from SQL
         if len(self._waiting) >= QUEUE_LENGTH:
             self._waiting.clear()
             self.lagged = True
@@ -170,7 +170,7 @@ class Subscription:
 
 
 class EventHub:
-    """Subscriptions by job and by account, and the thread that feeds them."""
+    """Subscriptions by job and by account, and the thread that reads their events."""
 
     def __init__(self, database: Database, redis_url: str | None = None) -> None:
         self._database = database
@@ -178,17 +178,16 @@ class EventHub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._by_job: dict[str, set[Subscription]] = {}
         self._by_account: dict[str, set[Subscription]] = {}
-        #: What the hub has delivered; of the event loop alone.
+        #: Up to where events were delivered; used only on the event loop.
         self.position = Position()
-        #: Guards `_count` and `_placed`: the thread may rest only while nobody waits, and nobody may rely on its place
-        #: while it rests.
+        #: Guards `_count` and `_has_position`: the thread may pause only without subscribers, and has no position then.
         self._state = threading.Lock()
         self._count = 0
-        self._placed = False
-        #: Of the thread alone: the position that the event loop was given last.
+        self._has_position = False
+        #: The last position that was given to the event loop; used only on the thread.
         self._handed_over = Position()
-        #: On the event loop: wakes those who wait for the thread to find its place.
-        self._place_found = asyncio.Event()
+        #: On the event loop: set once the thread has a position.
+        self._position_found = asyncio.Event()
         self._thread: threading.Thread | None = None
         self._wanted = threading.Event()
         self._closing = threading.Event()
@@ -200,14 +199,14 @@ class EventHub:
         """A job's events, from what is committed after entering.
 
         Raises:
-            Unavailable: the hub could not find its place, because the database is away.
+            Unavailable: the hub has no position, because the database is unreachable.
         """
         async with self._subscribed(self._by_job, job_id) as subscription:
             yield subscription
 
     @asynccontextmanager
     async def of_account(self, account: str) -> AsyncIterator[Subscription]:
-        """The same for all jobs of an account."""
+        """As `of_job`, for all jobs of an account."""
         async with self._subscribed(self._by_account, account) as subscription:
             yield subscription
 
@@ -222,14 +221,14 @@ class EventHub:
         group.setdefault(key, set()).add(subscription)
         with self._state:
             self._count += 1
-            placed = self._placed
-            if not placed:
-                self._place_found.clear()
+            has_position = self._has_position
+            if not has_position:
+                self._position_found.clear()
             self._wanted.set()
         try:
-            if not placed:
+            if not has_position:
                 try:
-                    await asyncio.wait_for(self._place_found.wait(), PLACE_SECONDS)
+                    await asyncio.wait_for(self._position_found.wait(), POSITION_SECONDS)
                 except TimeoutError:
                     raise Unavailable("events cannot be read: the database does not answer") from None
             yield subscription
@@ -248,9 +247,9 @@ class EventHub:
         if self._loop is not loop:
             if self._count:
                 raise RuntimeError("one event hub serves one event loop")
-            self._loop, self._place_found = loop, asyncio.Event()
+            self._loop, self._position_found = loop, asyncio.Event()
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._read_for_all, name="event-hub", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="event-hub", daemon=True)
             self._thread.start()
 
     def _deliver(self, events: Sequence[JobEvent], position: Position) -> None:
@@ -262,7 +261,7 @@ class EventHub:
                 subscription._push(event, position)
 
     def close(self) -> None:
-        """End the thread; waits for it shortly."""
+        """End the thread, and wait for it."""
         self._closing.set()
         self._wanted.set()
         if self._thread is not None:
@@ -270,67 +269,67 @@ class EventHub:
 
     # --- on the thread -------------------------------------------------------------------------------------------
 
-    def _read_for_all(self) -> None:
-        ear = _Ear(self._redis_url)
+    def _run(self) -> None:
+        listener = _Listener(self._redis_url)
         reader: _Reader | None = None
         try:
             while not self._closing.is_set():
-                if self._may_rest():
+                if self._may_pause():
                     reader = None
-                    ear.close()
+                    listener.close()
                     self._wanted.wait()
                     continue
                 try:
                     reader = reader or _Reader(self._database)
                     self._hand_over(reader.read(), reader.position)
                 except Exception as error:
-                    # Waiters are better served by the next second than by the end of this thread.
+                    # Whatever failed, the next poll may succeed; subscribers would never get events without the thread.
                     log.warning("events cannot be read now: %s", error)
                     self._closing.wait(POLL_SECONDS)
                     continue
-                ear.listen(POLL_SECONDS, self._closing)
+                listener.wait(POLL_SECONDS, self._closing)
         finally:
-            ear.close()
+            listener.close()
 
-    def _may_rest(self) -> bool:
+    def _may_pause(self) -> bool:
         with self._state:
             if self._count or self._closing.is_set():
                 return False
-            self._placed = False
+            self._has_position = False
             return True
 
     def _hand_over(self, events: list[JobEvent], position: Position) -> None:
         with self._state:
-            newly_placed, self._placed = not self._placed, True
+            is_first, self._has_position = not self._has_position, True
         loop = self._loop
-        if loop is None or not (events or newly_placed or position != self._handed_over):
+        if loop is None or not (events or is_first or position != self._handed_over):
             return
         self._handed_over = position
 
         def on_loop() -> None:
             self._deliver(events, position)
-            self._place_found.set()
+            self._position_found.set()
 
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop was closed, with all subscribers
             loop.call_soon_threadsafe(on_loop)
 
 
 @dataclass(slots=True)
 class _Missing:
-    """Numbers that were skipped; their transactions are in flight, or were rolled back."""
+    """Skipped numbers: their transactions are in flight, or were rolled back."""
 
     numbers: Range
     #: Monotonic seconds.
     noticed_at: float
-    #: Once all transactions with lower ids have ended, the numbers will not come any more.
+    #: Once all transactions with lower ids have ended, the numbers are given up.
     ends_with: int | None = None
 
 
 class _Reader:
-    """Reads what is new, and what was missing and is committed now."""
+    """Reads new events, and those that were missing and are committed now."""
 
     def __init__(self, database: Database) -> None:
-        """Begin after what is committed; what is missing below is looked for."""
+        """Begin after the last committed event; missing numbers below are read later."""
         self._database = database
         self._missing: list[_Missing] = []
 
@@ -351,7 +350,7 @@ class _Reader:
         asked_for = self._ranges()
 
         def look(connection: Connection) -> tuple[store.Horizon | None, list[JobEvent], list[JobEvent]]:
-            # The horizon first: what had ended by then is visible to the statements that follow.
+            # The horizon first: transactions that had ended by then are visible to the following statements.
             horizon = store.horizon(connection) if asked_for else None
             late = [JobEvent.of(row) for row in store.within(connection, asked_for)]
             return horizon, late, [JobEvent.of(row) for row in store.after(connection, self._last)]
@@ -375,7 +374,7 @@ class _Reader:
             self._missing = [_Missing(each, now) for each in merged]
 
     def _resolve(self, horizon: store.Horizon | None, arrived: set[int]) -> None:
-        """Forget what has arrived and what cannot arrive any more."""
+        """Remove numbers that were read, and those whose transactions were rolled back."""
         now, left = time.monotonic(), list[_Missing]()
         for each in self._missing:
             age = now - each.noticed_at
@@ -389,8 +388,8 @@ class _Reader:
         self._missing = left
 
 
-class _Ear:
-    """Waits for a ring over Redis, or for the time to pass where Redis is away."""
+class _Listener:
+    """Waits for a notification over Redis, or only for the time where Redis is unreachable."""
 
     def __init__(self, redis_url: str | None) -> None:
         self._redis_url = redis_url
@@ -398,8 +397,8 @@ class _Ear:
         self._client: redis.Redis | None = None
         self._retry_at = 0.0
 
-    def listen(self, seconds: float, closing: threading.Event) -> None:
-        """Give back when somebody rings, and after `seconds` at the latest."""
+    def wait(self, seconds: float, closing: threading.Event) -> None:
+        """Return at a notification, and after `seconds` at the latest."""
         pubsub = self._connected()
         if pubsub is None:
             closing.wait(seconds)
@@ -414,7 +413,7 @@ class _Ear:
                         pass
                     return
         except (redis.exceptions.RedisError, OSError) as error:
-            log.debug("no rings for events from Redis: %s", error)
+            log.debug("no notifications of events from Redis: %s", error)
             self.close()
             self._retry_at = time.monotonic() + RECONNECT_SECONDS
             closing.wait(max(0.0, until - time.monotonic()))
@@ -426,7 +425,7 @@ class _Ear:
                 self._pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]
                 self._pubsub.subscribe(CHANNEL)
             except (redis.exceptions.RedisError, OSError) as error:
-                log.debug("no rings for events from Redis: %s", error)
+                log.debug("no notifications of events from Redis: %s", error)
                 self.close()
                 self._retry_at = time.monotonic() + RECONNECT_SECONDS
         return self._pubsub

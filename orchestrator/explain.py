@@ -1,7 +1,7 @@
-"""Why a job waits, how many of its account are before it, and for how long it may.
+"""Explains why a job waits: the reasons, its position in the tenant queue, and an estimate of the wait.
 
-SQL tells what somebody decided (times, pauses, limits), Redis tells the order and the rates. Where Redis is away the
-answer says so, and gives what SQL knows.
+Times, pauses and limits come from SQL, the order and the rates from Redis. If Redis is unreachable, that is one of the
+reasons, and the others come from SQL.
 """
 
 from __future__ import annotations
@@ -25,24 +25,23 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: What the broker takes a message of a lane for before it has seen one end (`lane.mean` in `include/lane.lua`).
+#: The broker's mean duration of a lane before the first message has ended (`lane.mean` in `include/lane.lua`).
 UNMEASURED_SECONDS = 0.001
-#: The broker's words, and ours where they differ.
+#: The broker's codes, and the API's where they differ.
 _CODES = {
     "behind_other_messages": "behind_other_jobs",
     "lane_at_concurrency": "at_concurrency",
     "delayed": "scheduled",
     "damaged": "not_dispatched",
 }
-_PAUSES = {"login_required": "login_required"}
 _NOT_SENT = "it is committed, and goes to Redis within seconds"
-#: What pauses one tenant queue, beside `queue_paused` itself.
+#: Reasons for which Redis has `queue_paused`.
 _QUEUE_PAUSES = frozenset({"login_required", "circuit_open"})
 
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """One reason, in the API's words."""
+    """One reason, as the API shows it."""
 
     code: str
     message: str
@@ -51,7 +50,7 @@ class Why:
 
 
 class JobExplainer:
-    """Asks SQL and Redis about jobs that wait. `redis_is_away` tells without asking that Redis would not answer."""
+    """Explains from SQL and Redis why jobs wait. `redis_is_away`: whether Redis is known to be unreachable."""
 
     def __init__(
         self,
@@ -67,7 +66,7 @@ class JobExplainer:
         self._scope_of = scope_of
 
     def why(self, job_id: str, account: str | None = None) -> list[Why]:
-        """All reasons why the job does not run now; none once it runs or has ended.
+        """All reasons why the job does not run now; none when it runs or has ended.
 
         Raises:
             NotFound: no such job, or not this account's. `account` None stands for an admin.
@@ -76,9 +75,9 @@ class JobExplainer:
         return list(self._reasons(found))
 
     def queue_position(self, job: dict[str, Any]) -> dict[str, Any]:
-        """`queue_position` and `estimated_wait` of a job in the API's shape; None where nobody can tell.
+        """`queue_position` and `estimated_wait` of a job as the API shows it; None where unknown.
 
-        The wait is what the account's own steps took on that lane; the lane's where the account has had none.
+        The estimate uses the mean duration of the account's own steps on the lane, or else of all the lane's.
         """
         unknown = {"queue_position": None, "estimated_wait": None}
         step = next((each for each in job["steps"] if each["status"] in ("queued", "retrying")), None)
@@ -93,11 +92,11 @@ class JobExplainer:
             queue = admin.describe(lane, account) if position is not None else None
             return None if position is None or queue is None else (position, queue)
 
-        found = self._asked(ask)
+        found = self._ask_redis(ask)
         if found is None:
             return unknown
         position, queue = found
-        # Those that run are half done on average; those before it come in rounds of `concurrency`.
+        # Running steps are half done on average; those before this one run in rounds of `concurrency`.
         rounds = position / queue.limits.concurrency + (0.5 if queue.active else 0.0)
         return {"queue_position": position, "estimated_wait": self._estimate(rounds, lane, account, queue)}
 
@@ -118,14 +117,14 @@ class JobExplainer:
         elif status == "awaiting_approval":
             yield Why("awaiting_approval", f"its step {found.job['current_step']!r} waits for :approve or :reject")
         elif status == "queued" and step is not None:
-            told = [*_decided(found), *_by_capacity(found)]
-            yield from told
-            yield from self._refused(found.job["pipeline"], step["name"])
-            codes = {each.code for each in told}
-            # Redis knows of a pause, and not for what.
-            yield from self._by_redis(found, codes | ({"queue_paused"} if codes & _QUEUE_PAUSES else set()))
+            in_sql = [*_from_settings(found), *_from_capacity(found)]
+            yield from in_sql
+            yield from self._from_provider(found.job["pipeline"], step["name"])
+            codes = {each.code for each in in_sql}
+            # Redis has a pause without its reason.
+            yield from self._from_redis(found, codes | ({"queue_paused"} if codes & _QUEUE_PAUSES else set()))
 
-    def _refused(self, pipeline: str, step: str) -> Iterator[Why]:
+    def _from_provider(self, pipeline: str, step: str) -> Iterator[Why]:
         scope = self._scope_of(pipeline, step)
         if scope is None:
             return
@@ -133,7 +132,7 @@ class JobExplainer:
         if reason is not None:
             yield Why("provider_refused", f"its credential ({scope}) is refused, so it will fail: {reason}")
 
-    def _by_redis(self, found: Situation, told: set[str]) -> Iterator[Why]:
+    def _from_redis(self, found: Situation, known: set[str]) -> Iterator[Why]:
         step = found.step
         assert step is not None
         lane, account = step["lane"], found.job["account"]
@@ -143,7 +142,7 @@ class JobExplainer:
             reasons = admin.explain(lane, account, step["id"])
             return reasons, bool(reasons) or step["id"] in admin.contains(lane, account, [step["id"]])
 
-        answer = self._asked(ask)
+        answer = self._ask_redis(ask)
         if answer is None:
             yield Why("redis_unavailable", "Redis cannot be reached; the job runs once it is back")
             return
@@ -153,24 +152,24 @@ class JobExplainer:
             message = "Redis has lost its message; it is sent again within a minute" if lost else _NOT_SENT
             yield Why("not_dispatched", message)
         else:
-            new = [why for why in map(_of_redis, reasons) if why.code not in told]
+            new = [why for why in map(_of_redis, reasons) if why.code not in known]
             yield from new
-            if not told and not new:
+            if not known and not new:
                 yield Why("behind_other_jobs", _behind_others(found), count=0)
 
-    def _asked(self, ask: Callable[[], T]) -> T | None:
-        """Redis' answer; None when there is none."""
+    def _ask_redis(self, ask: Callable[[], T]) -> T | None:
+        """The answer from Redis; None when it is unreachable."""
         if self._redis_is_away():
             return None
         try:
             return ask()
         except (BrokerConnectionError, QueueError) as error:
-            warn(log, error, "Redis was asked why a job waits, and did not answer: %s", error)
+            warn(log, error, "Redis did not answer why a job waits: %s", error)
             return None
 
 
-def _decided(found: Situation) -> Iterator[Why]:
-    """What a person or an earlier attempt decided."""
+def _from_settings(found: Situation) -> Iterator[Why]:
+    """Reasons from due times, pauses and circuits."""
     step, lane = found.step, found.step["lane"] if found.step is not None else ""
     if step is not None and found.due_at is not None:
         if found.last_outcome == "provider_busy":
@@ -185,21 +184,19 @@ def _decided(found: Situation) -> Iterator[Why]:
         yield Why("account_suspended", "the account is suspended until :resume")
     if found.queue_pause is not None:
         until, reason = found.queue_pause
-        code = _PAUSES.get(reason or "", "queue_paused")
-        messages = {
-            "login_required": "the account has to sign in: set its session",
-            "queue_paused": f"tenant queue {lane}_{found.job['account']} is paused",
-        }
-        yield Why(code, messages[code], until=until)
+        if reason == "login_required":
+            yield Why("login_required", "the account has to sign in: set its session", until=until)
+        else:
+            yield Why("queue_paused", f"tenant queue {lane}_{found.job['account']} is paused", until=until)
     if found.circuit is not None:
         status, until = found.circuit
-        what = "nothing of the lane starts" if status == "open" else "one job is let through to try"
+        what = "nothing of the lane starts" if status == "open" else "one job runs as a trial"
         yield Why("circuit_open", f"too many of the account's steps failed in a row: {what}", until=until)
     if found.lane_paused:
-        yield Why("lane_paused", f"lane {lane} is paused for everybody")
+        yield Why("lane_paused", f"lane {lane} is paused for all accounts")
 
 
-def _by_capacity(found: Situation) -> Iterator[Why]:
+def _from_capacity(found: Situation) -> Iterator[Why]:
     lane = found.step["lane"] if found.step is not None else ""
     if found.running >= found.concurrency:
         message = f"{found.running} of its tenant queue run(s), and at most {found.concurrency} may"

@@ -1,10 +1,10 @@
-"""An account's export: lines of JSON, made as fast as they are read and no faster.
+"""An account's export: lines of JSON, produced on demand.
 
     {"type": "header", "format": "onelane account export", "version": 1, "account": …, "exported_at": …, …}
     {"type": "job", "data": {…}}                      and so on, a line for each row
-    {"type": "end", "counts": {"job": 120, …}}        a stream without it was cut
+    {"type": "end", "counts": {"job": 120, …}}        a stream without it is incomplete
 
-Invariant: what is held at a time does not grow with the account: one page of rows, and one file.
+Invariant: memory does not grow with the account: one page of rows, and one file.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tenants.store import exports as store
 from .json_text import to_json
 
 VERSION = 1
-#: Lines go out together once they have this size.
+#: Lines are sent together once they have this size.
 CHUNK_BYTES = 256 * 1024
 
 _LEFT_OUT = {
-    "session": "storage state and credentials are sealed and never leave; `sealed` names those that are held",
+    "session": "storage state and credentials are sealed and never exported; `sealed` names those that are stored",
     "webhook_secret": "the secrets themselves, as above",
-    "key": "keys are kept as hashes, which say nothing about them",
-    "idempotency_key": "the answer that is kept for a repeat, for a day; it shows what stands in other lines",
-    "audit": "it is not the account's own, but the installation's record of who did what",
+    "key": "keys are stored as hashes, from which they cannot be recovered",
+    "idempotency_key": "the answer that is stored for a repeated call, for a day; other lines have its content",
+    "audit": "it is the installation's record of who did what, not the account's",
 }
 
 
@@ -39,8 +39,8 @@ def chunks(database: Database, account: str, data_dir: Path) -> Generator[bytes]
     """The export, in pieces of about `CHUNK_BYTES`, each of whole lines.
 
     Raises:
-        NotFound: before the first: the account has not come into being.
-        Unavailable: at any piece: the database went away, and the export is cut.
+        NotFound: before the first piece: the account does not exist.
+        Unavailable: at any piece: the database is unreachable, and the export incomplete.
     """
     lines: list[bytes] = []
     size = 0
@@ -55,7 +55,7 @@ def chunks(database: Database, account: str, data_dir: Path) -> Generator[bytes]
 
 def _lines(database: Database, account: str, data_dir: Path) -> Iterator[dict[str, Any]]:
     found = store.rows(database, account)
-    first = next(found)  # before the header: an account that is not there has no export
+    first = next(found)  # before the header: an account that does not exist has no export
     yield {
         "type": "header",
         "format": "onelane account export",
@@ -72,7 +72,7 @@ def _lines(database: Database, account: str, data_dir: Path) -> Iterator[dict[st
 
 
 def _with_file(data_dir: Path, artifact: dict[str, Any]) -> dict[str, Any]:
-    """The artifact with its file in the place of the path: an address would end before the export is read."""
+    """The artifact with its file instead of the path: a signed URL would expire before it is used."""
     shown = {name: value for name, value in artifact.items() if name != "path"}
     try:
         content = (data_dir / artifact["path"]).read_bytes()

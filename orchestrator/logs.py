@@ -1,6 +1,6 @@
-"""How every process of the service logs: one line a record, as text or as JSON, to standard error.
+"""Logging of every process: one line a record, as text or JSON, to standard error.
 
-Invariant: a secret of the settings never leaves in a log line, whoever put it into a message or a traceback.
+Invariant: no log line has a secret of the settings, in its message or its traceback.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 _MASK = "[secret]"
-#: Names and addresses of hosts, which many other lines tell too.
+#: Names and addresses of hosts, which are no secrets.
 _HOST = re.compile(r"localhost|\d+(\.\d+){3}|([a-zA-Z0-9-]+\.)+[a-zA-Z]{2,}")
-#: What every `LogRecord` has; anything else came in by `extra=` and belongs into the JSON line.
+#: Attributes of every `LogRecord`; any other came by `extra=`, and is added to the JSON line.
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
-#: Libraries that tell each request, statement or phase of their own life at INFO.
+#: Libraries that log each request or statement at INFO.
 _CHATTY = ("httpx2", "httpcore2", "google_genai", "uvicorn", "alembic", "asyncio", "dramatiq")
 
 
 def configure(settings: Settings) -> None:
-    """Set the root logger up for this process, replacing what was there."""
+    """Configure the root logger, replacing its handlers."""
     configure_as(settings.log_level, settings.log_format, secrets=_secrets_of(settings))
 
 
 def configure_as(level: str, log_format: str, *, secrets: Iterable[str] = ()) -> None:
-    """As `configure`, for a process that has no settings."""
+    """As `configure`, for a process without settings."""
     redact = _Redaction(secrets)
     formatter = _JsonFormatter(redact) if log_format == "json" else _TextFormatter(redact)
     handler = logging.StreamHandler(sys.stderr)
@@ -60,7 +60,7 @@ def _secrets_of(settings: Settings) -> set[str]:
 
 class _Redaction:
     def __init__(self, secrets: Iterable[str]) -> None:
-        # The longest first: a secret may hold another one.
+        # The longest first: a secret may contain another one.
         self._secrets = sorted({each for each in secrets if len(each) >= 8}, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
@@ -70,7 +70,7 @@ class _Redaction:
 
 
 def _parts_of(url: str) -> set[str]:
-    """An alert URL, and whatever stands in it that may be a token: most services have theirs in the path."""
+    """An alert URL, and all parts of it that may be a token: most services have theirs in the path."""
     rest = url.partition("://")[2]
     parts = [part for part in re.split(r"[/?&=@:#,]+", rest) if not _HOST.fullmatch(part)]
     return {url, rest, *parts, *map(unquote, parts)}
@@ -86,7 +86,7 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.level = record.levelname.lower()
         text = super().format(record)
-        # Of another process, so it came in by `extra=`.
+        # The traceback of another process, from `extra=`.
         traceback = getattr(record, "traceback", "")
         return self._redact(f"{text}\n{traceback.rstrip()}" if traceback else text)
 

@@ -15,7 +15,7 @@ from dramatiq.errors import BrokerConnectionError
 from tenants.database import CommitUnknown, Database
 from tenants.errors import AccountBusy, QueueNotEmpty, Unavailable
 from tenants.queues import QueueError, TenantBroker
-from tenants.store import dispatch, queues
+from tenants.store import bulk_cancel, dispatch, queues
 
 from .dispatch import HORIZON_SECONDS, Dispatcher
 
@@ -53,7 +53,7 @@ class QueueDeletion:
             Unavailable, BrokerConnectionError: a server is down; nothing was done, or the message says what was.
         """
         name = f"{lane}_{account}"
-        found = self._database.read(lambda connection: queues.standing(connection, lane, account))
+        found = self._database.read(lambda connection: queues.count_steps(connection, lane, account))
         if found.running:
             raise AccountBusy(f"{found.running} step(s) run on tenant queue {name}; cancel their jobs, or wait")
         if found.waiting and not force:
@@ -63,7 +63,7 @@ class QueueDeletion:
             try:
                 if force:
                     cancelled += self._cancel_waiting(lane, account, cancelled)
-                if self._tear_down(lane, account):
+                if self._delete(lane, account):
                     return Deletion(cancelled, True, found.waiting)
             except CommitUnknown:
                 raise
@@ -80,7 +80,7 @@ class QueueDeletion:
         cancelled = 0
         try:
             while ended := self._database.write(
-                lambda connection: queues.cancel_waiting(connection, lane, account, limit=CANCELLED_AT_ONCE)
+                lambda connection: bulk_cancel.cancel_waiting(connection, lane, account, limit=CANCELLED_AT_ONCE)
             ):
                 cancelled += len(ended)
         except CommitUnknown as error:
@@ -91,7 +91,7 @@ class QueueDeletion:
                 raise
         return cancelled
 
-    def _tear_down(self, lane: str, account: str) -> bool:
+    def _delete(self, lane: str, account: str) -> bool:
         """Delete the queue; False if a message came meanwhile, or a step is running."""
         removed = self._admin.purge(lane, account)
         came = self._database.read(

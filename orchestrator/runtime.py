@@ -25,7 +25,7 @@ from .step_clients import text_model_scope
 from .violations import Violations
 from .webhooks import Webhooks
 
-#: Redis keys of this installation begin with it.
+#: The prefix of this installation's Redis keys.
 NAMESPACE = "onelane"
 
 
@@ -51,7 +51,7 @@ class Runtime:
         self.pipelines: Mapping[str, Pipeline] = load_pipelines(settings.pipelines)
         self.publishers: Mapping[str, KnownPublisher] = load_publishers(settings.publishers)
         self.database = Database(settings.database_url, pool_size=settings.threads + 8)
-        # Retries, time limits and expiry are decided by SQL, once: Dramatiq's own middleware for them stays out.
+        # SQL decides about retries, time limits and expiry, so Dramatiq's own middleware for them is left out.
         self.broker = TenantBroker(
             url=settings.redis_url, namespace=NAMESPACE, middleware=[], worker_id=worker_id, other_layouts="ignore"
         )

@@ -1,12 +1,12 @@
-"""When a schedule fires: pure arithmetic from its cadence, without a clock, a database or memory of earlier fires.
+"""When a schedule fires: a pure function of its cadence, without a clock, a database or a memory of earlier fires.
 
-Cron expressions are read by cronsim, on wall clocks without a zone. Which instant a wall clock's time is, and what
-happens to times that clock changes skip or repeat, is decided here (cronsim itself assumes that clocks change by whole
-hours, and loses fires in Australia/Lord_Howe). Zones are zoneinfo's.
+cronsim evaluates cron expressions on local times without a zone. This module translates local times into instants, also
+those that clock changes skip or repeat (cronsim itself assumes clock changes of whole hours, and loses fires in
+Australia/Lord_Howe). Zones are zoneinfo's.
 
 Invariants
-- The fires after a time depend on the cadence alone, so a preview is what will happen, and any number of control planes
-  agree. Jitter and spread are drawn from the cadence's seed.
+- The fires after a time depend only on the cadence, so a preview is exact, and all control planes agree. Jitter and
+  spread are drawn from the cadence's seed.
 - Fires strictly increase, and lie between `starts_at` and `ends_at`, both included.
 - A jittered fire comes before the cadence's next time. Spread fires keep `min_gap`, also over midnight and where a
   clock change makes the window shorter; then there are fewer of them that day.
@@ -34,7 +34,7 @@ SHORTEST_EVERY_SECONDS = 1.0
 #: Ten years.
 LONGEST_EVERY_SECONDS = 10 * 366 * 86_400.0
 LONGEST_JITTER_SECONDS = 86_400.0
-#: Half a day: longer gaps between fires of one day could not be kept where the clock is put forward.
+#: Half a day: longer gaps between fires of one day do not fit on a day on which the clock is set forward.
 LONGEST_GAP_SECONDS = 43_200.0
 MOST_PER_DAY = 1000
 MOST_TIMES = 1000
@@ -57,7 +57,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Cadence:
-    """When to fire; one of `cron`, `every` (seconds), `at` and `spread` is given. All times are aware."""
+    """When to fire: exactly one of `cron`, `every` (seconds), `at` and `spread` is given. All times are aware."""
 
     #: Jitter and spread are drawn from it.
     seed: str
@@ -84,7 +84,7 @@ def upcoming(cadence: Cadence, after: datetime, count: int) -> list[datetime]:
 
 
 def fires(cadence: Cadence, after: datetime) -> Iterator[datetime]:
-    """All fires later than `after`, in UTC and in order. The cadence must be without `faults`."""
+    """All fires later than `after`, in UTC, ascending. The cadence must have no `faults`."""
     after = after.astimezone(UTC)
     if cadence.starts_at > after:
         after = cadence.starts_at - _SMALLEST
@@ -101,7 +101,7 @@ def fires(cadence: Cadence, after: datetime) -> Iterator[datetime]:
 
 
 def faults(cadence: Cadence) -> list[Fault]:
-    """Everything that is wrong with a cadence, each at its field."""
+    """All faults of a cadence, with their fields."""
     found = _kind_faults(cadence)
     if not is_zone(cadence.timezone):
         found.append(Fault(("timezone",), f"{cadence.timezone!r} is no IANA time zone; one is Europe/Berlin"))
@@ -135,7 +135,7 @@ def is_zone(name: str) -> bool:
 
 
 def _nominal(cadence: Cadence, after: datetime) -> Iterator[datetime]:
-    """Times without jitter, in order, from the last one that is not later than `after` or earlier."""
+    """Times without jitter, ascending, from the last one up to `after`, or an earlier one."""
     if cadence.cron is not None:
         return _cron(cadence, cadence.cron, after)
     if cadence.every is not None:
@@ -151,7 +151,7 @@ def _cron(cadence: Cadence, expression: str, after: datetime) -> Iterator[dateti
     zone = ZoneInfo(cadence.timezone)
     begin = after
     if cadence.jitter:
-        # Only the last time before `after` can still lie ahead once it is jittered. How far back it is, nobody knows.
+        # The last time up to `after` may be jittered to a later one. It is searched back in growing steps.
         back = 64.0
         while True:
             begin = after - timedelta(seconds=min(back, cadence.jitter))
@@ -163,11 +163,11 @@ def _cron(cadence: Cadence, expression: str, after: datetime) -> Iterator[dateti
 
 
 def _cron_after(expression: str, after: datetime, zone: ZoneInfo) -> Iterator[datetime]:
-    """Fires later than `after`, in order.
+    """Fires later than `after`, ascending.
 
-    A wall clock's time that exists once fires once. With `*` or `*/n` as minute or hour a skipped time does not fire
-    and a repeated one fires twice; with given minutes and hours a skipped time fires at the end of the gap, and a
-    repeated one at its first pass. So does Debian's cron.
+    A local time that exists once fires once. With `*` or `*/n` as minute or hour a skipped time does not fire and a
+    repeated one fires twice; with fixed minutes and hours a skipped time fires at the end of the gap, and a repeated
+    one at its first occurrence. This is the behaviour of Debian's cron.
     """
     wildcard = any(part.startswith("*") for part in expression.split()[:2])
     last = after
@@ -179,12 +179,12 @@ def _cron_after(expression: str, after: datetime, zone: ZoneInfo) -> Iterator[da
 
 
 def _wall_times(expression: str, after: datetime, zone: ZoneInfo) -> Iterator[datetime]:
-    """Matching wall clock times, ascending, from the first one that has an instant later than `after` or earlier."""
+    """Matching local times, ascending, from the first one with an instant later than `after`, or an earlier one."""
     begin = after.astimezone(zone)
     ahead = begin.replace(fold=0).utcoffset(), begin.replace(fold=1).utcoffset()
     assert ahead[0] is not None
     assert ahead[1] is not None
-    # In the first pass of a repeated hour, times that the clock has shown already come again.
+    # During the first occurrence of a repeated hour, earlier local times occur again.
     repeated = max(timedelta(), ahead[0] - ahead[1]) if begin.fold == 0 else timedelta()
     try:
         yield from CronSim(expression, begin.replace(tzinfo=None) - repeated)
@@ -193,9 +193,9 @@ def _wall_times(expression: str, after: datetime, zone: ZoneInfo) -> Iterator[da
 
 
 def _in_order(wall_times: Iterator[datetime], zone: ZoneInfo, wildcard: bool) -> Iterator[datetime]:
-    """The instants of ascending wall clock times, never descending.
+    """The instants of ascending local times, in ascending order.
 
-    First passes ascend with the wall clock; a second pass waits until the first passes have overtaken it.
+    First occurrences ascend with the local times; a second one is emitted once a first one is later.
     """
     second_passes: deque[datetime] = deque()
     for local in wall_times:
@@ -223,7 +223,7 @@ def _every(start: datetime, every: float, after: datetime) -> Iterator[datetime]
 
 def _spread(cadence: Cadence, spread: Spread, after: datetime) -> Iterator[datetime]:
     zone = ZoneInfo(cadence.timezone)
-    # A window over midnight began the day before.
+    # A window over midnight begins on the day before.
     day = after.astimezone(zone).date() - timedelta(days=1)
     while True:
         yield from _times_of_day(cadence.seed, spread, day, zone)
@@ -231,7 +231,7 @@ def _spread(cadence: Cadence, spread: Spread, after: datetime) -> Iterator[datet
 
 
 def _times_of_day(seed: str, spread: Spread, day: date, zone: ZoneInfo) -> Iterator[datetime]:
-    """Each fire is drawn from a part of the window of its own, so that they spread over all of it."""
+    """Draws each fire from its own part of the window, so that they spread over all of it."""
     gap = _whole_gap(spread)
     first, last = (_minutes(each) for each in spread.window)
     start, following = _instant(day, first, zone), _instant(day + timedelta(days=1), first, zone)
@@ -245,12 +245,12 @@ def _times_of_day(seed: str, spread: Spread, day: date, zone: ZoneInfo) -> Itera
 
 
 def _instant(day: date, minutes: int, zone: ZoneInfo) -> datetime:
-    """The instant of a day's wall clock time, given as minutes after its midnight."""
-    return _first_instant(datetime(day.year, day.month, day.day) + timedelta(minutes=minutes), zone)  # noqa: DTZ001 a wall clock has no zone
+    """The instant of a day's local time, given as minutes after midnight."""
+    return _first_instant(datetime(day.year, day.month, day.day) + timedelta(minutes=minutes), zone)  # noqa: DTZ001 a local time has no zone
 
 
 def _first_instant(local: datetime, zone: ZoneInfo) -> datetime:
-    """A wall clock's time as an instant: one that is skipped is the end of the gap, one that comes twice the first."""
+    """The instant of a local time: the end of the gap for a skipped one, the first for a repeated one."""
     while not _exists(local, zone):
         local += timedelta(minutes=1)
     return local.replace(tzinfo=zone).astimezone(UTC)
@@ -275,7 +275,7 @@ def _jitter(cadence: Cadence, nominal: datetime, following: datetime | None) -> 
 
 
 def _draw(*words: str) -> float:
-    """A number of [0, 1) that follows from the words alone, on every machine and version."""
+    """A number of [0, 1) that depends only on the words, on every machine and version."""
     digest = hashlib.blake2b("\x00".join(words).encode(), digest_size=8).digest()
     return (int.from_bytes(digest) >> 11) / 2**53
 
@@ -328,7 +328,7 @@ def _spread_faults(spread: Spread) -> list[Fault]:
 
 
 def _whole_gap(spread: Spread) -> int:
-    """Seconds; at least one, since no two fires come at one instant."""
+    """Seconds; at least one, because no two fires may have the same instant."""
     return max(1, math.ceil(spread.min_gap))
 
 

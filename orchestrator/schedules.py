@@ -1,8 +1,8 @@
-"""Schedules: made, read, changed, run by hand, and what their next times are. The loop that fires them is apart.
+"""Creating, reading, changing, running and previewing schedules. `loops/schedules.py` fires them.
 
 Invariants
-- A schedule that is kept is without faults, and `next_fire_at` is what `schedule_times` says of it.
-- A change that leaves its times alone leaves `next_fire_at` alone, so that a fire that is just due is not lost.
+- A stored schedule has no faults, and its `next_fire_at` is computed by `schedule_times`.
+- A change that does not affect its times does not change `next_fire_at`, so that a due fire is not lost.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .dispatch import Dispatcher
 from .jobs import Jobs, NewJob
 from .schedule_times import KINDS, Cadence, Spread, faults, next_fire, upcoming
 
-#: What decides about a schedule's times, besides the name, from which jitter and spread are drawn.
+#: Fields that determine a schedule's times, besides the name, from which jitter and spread are drawn.
 _TIMING = (*KINDS, "timezone", "jitter", "starts_at", "ends_at", "enabled", "inputs")
 #: Columns that a caller sets.
 FIELDS = ("name", "pipeline", "input", "approval", "callback_url", "priority", "tags", "overlap", "catch_up", *_TIMING)
-#: What a new schedule has where the caller says nothing. One kind of cadence has no default.
+#: Defaults of a new schedule. One kind of cadence must be given.
 DEFAULTS: Mapping[str, Any] = {
     **dict.fromkeys((*KINDS, "inputs", "starts_at", "ends_at")),
     "input": {},
@@ -45,16 +45,16 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
-#: What else belongs into the transaction, with what was made.
+#: A further write in the same transaction, called with the new row or job.
 Within = Callable[[Connection, Mapping[Any, Any]], None]
 
 
 def _noop(connection: Connection, made: Mapping[Any, Any]) -> None:
-    """Nothing else."""
+    """No further write."""
 
 
 class Schedules:
-    """Everything about schedules but their firing."""
+    """See the module's docstring."""
 
     def __init__(self, database: Database, jobs: Jobs, dispatcher: Dispatcher) -> None:
         self._database = database
@@ -62,10 +62,10 @@ class Schedules:
         self._dispatcher = dispatcher
 
     def create(self, account: str, wanted: Mapping[str, Any], *, within: Within = _noop) -> RowMapping:
-        """Make a schedule of `FIELDS`; those that have a default may be left out. `within` its transaction, too.
+        """Create a schedule from `FIELDS`; those with a default may be left out.
 
         Raises:
-            InvalidAccount, InvalidSchedule, UnknownPipeline, InvalidPipelineInput: nothing was made.
+            InvalidAccount, InvalidSchedule, UnknownPipeline, InvalidPipelineInput: nothing was created.
         """
         account = parse_account(account)
 
@@ -82,7 +82,7 @@ class Schedules:
         return self._database.write(work)
 
     def change(self, schedule_id: str, owner: str | None, changes: Mapping[str, Any]) -> RowMapping:
-        """Set some of `FIELDS`. Another kind of cadence takes the place of the one that was.
+        """Set some of `FIELDS`. Another kind of cadence replaces the former one.
 
         Raises:
             NotFound: no such schedule, or not this account's.
@@ -94,7 +94,7 @@ class Schedules:
             now = store.now(connection)
             new = _changed(row, changes, now)
             first = row["next_fire_at"] if new["enabled"] else None
-            # What is not touched is not judged anew: a schedule that no longer fits can still be turned off.
+            # Unchanged fields are not checked again: a schedule that no longer fits can still be disabled.
             touched = {name for name in changes if (name, changes[name]) != ("enabled", False)}
             if touched & {"name", "pipeline", "input", "callback_url", "tags", *_TIMING}:
                 fresh = self._checked(row["account"], new, now, must_fire=bool(touched & {*_TIMING}))
@@ -123,7 +123,7 @@ class Schedules:
         )
 
     def fires(self, schedule_id: str, owner: str | None, *, limit: int, cursor: str | None) -> Page:
-        """What became of its times, newest first.
+        """A schedule's fires, newest first.
 
         Raises:
             NotFound: as `fetch`.
@@ -136,7 +136,7 @@ class Schedules:
         return self._database.read(read)
 
     def remove(self, schedule_id: str, owner: str | None) -> None:
-        """Remove a schedule; jobs that it made stay.
+        """Remove a schedule; its jobs stay.
 
         Raises:
             NotFound: as `fetch`.
@@ -144,9 +144,7 @@ class Schedules:
         self._database.write(lambda connection: store.remove(connection, schedule_id, owner))
 
     def run(self, schedule_id: str, owner: str | None, *, within: Within = _noop) -> dict[str, Any]:
-        """Make a job now, whatever its times, its overlap or whether it is on; takes the next of its inputs.
-
-        `within` is called in its transaction.
+        """Create a job now, whatever its times and its overlap, also if it is disabled; uses the next of its inputs.
 
         Raises:
             NotFound: as `fetch`.
@@ -163,7 +161,7 @@ class Schedules:
             plan = self._jobs.plan(new_job(row, row["input"] if inputs is None else inputs[taken]))
             queued = self._jobs.create_within(connection, row["account"], plan)
             now = store.now(connection)
-            store.note_fire(connection, row, now, "fired", job_id=plan.id)
+            store.record_fire(connection, row, now, "fired", job_id=plan.id)
             values: dict[str, Any] = {"last_fire_at": now}
             if inputs is not None:
                 values["inputs_taken"] = taken + 1
@@ -179,7 +177,7 @@ class Schedules:
         return job
 
     def preview(self, account: str, wanted: Mapping[str, Any], count: int) -> list[datetime]:
-        """The next fires of a schedule that need not exist, as `create` would make it now.
+        """The next fires of a schedule with these fields, if it were created now.
 
         Raises:
             InvalidSchedule: it would be refused.
@@ -195,7 +193,7 @@ class Schedules:
     def _checked(
         self, account: str, values: Mapping[str, Any], now: datetime, *, must_fire: bool = True
     ) -> datetime | None:
-        """The first fire after now; None where it is off, or its inputs are used up."""
+        """Check a schedule; returns its first fire after now, None if it is disabled or its inputs are used up."""
         timed = cadence(account, values)
         found, first = faults(timed), None
         inputs = values["inputs"]
@@ -210,15 +208,15 @@ class Schedules:
                 found.append(Fault((kind,), "it never fires: none of its times lies ahead and within its bounds"))
         unfit, code = self._job_faults(values) if values.get("pipeline") is not None else ([], None)
         if found:
-            raise InvalidSchedule(_told(found + unfit), tuple(found + unfit))
+            raise InvalidSchedule(_message(found + unfit), tuple(found + unfit))
         if unfit:
             refusal = UnknownPipeline if code == UnknownPipeline.code else InvalidPipelineInput
-            raise refusal(_told(unfit), tuple(unfit))
+            raise refusal(_message(unfit), tuple(unfit))
         used_up = inputs is not None and values.get("inputs_taken", 0) >= len(inputs)
         return first if values["enabled"] and not used_up else None
 
     def _job_faults(self, values: Mapping[str, Any]) -> tuple[list[Fault], str | None]:
-        """What would refuse its jobs, at the places of the schedule."""
+        """Faults that would refuse its jobs, with the locations in the schedule, and the error's code."""
         found: list[Fault] = []
         code: str | None = None
         inputs = values["inputs"]
@@ -242,7 +240,7 @@ def cadence(account: str, values: Mapping[str, Any]) -> Cadence:
     """The cadence of a schedule's fields, `starts_at` among them."""
     spread = values["spread"]
     return Cadence(
-        # The same before a schedule exists and afterwards, so that a preview can be right.
+        # Not the id, which a schedule has only after its creation: a preview must give the same fires.
         seed=f"{account}\x00{values['name']}",
         starts_at=values["starts_at"],
         cron=values["cron"],
@@ -277,7 +275,7 @@ def _changed(row: RowMapping, changes: Mapping[str, Any], now: datetime) -> dict
     new["inputs_taken"] = 0 if "inputs" in changes else row["inputs_taken"]
     if any(changes.get(kind) is not None for kind in KINDS):
         new |= dict.fromkeys(KINDS)
-    # Whoever changes over from one input to a list, or back, names the new one only.
+    # A change from one input to a list, or back, names only the new one.
     if changes.get("inputs") is not None and "input" not in changes:
         new["input"] = {}
     if changes.get("input") and "inputs" not in changes:
@@ -309,5 +307,5 @@ def _time(value: datetime | str) -> datetime:
     return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
-def _told(found: Sequence[Fault]) -> str:
+def _message(found: Sequence[Fault]) -> str:
     return "; ".join(f"{'.'.join(map(str, each.loc))}: {each.message}" for each in found[:5])

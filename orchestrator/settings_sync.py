@@ -1,11 +1,11 @@
-"""Carries settings from SQL, where they are made, to Redis, where they act on the backlog at once.
+"""Copies settings from SQL to Redis, where they affect the waiting messages at once.
 
-SQL decides again at each start, so a setting that Redis has not heard of yet is late, never broken: a refused start
-goes back with a short delay. A rebuild of Redis carries everything anew, and a loop (`loops/carrier.py`) carries what
-Redis was not there to hear, and compares both sides all the time.
+SQL checks again at each start, so a setting that Redis does not have yet is late, never violated: the refused message
+goes back with a short delay. A rebuild of Redis copies everything, and a loop (`loops/settings_sync.py`) retries failed
+copies and compares both sides cyclically.
 
-Invariant: whoever has written to Redis reads SQL once more, and writes again where it says something else by now. So
-of several who carry the same account at a time, the last to write has written what SQL says.
+Invariant: after a write to Redis SQL is read again, and written again if it has changed. So of several concurrent
+copies of the same account the last write has the settings of SQL.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from tenants.database import Database
 from tenants.errors import Unavailable
 from tenants.queues import FOR_GOOD, QueueError, QueueLimits, Rate, StoredSettings, TenantBroker, until_ms
 from tenants.queues.notices import warn
+from tenants.store import lanes
 from tenants.store import settings as store
 
 log = logging.getLogger(__name__)
 
 _NAMES_AT_ONCE = 500
-#: A setting that changes faster than it is carried is left to the next comparison.
-_MOST_WRITES = 10
+#: A setting that keeps changing meanwhile is left to the next comparison.
+_MAX_WRITES = 10
 
 
 class SettingsSync:
@@ -37,65 +38,65 @@ class SettingsSync:
         self._broker = broker
         self._lanes = tuple(lanes)
         self._mutex = threading.Lock()
-        self._late: set[str] = set()
-        self._lanes_are_late = False
+        self._failed: set[str] = set()
+        self._lanes_failed = False
 
     def sync_account(self, account: str) -> bool:
-        """Carry one account's limits and pauses; False when Redis or SQL is away: `retry_failed` does it then."""
+        """Copy one account's limits and pauses; False when Redis or SQL is unreachable: then `retry_failed` does."""
         try:
             self.sync([account])
         except (BrokerConnectionError, QueueError, Unavailable) as error:
-            warn(log, error, "Redis has not heard of the settings of account %r yet: %s", account, error)
+            warn(log, error, "the settings of account %r are not in Redis yet: %s", account, error)
             with self._mutex:
-                self._late.add(account)
+                self._failed.add(account)
             return False
         return True
 
     def sync_lanes(self) -> bool:
-        """Carry the lanes' settings; False when Redis or SQL is away: `retry_failed` does it then."""
+        """As `sync_account`, for the settings of all lanes."""
         try:
             self._sync_lanes()
         except (BrokerConnectionError, QueueError, Unavailable) as error:
-            warn(log, error, "Redis has not heard of the lanes' settings yet: %s", error)
-            self._lanes_are_late = True
+            warn(log, error, "the settings of lanes are not in Redis yet: %s", error)
+            self._lanes_failed = True
             return False
         return True
 
     def retry_failed(self) -> None:
-        """Carry what could not be carried before; what cannot be now stays late.
+        """Copy what failed before; what fails again is kept for the next call.
 
         Raises:
-            dramatiq's ConnectionClosed: Redis is away.
+            dramatiq's ConnectionClosed: Redis is unreachable.
             Unavailable: the database is.
         """
         with self._mutex:
-            late = sorted(self._late)
-        for start in range(0, len(late), _NAMES_AT_ONCE):
-            page = late[start : start + _NAMES_AT_ONCE]
+            failed = sorted(self._failed)
+        for start in range(0, len(failed), _NAMES_AT_ONCE):
+            page = failed[start : start + _NAMES_AT_ONCE]
             with self._mutex:
-                # Before it is carried: what fails meanwhile is noted anew.
-                self._late.difference_update(page)
+                # Before the copy, so that a concurrent failure adds its account again.
+                self._failed.difference_update(page)
             try:
                 self.sync(page)
             except Exception:
                 with self._mutex:
-                    self._late.update(page)
+                    self._failed.update(page)
                 raise
-        if self._lanes_are_late:
-            self._lanes_are_late = False
+        if self._lanes_failed:
+            self._lanes_failed = False
             try:
                 self._sync_lanes()
             except Exception:
-                self._lanes_are_late = True
+                self._lanes_failed = True
                 raise
 
     def sync_all(self) -> None:
-        """Carry everything, for a rebuild.
+        """Copy everything, for a rebuild.
 
-        What Redis has and SQL has not, a pause in an old snapshot for example, is set back to the defaults.
+        Settings that only Redis has, such as a pause in an old snapshot, are reset to the defaults.
 
         Raises:
-            dramatiq's ConnectionClosed: Redis is away.
+            dramatiq's ConnectionClosed: Redis is unreachable.
             Unavailable: the database is.
         """
         self._sync_lanes()
@@ -103,7 +104,7 @@ class SettingsSync:
             self.sync(names)
 
     def pages(self) -> Iterator[Sequence[str]]:
-        """The accounts that have settings in SQL, then those that have some in Redis; an account may come twice.
+        """The accounts with settings in SQL, then those with settings in Redis; an account may come twice.
 
         Raises: as `sync_all`.
         """
@@ -115,7 +116,7 @@ class SettingsSync:
             yield from self._broker.queues_admin.accounts_with_settings(lane)
 
     def sync(self, accounts: Sequence[str]) -> int:
-        """Carry these accounts' limits and pauses; gives back how many tenant queues had others in Redis.
+        """Copy these accounts' limits and pauses; returns how many tenant queues had others in Redis.
 
         Raises: as `sync_all`.
         """
@@ -123,7 +124,7 @@ class SettingsSync:
             return 0
         changed = 0
         settings = self._settings_of(accounts)
-        for _ in range(_MOST_WRITES):
+        for _ in range(_MAX_WRITES):
             for lane in self._lanes:
                 stored = {each.account: _stored(each, lane) for each in settings}
                 changed += self._broker.queues_admin.set_settings(lane, stored)
@@ -142,23 +143,23 @@ class SettingsSync:
 
     def _sync_lanes(self) -> None:
         admin = self._broker.queues_admin
-        made = self._made_for_lanes()
-        for _ in range(_MOST_WRITES):
-            for lane in sorted({*self._lanes, *made}):
-                paused, global_concurrency = made.get(lane, (False, None))
+        configured = self._lane_settings()
+        for _ in range(_MAX_WRITES):
+            for lane in sorted({*self._lanes, *configured}):
+                paused, global_concurrency = configured.get(lane, (False, None))
                 if paused:
                     admin.pause(lane)
                 else:
                     admin.resume(lane)
                 admin.set_lane_limits(lane, global_concurrency)
-            before, made = made, self._made_for_lanes()
-            if made == before:
+            before, configured = configured, self._lane_settings()
+            if configured == before:
                 break
 
-    def _made_for_lanes(self) -> dict[str, tuple[bool, int | None]]:
-        """Of each lane that somebody configured: whether it is paused, and its global concurrency."""
-        rows = self._database.read(store.lanes_with_settings)
-        return {row["lane"]: (row["paused"], row["global_concurrency"]) for row in rows}
+    def _lane_settings(self) -> dict[str, tuple[bool, int | None]]:
+        """Of each configured lane: whether it is paused, and its global concurrency."""
+        configured = self._database.read(lanes.settings)
+        return {lane: (each["paused"], each["global_concurrency"]) for lane, each in configured.items()}
 
 
 def _stored(settings: store.AccountSettings, lane: str) -> StoredSettings:

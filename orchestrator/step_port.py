@@ -263,7 +263,7 @@ class StepPort:
             self._runtime.sessions.require_login(connection, owned.account, reason)
             queues.pause_for_login(connection, owned.lane, owned.account)
             details = {"lane": owned.lane, "pipeline": owned.pipeline, "step": owned.name, "job_id": owned.job_id}
-            alerts.note(
+            alerts.raise_alert(
                 connection, "login_required", account=owned.account, subject=(), details=details, once_per_job=True
             )
 

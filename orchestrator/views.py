@@ -1,4 +1,4 @@
-"""Rows as the API shows them: plain dicts with aware datetimes. One place, for HTTP, events and webhooks."""
+"""Jobs as the API, events and webhooks show them: plain dicts with aware datetimes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _ATTEMPT_FIELDS = ("number", "worker", "started_at", "finished_at", "outcome", "
 
 
 def job_summary(job: Mapping[Any, Any], steps: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
-    """A job as lists show it: without input, result and steps. Of the steps only status and progress are looked at."""
+    """A job as lists show it: without input, result and steps. `steps` need only status and progress."""
     return {
         **{name: job[name] for name in _SUMMARY_FIELDS},
         "progress": _progress(job, steps),
@@ -57,7 +57,7 @@ def job_summary(job: Mapping[Any, Any], steps: Sequence[Mapping[Any, Any]]) -> d
 def job_view(
     job: Mapping[Any, Any], steps: Sequence[Mapping[Any, Any]], attempts: Sequence[Mapping[Any, Any]]
 ) -> dict[str, Any]:
-    """A job whole. `queue_position` and `estimated_wait` are filled in by whoever asked Redis."""
+    """A whole job. A caller that has asked Redis fills in `queue_position` and `estimated_wait`."""
     by_step: dict[str, list[dict[str, Any]]] = {}
     for attempt in attempts:
         by_step.setdefault(attempt["step_id"], []).append({name: attempt[name] for name in _ATTEMPT_FIELDS})
@@ -72,10 +72,7 @@ def job_view(
 
 
 def _progress(job: Mapping[Any, Any], steps: Sequence[Mapping[Any, Any]]) -> int:
-    """Percent of the whole job: each step counts alike, one that did not complete by the progress that it made.
-
-    A best-effort step that failed is over for the job, and counts as whole.
-    """
+    """Percent of the whole job: the mean of its steps, where a failed best-effort step counts as complete."""
     if job["status"] == "completed":
         return 100
     if not steps:
@@ -84,6 +81,6 @@ def _progress(job: Mapping[Any, Any], steps: Sequence[Mapping[Any, Any]]) -> int
 
 
 def _is_over(step: Mapping[Any, Any]) -> bool:
-    """Nothing is left of it to do, if its job goes on."""
-    passed_over = not step["required"] and step["status"] in ("failed", "timed_out")
-    return passed_over or step["status"] in ("completed", "skipped")
+    """Whether the job has nothing left to do for this step."""
+    ignored = not step["required"] and step["status"] in ("failed", "timed_out")
+    return ignored or step["status"] in ("completed", "skipped")

@@ -1,7 +1,7 @@
-"""Invariants of the broker that did not hold: logged, counted for the gauge, and remembered for the reconciler.
+"""Violated invariants of the broker: logged, counted for the gauge, and remembered for the reconciler.
 
-The broker names only what it has repaired. What was lost with its bytes it cannot repair, so the tenant queues are
-remembered here, and the reconciler compares them with SQL next.
+The broker reports what it has repaired. It cannot restore lost messages, so the reconciler compares the tenant queues
+that are remembered here with SQL.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tenants.queues import Violation
 
 log = logging.getLogger(__name__)
 
-#: How long a violation is shown by the gauge: long enough for every scrape to see it.
+#: How long the gauge shows a violation: longer than any scrape interval.
 SHOWN_SECONDS = 600.0
-#: Violations of one call that are logged one by one.
-_MOST_LINES = 10
-#: Tenant queues that are remembered. Beyond it the reconciler's round over all waiting steps finds what is lost.
-_MOST_REMEMBERED = 10_000
+#: The most violations of one call that are logged singly.
+_MAX_LINES = 10
+#: The most tenant queues that are remembered. The reconciler's cycle over all waiting steps covers others.
+_MAX_QUEUES = 10_000
 
 
 class Violations:
@@ -35,19 +35,19 @@ class Violations:
         self._queues: dict[tuple[str, str], None] = {}
 
     def note(self, lane: str, violations: Sequence[Violation]) -> None:
-        """Log and count what a check has found and repaired."""
+        """Log and count the violations that a check has repaired."""
         if not violations:
             return
         with self._mutex:
             self._found.setdefault(lane, deque()).append((self._clock(), len(violations)))
             for each in violations:
-                if each.account and len(self._queues) < _MOST_REMEMBERED:
+                if each.account and len(self._queues) < _MAX_QUEUES:
                     self._queues[lane, each.account] = None
-        for each in violations[:_MOST_LINES]:
+        for each in violations[:_MAX_LINES]:
             whose = "" if each.account is None else f" of account {each.account!r}"
             log.error("lane %s%s: invariant %s did not hold, repaired (%s)", lane, whose, each.kind, each.detail)
-        if len(violations) > _MOST_LINES:
-            log.error("lane %s: %d more invariants did not hold, repaired", lane, len(violations) - _MOST_LINES)
+        if len(violations) > _MAX_LINES:
+            log.error("lane %s: %d more invariants did not hold, repaired", lane, len(violations) - _MAX_LINES)
 
     def recent(self, lane: str) -> int:
         """How many were found in the last ten minutes."""
@@ -58,7 +58,7 @@ class Violations:
             return sum(number for _, number in found)
 
     def take_queues(self, most: int) -> list[tuple[str, str]]:
-        """Tenant queues (lane, account) that were repaired and not yet compared with SQL; each is given back once."""
+        """Repaired tenant queues (lane, account) that were not compared with SQL yet; each is returned once."""
         with self._mutex:
             taken = list(self._queues)[:most]
             for each in taken:

@@ -1,9 +1,9 @@
-"""Webhooks as they are sent, and as their log is shown.
+"""Signed webhook calls, and the log of a job's deliveries.
 
-`tenants.store.deliveries` makes the deliveries; `actors.webhook` calls the receiver.
+`tenants.store.webhook_deliveries` creates the deliveries; `actors.webhook` calls the receiver.
 
-Invariant: the body is made of rows that do not change while the job stays ended, so each try sends the same; the
-`webhook-id` is the delivery's id, and stays it over tries and replays.
+Invariant: the body is derived from rows that do not change while the job is ended, so each try sends the same. The
+`webhook-id` is the delivery's id, the same over tries and replays.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tenants.webhook_secrets import WebhookSecrets
 from .jobs import Jobs
 from .json_text import to_json
 
-#: The one event that is told so far.
+#: The only type of event so far.
 EVENT_TYPE = "job.ended"
 
 
 class Webhooks:
-    """Makes signed calls for deliveries, and shows what became of them."""
+    """See the module's docstring."""
 
     def __init__(self, database: Database, jobs: Jobs, secrets: WebhookSecrets) -> None:
         self._database = database
@@ -35,7 +35,7 @@ class Webhooks:
         self._secrets = secrets
 
     def signed_call(self, delivery_id: str, account: str) -> dict[str, Any] | None:
-        """`{url, headers, body}`, signed for now by Standard Webhooks; None when there is nothing to tell any more.
+        """`{url, headers, body}`, signed by Standard Webhooks; None when the delivery is superseded.
 
         Raises:
             SecretsError: the account's secret cannot be opened.
@@ -58,7 +58,7 @@ class Webhooks:
         return {"url": job["callback_url"], "headers": headers, "body": body}
 
     def log(self, job_id: str, account: str | None) -> list[dict[str, Any]]:
-        """The deliveries of a job's webhook with each try, the oldest first. `account` None stands for an admin.
+        """A job's deliveries with their attempts, oldest first. `account` None stands for an admin.
 
         Raises:
             NotFound: no such job, or not this account's.
@@ -74,7 +74,6 @@ class Webhooks:
 
 
 def _view(row: Mapping[Any, Any], url: str, tries: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
-    under_way = row["finished_at"] is None
     return {
         "id": row["id"],
         "type": EVENT_TYPE,
@@ -84,7 +83,7 @@ def _view(row: Mapping[Any, Any], url: str, tries: Sequence[Mapping[Any, Any]]) 
         "superseded": bool((row["step_output"] or {}).get("superseded")),
         "created_at": row["created_at"],
         "finished_at": row["finished_at"],
-        "next_attempt_at": row["step_due_at"] if under_way else None,
+        "next_attempt_at": row["step_due_at"] if row["finished_at"] is None else None,
         "error": row["error"],
         "dead_letter_id": row["dead_letter_id"],
         "attempts": [_try(each) for each in tries],

@@ -1,7 +1,7 @@
 """Account ids and limits.
 
-An account id is opaque: 1–200 Unicode characters, nothing is normalized, so ``a.b``, ``a_b``, ``A_B`` and ``a/b`` are
-four accounts that share nothing.
+An account id is opaque: 1–200 Unicode characters without any normalization, so ``a.b``, ``a_b``, ``A_B`` and ``a/b``
+are four different accounts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_ACCOUNT_CHARACTERS = 200
 
 
 def parse_account(value: str) -> AccountId:
-    """The id, unchanged, once it is known to be in shape.
+    """The id, unchanged, after a check of its form.
 
     Raises:
         InvalidAccount: empty, too long, ``.`` or ``..``, or with a control character or a lone surrogate.
@@ -59,15 +59,15 @@ class LaneLimits:
 
 @dataclass(frozen=True, slots=True)
 class AccountLimits:
-    """An account's limits; the defaults hold for an account that nobody has configured."""
+    """An account's limits; the defaults apply to an account that was not configured."""
 
-    #: 1 to 100; an account of weight 2 gets twice the seconds of one of weight 1 when both have work waiting.
+    #: 1 to 100; an account of weight 2 gets twice the time of one of weight 1 when both have waiting work.
     weight: int = 1
-    #: Most steps at a time over all lanes; None: each lane counts for itself.
+    #: The most running steps over all lanes; None: only the lanes' limits apply.
     account_concurrency: int | None = None
-    #: Jobs accepted and not started; None: no bound.
+    #: The most jobs that are accepted and not started; None: unlimited.
     max_waiting: int | None = None
-    #: Jobs accepted in a UTC day; None: no bound.
+    #: The most jobs accepted in a UTC day; None: unlimited.
     daily_quota: int | None = None
     lanes: Mapping[str, LaneLimits] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -93,7 +93,7 @@ class AccountLimits:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | None) -> AccountLimits:
-        """The inverse of `as_json`; what is absent has its default."""
+        """The inverse of `as_json`; absent values have their defaults."""
         if not data:
             return cls()
         lanes = {}

@@ -1,4 +1,4 @@
-"""What a database's error means: that it cannot be reached, or that it answers and cannot be written to, and why."""
+"""Translates drivers' errors: the database is unreachable, or it answers and takes no writes, with the reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MESSAGES = {
 }
 #: PostgreSQL's codes: disk_full; read_only_sql_transaction; io_error.
 _STATES = {"53100": "disk_full", "25006": "read_only", "58030": "disk_failed"}
-#: SQLite's primary codes. Of I/O errors only those of writing count; the others say that it cannot be read.
+#: SQLite's primary codes. Of the I/O errors only those of writes; the others mean that the file cannot be read.
 _CODES = {sqlite3.SQLITE_FULL: "disk_full", sqlite3.SQLITE_READONLY: "read_only"}
 _WRITE_ERRORS = frozenset(
     {
@@ -28,7 +28,7 @@ _WRITE_ERRORS = frozenset(
 
 
 def unavailable(error: BaseException) -> Unavailable:
-    """The error to raise for a driver's own; a `NotWritable` where it was a write that the database cannot make."""
+    """The error to raise for a driver's error: `NotWritable` if the database takes no writes."""
     reason = _reason(error)
     if reason is None:
         return Unavailable(f"the database failed: {in_one_line(error)}")
@@ -36,7 +36,7 @@ def unavailable(error: BaseException) -> Unavailable:
 
 
 def sentence(reason: str) -> str:
-    """For people, without the driver's own words."""
+    """The reason as a sentence, without the driver's message."""
     return _MESSAGES[reason]
 
 

@@ -1,9 +1,9 @@
-"""The database's URL: read in one place, by SQLAlchemy's rules, and refused with a sentence where it cannot be meant.
+"""Parses and checks the database's URL, by SQLAlchemy's rules.
 
 Invariants
-- A fault never quotes the URL or a part of it: where a password is not percent-encoded, a piece of it stands in the
-  place of the host, the port or the database. Such a URL is refused, so no later message can show that piece either.
-- Nothing in the URL is dropped: what libpq does not know, or what onelane sets itself, is a fault.
+- A fault never quotes a part of the URL: in one whose password is not percent-encoded, a piece of the password is
+  parsed as host, port or database. Such a URL is refused, so no later message can show that piece either.
+- Nothing in the URL is ignored: parameters that libpq does not know, or that onelane sets itself, are faults.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from typing import Any
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-#: Names of a PostgreSQL URL in use, with and without a driver; ours replaces it.
+#: Schemes of PostgreSQL URLs, with or without a driver, which ours replaces.
 _POSTGRES = ("postgresql", "postgres")
 _ENCODE = "percent-encode special characters of the user name and the password (@ is %40, / is %2F, : is %3A)"
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 _SETTING = re.compile(r"(?:-c\s*|--)([A-Za-z_][A-Za-z0-9_.-]*)=((?:\\.|[^\s\\])*)(?:\s+|$)")
-#: Query names that may be given once for each host.
+#: Parameters that may be given once for each host.
 _REPEATED = ("host", "port", "options")
 
 
 class InvalidDatabaseUrl(ValueError):
-    """The URL cannot be used as it is; the message quotes nothing of it."""
+    """The URL cannot be used; the message quotes no part of it."""
 
 
 def parse(text: str) -> URL:
-    """The URL with onelane's driver in it; several hosts as libpq writes them (`h1:5432,h2:5432`) are understood.
+    """The URL with onelane's driver; several hosts in libpq's form (`h1:5432,h2:5432`) are supported.
 
     Raises:
-        InvalidDatabaseUrl: with a sentence that quotes nothing of it.
+        InvalidDatabaseUrl: it cannot be used.
     """
     name, separator, rest = text.partition("://")
     kind = name.split("+")[0].lower()
@@ -68,20 +68,16 @@ def _postgres(rest: str) -> URL:
     credentials, at, place = rest.rpartition("@")
     if "@" in credentials:
         raise InvalidDatabaseUrl(f"it has more than one @; {_ENCODE}")
-    # As SQLAlchemy has it: a slash may stand in the password, and not in the user's name.
+    # SQLAlchemy's rule: a slash may be in the password, not in the user name.
     if "/" in credentials.partition(":")[0]:
         raise InvalidDatabaseUrl(f"an @ stands where none can stand; {_ENCODE}")
-    hosts, after = place[: (end := _end_of_hosts(place))], place[end:]
+    hosts = re.split(r"[/?]", place, maxsplit=1)[0]
+    after = place[len(hosts) :]
     if "?" in after:
         _check_query(after.partition("?")[2])
     url = _assembled(credentials + at, hosts, after)
     _check_names(url)
     return url
-
-
-def _end_of_hosts(place: str) -> int:
-    found = re.search(r"[/?]", place)
-    return found.start() if found else len(place)
 
 
 def _assembled(credentials: str, hosts: str, after: str) -> URL:
@@ -138,11 +134,11 @@ def options_of(url: URL, environment: Mapping[str, str], ours: Mapping[str, Any]
         ours: names that onelane sets itself.
 
     Raises:
-        InvalidDatabaseUrl: something else stands there, or one of ours.
+        InvalidDatabaseUrl: there is anything else, or a name that onelane sets.
     """
     where = "options" if "options" in url.query else "PGOPTIONS"
-    given = " ".join(_texts(url.query.get("options", environment.get("PGOPTIONS", ""))))
-    found = dict(_settings(given.strip(), where))
+    given = url.query.get("options", environment.get("PGOPTIONS", ""))
+    found = dict(_settings((given if isinstance(given, str) else " ".join(given)).strip(), where))
     for name in found:
         if name in ours:
             raise InvalidDatabaseUrl(f"{where} sets {name}, which onelane sets itself; leave it out")
@@ -157,7 +153,3 @@ def _settings(text: str, where: str) -> Iterator[tuple[str, str]]:
             raise InvalidDatabaseUrl(f"{where} may hold only -c name=value, several with spaces between them")
         yield match[1].replace("-", "_").lower(), re.sub(r"\\(.)", r"\1", match[2])
         at = match.end()
-
-
-def _texts(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else value

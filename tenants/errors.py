@@ -1,8 +1,8 @@
-"""The whole error tree of what an account owns.
+"""The error tree of `tenants`.
 
     OnelaneError                 (code, message that names the ids involved and what to do)
     ├── InvalidInput             invalid_request
-    │   ├── InvalidAccount       invalid_request: the account id is out of shape
+    │   ├── InvalidAccount       invalid_request: the account id has no valid form
     │   ├── UnknownPipeline      unknown_pipeline
     │   ├── InvalidPipelineInput invalid_input
     │   ├── InvalidSchedule      invalid_schedule
@@ -19,18 +19,18 @@
     │   ├── AccountBusy          account_busy
     │   ├── AccountDraining      account_draining
     │   ├── AccountSuspended     account_suspended
-    │   └── ClaimLost            idempotency_in_progress: another call has taken the idempotency key over
+    │   └── ClaimLost            idempotency_in_progress: another call has taken over the idempotency key
     ├── StaleVersion             stale_version
     │   └── DraftChanged         publish_failed: to a step, which tries again
     ├── LimitReached             (with retry_after)
     │   ├── QueueFull            queue_full
     │   └── QuotaExhausted       quota_exhausted
-    ├── Unavailable              unavailable: the database or, for calls that need it, Redis cannot be reached
+    ├── Unavailable              unavailable: the database or, for calls that need it, Redis is unreachable
     │   └── NotWritable          unavailable: the database answers and takes no writes
     ├── OwnershipLost            lost: another attempt owns the step now
     └── SecretsError             a sealed secret cannot be opened: wrong or missing key
 
-The broker has a tree of its own (`tenants.queues.errors`), because it is used alone too. One table,
+The broker has its own tree (`tenants.queues.errors`), because it is usable alone. One table,
 `orchestrator.web.problems`, maps codes to HTTP.
 """
 
@@ -49,13 +49,13 @@ class Fault:
 
 
 class OnelaneError(Exception):
-    """Base of all; `code` is the stable word of the HTTP API."""
+    """Base of all; `code` is stable and part of the HTTP API."""
 
     code: ClassVar[str] = "internal"
 
 
 class InvalidInput(OnelaneError):
-    """The caller's input is wrong; nothing was written. `faults` names every fault found."""
+    """The caller's input is invalid; nothing was written. `faults` has all faults."""
 
     code = "invalid_request"
 
@@ -65,7 +65,7 @@ class InvalidInput(OnelaneError):
 
 
 class InvalidAccount(InvalidInput):
-    """The account id is out of shape."""
+    """The account id has no valid form."""
 
 
 class UnknownPipeline(InvalidInput):
@@ -81,25 +81,25 @@ class InvalidPipelineInput(InvalidInput):
 
 
 class InvalidSchedule(InvalidInput):
-    """A schedule's times cannot be told from what was given, or never come."""
+    """A schedule's times cannot be computed, or it never fires."""
 
     code = "invalid_schedule"
 
 
 class UnsafeTargetUrl(InvalidInput):
-    """A URL of the caller's leads to a host that is not allowed."""
+    """The caller's URL has a host that is not allowed."""
 
     code = "unsafe_url"
 
 
 class NotFound(OnelaneError):
-    """There is no such thing, or it is not the caller's."""
+    """The resource does not exist, or is not the caller's."""
 
     code = "not_found"
 
 
 class Conflict(OnelaneError):
-    """The thing is not in a state that allows this."""
+    """The state of the resource does not allow this."""
 
     code = "conflict"
 
@@ -143,7 +143,7 @@ class AccountDraining(Conflict):
 
 
 class ClaimLost(Conflict):
-    """Another call took the idempotency key over: this one was held to be dead, and must leave nothing behind."""
+    """Another call has taken over the idempotency key, because this one seemed dead; it must write nothing."""
 
     code = "idempotency_in_progress"
 
@@ -159,13 +159,13 @@ class StaleVersion(OnelaneError):
 
 
 class DraftChanged(StaleVersion):
-    """The draft was edited between a step's loading it and its publish."""
+    """The draft was edited after the step had loaded it."""
 
     code = "publish_failed"
 
 
 class LimitReached(OnelaneError):
-    """A limit of the account refuses the job; `retry_after` in seconds."""
+    """A limit of the account refuses the job; `retry_after` is in seconds."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -181,7 +181,7 @@ class QuotaExhausted(LimitReached):
 
 
 class Unavailable(OnelaneError):
-    """The database (or Redis, for a call that needs it) cannot be reached; nothing was accepted."""
+    """The database (or Redis, for a call that needs it) is unreachable; nothing was accepted."""
 
     code = "unavailable"
 
@@ -198,17 +198,17 @@ class NotWritable(Unavailable):
 
 
 class OwnershipLost(OnelaneError):
-    """A late write was refused: the attempt does not own its step any more."""
+    """A write was refused, because the attempt no longer owns its step."""
 
     code = "lost"
 
 
 class SecretsError(OnelaneError):
-    """A sealed secret cannot be opened with the keys at hand."""
+    """A sealed secret cannot be opened with the configured keys."""
 
     code = "internal"
 
 
 def in_one_line(error: BaseException) -> str:
-    """PostgreSQL's hints come on lines of their own, which a log takes for other messages."""
+    """The error without line breaks: PostgreSQL's hints come on separate lines, which break a log record apart."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

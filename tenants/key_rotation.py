@@ -1,10 +1,9 @@
-"""Changing the secret key: every sealed value is opened with the key that sealed it and sealed with the newest.
+"""Rotation of the secret key: every sealed value is opened with its key and sealed with the newest one.
 
-A few values at a time, each replaced only where it is still the one that was read: so it may run while the service
-does, twice at a time, and be killed at any moment; what was done stays done, and a value that somebody sets meanwhile
-wins.
+Values are replaced in batches, each only if it is still the one that was read. So a rotation may run beside the
+service and twice at once, and can be killed at any moment: replaced values stay, and a concurrent write wins.
 
-Invariant: every sealed column stands in `COLUMNS`; a test holds that against the models.
+Invariant: `COLUMNS` has every sealed column; a test compares it with the models.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ answers = IdempotencyKey.__table__
 
 @dataclass(frozen=True, slots=True)
 class SealedColumn:
-    """A column of sealed values, one an account, and what they are bound to."""
+    """A column of sealed values, one an account, and the purpose that they are bound to."""
 
     table: Table
     name: str
@@ -48,34 +47,34 @@ COLUMNS = (
     SealedColumn(WebhookSecret.__table__, "secret", "webhook secret"),
     SealedColumn(WebhookSecret.__table__, "previous", "webhook secret"),
 )
-#: Answers with secrets, kept for a day for a repeat of the call.
+#: Answers with secrets, stored for a day for repeated calls.
 ANSWERS = "idempotency_keys.response"
 
 
 @dataclass(slots=True)
 class Tally:
-    """Sealed values of one kind by the key that sealed them."""
+    """Counts of sealed values of one kind, by their key."""
 
     newest: int = 0
     older: int = 0
-    #: Sealed with a key that is not at hand: nobody can open them.
+    #: Sealed with a key that is not configured.
     unknown: int = 0
 
 
 @dataclass(slots=True)
 class Resealed:
-    """What a rotation did."""
+    """The result of a rotation."""
 
-    #: Values that were sealed anew, by table and column.
+    #: Values that were sealed again, by table and column.
     resealed: dict[str, int] = field(default_factory=dict)
-    #: Values that somebody else changed at the same moment: they are newer.
+    #: Values that were changed concurrently, and left as they are.
     overtaken: int = 0
-    #: What cannot be opened, and why: its key is not at hand, or it is damaged.
+    #: Messages about values that cannot be opened: their key is not configured, or they are damaged.
     unreadable: list[str] = field(default_factory=list)
 
 
 def tally(database: Database, sealer: Sealer) -> dict[str, Tally]:
-    """How many values each key has sealed, by table and column; nothing is opened."""
+    """Counts of sealed values by table and column; nothing is opened."""
     found = {each.label: Tally() for each in COLUMNS}
     for each in COLUMNS:
         beginning = func.substr(each.column, 1, BEGINNING_BYTES)
@@ -100,7 +99,7 @@ def _count(counts: Tally, sealer: Sealer, beginning: bytes, number: int) -> None
 def reseal(
     database: Database, sealer: Sealer, *, batch: int = 100, on_batch: Callable[[int], None] = lambda number: None
 ) -> Resealed:
-    """Seal every value anew that the newest key has not sealed. `on_batch` hears how many were done so far."""
+    """Seal every value again that the newest key has not sealed. `on_batch` gets the number done so far."""
     done = Resealed({each.label: 0 for each in COLUMNS} | {ANSWERS: 0})
     for each in COLUMNS:
         for _ in _reseal_column(database, sealer, each, batch, done):
@@ -113,7 +112,7 @@ def reseal(
 def _reseal_column(
     database: Database, sealer: Sealer, sealed: SealedColumn, batch: int, done: Resealed
 ) -> Iterator[None]:
-    """By account, so that what cannot be opened is passed by once."""
+    """In the order of accounts, so that a value that cannot be opened is skipped once."""
     owner, column = sealed.table.c.account, sealed.column
     outdated = func.substr(column, 1, BEGINNING_BYTES) != sealer.newest
     last = ""
@@ -168,7 +167,7 @@ def _reseal_answers(database: Database, sealer: Sealer, done: Resealed) -> None:
 
 
 def _sealed_answers(database: Database) -> Iterator[Any]:
-    """Few: only a call that makes a key or a secret is answered with one."""
+    """Sealed answers; they are few, because only calls that create a key or a secret have one."""
     statement = select(answers).where(cast(answers.c.response, String).like('%"sealed"%'))
     for row in database.read(lambda connection: connection.execute(statement).mappings().all()):
         if "sealed" in (row["response"] or {}):

@@ -1,8 +1,8 @@
 """Sealing of secrets at rest: AES-256-GCM under keys derived from `ONELANE_SECRET_KEY`.
 
-A sealed value is ``version (1 byte) + key id (4) + nonce (12) + ciphertext``. The account and the purpose are bound
-to it as associated data, so that a row copied to another account does not open. Several keys can be given:
-the first seals, any opens, which is how a key is rotated (`tenants.key_rotation`).
+A sealed value is ``version (1 byte) + key id (4) + nonce (12) + ciphertext``. Account and purpose are its associated
+data, so that a value that is copied to another account cannot be opened. Of several keys the first seals, and any
+opens, which allows a rotation (`tenants.key_rotation`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .errors import SecretsError
 _VERSION = b"\x01"
 _KEY_ID_BYTES = 4
 _NONCE_BYTES = 12
-#: What tells the key of a sealed value: its first bytes.
+#: The length of the prefix that identifies the key of a sealed value.
 BEGINNING_BYTES = len(_VERSION) + _KEY_ID_BYTES
 #: A key of fewer characters could be guessed from a stolen database.
 MIN_KEY_CHARACTERS = 24
@@ -40,13 +40,10 @@ class Sealer:
     """Seals and opens JSON values for one account and purpose."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        """Take the keys.
-
-        Args:
-            keys: secret keys, the one that seals first.
+        """`keys`: secret keys, the one that seals first.
 
         Raises:
-            SecretsError: no key, or one that is too short.
+            SecretsError: there is no key, or one is too short.
         """
         if not keys:
             raise SecretsError("no secret key is set; sessions cannot be sealed (ONELANE_SECRET_KEY)")
@@ -57,11 +54,11 @@ class Sealer:
 
     @property
     def newest(self) -> bytes:
-        """What every value begins with that the first key has sealed."""
+        """The prefix of all values that the first key has sealed."""
         return _VERSION + self._sealing_id
 
     def can_open(self, beginning: bytes) -> bool:
-        """Whether a value that begins so was sealed with one of the keys at hand."""
+        """Whether a value with this prefix was sealed with a configured key."""
         return beginning[:1] == _VERSION and beginning[1:BEGINNING_BYTES] in self._ciphers
 
     def seal(self, value: Any, *, account: str, purpose: str) -> bytes:
@@ -71,17 +68,17 @@ class Sealer:
         return _VERSION + self._sealing_id + nonce + sealed
 
     def open(self, sealed: bytes, *, account: str, purpose: str) -> Any:
-        """Give back the value that was sealed.
+        """The value that was sealed.
 
         Raises:
-            SecretsError: it was sealed with a key that is not set, for another account, or it is damaged.
+            SecretsError: it was sealed with a key that is not configured or for another account, or it is damaged.
         """
         version, rest = sealed[:1], sealed[1:]
         key_id, rest = rest[:_KEY_ID_BYTES], rest[_KEY_ID_BYTES:]
         if version != _VERSION:
             raise SecretsError(
                 f"a sealed {purpose} of account {account!r} has the form of another release of onelane, "
-                "which this one cannot open; start the release that has sealed it, or set it anew"
+                "which this one cannot open; start the release that has sealed it, or set it again"
             )
         if key_id not in self._ciphers:
             raise SecretsError(

@@ -1,6 +1,6 @@
 """Accounts' browser sessions: Playwright storage states and credentials, sealed in the database.
 
-Nothing here is ever shown by the API: it answers only with the status and its times.
+The API never shows them, only the status and its times.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ sessions = Session.__table__
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A session that was opened for its own account's step."""
+    """An opened session, for a step of its account."""
 
     storage_state: dict[str, Any] | None
     credentials: dict[str, str] | None
@@ -35,7 +35,7 @@ class OpenSession:
 
 
 class Sessions:
-    """Keeps, opens and removes sessions."""
+    """Stores, opens and removes sessions."""
 
     def __init__(self, database: Database, sealer: Sealer) -> None:
         self._database = database
@@ -49,9 +49,9 @@ class Sessions:
         credentials: dict[str, str] | None,
         expires_at: datetime | None = None,
     ) -> dict[str, Any]:
-        """Set the session; what is None stays as it was. Gives back what `describe` does.
+        """Set the session; values that are None stay as they were. Returns what `describe` does.
 
-        A lane that was paused for want of a session may go on; Redis hears of it by `SettingsSync.sync_account`.
+        This ends the pauses that a missing session has caused; the caller calls `SettingsSync.sync_account`.
         """
 
         def work(connection: Connection) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Sessions:
         credentials: dict[str, str] | None = None,
         expires_at: datetime | None = None,
     ) -> None:
-        """Seal and keep what is given, within the caller's transaction; the session is `ready` then."""
+        """Seal and store the given values, in the caller's transaction; the session is `ready` then."""
         values: dict[str, Any] = {"status": "ready", "reason": None, "updated_at": db_now(), "expires_at": expires_at}
         if storage_state is not None:
             values["storage_state"] = self._sealer.seal(storage_state, account=account, purpose="storage state")
@@ -88,7 +88,7 @@ class Sessions:
         """Open the account's session; None when it has none.
 
         Raises:
-            SecretsError: it cannot be opened with the keys at hand.
+            SecretsError: it cannot be opened with the configured keys.
         """
 
         def work(connection: Connection) -> Any:
@@ -104,7 +104,7 @@ class Sessions:
         return OpenSession(opened["storage_state"], opened["credentials"], row["status"])
 
     def require_login(self, connection: Connection, account: str, reason: str) -> None:
-        """Note that a person must sign in; the dead storage state is dropped, the credentials stay."""
+        """Record that a person must sign in; the invalid storage state is removed, the credentials stay."""
         connection.execute(
             update(sessions)
             .where(sessions.c.account == account)

@@ -1,7 +1,7 @@
-"""What every database takes of text and documents.
+"""Which texts and documents both databases can store.
 
-PostgreSQL takes the character U+0000 in no text, and in some kinds of JSON; half a character (a lone surrogate) has no
-UTF-8, and infinity and NaN are not JSON.
+PostgreSQL stores U+0000 in no text and not in every kind of JSON; a lone surrogate has no UTF-8 encoding, and infinity
+and NaN are not JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def fault_of(document: Any) -> str | None:
-    """Why a document of plain data cannot be kept; None if it can. Numbers are not looked at."""
+    """Why a document of plain data cannot be stored; None if it can. Numbers are not checked."""
     try:
         found = _NUL.search(to_json(document, inf_nan_mode="constants"))
     except PydanticSerializationError as error:

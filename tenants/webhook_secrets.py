@@ -1,7 +1,7 @@
-"""The secrets with which accounts' webhooks are signed, by Standard Webhooks: sealed in the database, shown once.
+"""The secrets that sign accounts' webhooks, by Standard Webhooks: sealed in the database, and shown once.
 
-An account that has none when its first webhook is due gets one that nobody has seen, so that nothing leaves unsigned;
-who wants to verify makes a new one. The secret before it goes on signing for a day, so receivers can change over.
+An account without a secret gets one with its first webhook, so that every call is signed; a rotation makes one that is
+shown. The previous secret signs for a day more, so that receivers can change over.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .errors import NotFound
 from .models import WebhookSecret
 from .sealing import Sealer
 from .store.accounts import ensure_account
-from .store.erasures import account_is_there
+from .store.erasures import account_exists
 
 webhook_secrets = WebhookSecret.__table__
 
-#: How long the secret before the present one signs too.
+#: How long the previous secret signs too.
 OVERLAP_SECONDS = 24 * 3600.0
 _BYTES = 32
 _PURPOSE = "webhook secret"
 
 
 class WebhookSecrets:
-    """Makes and rotates secrets, and signs with them."""
+    """Creates and rotates secrets, and signs with them."""
 
     def __init__(self, database: Database, sealer: Sealer) -> None:
         self._database = database
@@ -41,9 +41,9 @@ class WebhookSecrets:
     def rotate(
         self, account: str, *, within: Callable[[Connection, dict[str, Any]], None] | None = None
     ) -> dict[str, Any]:
-        """Make a new secret: `{secret, created_at, previous_until}`. The one before it signs for a day more.
+        """Create a new secret: `{secret, created_at, previous_until}`. The previous one signs for a day more.
 
-        `within` is called with it in its transaction.
+        `within` is called with it in the same transaction.
         """
         secret = _new_secret()
 
@@ -66,10 +66,10 @@ class WebhookSecrets:
         return self._database.read(lambda connection: _describe(connection, account))
 
     def signatures(self, account: str, message_id: str, at: datetime, body: str) -> str:
-        """What the header `webhook-signature` says: the present secret's signature, and its predecessor's for a while.
+        """The header `webhook-signature`: the current secret's signature, and the previous one's during the overlap.
 
         Raises:
-            SecretsError: a secret cannot be opened with the keys at hand.
+            SecretsError: a secret cannot be opened with the configured keys.
             NotFound: the account was erased.
         """
         sealed = self._database.read(lambda connection: _valid(connection, account))
@@ -79,9 +79,9 @@ class WebhookSecrets:
         return " ".join(Webhook(secret).sign(message_id, at, body) for secret in opened)
 
     def _first(self, connection: Connection, account: str) -> list[bytes]:
-        """Make a secret unless somebody else just did; none for an account that was erased meanwhile."""
-        if not account_is_there(connection, account):
-            raise NotFound(f"there is no account {account!r} any more")
+        """Create a secret unless there is one; not for an account that was erased meanwhile."""
+        if not account_exists(connection, account):
+            raise NotFound(f"account {account!r} does not exist any more")
         sealed = self._sealer.seal(_new_secret(), account=account, purpose=_PURPOSE)
         statement = upsert(connection, webhook_secrets).values(account=account, secret=sealed, created_at=db_now())
         connection.execute(statement.on_conflict_do_nothing())
@@ -108,7 +108,7 @@ def _new_secret() -> str:
 
 
 def _valid(connection: Connection, account: str) -> list[bytes]:
-    """The sealed secrets that sign now, the present one first."""
+    """The sealed secrets that sign now, the current one first."""
     previous = case((webhook_secrets.c.previous_until > db_now(), webhook_secrets.c.previous))
     statement = select(webhook_secrets.c.secret, previous).where(webhook_secrets.c.account == account)
     row = connection.execute(statement).one_or_none()

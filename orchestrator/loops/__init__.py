@@ -1,5 +1,5 @@
-"""The loops: scheduler, dispatcher, rescuer, reaper, pruner, reconciler, eraser; one module each, each with `run_once`.
+"""The background loops of a control plane, one a module, each with `run_once`.
 
-Any number of control planes may run them at once: the database's constraints and guarded updates decide who did what,
-so no leader is needed.
+Any number of control planes may run them at once: constraints and guarded updates in the database decide which of them
+does what, so no leader is needed.
 """

@@ -1,7 +1,7 @@
-"""Sends alerts to the channels of the settings: each once, however many control planes run, and no more than the cap.
+"""Sends alerts to the configured channels, at most the configured number of messages an hour.
 
-What stands in SQL is claimed by one of them, sent outside of any transaction, and settled. A channel that does not take
-a message gets it again later, with growing delays, and the others do not; in the end it is given up, and counted.
+One control plane claims a message in SQL, sends it outside of any transaction, and settles it. A channel that did not
+accept the message gets it again with growing delays, the others do not; after the last try it is given up and counted.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class AlertLoop:
         """Send one message; True when there may be another."""
         if not self._channels:
             return False
-        database, most = self._runtime.database, self._runtime.settings.alerts_per_hour
+        database, per_hour = self._runtime.database, self._runtime.settings.alerts_per_hour
         if not database.read(store.anything_due):
             return False
-        message = database.write(lambda connection: store.claim(connection, per_hour=most))
+        message = database.write(lambda connection: store.claim(connection, per_hour=per_hour))
         if message is None:
             return False
         if message.rows:
@@ -66,7 +66,7 @@ class AlertLoop:
         if given_up:
             metrics.ALERT_MESSAGES.labels("given_up").inc(given_up)
             log.error(
-                "%d alert(s) are given up after %d tries: %s did not take them",
+                "%d alert(s) are given up after %d tries: %s did not accept them",
                 given_up,
                 store.MAX_TRIES,
                 ", ".join(map(str, failed)),

@@ -1,7 +1,7 @@
-"""Sends queued steps to Redis that were not dispatched at once: each second, those that have waited for one.
+"""Sends queued steps to Redis that were not dispatched at once: each second, those that have waited for a second.
 
-What this process has sent itself is marked before that second is over. With the marks left to the second sending, each
-step of a backlog was sent twice, and 200 of them held the interpreter for 20 ms each second.
+Steps that this process has sent itself are marked as dispatched before that second is over, so that a backlog is not
+sent twice: sending 200 steps holds the GIL for 20 ms.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ..runtime import Runtime
 
 
 class DispatchLoop:
-    """A step that started meanwhile is no longer queued, so most are never seen here."""
+    """See the module's docstring. Most steps have started by then, and are no longer queued."""
 
     name = "dispatcher"
     interval_seconds = 0.4
     look_seconds = 1.0
-    #: A step that no worker has started by then waits behind others, and is marked.
+    #: Steps that no worker has started by then are marked as dispatched.
     soon_started_seconds = 0.2
     batch = 1000
 
@@ -45,8 +45,8 @@ class DispatchLoop:
         return False
 
     def _mark_sent(self) -> None:
-        # Only after a full batch is there more for now. To take until nothing is left would never end under load: a
-        # few more are old enough after each commit, and each few would be one more turn of the writer.
+        # Ends at the first batch that is not full: under load a few more steps are old enough after each commit, so
+        # that emptying the list would not end, and each few steps would cost a write transaction.
         full = True
         while full:
             sent = self._runtime.dispatcher.take_sent(self.batch, older_than=self.soon_started_seconds)

@@ -1,12 +1,11 @@
-"""Goes on with erasures of accounts: ends what runs, removes rows and files, empties Redis, and looks for what is left.
+"""Advances erasures of accounts: ends running steps, removes rows and files, empties Redis, and checks the result.
 
-A step at a time, each committed, so that any control plane goes on where another stopped or was killed. Rows are
-counted by the transaction that removes them; Redis, which has no part in transactions, is counted before anything is
-removed.
+Each step is committed, so any control plane can continue after another was killed. Rows are counted in the transaction
+that removes them; the data in Redis are counted before the first removal.
 
 Invariants
-- No row goes before everything that runs has ended: a worker writes an attempt's end once its processes are gone.
-- An erasure is completed only after a look at every table and at Redis, a while after the last removal, found nothing.
+- No row is removed before all running steps have ended: a worker records an attempt's end after its processes are gone.
+- An erasure is completed only after a check of every table and of Redis, a while after the last removal, found nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from .undeliverable import move_undeliverable
 
 log = logging.getLogger(__name__)
 
-#: Graves of a lane that are looked through for the account's.
-_GRAVES = 1000
+#: Undeliverable messages of a lane that are searched for the account's.
+_UNDELIVERABLE = 1000
 
 
 class Eraser:
@@ -38,27 +37,27 @@ class Eraser:
     interval_seconds = 1.0
     #: Jobs, or rows of another table, that one transaction removes.
     batch = 200
-    #: Erasures that take turns.
+    #: Erasures that one run advances.
     at_once = 20
-    #: Between the last removal and the check: what was under way elsewhere has come to light by then.
+    #: Between the last removal and the check, so that concurrent writes are committed and found.
     settle_seconds = 2.0
-    #: A transaction that began before the erasure is waited for so long; a backup would last for hours.
+    #: The longest wait for transactions that began before the erasure: a backup may take hours.
     patience_seconds = 60.0
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
     def run_once(self) -> bool:
-        """Go a step on with each; True when there is more to do at once."""
+        """Advance each erasure by a step; True when there is more to do at once."""
         found = self._runtime.database.read(lambda connection: store.unfinished(connection, limit=self.at_once))
         began = time.monotonic()
-        again = [self._go_on(erasure) for erasure in found]
+        again = [self._advance(erasure) for erasure in found]
         if any(again):
-            # Half of the time belongs to others: on SQLite there is one writer, and no queue for it over processes.
+            # Pause for as long as that took: SQLite has one writer, and its lock is not fair between processes.
             time.sleep(min(0.1, time.monotonic() - began))
         return any(again)
 
-    def _go_on(self, erasure: Mapping[Any, Any]) -> bool:
+    def _advance(self, erasure: Mapping[Any, Any]) -> bool:
         match erasure["status"]:
             case "stopping":
                 return self._stop(erasure)
@@ -71,7 +70,7 @@ class Eraser:
 
     def _stop(self, erasure: Mapping[Any, Any]) -> bool:
         account, database = erasure["account"], self._runtime.database
-        # Carried again each time: Redis may have been away when the erasure began.
+        # Each time, because Redis may have been unreachable when the erasure began.
         self._runtime.settings_sync.sync_account(account)
         if erasure["forced"]:
             database.write(lambda connection: store.cancel_running(connection, account))
@@ -80,12 +79,12 @@ class Eraser:
         counted = self._count_in_redis(account)
 
         def work(connection: Connection) -> bool:
-            held = store.hold(connection, erasure["id"], "stopping")
-            if held is None or store.count_running(connection, account):
+            locked = store.lock(connection, erasure["id"], "stopping")
+            if locked is None or store.count_running(connection, account):
                 return False
-            if erasure["since"] < self.patience_seconds and store.older_transactions(connection, held):
+            if erasure["since"] < self.patience_seconds and store.older_transactions(connection, locked):
                 return False
-            store.move(connection, held, "removing", removed=counted)
+            store.set_status(connection, locked, "removing", removed=counted)
             return True
 
         return database.write(work)
@@ -94,17 +93,17 @@ class Eraser:
         account = erasure["account"]
 
         def work(connection: Connection) -> bool:
-            held = store.hold(connection, erasure["id"], "removing")
-            if held is None:
+            locked = store.lock(connection, erasure["id"], "removing")
+            if locked is None:
                 return False
             gone = store.remove_some(connection, account, limit=self.batch, remove_files=self._remove_files)
-            store.move(connection, held, "removing" if gone else "checking", removed=gone)
+            store.set_status(connection, locked, "removing" if gone else "checking", removed=gone)
             return bool(gone)
 
         return self._runtime.database.write(work)
 
     def _check(self, erasure: Mapping[Any, Any]) -> bool:
-        """Empty Redis, and look whether anything is left anywhere."""
+        """Empty Redis, and check whether anything is left."""
         account = erasure["account"]
         if erasure["since"] < self.settle_seconds:
             return False
@@ -112,35 +111,35 @@ class Eraser:
             continue
         self._empty_redis(account)
         traces = self._traces(account)
-        # Whole tables are read once Redis has nothing more: what a worker still holds is looked at each second.
+        # Tables are scanned only once Redis is empty: until then, this check runs each second.
         left = {} if traces else self._runtime.database.read(lambda connection: store.remaining(connection, account))
 
         def work(connection: Connection) -> bool:
-            held = store.hold(connection, erasure["id"], "checking")
-            if held is None:
+            locked = store.lock(connection, erasure["id"], "checking")
+            if locked is None:
                 return False
             if left:
-                gone = store.sweep(connection, account, remove_files=self._remove_files)
-                store.move(connection, held, "removing", removed=gone, remaining=sum(left.values()))
+                gone = store.remove_without_jobs(connection, account, remove_files=self._remove_files)
+                store.set_status(connection, locked, "removing", removed=gone, remaining=sum(left.values()))
             elif traces:
-                store.move(connection, held, "checking", remaining=len(traces))
+                store.set_status(connection, locked, "checking", remaining=len(traces))
             else:
-                store.finish(connection, held)
-                self._tell(connection, held)
+                store.finish(connection, locked)
+                self._record_completion(connection, locked)
             return bool(left)
 
         return self._runtime.database.write(work)
 
-    def _tell(self, connection: Connection, held: Mapping[Any, Any]) -> None:
+    def _record_completion(self, connection: Connection, locked: Mapping[Any, Any]) -> None:
         audit.record(
             connection,
             actor="eraser",
             address="",
             action="account erased",
-            target=f"/v1/admin/erasures/{held['id']}",
-            details={"removed": held["removed"], "remaining": 0},
+            target=f"/v1/admin/erasures/{locked['id']}",
+            details={"removed": locked["removed"], "remaining": 0},
         )
-        log.info("account %r was erased (erasure %s): %s", held["account"], held["id"], held["removed"])
+        log.info("account %r was erased (erasure %s): %s", locked["account"], locked["id"], locked["removed"])
 
     # --- outside of the database ---------------------------------------------------------------------------------
 
@@ -159,7 +158,7 @@ class Eraser:
         }
 
     def _empty_redis(self, account: str) -> None:
-        """What is leased there stays until it is settled; then it is looked at again."""
+        """Remove everything but leased messages, which stay until they are settled; the check then repeats this."""
         admin = self._runtime.broker.queues_admin
         for lane in admin.lanes():
             admin.purge(lane, account)
@@ -167,10 +166,10 @@ class Eraser:
             admin.delete(lane, account)
 
     def _traces(self, account: str) -> list[str]:
-        """`lane: kind of key` of whatever Redis still has of the account."""
+        """`lane: kind of key` of everything that Redis has of the account."""
         admin = self._runtime.broker.queues_admin
         found = []
         for lane in admin.lanes():
             found += [f"{lane}: {kind}" for kind in admin.traces(lane, account)]
-            found += [f"{lane}: buried" for grave in admin.buried(lane, _GRAVES) if grave.account == account]
+            found += [f"{lane}: buried" for each in admin.buried(lane, _UNDELIVERABLE) if each.account == account]
         return found

@@ -1,8 +1,8 @@
 """Fills the gauges: lane totals from Redis, live workers and drafts to review from SQL, and the broker's invariants.
 
-The invariants are checked (and what does not hold is repaired) some pages a run, round and round, so that a lane with
-many tenant queues costs no more a run than a small one. A run goes on for as long as its pages find something, because
-a lost key of a lane concerns all of its queues. What was found stays in the gauge for ten minutes.
+The invariants are checked (and violations repaired) a few pages a run, cyclically, so that a lane with many tenant
+queues costs no more a run than a small one. While pages have violations the run continues, because a lost key of a lane
+affects all of its queues. Violations stay in the gauge for ten minutes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-#: Pages that one run checks of each lane; and the most, while they find something.
+#: Pages of each lane that one run checks; and the most, while they have violations.
 CHECKED_PAGES, MOST_PAGES = 20, 5000
 
 

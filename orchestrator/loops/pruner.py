@@ -1,4 +1,4 @@
-"""Removes ended jobs beyond what is kept, old events and the like, in small batches; and their files."""
+"""Removes ended jobs beyond the retention, with their files, and other old rows, in small batches."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-#: Alerts that did not come up again for so long are removed; so are circuits of queues that were not used since.
+#: Alerts without an occurrence for so long, and circuits of queues that were not used for so long, are removed.
 ALERT_SECONDS = 30 * 86400.0
-FAILURES_SECONDS = 7 * 86400.0
+CIRCUIT_SECONDS = 7 * 86400.0
 
 
 class Pruner:
@@ -22,7 +22,7 @@ class Pruner:
 
     name = "pruner"
     interval_seconds = 300.0
-    #: Jobs removed in one transaction, and looked for at once.
+    #: Jobs that one transaction removes, and that one search finds.
     batch = 100
     looked_for = 1000
 
@@ -36,26 +36,25 @@ class Pruner:
         )
 
     def run_once(self) -> bool:
-        """Some batches; True when there may be more."""
+        """Remove some batches; True when there may be more."""
         database, retention = self._runtime.database, self._retention
         found = store.candidates(database, retention, limit=self.looked_for)
         removed = 0
         for first in range(0, len(found), self.batch):
             pruned = store.remove(database, found[first : first + self.batch])
-            # The rows are gone and committed: a crash here leaves files that nothing names, never a row without its
-            # file.
+            # After the commit: a crash here leaves files without a row, never a row without its file.
             self._remove_files(pruned.paths)
             removed += pruned.jobs
         others = store.prune_rest(database, retention, limit=self.looked_for)
         others += database.write(
-            lambda connection: schedules.forget_fires(connection, retention.events, limit=self.looked_for)
+            lambda connection: schedules.remove_old_fires(connection, retention.events, limit=self.looked_for)
         )
         database.write(provider_backoffs.forget_past)
         database.write(lambda connection: alerts.forget(connection, older_than=ALERT_SECONDS))
-        database.write(lambda connection: circuits.forget(connection, older_than=FAILURES_SECONDS))
+        database.write(lambda connection: circuits.forget(connection, older_than=CIRCUIT_SECONDS))
         if removed:
             log.info("%d ended job(s) were removed", removed)
-        # Found and not removed: somebody holds or needs them now. The next round looks again.
+        # Candidates that were not removed are locked or needed now; a later run finds them again.
         return (removed > 0 and len(found) >= self.looked_for) or others >= self.looked_for
 
     def _remove_files(self, paths: Iterable[str]) -> None:

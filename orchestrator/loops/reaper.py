@@ -1,4 +1,4 @@
-"""Tears down tenant queues that are empty and were not used for a day (both settings). Enqueue always wins."""
+"""Deletes tenant queues that are empty and were not used for a time (a setting). A concurrent enqueue always wins."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Reaper:
     def run_once(self) -> bool:
         reaped = self.reap(self._runtime.settings.reap_idle_seconds)
         if reaped:
-            log.info("%d idle tenant queue(s) were torn down", len(reaped))
+            log.info("%d idle tenant queue(s) were deleted", len(reaped))
         return False
 
     def reap(self, idle_seconds: float, *, dry_run: bool = False) -> list[tuple[str, str]]:
-        """Tear down what has been idle for longer; gives back (lane, account) of each, even if Redis goes away.
+        """Delete tenant queues that were idle for longer; returns (lane, account) of each, also if Redis fails halfway.
 
         Raises:
-            BrokerConnectionError: Redis is away; nothing was done.
+            BrokerConnectionError: Redis is unreachable; nothing was deleted.
         """
         reaped: list[tuple[str, str]] = []
         for lane in self._runtime.lanes:
@@ -40,7 +40,7 @@ class Reaper:
             except BrokerConnectionError as error:
                 if not reaped:
                     raise
-                log.warning("idle tenant queues of lane %s and those after it stay for now: %s", lane, error)
+                log.warning("idle tenant queues of lane %s and later ones were not deleted: %s", lane, error)
                 break
             reaped += [(lane, account) for lane, account in found if account is not None]
         if not dry_run:

@@ -1,21 +1,21 @@
-"""Makes Redis hold what SQL says: by itself after a loss, all the time a part of it, and whenever somebody asks for it.
+"""Makes Redis match SQL: completely after a loss of Redis and on request, and continuously a part of it.
 
-A loss is noticed by a generation number that both sides carry and by the server's run id: Redis emptied, restarted,
-restored from an old snapshot or replaced by another server all show as a mismatch. Then the settings are carried anew
-and everything is gone through once: what dead workers hold is released, messages that SQL does not know are removed,
-and every waiting step is enqueued once by its id, which does nothing for those that Redis has. Order and priority come
-from SQL. All the time it moves what Redis has buried to the dead letters (`burials`).
+A loss is detected by a generation number on both sides and by the server's run id: Redis emptied, restarted, restored
+from an old snapshot or replaced by another server all show as a mismatch. Then a rebuild synchronizes all settings,
+releases what dead workers hold, removes messages that SQL does not know, and enqueues every waiting step by its id,
+which does nothing if Redis has it. Order and priority come from SQL.
 
-A server can also lose single keys, by eviction or a partial restore, and the generation number does not show it. So
-every run repairs the tenant queues that a script has found damaged, and compares some of the waiting steps with what
-Redis holds: first those of the queues that were just repaired, then a page of all, round and round.
+A server can also lose single keys, by eviction or a partial restore, which the generation number does not show. So
+every run repairs the tenant queues that a script has found damaged, and compares some of the waiting steps with Redis:
+first those of the repaired queues, then a page of all steps, cyclically. Every run also moves undeliverable messages to
+the dead letters (`undeliverable`).
 
-Keys of another layout, which another release uses or has left, are not read: SQL holds what is in them. They are
-removed once nobody has used them for a time.
+Keys of another layout, which another release uses or has left, are not read, because SQL has their content. They are
+removed after they were not used for a time.
 
 Invariants
-- A message is removed only after SQL, asked later than Redis, said that its step does not wait and does not run.
-- Both sides are noted as one only after all of that was done, so a crash half-way means another pass.
+- A message is removed only after SQL, read later than Redis, showed that its step neither waits nor runs.
+- The generation is stored on both sides after the rebuild, so a crash during the rebuild causes another one.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a reconciliation did."""
+    """The result of a reconciliation."""
 
     #: Waiting steps that Redis did not have.
     requeued: int
-    #: Steps that were taken from dead workers: their rows in SQL, or their leases in Redis.
+    #: Steps of dead workers that were released: their rows in SQL, or their leases in Redis.
     released: int
-    #: Messages in Redis whose step SQL does not know, or that has nothing to run any more: removed.
+    #: Messages that were removed, because their step does not exist or neither waits nor runs.
     orphaned: int
-    #: Waiting steps that were looked at.
+    #: Waiting steps that were compared.
     checked: int
 
 
@@ -61,37 +61,37 @@ class Reconciler:
     name = "reconciler"
     interval_seconds = 2.0
     batch = 1000
-    #: Steps that were queued longer ago have been sent by whoever queued them.
+    #: Steps that were queued longer ago have been dispatched.
     sent_seconds = 3.0
-    #: Keys of another layout are looked for so often, and removed after so long without use.
+    #: Interval of the search for keys of other layouts, and the time without use after which they are removed.
     layouts_seconds, unused_seconds = 60.0, 600.0
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        #: The last step that was compared with Redis; None: the round begins anew.
+        #: The last step that was compared with Redis; None: begin with the first.
         self._compared: Dispatch | None = None
         self._looked_for_layouts_at = float("-inf")
 
     def run_once(self) -> bool:
         server = self._runtime.broker.check_server()
         metrics.REDIS_UP.set(1)
-        if not self._is_whole(server):
+        if not self._is_known(server):
             known = self._runtime.database.read(lambda connection: meta.get_many(connection, _RUN_ID)).get(_RUN_ID)
             if known is None:
                 log.info("Redis (run id %s) is new to this database", server.run_id)
             else:
                 log.info("Redis (run id %s) is not the one that SQL knows: rebuilding it from SQL", server.run_id)
-            # A server that is emptied from now on has lost this number, and will not be taken for the rebuilt one.
+            # A server that is emptied from now on loses this number, and so is not mistaken for the rebuilt one.
             self._runtime.broker.queues_admin.set_generation(_IN_REBUILD)
             report = self.reconcile()
-            self._seal(server)
+            self._store_generation(server)
             metrics.REBUILDS.inc()
-            # A first start, and a restart with all its data, are nothing to worry about.
+            # A first start, and a restart without loss, are no reason for a warning.
             changed = known is not None and (report.requeued or report.released or report.orphaned)
             log.log(
                 logging.WARNING if changed else logging.INFO,
                 "Redis was rebuilt: %d of %d waiting step(s) were missing, %d were held by dead workers, "
-                "%d message(s) had nothing to run",
+                "%d message(s) had no step to run",
                 report.requeued,
                 report.checked,
                 report.released,
@@ -111,32 +111,32 @@ class Reconciler:
         for each in layouts.others():
             if layouts.is_unused(each, self.unused_seconds):
                 layouts.remove(each)
-                log.info("Redis held keys of layout %d that nobody used any more: removed", each)
+                log.info("Redis had unused keys of layout %d: removed", each)
             else:
-                log.info("Redis holds keys of layout %d: a release that uses them runs or has just stopped", each)
+                log.info("Redis has keys of layout %d: another release uses them, or has just stopped", each)
 
     def reconcile(self) -> Report:
-        """Go through all once; safe at any time, from several places at once.
+        """Compare everything once; safe at any time, also concurrently.
 
         Raises:
-            dramatiq's ConnectionClosed: Redis is away.
+            dramatiq's ConnectionClosed: Redis is unreachable.
             Unavailable: the database is.
         """
         self._runtime.settings_sync.sync_all()
-        # First, so that a step whose message died is not sent again to where it died.
+        # First, so that a step whose message is undeliverable is not sent again.
         while move_undeliverable(self._runtime):
             continue
         freed = set(Rescuer(self._runtime).rescue())
         for lane in self._runtime.broker.queues_admin.lanes():
             self._runtime.violations.note(lane, self._runtime.broker.queues_admin.check(lane))
-        orphaned = self._go_through_redis(freed)
-        requeued, checked = self._go_through_sql()
+        orphaned = self._remove_orphaned(freed)
+        requeued, checked = self._send_missing()
         metrics.ORPHANED.inc(orphaned)
         return Report(requeued=requeued, released=len(freed), orphaned=orphaned, checked=checked)
 
     # --- Redis against SQL ---------------------------------------------------------------------------------------
 
-    def _go_through_redis(self, freed: set[str]) -> int:
+    def _remove_orphaned(self, freed: set[str]) -> int:
         admin = self._runtime.broker.queues_admin
         orphaned = 0
         for lane in admin.lanes():
@@ -144,13 +144,13 @@ class Reconciler:
             for page in admin.entries(lane):
                 pages.append(page)
                 if sum(len(each.ids) + len(each.leases) for each in pages) >= self.batch:
-                    orphaned += self._look_at(pages, freed)
+                    orphaned += self._compare_pages(pages, freed)
                     pages = []
-            orphaned += self._look_at(pages, freed)
+            orphaned += self._compare_pages(pages, freed)
         return orphaned
 
-    def _look_at(self, pages: list[HeldEntries], freed: set[str]) -> int:
-        """Release what dead workers hold of these pages, and remove what SQL does not know; gives back how many."""
+    def _compare_pages(self, pages: list[HeldEntries], freed: set[str]) -> int:
+        """Release leases of dead workers, and remove messages that SQL does not know; returns how many of these."""
         live = {lease_holder(row["id"]) for row in self._runtime.database.read(workers.live)}
         admin = self._runtime.broker.queues_admin
         loose: list[tuple[str, str, str]] = []
@@ -159,7 +159,7 @@ class Reconciler:
             if admin.release(page.lane, page.account, dead):
                 freed.update(each.entry_id for each in dead if each.entry_id)
             ids = (*page.ids, *(each.entry_id for each in dead))
-            # A message without an account is nobody's step: whoever uses this broker for other things keeps it.
+            # A message without an account is not onelane's, and stays.
             loose += [(page.lane, page.account, each) for each in ids if each and page.account is not None]
         wanted = self._runtime.database.read(
             lambda connection: store.wanted_messages(connection, [entry_id for _, _, entry_id in loose])
@@ -174,8 +174,8 @@ class Reconciler:
         removed = self._runtime.broker.queues_admin.remove(lane, account, ids)
         if not removed:
             return 0
-        log.warning("lane %s, account %r: %d message(s) had nothing to run: %s", lane, account, len(removed), removed)
-        # Somebody may have let a job go on in the meantime, and found its old message still there.
+        log.warning("lane %s, account %r: %d message(s) had no step to run: %s", lane, account, len(removed), removed)
+        # A job may have been resumed meanwhile, whose dispatch found the old message still in Redis.
         back = self._runtime.database.read(
             lambda connection: store.waiting_of(connection, removed, horizon_seconds=HORIZON_SECONDS)
         )
@@ -185,7 +185,7 @@ class Reconciler:
 
     # --- SQL against Redis ---------------------------------------------------------------------------------------
 
-    def _go_through_sql(self) -> tuple[int, int]:
+    def _send_missing(self) -> tuple[int, int]:
         requeued = checked = 0
         last: Dispatch | None = None
         while True:
@@ -200,14 +200,12 @@ class Reconciler:
             checked += len(found)
             last = found[-1]
 
-    # --- some of it, all the time ------------------------------------------------------------------------------------
+    # --- continuous comparison ---------------------------------------------------------------------------------------
 
     def compare_some(self) -> int:
-        """Repair damaged tenant queues, and send what Redis has lost of them and of a page of all waiting steps.
+        """Repair damaged tenant queues, and send lost steps: of these queues, and of a page of all waiting steps.
 
-        Gives back how many steps were sent.
-
-        Raises: as `reconcile`.
+        Returns how many steps were sent. Raises as `reconcile`.
         """
         admin = self._runtime.broker.queues_admin
         for lane in self._runtime.lanes:
@@ -234,7 +232,7 @@ class Reconciler:
         )
 
     def _send_lost(self, steps: list[Dispatch]) -> int:
-        """Send those of these steps that wait by SQL and that Redis does not hold."""
+        """Send those of these steps that wait in SQL and are not in Redis."""
         by_lane: dict[str, list[tuple[str | None, str]]] = {}
         for step in steps:
             by_lane.setdefault(step.lane, []).append((step.account, step.id))
@@ -245,18 +243,18 @@ class Reconciler:
             lost += [entry_id for _, entry_id in missing]
         if not lost:
             return 0
-        # One that has started or ended since it was read is not lost.
+        # A step that has started or ended since it was read is not lost.
         back = self._runtime.database.read(
             lambda connection: store.waiting_of(connection, lost, horizon_seconds=_HELD_SECONDS)
         )
         sent = self._runtime.dispatcher.send_missing(back)
         if sent:
-            log.warning("Redis did not hold %d step(s) that wait by SQL: they were sent again", sent)
+            log.warning("Redis had lost %d waiting step(s): they were sent again", sent)
         return sent
 
-    # --- whether it is the Redis that SQL knows ------------------------------------------------------------------
+    # --- detection of a loss -------------------------------------------------------------------------------------
 
-    def _is_whole(self, server: ServerInfo) -> bool:
+    def _is_known(self, server: ServerInfo) -> bool:
         known = self._runtime.database.read(lambda connection: meta.get_many(connection, _GENERATION, _RUN_ID))
         generation = self._runtime.broker.queues_admin.generation()
         return (
@@ -265,10 +263,10 @@ class Reconciler:
             and int(known[_GENERATION]) == generation
         )
 
-    def _seal(self, server: ServerInfo) -> None:
-        """Note a new generation on both sides, SQL first: a crash between them only means another rebuild.
+    def _store_generation(self, server: ServerInfo) -> None:
+        """Store a new generation on both sides, SQL first: a crash in between causes another rebuild.
 
-        So does a server that was emptied during the rebuild: it gets no number.
+        So does a server that was emptied during the rebuild: it does not get the number.
         """
 
         def work(connection: Connection) -> int:
@@ -279,12 +277,12 @@ class Reconciler:
 
         generation = self._runtime.database.write(work)
         if not self._runtime.broker.queues_admin.set_generation(generation, only_if_there=True):
-            log.warning("Redis was emptied while it was rebuilt: it is rebuilt again")
+            log.warning("Redis was emptied during its rebuild: it is rebuilt again")
 
 
 #: Repaired tenant queues that one run compares with SQL.
 _MOST_QUEUES = 100
-#: Steps that are due within it were sent, or are retries that Redis holds.
+#: Steps that are due within this time were sent, or are retries that Redis has.
 _HELD_SECONDS = HORIZON_SECONDS - 10.0
 #: The generation of a server that is being rebuilt: one that SQL never has.
 _IN_REBUILD = -1

@@ -1,7 +1,7 @@
-"""Takes running steps from workers that died: by the database's clock, 15 s after their last renewal.
+"""Ends the attempts of dead workers: by the database's clock, 15 s after their last heartbeat.
 
-By then the worker's guard has ended the steps' processes (8 s + 2 s), so no step runs twice at a time. It also moves
-steps that wait on a lane which a newer version of their pipeline has left, and which nobody serves.
+By then the worker's guard has killed the steps' processes (8 s + 2 s), so no step runs twice at the same time. It also
+moves steps that wait on a lane that their pipeline no longer uses and no worker serves.
 """
 
 from __future__ import annotations
@@ -41,48 +41,48 @@ class Rescuer:
         return False
 
     def move_from_unserved_lanes(self) -> list[str]:
-        """Move steps whose lane no pipeline uses any more to where their pipeline has them; gives back their ids.
+        """Move steps from lanes that no pipeline uses to their pipeline's present lane; returns their ids.
 
-        Not while a live worker serves the lane: that is one of the release before, which runs them itself.
+        A lane that a live worker serves is left alone: that worker, of the release before, runs the steps.
         """
         database = self._runtime.database
-        left = set(database.read(lane_moves.waiting_lanes)) - set(self._runtime.lanes)
-        if left:
-            left -= {lane for worker in database.read(store.live) for lane in worker["lanes"]}
+        unserved = set(database.read(lane_moves.waiting_lanes)) - set(self._runtime.lanes)
+        if unserved:
+            unserved -= {lane for worker in database.read(store.live) for lane in worker["lanes"]}
         lane_of = {
             (pipeline.name, step.name): step.lane
             for pipeline in self._runtime.pipelines.values()
             for step in pipeline.steps
         }
         moved: list[str] = []
-        for lane in sorted(left):
+        for lane in sorted(unserved):
 
             def move(connection: Connection, lane: str = lane) -> Collection[tuple[str, str]]:
                 return lane_moves.move(connection, lane, lane_of, limit=_MOVED_AT_ONCE)
 
             found = database.write(move)
             if found:
-                log.warning("%d step(s) were moved from lane %s, which no pipeline uses any more", len(found), lane)
+                log.warning("%d step(s) were moved from lane %s, which no pipeline uses", len(found), lane)
             moved += [step_id for step_id, _ in found]
         return moved
 
     def rescue(self) -> list[str]:
-        """Take the steps of dead workers; gives back their ids."""
+        """End the attempts of dead workers; returns the ids of their steps."""
         database = self._runtime.database
         for worker_id in database.write(store.declare_dead):
-            log.warning("worker %s is dead: it was not heard for %.0f s", worker_id, store.DEAD_SECONDS)
+            log.warning("worker %s is dead: it has sent no heartbeat for %.0f s", worker_id, store.DEAD_SECONDS)
         circuit = circuit_policy(self._runtime.settings)
         taken = []
         for step in database.read(store.abandoned_steps):
-            last_word = OUTCOME_UNKNOWN_HINT if self._is_irreversible(step) else None
+            hint = OUTCOME_UNKNOWN_HINT if self._is_irreversible(step) else None
 
-            def take(connection: Connection, step: RowMapping = step, last_word: str | None = last_word) -> None:
-                outcomes.lose(connection, step["id"], step["run_token"], unless_known=last_word, circuit=circuit)
+            def take(connection: Connection, step: RowMapping = step, hint: str | None = hint) -> None:
+                outcomes.lose(connection, step["id"], step["run_token"], unless_known=hint, circuit=circuit)
 
             try:
                 database.write(take)
             except OwnershipLost:
-                continue  # another control plane's rescuer, or the step's own late write, was faster
+                continue  # another control plane's rescuer, or the attempt's own late write, was faster
             metrics.LOST_ATTEMPTS.inc()
             log.warning("step %s was taken from worker %s", step["id"], step["worker_id"])
             taken.append(step["id"])

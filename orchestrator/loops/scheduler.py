@@ -1,6 +1,6 @@
-"""Lets time pass for jobs: scheduled jobs become queued, unstarted ones expire, deadlines strike.
+"""Applies due times to jobs: scheduled jobs become queued, unstarted ones expire, and deadlines end jobs.
 
-The messages of scheduled jobs are in Redis before their time, as delayed ones; this only keeps the status honest.
+The messages of scheduled jobs are in Redis before their time, as delayed ones; only their status is changed here.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Makes the jobs of schedules that are due.
+"""Creates the jobs of due schedules ("fires" them).
 
-Any number of control planes may do so at once: a schedule that one of them looks at is locked for the others, its time
-is recorded under a unique constraint, and it moves on only from the time that was seen; all of it in the transaction
-that makes the job. What refuses a job (limits, a draining account, an input that no longer fits) is recorded, and the
-schedule goes on to its next time. A paused lane or account refuses nothing: the jobs wait.
+Any number of control planes may do so at once: the transaction that creates the job also locks the schedule, records
+its time under a unique constraint, and advances the schedule only from the time that was read. A job that is refused
+(limits, a draining account, an input that no longer fits) is recorded, and the schedule advances to its next time. A
+paused lane or account refuses nothing: the jobs wait.
 """
 
 from __future__ import annotations
@@ -28,50 +28,50 @@ from ..schedules import cadence_of, new_job
 
 log = logging.getLogger(__name__)
 
-#: A fire that comes so much too late is on time; later ones were missed, and `catch_up` decides.
+#: A fire that is later than this was missed: `catch_up` decides about it.
 GRACE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
 class _Done:
-    """What one transaction did, for after its commit."""
+    """The results of one transaction, for use after its commit."""
 
     schedules: int = 0
     more: bool = False
     queued: list[Dispatch] = field(default_factory=list)
     withdrawn: list[Dispatch] = field(default_factory=list)
-    #: By schedule: the time, what became of it, and what refused it.
+    #: By schedule: the time, its outcome, and the error that refused the job.
     outcomes: list[tuple[Mapping[Any, Any], datetime, str, Mapping[str, Any] | None]] = field(default_factory=list)
 
 
 class _Overtaken(Exception):
-    """Another control plane, or a change by the account, came first; nothing of this fire may stay."""
+    """Another control plane or a change of the schedule was faster: roll this fire back."""
 
 
 class _Recorded(Exception):
-    """This time has come before; nothing of this fire may stay, but the schedule goes on."""
+    """This time has a record already: roll this fire back, and advance the schedule."""
 
 
 class ScheduleLoop:
     """See the module's docstring."""
 
     name = "schedules"
-    #: The longest rest; a shorter one ends with the next fire.
-    rest_seconds = 1.0
+    #: The longest interval; a shorter one ends with the next fire.
+    longest_interval_seconds = 1.0
     batch = 50
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.interval_seconds = self.rest_seconds
+        self.interval_seconds = self.longest_interval_seconds
 
     def run_once(self) -> bool:
-        """Fire up to a batch of schedules, each once; True when more are due."""
+        """Fire up to a batch of due schedules, each once; True when more are due."""
         now, earliest = self._runtime.database.read(store.earliest)
         if earliest is None or earliest > now:
-            left = self.rest_seconds if earliest is None else (earliest - now).total_seconds()
-            self.interval_seconds = min(self.rest_seconds, left)
+            left = self.longest_interval_seconds if earliest is None else (earliest - now).total_seconds()
+            self.interval_seconds = min(self.longest_interval_seconds, left)
             return False
-        self.interval_seconds = self.rest_seconds
+        self.interval_seconds = self.longest_interval_seconds
         done = self._runtime.database.write(self._fire_due)
         self._runtime.dispatcher.withdraw(done.withdrawn)
         self._runtime.dispatcher.send(done.queued)
@@ -87,7 +87,7 @@ class ScheduleLoop:
         now = store.now(connection)
         rows = store.take_due(connection, now, limit=self.batch)
         done = _Done(schedules=len(rows))
-        # In the order of accounts, so that two control planes never wait for each other's accounts in a circle.
+        # In the order of accounts, so that two control planes do not deadlock on locks of accounts.
         for row in sorted(rows, key=lambda row: (row["account"], row["next_fire_at"], row["id"])):
             part = _Done()
             firing = _Firing(self._runtime, connection, row, now, part)
@@ -97,13 +97,13 @@ class ScheduleLoop:
             except _Overtaken:
                 continue
             except _Recorded:
-                firing.pass_over()
+                firing.skip()
                 continue
             except Exception as fault:
                 if isinstance(fault, DBAPIError):
                     raise
-                # Its times cannot be told any more; one schedule must not stop all others.
-                log.exception("schedule %s of account %r cannot go on, and is off", row["id"], row["account"])
+                # One faulty schedule must not stop all others.
+                log.exception("schedule %s of account %r failed, and is disabled", row["id"], row["account"])
                 store.stop(connection, row, {"code": "internal", "message": f"{type(fault).__name__}: see the log"})
                 continue
             done.more = done.more or part.more
@@ -114,7 +114,7 @@ class ScheduleLoop:
 
 
 class _Firing:
-    """One due time of one schedule, within a savepoint."""
+    """One due time of one schedule, in a savepoint."""
 
     def __init__(
         self, runtime: Runtime, connection: Connection, row: Mapping[Any, Any], now: datetime, done: _Done
@@ -130,50 +130,50 @@ class _Firing:
         row, due = self._row, self._due
         job_id, outcome, error = self._decide()
         took_input = row["inputs_total"] is not None and (
-            # What can never become a job must not stand in the way of the inputs behind it.
+            # An input that is always refused must not block those after it.
             job_id is not None or (error is not None and error["code"] in _PERMANENT)
         )
-        if not store.note_fire(self._connection, row, due, outcome, job_id=job_id, error=error):
+        if not store.record_fire(self._connection, row, due, outcome, job_id=job_id, error=error):
             raise _Recorded
         following = self._following(took_input=took_input)
         fired_at = due if job_id is not None else None
-        if not store.move_on(self._connection, row, following, fired_at=fired_at, took_input=took_input):
+        if not store.advance(self._connection, row, following, fired_at=fired_at, took_input=took_input):
             raise _Overtaken
         self._done.more = following is not None and following <= self._now
         self._done.outcomes.append((row, due, outcome, error))
 
-    def pass_over(self) -> None:
-        """Go on from a time that is recorded: after a restored backup, or where the database's clock was put back."""
-        store.move_on(self._connection, self._row, self._following(took_input=False), fired_at=None, took_input=False)
+    def skip(self) -> None:
+        """Advance from a recorded time: after the restore of a backup, or where the database's clock was set back."""
+        store.advance(self._connection, self._row, self._following(took_input=False), fired_at=None, took_input=False)
 
     def _decide(self) -> tuple[str | None, str, dict[str, Any] | None]:
-        """The job's id if one was made, the outcome, and what refused it."""
+        """The job's id if one was created, the outcome, and the error that refused the job."""
         if self._late and self._row["catch_up"] == "none":
             return None, "missed", None
         try:
             with self._connection.begin_nested():
-                job_id = self._make()
+                job_id = self._create()
         except OnelaneError as refusal:
             self._done.queued.clear()
             self._done.withdrawn.clear()
             return None, "refused", {"code": refusal.code, "message": str(refusal)}
         except Exception as fault:
-            # A pipeline's own validators may raise anything, and a value may fit no column. But a database that is
-            # away or in a deadlock ends this transaction, and all of it comes again.
+            # A pipeline's own validators may raise anything, and a value may fit no column. But an unreachable
+            # database or a deadlock ends this transaction, and the next run repeats it.
             if isinstance(fault, DBAPIError) and not isinstance(fault, DataError | IntegrityError):
                 raise
-            log.exception("schedule %s of account %r: its job cannot be made", self._row["id"], self._row["account"])
+            log.exception("schedule %s of account %r: its job cannot be created", self._row["id"], self._row["account"])
             return None, "refused", {"code": "internal", "message": f"{type(fault).__name__}: see the log"}
         return job_id, "skipped" if job_id is None else "fired", None
 
-    def _make(self) -> str | None:
-        """The new job's id; None when the one before goes on and `overlap` says skip."""
+    def _create(self) -> str | None:
+        """The new job's id; None when an earlier job is unfinished and `overlap` is skip."""
         row, connection = self._row, self._connection
         if row["overlap"] != "queue":
             unfinished = store.unfinished_jobs(connection, row["id"])
             if unfinished and row["overlap"] == "skip":
                 return None
-            self._replace(unfinished)
+            self._cancel(unfinished)
         given = row["input"]
         if row["inputs_total"] is not None:
             given = store.inputs_of(connection, row["id"])[row["inputs_taken"]]
@@ -181,7 +181,7 @@ class _Firing:
         self._done.queued += self._jobs.create_within(connection, row["account"], plan)
         return plan.id
 
-    def _replace(self, unfinished: Sequence[str]) -> None:
+    def _cancel(self, unfinished: Sequence[str]) -> None:
         for job_id in unfinished:
             try:
                 _, withdrawn = self._jobs.cancel_within(self._connection, job_id, self._row["account"])
@@ -200,10 +200,10 @@ class _Firing:
             return None
         after = self._due
         if row["catch_up"] != "all":
-            # One fire, or none, stands for all that were missed.
+            # At most one fire makes up for all missed ones.
             after = max(after, self._now - timedelta(seconds=GRACE_SECONDS))
         return next_fire(cadence_of(row), after)
 
 
-#: Refusals that come again with the same input, for ever.
+#: Refusals that repeat with the same input.
 _PERMANENT = frozenset({InvalidInput.code, "unknown_pipeline", "invalid_input", "internal"})

@@ -1,4 +1,4 @@
-"""What runs the loops: a thread per loop that calls `run_once` again and again, and outlives its failures."""
+"""Runs the loops: a thread a loop, which calls `run_once` repeatedly and survives its failures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Loop(Protocol):
-    """One maintenance job. `run_once` does a bounded piece of work and gives back whether more is waiting."""
+    """One background loop. `run_once` does a bounded piece of work, and returns whether more is waiting."""
 
     name: str
     interval_seconds: float
@@ -80,6 +80,6 @@ class Loops:
                 warn(log, error, "loop %s: %s", loop.name, error)
             except Exception:
                 metrics.LOOP_FAILURES.labels(loop.name).inc()
-                log.exception("loop %s failed; it goes on", loop.name)
+                log.exception("loop %s failed; it is continued", loop.name)
             if not more:
                 self._stopping.wait(loop.interval_seconds)

@@ -1,9 +1,8 @@
-"""Sees to it that Redis hears of every setting: what it was not there to hear, and whatever else differs from SQL.
+"""Synchronizes settings from SQL to Redis: those whose write to Redis failed, and cyclically all, a page a run.
 
-A setting is committed in SQL and then carried to Redis. Redis may be away at that moment, or the process may die
-between the two; nothing is lost in Redis then, so no rebuild follows, and an account that was resumed would rest for
-ever. So what this process could not carry is carried as soon as Redis is back, and all settings of both sides are gone
-through without an end, a page at a time. Circuits that are open although the setting turns them off are closed first.
+A setting is committed in SQL and then written to Redis. If Redis is unreachable at that moment, or the process dies in
+between, Redis has lost nothing, so no rebuild follows; without this loop a resumed account would stay paused forever.
+Open circuits are closed first if circuits are turned off.
 """
 
 from __future__ import annotations
@@ -11,7 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
-from ..circuits import close_if_turned_off
+from tenants.store import circuits
+
+from ..circuits import circuit_policy
 from ..runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ class SettingsSyncLoop:
         self._pages: Iterator[Sequence[str]] = iter(())
 
     def run_once(self) -> bool:
-        """One page. A pass that an error has ended begins anew."""
-        close_if_turned_off(self._runtime.settings, self._runtime.database, self._runtime.settings_sync)
+        """Synchronize one page; after an error the cycle begins again."""
+        self._close_circuits_if_turned_off()
         self._settings.retry_failed()
         names = next(self._pages, None)
         if names is None:
@@ -38,6 +39,14 @@ class SettingsSyncLoop:
             self._pages = self._settings.pages()
             names = next(self._pages, ())
         changed = self._settings.sync(names)
-        if changed:  # also by a pause whose time has passed
-            log.info("%d tenant queue(s) had other settings in Redis than in SQL, and have SQL's now", changed)
+        if changed:  # also by an expired pause
+            log.info("the settings of %d tenant queue(s) differed in Redis, and were corrected", changed)
         return False
+
+    def _close_circuits_if_turned_off(self) -> None:
+        """Without a policy no canary would close the circuits that are open."""
+        if circuit_policy(self._runtime.settings) is not None:
+            return
+        for account in self._runtime.database.write(circuits.close_all):
+            log.info("the circuits of account %r are closed: ONELANE_CIRCUIT_FAILURES is 0", account)
+            self._settings.sync_account(account)

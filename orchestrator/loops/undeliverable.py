@@ -1,8 +1,8 @@
-"""Moves what Redis has buried to the dead letters in SQL, where people look: one list for all that died.
+"""Moves undeliverable messages from Redis to the dead letters in SQL, so that there is one list of all dead letters.
 
-Without it a step whose message was buried would wait for ever: SQL says that it is queued, and nothing comes.
+Otherwise their steps would wait forever: they are queued in SQL, and no worker gets the message.
 
-Invariant: a grave is emptied only after its dead letter was committed.
+Invariant: a message is removed from Redis only after its dead letter was committed.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ _AT_ONCE = 100
 
 
 def move_undeliverable(runtime: Runtime) -> bool:
-    """Look at a page of each lane's graves; gives back whether there may be more.
+    """Move a page of each lane's undeliverable messages; returns whether there may be more.
 
     Raises:
-        dramatiq's ConnectionClosed: Redis is away.
+        dramatiq's ConnectionClosed: Redis is unreachable.
         Unavailable: the database is.
     """
     admin = runtime.broker.queues_admin
     more = False
     for lane in admin.lanes():
-        graves = admin.buried(lane, _AT_ONCE)
-        kept = [grave.burial_id for grave in graves if _keep(runtime, grave)]
-        if kept:
-            admin.take_buried(lane, kept)
-        more = more or len(kept) == _AT_ONCE
+        found = admin.buried(lane, _AT_ONCE)
+        moved = [each.burial_id for each in found if _record(runtime, each)]
+        if moved:
+            admin.take_buried(lane, moved)
+        more = more or len(moved) == _AT_ONCE
     return more
 
 
-def _keep(runtime: Runtime, grave: BuriedMessage) -> bool:
-    burial = UndeliverableMessage(
-        lane=grave.lane,
-        account=grave.account,
-        entry_id=grave.entry_id,
-        burial_id=grave.burial_id,
-        buried_at=grave.buried_at,
-        reason=grave.reason,
-        payload=grave.payload,
+def _record(runtime: Runtime, dead: BuriedMessage) -> bool:
+    message = UndeliverableMessage(
+        lane=dead.lane,
+        account=dead.account,
+        entry_id=dead.entry_id,
+        burial_id=dead.burial_id,
+        buried_at=dead.buried_at,
+        reason=dead.reason,
+        payload=dead.payload,
     )
     try:
-        kept = runtime.database.write(lambda connection: undeliverable.record(connection, burial))
+        recorded = runtime.database.write(lambda connection: undeliverable.record(connection, message))
     except OwnershipLost as error:
-        log.info("the grave of entry %s is looked at again: %s", grave.entry_id, error)
+        log.info("undeliverable message %s is tried again: %s", dead.entry_id, error)
         return False
-    if kept.following is not None:
-        runtime.dispatcher.send([kept.following])
+    if recorded.following is not None:
+        runtime.dispatcher.send([recorded.following])
     metrics.BURIED.inc()
-    whose = "belongs to no waiting step" if kept.job_id is None else f"was waited for by job {kept.job_id}"
-    log.error("lane %s: message %s was buried (%s); it %s", grave.lane, grave.entry_id, grave.reason, whose)
+    whose = "no waiting step" if recorded.job_id is None else f"a waiting step of job {recorded.job_id}"
+    log.error("lane %s: message %s of %s is undeliverable (%s)", dead.lane, dead.entry_id, whose, dead.reason)
     return True

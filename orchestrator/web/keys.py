@@ -101,7 +101,7 @@ def delete_keys(call: Call[KeysQuery, Any]) -> Reply:
 
 def exists(call: Call[Any, Any]) -> None:
     """Raises `NotFound` unless the key of the path is valid and belongs to the account of the path."""
-    call.service.database.read(lambda connection: keys.living(connection, _account_of(call), call.params["id"]))
+    call.service.database.read(lambda connection: keys.fetch_valid(connection, _account_of(call), call.params["id"]))
 
 
 def _ended(ids: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Accounts: their state, settings, and what stands on their tenant queues by SQL's count."""
+"""Accounts: their state, settings, and counts of their tenant queues from SQL."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -10,94 +11,103 @@ from sqlalchemy import CTE, Connection, RowMapping, and_, case, func, or_, selec
 
 from ..account import AccountLimits
 from ..columns import db_now, seconds_since, upsert
-from ..errors import NotFound
-from ..models import Account, Attempt, Lane, Step, TenantQueue
-from . import circuits, erasures
-from .listings import Page, after_prefix, by_name
+from ..errors import AccountBusy, NotFound
+from ..models import Account, Attempt, Erasure, Lane, Step, TenantQueue
+from . import circuits
+from .listings import Page, begins_with, fetch_one, narrow, read_page
 
 accounts, steps, attempts = Account.__table__, Step.__table__, Attempt.__table__
-lanes, tenant_queues = Lane.__table__, TenantQueue.__table__
+lanes, tenant_queues, erasures = Lane.__table__, TenantQueue.__table__, Erasure.__table__
 
 
 def ensure_account(connection: Connection, account: str) -> None:
-    """The account comes into being with its first job, schedule, key, session, target, asset or limits.
+    """Create the account if it does not exist: its first job, schedule, key, session, target, asset or limits do.
 
     Raises:
         AccountBusy: it is being erased.
     """
-    erasures.refuse(connection, account)
+    refuse_during_erasure(connection, account)
     statement = upsert(connection, accounts).values(
         id=account, status="active", created_at=db_now(), updated_at=db_now()
     )
     connection.execute(statement.on_conflict_do_nothing())
 
 
+def refuse_during_erasure(connection: Connection, account: str) -> None:
+    """Called before every insert or change for an account.
+
+    Raises:
+        AccountBusy: the account is being erased.
+    """
+    erasure_id = unfinished_erasure(connection, account)
+    if erasure_id is not None:
+        raise AccountBusy(
+            f"account {account!r} is being erased (erasure {erasure_id}); it can be used again afterwards"
+        )
+
+
+def unfinished_erasure(connection: Connection, account: str) -> str | None:
+    """The id of the account's erasure that has not finished; None if there is none."""
+    statement = select(erasures.c.id).where(erasures.c.account == account, erasures.c.finished_at.is_(None))
+    return connection.execute(statement).scalar_one_or_none()
+
+
 def fetch(connection: Connection, account: str) -> RowMapping:
     """One account.
 
     Raises:
-        NotFound: it has not come into being.
+        NotFound: it does not exist.
     """
-    found = connection.execute(select(accounts).where(accounts.c.id == account)).mappings().one_or_none()
-    if found is None:
-        raise NotFound(f"there is no account {account!r}; one comes into being with its first job, key or setting")
-    return found
+    missing = f"there is no account {account!r}; its first job, key or setting creates it"
+    return fetch_one(connection, select(accounts).where(accounts.c.id == account), missing)
 
 
 def page(connection: Connection, *, q: str | None, status: str | None, limit: int, cursor: str | None) -> Page:
     """Accounts by name; `q` is a prefix of it."""
-    statement = select(accounts.c.id, accounts.c.status, accounts.c.created_at, accounts.c.updated_at)
-    if status is not None:
-        statement = statement.where(accounts.c.status == status)
+    columns = (accounts.c.id, accounts.c.status, accounts.c.created_at, accounts.c.updated_at)
+    statement = narrow(select(*columns), (accounts.c.status, status))
     if q is not None:
-        statement = statement.where(accounts.c.id >= q)
-        end = after_prefix(q)
-        if end is not None:
-            statement = statement.where(accounts.c.id < end)
-    return by_name(connection, statement, accounts.c.id, limit=limit, cursor=cursor)
+        statement = statement.where(begins_with(accounts.c.id, q))
+    return read_page(connection, statement, accounts.c.id, limit=limit, cursor=cursor, descending=False)
 
 
 # --- settings ------------------------------------------------------------------------------------------------------
 
 
 def put_limits(connection: Connection, account: str, limits: AccountLimits) -> AccountLimits:
-    """Replace all limits; gives back those that held before. The account comes into being with them.
+    """Replace all limits, and return the former ones. Creates the account if it does not exist.
 
-    Waits for the starts that are under way by the limits before: each is running, and counted, once the new ones hold.
+    The row lock waits for starts in progress, so every step that started under the former limits is counted.
     """
     ensure_account(connection, account)
     statement = select(accounts.c.limits).where(accounts.c.id == account).with_for_update()
     before = connection.execute(statement).scalar_one()
     kept = None if limits == AccountLimits() else limits.as_json()
-    connection.execute(update(accounts).where(accounts.c.id == account).values(limits=kept, updated_at=db_now()))
+    _set(connection, account, limits=kept)
     return AccountLimits.from_json(before)
 
 
 def set_status(connection: Connection, account: str, status: str) -> str:
-    """Set `active`, `paused`, `draining` or `suspended`; gives back the status before.
+    """Set `active`, `paused`, `draining` or `suspended`, and return the former status.
 
     Raises:
-        NotFound: the account has not come into being.
+        NotFound: the account does not exist.
         AccountBusy: it is being erased.
     """
-    # The row is locked first: asked before, an erasure that begins meanwhile would be overwritten, and not be seen.
-    # It waits for the starts that are under way: once the account is paused, nothing of it starts.
+    # Locked first, so that an erasure that begins meanwhile is seen and not overwritten. The lock also waits for starts
+    # in progress: after the commit of a pause nothing of the account starts.
     connection.execute(select(accounts.c.id).where(accounts.c.id == account).with_for_update())
-    erasures.refuse(connection, account)
+    refuse_during_erasure(connection, account)
     before: str = fetch(connection, account)["status"]
-    connection.execute(update(accounts).where(accounts.c.id == account).values(status=status, updated_at=db_now()))
+    _set(connection, account, status=status)
     return before
 
 
 def put_target(connection: Connection, account: str, target: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Where the account publishes, which comes into being with it; gives back the target before."""
+    """Set where the account publishes, and return the former target. Creates the account if it does not exist."""
     ensure_account(connection, account)
-    before: dict[str, Any] | None = connection.execute(
-        select(accounts.c.target).where(accounts.c.id == account)
-    ).scalar_one()
-    connection.execute(
-        update(accounts).where(accounts.c.id == account).values(target=dict(target), updated_at=db_now())
-    )
+    before = _find_target(connection, account)
+    _set(connection, account, target=dict(target))
     return before
 
 
@@ -107,48 +117,46 @@ def target(connection: Connection, account: str) -> dict[str, Any]:
     Raises:
         NotFound: it has none.
     """
-    found: dict[str, Any] | None = connection.execute(
-        select(accounts.c.target).where(accounts.c.id == account)
-    ).scalar_one_or_none()
+    found = _find_target(connection, account)
     if found is None:
         raise NotFound(f"account {account!r} has no target")
     return found
 
 
+def _find_target(connection: Connection, account: str) -> dict[str, Any] | None:
+    return connection.execute(select(accounts.c.target).where(accounts.c.id == account)).scalar_one_or_none()
+
+
 def delete_target(connection: Connection, account: str) -> dict[str, Any]:
-    """Forget where the account publishes; gives back where that was.
+    """Remove the account's target, and return it.
 
     Raises:
         NotFound: it has no target.
     """
     before = target(connection, account)
-    connection.execute(update(accounts).where(accounts.c.id == account).values(target=None, updated_at=db_now()))
+    _set(connection, account, target=None)
     return before
 
 
-# --- what goes on --------------------------------------------------------------------------------------------------
+def _set(connection: Connection, account: str, **values: Any) -> None:
+    connection.execute(update(accounts).where(accounts.c.id == account).values(updated_at=db_now(), **values))
+
+
+# --- tenant queues -------------------------------------------------------------------------------------------------
 
 
 def queues(connection: Connection, account: str) -> dict[str, dict[str, Any]]:
     """By lane: `waiting`, `active`, `delayed`, `oldest_wait` (seconds), `last_used_at`, `paused`, `circuit`."""
-    found: dict[str, dict[str, Any]] = {}
+    found: defaultdict[str, dict[str, Any]] = defaultdict(empty_queue)
     for row in _counts(connection, account):
-        found[row["lane"]] = {
-            "waiting": row["waiting"],
-            "active": row["active"],
-            "delayed": row["delayed"],
-            "oldest_wait": row["oldest_wait"],
-            "last_used_at": None,
-            "paused": False,
-            "circuit": None,
-        }
+        found[row["lane"]] |= {name: row[name] for name in ("waiting", "active", "delayed", "oldest_wait")}
     for lane, last_used_at in _last_starts(connection, account):
-        found.setdefault(lane, empty_queue())["last_used_at"] = last_used_at
+        found[lane]["last_used_at"] = last_used_at
     for lane in _paused_lanes(connection, account):
-        found.setdefault(lane, empty_queue())["paused"] = True
+        found[lane]["paused"] = True
     for row in circuits.of_accounts(connection, [account]):
-        found.setdefault(row["lane"], empty_queue()).update(paused=True, circuit=circuits.view(row))
-    return found
+        found[row["lane"]] |= {"paused": True, "circuit": circuits.view(row)}
+    return dict(found)
 
 
 def empty_queue() -> dict[str, Any]:
@@ -183,7 +191,7 @@ def _counts(connection: Connection, account: str) -> Sequence[RowMapping]:
 
 
 def _last_starts(connection: Connection, account: str) -> list[tuple[str, datetime]]:
-    """The last use of each lane; one index look-up a lane."""
+    """The last start on each lane; one index look-up a lane."""
     used = lanes_with_attempts()
     last = (
         select(func.max(attempts.c.started_at))
@@ -195,7 +203,7 @@ def _last_starts(connection: Connection, account: str) -> list[tuple[str, dateti
 
 
 def lanes_with_attempts() -> CTE:
-    """Every lane that has attempts, and a null: each is found behind the one before, at one look into the index."""
+    """Every lane that has attempts, and a null, by one index look-up a lane."""
     first = select(func.min(attempts.c.lane).label("lane"))
     found = first.cte("lanes_with_attempts", recursive=True)
     following = select(func.min(attempts.c.lane)).where(attempts.c.lane > found.c.lane).scalar_subquery()

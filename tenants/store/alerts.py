@@ -1,12 +1,12 @@
-"""Alerts: what a person should hear of, written by the transaction that it tells of, and told once.
+"""Alerts for people: written by the transaction that causes them, sent as messages by the alert loop.
 
-All that is alike (kind, account and subject) has one row, which counts. A message tells the latest and how many were
-like it; after it the row rests, and what comes meanwhile is counted and told when the rest is over.
+Alerts of the same kind, account and subject share one row, which counts them. A message has the latest and the count.
+After a message the row is silent for a time (`rest_until`); alerts of that time are counted and sent after it.
 
 Invariants
-- A message is under way for one claimer: the claim is a guarded update that puts `due_at` off, by the database's clock.
-  Whoever claims and dies is late: the message goes out again, so an alert can come twice and never not at all.
-- Only ids, names and codes are kept. What an error says stays with its dead letter: it may hold anything.
+- One process at a time sends a message: it claims the rows by a guarded update that postpones `due_at`, by the
+  database's clock. If it dies, the message is sent again later: at least once.
+- Only ids, names and codes are stored. Error messages stay in the dead letter: they may contain anything.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, delete
 from ..columns import db_now, seconds_since, upsert
 from ..models import Alert, AlertHour, new_id
 from .attempt import OwnedAttempt
-from .listings import Page, newest_first
+from .listings import Page, narrow, read_page
 
 alerts, hours = Alert.__table__, AlertHour.__table__
 
 Kind = Literal["dead_letter", "login_required", "needs_review", "circuit_open", "circuit_closed", "provider_refused"]
 
-#: Seconds after which a message whose sender was not heard of again is anybody's.
+#: Seconds after which a claimed message that was not settled may be claimed again.
 CLAIM_SECONDS = 120.0
 #: Tries before a message is given up; with the delays between them, about an hour and a half.
 MAX_TRIES = 10
-#: Alerts that one message tells together, when the cap allows no message for each.
+#: The most alerts in one message, when the hourly cap allows no message for each.
 MOST_TOGETHER = 5000
-#: Seconds in which the like of it from the same job is the same thing, seen from two places.
+#: Two alerts of one kind and job within so many seconds are the same event, written in two places.
 _SAME_SECONDS = 60.0
 
 _LEAST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 10.0, 1800.0
@@ -46,18 +46,18 @@ _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a claimer has to send: one alert, or several that one message tells together."""
+    """A claimed message: one alert, or several together."""
 
     claim: str
     rows: Sequence[RowMapping]
-    #: Positions of the channels that have not taken it; None: all.
+    #: Positions of the channels that have not accepted it; None: all.
     channels: frozenset[int] | None
-    #: Messages that may still leave in this hour, and the hour.
+    #: Messages that may still be sent in this hour, and the hour.
     left: int
     hour: str
 
 
-def note(
+def raise_alert(
     connection: Connection,
     kind: Kind,
     *,
@@ -66,10 +66,10 @@ def note(
     details: Mapping[str, Any],
     once_per_job: bool = False,
 ) -> None:
-    """Write an alert down, or count one more of the like.
+    """Insert an alert, or count one more where its row exists.
 
-    `subject` is what makes two of a kind alike within an account. `details` are ids, names and codes; its `job_id` is
-    the job. With `once_per_job` the like of it from that job within a minute is not counted: two writes saw one thing.
+    `subject` identifies the row within kind and account. `details` are ids, names and codes, `job_id` among them. With
+    `once_per_job` a second alert of that job within a minute is not counted.
     """
     job_id = details.get("job_id")
     key = json.dumps([kind, account, *subject], ensure_ascii=False)
@@ -103,7 +103,7 @@ def note(
 
 
 def dead_letter(connection: Connection, letter: Mapping[str, Any], *, step: str | None) -> None:
-    """A letter was left. One for want of a session, or of an unknown outcome, is told as that, and once."""
+    """Raise the alert for a new dead letter: its own kind, or that of a missing session or an unknown outcome."""
     code = plain_code(letter["error_code"])
     details = {
         "lane": letter["lane"],
@@ -116,16 +116,16 @@ def dead_letter(connection: Connection, letter: Mapping[str, Any], *, step: str 
     account = letter["account"]
     match code:
         case "login_required":
-            note(connection, "login_required", account=account, subject=(), details=details, once_per_job=True)
+            raise_alert(connection, "login_required", account=account, subject=(), details=details, once_per_job=True)
         case "outcome_unknown":
-            note(connection, "needs_review", account=account, subject=(), details=details, once_per_job=True)
+            raise_alert(connection, "needs_review", account=account, subject=(), details=details, once_per_job=True)
         case _:
             subject = (letter["lane"], letter.get("pipeline") or "", step or "", code)
-            note(connection, "dead_letter", account=account, subject=subject, details=details)
+            raise_alert(connection, "dead_letter", account=account, subject=subject, details=details)
 
 
 def provider_refused(connection: Connection, owned: OwnedAttempt, *, scope: str) -> None:
-    """A provider refuses a credential. It is nobody's own fault, so it is one alert for all accounts."""
+    """Raise the alert for a credential that its provider refuses: one for all accounts, which share it."""
     shown = scope if _SCOPE.fullmatch(scope) else "other"
     details = {
         "provider": shown,
@@ -134,26 +134,26 @@ def provider_refused(connection: Connection, owned: OwnedAttempt, *, scope: str)
         "step": owned.name,
         "job_id": owned.job_id,
     }
-    note(connection, "provider_refused", account=None, subject=(shown,), details=details)
+    raise_alert(connection, "provider_refused", account=None, subject=(shown,), details=details)
 
 
 def plain_code(code: str) -> str:
-    """An error's code, which a step may choose: what is no plain word is not told, since it might be anything."""
+    """The error's code; "other" for one that is not a plain word, since a step may choose any text."""
     return code if _CODE.fullmatch(code) else "other"
 
 
-# --- telling -------------------------------------------------------------------------------------------------------
+# --- sending -------------------------------------------------------------------------------------------------------
 
 
 def anything_due(connection: Connection) -> bool:
-    """A look without a write, for most runs of the loop."""
+    """Whether any alert is due: a read, so that an idle run of the loop writes nothing."""
     return bool(connection.execute(select(select(1).where(_due()).exists())).scalar_one())
 
 
 def claim(connection: Connection, *, per_hour: int) -> Message | None:
-    """Take what is due, for one message; None when nothing is, or no message may leave in this hour any more.
+    """Claim due alerts for one message; None when none is due, or the hour's messages are used up.
 
-    Where more are due than messages may still leave, one message tells them together.
+    One alert a message, unless more are due than messages are left in this hour: then one message has them all.
     """
     heads = connection.execute(
         select(alerts.c.seq, alerts.c.undelivered)
@@ -165,7 +165,7 @@ def claim(connection: Connection, *, per_hour: int) -> Message | None:
     if not heads:
         return None
     hour = _hour(connection)
-    left = _take_turn(connection, hour, per_hour)
+    left = _count_message(connection, hour, per_hour)
     if left is None:
         return None
     token, missing = new_id(), heads[0].undelivered
@@ -179,7 +179,7 @@ def claim(connection: Connection, *, per_hour: int) -> Message | None:
                 claim=token,
                 due_at=db_now(CLAIM_SECONDS),
                 tries=alerts.c.tries + 1,
-                # A message that is tried again tells what it told the channels that have taken it.
+                # A retry has the same count as the message that other channels have accepted.
                 telling=case((alerts.c.tries == 0, alerts.c.occurrences), else_=alerts.c.telling),
             )
             .returning(alerts)
@@ -192,14 +192,14 @@ def claim(connection: Connection, *, per_hour: int) -> Message | None:
 
 
 def settle(connection: Connection, message: Message, *, every: float, taken: int, refused: Sequence[int]) -> int:
-    """Note who has taken the message; gives back how many of its alerts are given up.
+    """Record which channels accepted the message; returns how many of its alerts are given up.
 
     Args:
         connection: of a transaction.
-        message: as it was claimed; what somebody else has claimed since is left alone.
-        every: seconds that the like of it rests now.
-        taken: how many channels took it.
-        refused: positions of those that did not, and are tried again.
+        message: as it was claimed; rows that another process has claimed since are left alone.
+        every: seconds of silence that follow.
+        taken: how many channels accepted it.
+        refused: positions of those that did not, and are retried.
     """
     mine = alerts.c.claim == message.claim
     if not taken:
@@ -207,7 +207,7 @@ def settle(connection: Connection, message: Message, *, every: float, taken: int
             update(hours).where(hours.c.hour == message.hour, hours.c.sent > 0).values(sent=hours.c.sent - 1)
         )
     sent: dict[str, Any] = {"sent_at": db_now()} if taken else {}
-    told: dict[str, Any] = {
+    done: dict[str, Any] = {
         "claim": None,
         "told": alerts.c.telling,
         "tries": 0,
@@ -216,10 +216,10 @@ def settle(connection: Connection, message: Message, *, every: float, taken: int
         "due_at": case((alerts.c.occurrences > alerts.c.telling, db_now(every)), else_=None),
     }
     if not refused:
-        connection.execute(update(alerts).where(mine).values(**told, **sent, given_up_at=None))
+        connection.execute(update(alerts).where(mine).values(**done, **sent, given_up_at=None))
         return 0
     last = connection.execute(
-        update(alerts).where(mine, alerts.c.tries >= MAX_TRIES).values(**told, **sent, given_up_at=db_now())
+        update(alerts).where(mine, alerts.c.tries >= MAX_TRIES).values(**done, **sent, given_up_at=db_now())
     )
     tries = max(row["tries"] for row in message.rows)
     delay = min(_LONGEST_DELAY_SECONDS, _LEAST_DELAY_SECONDS * 2 ** (tries - 1))
@@ -237,8 +237,8 @@ def _hour(connection: Connection) -> str:
     return now.strftime("%Y-%m-%dT%H")
 
 
-def _take_turn(connection: Connection, hour: str, per_hour: int) -> int | None:
-    """One of the hour's messages; gives back how many are left after it, None when there was none left."""
+def _count_message(connection: Connection, hour: str, per_hour: int) -> int | None:
+    """Count one of the hour's messages; returns how many are left, None when none was."""
     statement = (
         upsert(connection, hours)
         .values(hour=hour, sent=1)
@@ -248,27 +248,23 @@ def _take_turn(connection: Connection, hour: str, per_hour: int) -> int | None:
     return None if sent is None else per_hour - sent
 
 
-# --- looking -------------------------------------------------------------------------------------------------------
+# --- reading -------------------------------------------------------------------------------------------------------
 
 
 def page(connection: Connection, *, account: str | None, kind: str | None, limit: int, cursor: str | None) -> Page:
-    """Alerts, those that first came up last first."""
-    statement = select(alerts)
-    if account is not None:
-        statement = statement.where(alerts.c.account == account)
-    if kind is not None:
-        statement = statement.where(alerts.c.kind == kind)
-    return newest_first(connection, statement, alerts.c.seq, limit=limit, cursor=cursor)
+    """Alerts, newest first by their first occurrence."""
+    statement = narrow(select(alerts), (alerts.c.account, account), (alerts.c.kind, kind))
+    return read_page(connection, statement, alerts.c.seq, limit=limit, cursor=cursor)
 
 
 def overdue(connection: Connection) -> float:
-    """Seconds by which the alert that waits longest for a first try of its message is late; 0.0 when none is."""
+    """How late the longest waiting alert is that no message was tried for, in seconds; 0.0 when none is."""
     statement = select(func.max(seconds_since(alerts.c.due_at))).where(_due(), alerts.c.tries == 0)
     longest = connection.execute(statement).scalar_one()
     return max(0.0, float(longest or 0.0))
 
 
 def forget(connection: Connection, *, older_than: float) -> None:
-    """Remove alerts that did not come up for so many seconds, and hours that are over."""
+    """Remove alerts whose last occurrence is older, and past hours."""
     connection.execute(delete(alerts).where(alerts.c.last_at < db_now(-older_than)))
     connection.execute(delete(hours).where(hours.c.hour < _hour(connection)))

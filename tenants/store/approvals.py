@@ -1,12 +1,12 @@
-"""Approval of a job's last step: it starts only when somebody approved the text that the job's draft has now.
+"""Approval of a job's last step: it starts only after the current text of the job's draft was approved.
 
 Invariants
 - `jobs.approved_version` names what was approved: a `content_version` of the job's draft, or `NO_DRAFT` when the job
-  had none. An edit raises `content_version`, so that an approval never covers a text that nobody has seen.
-- Every statement that would let the last step wait for a worker, start or publish asks `is_missing`: the start
-  (`steps`), an attempt that waits for its next try (`outcomes`), a job that goes on after its end (`resume`), and the
-  write of `started` (`publications`).
-- A `discarded` draft is not published: its job has ended, and `resume` takes the rejection back before the job can wait
+  had none. An edit raises `content_version`, so an approval never covers a later text.
+- Every statement that would queue the last step, start it or publish checks `is_missing`: the start (`steps`), an
+  attempt that waits for its next try (`outcomes`), a job that is resumed (`resume`), and the write of `started`
+  (`publications`).
+- A `discarded` draft is not published: its job has ended, and `resume` reverts the rejection before the job can wait
   for approval again.
 
 Rows are locked in the order job, step, draft.
@@ -28,12 +28,12 @@ from .events import NewEvent, record
 
 jobs, steps, drafts = Job.__table__, Step.__table__, Draft.__table__
 
-#: What `approved_version` says of a job that had no draft; drafts count from 1.
+#: `approved_version` of a job that had no draft; drafts count from 1.
 NO_DRAFT = 0
 
 
 def is_missing(connection: Connection, job_id: str) -> bool:
-    """Whether the job asks for approval, and what its draft says now was not approved."""
+    """Whether the job needs an approval, and the current text of its draft has none."""
     statement = (
         select(jobs.c.approval, _is_given().label("given"))
         .join(drafts, drafts.c.job_id == jobs.c.id, isouter=True)
@@ -51,29 +51,25 @@ def _is_given() -> ColumnElement[bool]:
 
 
 def approve(connection: Connection, job: Mapping[Any, Any], *, version: int | None = None) -> Dispatch:
-    """Queue the step that waits; gives back what to hand to Redis. The job is locked and awaits approval.
+    """Queue the waiting step, and return its dispatch. The caller has locked the job, which awaits approval.
 
-    `version`: of the draft, as the caller has read it; None approves whatever it is now.
+    `version`: of the draft that the caller has read; None approves the current one.
 
     Raises:
-        StaleVersion: the draft has another version now, or there is none.
+        StaleVersion: the draft has another version, or there is none.
     """
     statement = select(drafts.c.version, drafts.c.content_version).where(drafts.c.job_id == job["id"]).with_for_update()
     draft = connection.execute(statement).one_or_none()
     if version is not None and (draft is None or draft.version != version):
         now = "it has no draft" if draft is None else f"its draft is at version {draft.version} now"
         raise StaleVersion(f"job {job['id']} was not approved: {now}, not at version {version}; read it again")
-    row = (
-        connection.execute(
-            update(steps)
-            .where(steps.c.job_id == job["id"], steps.c.status == "awaiting_approval")
-            # Its message may have been in Redis before an edit took the approval back: then it is sent again.
-            .values(status="queued", queued_at=db_now(), dispatched_at=None, due_at=None, attempt=0, lost=0)
-            .returning(steps)
-        )
-        .mappings()
-        .one()
+    queue = (
+        update(steps)
+        .where(steps.c.job_id == job["id"], steps.c.status == "awaiting_approval")
+        # An edit may have withdrawn its message from Redis after an earlier approval: then it is sent again.
+        .values(status="queued", queued_at=db_now(), dispatched_at=None, due_at=None, attempt=0, lost=0)
     )
+    row = connection.execute(queue.returning(steps)).mappings().one()
     approved = NO_DRAFT if draft is None else draft.content_version
     connection.execute(update(jobs).where(jobs.c.id == job["id"]).values(status="queued", approved_version=approved))
     record(connection, NewEvent(job["account"], job["id"], "status", {"status": "queued"}))
@@ -81,7 +77,7 @@ def approve(connection: Connection, job: Mapping[Any, Any], *, version: int | No
 
 
 def reject(connection: Connection, job: Mapping[Any, Any], reason: str | None) -> None:
-    """Cancel the job, and discard its draft unless something was published of it. The job is locked, as above."""
+    """Cancel the job, and discard its draft unless it was published. The caller has locked the job."""
     error = {"code": "rejected", "message": reason or "the job was rejected", "step": job["current_step"]}
     endings.end(connection, job, "cancelled", error=error)
     connection.execute(update(jobs).where(jobs.c.id == job["id"]).values(approved_version=None))
@@ -100,9 +96,9 @@ def resume(
     is_last: bool,
     delay_seconds: float = 0.0,
 ) -> Dispatch | None:
-    """Let a job that ended go on from `step`; None when that is the last step and awaits approval. The job is locked.
+    """Resume an ended job, which the caller has locked, at `step`; None when that awaits approval, as the last step.
 
-    A rejection is taken back by this: the draft is `pending_publish` again, and not approved.
+    This reverts a rejection: the draft is `pending_publish` again, and not approved.
     """
     connection.execute(
         update(drafts)
@@ -116,7 +112,7 @@ def resume(
 
 
 def await_approval(connection: Connection, job: Mapping[Any, Any], step: Mapping[Any, Any]) -> Dispatch:
-    """Let a waiting last step await approval; gives back the message to take out of Redis. The job is locked."""
+    """Make a waiting last step await approval, and return the message to withdraw. The caller has locked the job."""
     connection.execute(
         update(steps)
         .where(steps.c.id == step["id"], steps.c.status.in_(("queued", "retrying")))
@@ -135,9 +131,9 @@ def await_approval(connection: Connection, job: Mapping[Any, Any], step: Mapping
 
 
 def draft_was_edited(connection: Connection, job: Mapping[Any, Any]) -> list[Dispatch]:
-    """The job's draft has a new text: a last step that waits awaits approval again. The job is locked.
+    """Make a waiting last step await approval again, after its draft was edited. The caller has locked the job.
 
-    Gives back the messages to take out of Redis. A last step that runs is refused when it is about to publish.
+    Returns the messages to withdraw from Redis. A running last step is refused when it writes `started`.
     """
     if not job["approval"] or job["finished_at"] is not None or not is_missing(connection, job["id"]):
         return []

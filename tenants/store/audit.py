@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, select
 
 from ..columns import db_now
 from ..models import Audit
-from .listings import Page, newest_first
+from .listings import Page, narrow, read_page
 
 table = Audit.__table__
 
@@ -31,17 +31,8 @@ def record(
 
 
 def page(
-    connection: Connection,
-    *,
-    actor: str | None,
-    action: str | None,
-    target: str | None,
-    limit: int,
-    cursor: str | None,
+    connection: Connection, *, actor: str | None, action: str | None, target: str | None, limit: int, cursor: str | None
 ) -> Page:
     """Rows, newest first."""
-    statement = select(table)
-    for column, value in ((table.c.actor, actor), (table.c.action, action), (table.c.target, target)):
-        if value is not None:
-            statement = statement.where(column == value)
-    return newest_first(connection, statement, table.c.seq, limit=limit, cursor=cursor)
+    statement = narrow(select(table), (table.c.actor, actor), (table.c.action, action), (table.c.target, target))
+    return read_page(connection, statement, table.c.seq, limit=limit, cursor=cursor)

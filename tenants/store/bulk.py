@@ -1,9 +1,8 @@
-"""Many rows in one statement whose text does not grow with them.
+"""Inserts of many rows by one statement of constant size: the rows are one JSON parameter.
 
-With a parameter for each value, psycopg goes through a text of 14,000 placeholders for a thousand jobs: that was half
-of the time that such a batch took. Here the rows travel as one JSON parameter, of which PostgreSQL makes rows of the
-table. SQLite does the same: row by row, each row gives up the interpreter's lock and waits for it again, among threads
-that serialize other batches, with the only writer's turn held.
+With a parameter for each value, psycopg parses 14,000 placeholders for a thousand jobs, which was half of the time of
+such a batch. On SQLite, executing row by row releases the GIL and waits for it again at each row, while the only write
+lock is held.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..columns import SQLITE_TIME_FORMAT, UtcTime, db_now, sqlite_now
 
-#: Below this the ordinary way is as quick.
+#: Below this one statement a row is as fast.
 MANY = 8
 
 
 def insert_rows(
     connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, returning: tuple[str, ...] = ()
 ) -> Sequence[Sequence[Any]]:
-    """Insert rows that all name the same columns; with `created_at` unnamed it is the database's time, where it exists.
+    """Insert rows that all name the same columns; a `created_at` that they do not name is the database's time.
 
-    Gives back the columns of `returning`, in any order of rows.
+    Returns the columns of `returning`, in any order of rows.
     """
     names = tuple(rows[0])
     if connection.dialect.name == "sqlite" and len(rows) >= MANY:
         return _insert_on_sqlite(connection, table, names, rows, returning)
     if connection.dialect.name == "postgresql" and len(rows) >= MANY:
-        document = to_json(rows, inf_nan_mode="constants").decode()  # a fifth of what the standard library's takes
+        document = to_json(rows, inf_nan_mode="constants").decode()  # five times as fast as the standard library
         inserted = connection.execute(_from_document(table, names, returning), {"its_rows": document})
     else:
         inserted = connection.execute(_one_by_one(table, names, returning), [dict(row) for row in rows])
@@ -71,7 +70,7 @@ def _insert_on_sqlite(
     document = to_json(list(zip(*columns, strict=True)), inf_nan_mode="constants").decode()
     now = (sqlite_now(0),) if _dated_here(table, names) else ()
     insertion, highest, look = _statements_of_sqlite(table, names, returning)
-    # SQLite has one writer, and a transaction that inserts is it: whatever is newer than this is ours.
+    # SQLite has one writer, so every row with a higher key was inserted here.
     before = connection.exec_driver_sql(highest).scalar() if returning else None
     connection.exec_driver_sql(insertion, (*now, document))
     if not returning:
@@ -82,8 +81,8 @@ def _insert_on_sqlite(
 
 @cache
 def _statements_of_sqlite(table: Table, names: tuple[str, ...], returning: tuple[str, ...]) -> tuple[str, str, str]:
-    """Insert the rows of a document, look for the highest key before, read back what has a higher one."""
-    its, key = table.name, table.primary_key.columns[0].name  # like all names here, of our own schema
+    """Statements that insert the rows of a document, find the highest key, and read the rows with a higher key."""
+    its, key = table.name, table.primary_key.columns[0].name  # all names here are of our own schema
     values = [f"json_extract(value, '$[{at}]')" for at in range(len(names))]
     if _dated_here(table, names):
         names, values = (*names, "created_at"), [*values, "?"]
@@ -103,12 +102,12 @@ def _json_form(value: Any) -> str | None:
     return None if value is None else to_json(value, inf_nan_mode="constants").decode()
 
 
-#: How the values of a column are written on SQLite, as SQLAlchemy reads them; those of other types stand as they are.
+#: How SQLAlchemy stores values on SQLite, by the column's type; values of other types are stored unchanged.
 _FORMS: dict[type, Callable[[Any], Any]] = {UtcTime: _time_form, JSON: _json_form}
 
 
 def among(connection: Connection, column: ColumnElement[str], values: Sequence[str]) -> ColumnElement[bool]:
-    """Whether a text column has one of these values; as `column.in_`, with one parameter for all of them."""
+    """`column.in_(values)` for a text column, with one parameter for all values."""
     if connection.dialect.name == "postgresql":
         return column == any_(bindparam(None, list(values), ARRAY(String)))
     given = func.json_each(json.dumps(list(values)), type_=String).table_valued("value")

@@ -1,16 +1,16 @@
-"""Circuits: a tenant queue whose steps keep failing lets nothing start for a while, and then one canary.
+"""Circuit breakers: a tenant queue whose steps keep failing starts nothing for a cooldown, and then one canary.
 
-    closed ──n steps in a row ended for good──▶ open ──its time has come──▶ one canary starts
-       ▲                                         ▲                              │
-       └──────────────── it completes ───────────┴── it fails: twice the time ──┘
+    closed ──n steps in a row failed──▶ open ──the cooldown has passed──▶ one canary starts
+       ▲                                 ▲                                    │
+       └───────────── it completes ──────┴── it fails: twice the cooldown ────┘
 
-A row counts the failures in a row; a step that completes removes it. The canary is an attempt: when it is lost, snoozed
-or cancelled it says nothing, and another one may start a cooldown after it did.
+A row counts the failures in a row; a completed step removes it. The canary is an attempt: when it is lost, snoozed or
+cancelled, another one may start a cooldown after its start.
 
 Invariants
-- Each change is one guarded statement, by the database's clock. Redis is told afterwards; SQL decides at each start.
-- One canary at a time: letting one through puts `until` off in the same statement, so that whoever comes second finds
-  it in the future; and none is let through while the one before runs, for which `until` is put off again.
+- Each change is one guarded statement, by the database's clock. Redis gets it afterwards; SQL decides at each start.
+- One canary at a time: its start postpones `until` in the same statement, so a second attempt finds it in the future;
+  while the canary runs, each such check postpones `until` again.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, FromClause, RowMapping, and_, case, delete, func, or_, select, update
 
 from .. import webhooks
 from ..columns import db_now, upsert
 from ..models import Circuit, Step
 from . import alerts
 from .attempt import OwnedAttempt
-from .listings import Page, by_name
+from .listings import Page, narrow, read_page
 from .states import WAITING
 
 circuits, steps = Circuit.__table__, Step.__table__
 
-#: A cooldown doubles up to this, or stays as it was set where that is longer.
+#: The longest cooldown by doubling; a longer one that is set stays as it is.
 LONGEST_COOLDOWN_SECONDS = 3600.0
-#: Failures that say nothing of the next step: a missing session pauses the lane by itself, until there is one.
+#: Failures that are not counted: a missing session pauses the tenant queue by itself.
 _UNCOUNTED = frozenset({"login_required"})
 
 
@@ -41,23 +41,23 @@ _UNCOUNTED = frozenset({"login_required"})
 class CircuitPolicy:
     """When a circuit opens, and for how long at first."""
 
-    #: Steps in a row that end for good without success.
+    #: Failed steps in a row, after their retries.
     failures: int
     cooldown_seconds: float
 
     @property
     def longest_seconds(self) -> float:
-        """What a cooldown doubles up to."""
+        """The longest cooldown."""
         return max(LONGEST_COOLDOWN_SECONDS, self.cooldown_seconds)
 
 
-# --- what attempts do to it ----------------------------------------------------------------------------------------
+# --- changes by attempts -------------------------------------------------------------------------------------------
 
 
 def failed(connection: Connection, owned: OwnedAttempt, policy: CircuitPolicy | None, code: str) -> None:
-    """A step ended for good without success. Not counted: best-effort steps, webhooks, all without a policy.
+    """Count a step that failed after its retries, and open the circuit at the limit.
 
-    A webhook's delivery has a day of tries of its own, and its receiver's fault must not delay the other calls' tries.
+    Not counted are best-effort steps and webhook deliveries: one receiver's fault must not delay calls to others.
     """
     if policy is None or owned.pipeline == webhooks.PIPELINE or code in _UNCOUNTED:
         return
@@ -97,44 +97,32 @@ def _open(connection: Connection, owned: OwnedAttempt, policy: CircuitPolicy, co
             "failures": opened.failures,
             "until": opened.until.isoformat(),
         }
-        alerts.note(connection, "circuit_open", account=owned.account, subject=(owned.lane,), details=details)
+        alerts.raise_alert(connection, "circuit_open", account=owned.account, subject=(owned.lane,), details=details)
 
 
 def reopen(connection: Connection, owned: OwnedAttempt, policy: CircuitPolicy) -> bool:
-    """The canary's attempt failed: wait twice as long. False when it is the circuit's canary no more."""
+    """Double the cooldown after the canary failed. False when the attempt is no longer the circuit's canary."""
     longest = policy.longest_seconds
     doubled = case((circuits.c.cooldown_seconds * 2 > longest, longest), else_=circuits.c.cooldown_seconds * 2)
-    return bool(
-        connection.execute(
-            update(circuits)
-            .where(_is_canary(owned))
-            .values(
-                failures=circuits.c.failures + 1,
-                until=db_now(doubled),
-                cooldown_seconds=doubled,
-                canary_step_id=None,
-                canary_run_token=None,
-                updated_at=db_now(),
-            )
-        ).rowcount
+    statement = update(circuits).where(_is_canary(owned))
+    statement = statement.values(
+        failures=circuits.c.failures + 1,
+        until=db_now(doubled),
+        cooldown_seconds=doubled,
+        canary_step_id=None,
+        canary_run_token=None,
+        updated_at=db_now(),
     )
+    return bool(connection.execute(statement).rowcount)
 
 
 def let_canary_start(connection: Connection, lane: str, account: str, step_id: str, run_token: int) -> bool:
-    """Make this attempt the canary, if the time has come and none runs. It has yet to take its step.
+    """Make this attempt the canary if the cooldown has passed and no canary runs; its step does not run yet.
 
-    While one runs `until` is put off nonetheless: Redis, which is told of it, would otherwise let the whole queue come
-    and be refused, again and again for as long as the canary takes.
+    `until` is postponed while a canary runs too: Redis pauses the queue until then, and would otherwise hand out all
+    of its messages, to be refused, for as long as the canary takes.
     """
-    runs = (
-        select(1)
-        .where(
-            steps.c.id == circuits.c.canary_step_id,
-            steps.c.run_token == circuits.c.canary_run_token,
-            steps.c.status == "running",
-        )
-        .exists()
-    )
+    runs = select(1).where(_runs_canary(steps)).exists()
     canary = connection.execute(
         update(circuits)
         .where(_of(account, lane), circuits.c.opened_at.is_not(None), circuits.c.until <= db_now())
@@ -149,7 +137,7 @@ def let_canary_start(connection: Connection, lane: str, account: str, step_id: s
 
 
 def completed(connection: Connection, owned: OwnedAttempt) -> None:
-    """A step went well: its failures in a row are over, and a canary closes the circuit."""
+    """Remove the count of failures after a completed step; a canary closes the circuit."""
     if not owned.canary:
         connection.execute(delete(circuits).where(_of(owned.account, owned.lane), circuits.c.opened_at.is_(None)))
         return
@@ -165,7 +153,7 @@ def completed(connection: Connection, owned: OwnedAttempt) -> None:
             "failures": closed.failures,
             "opened_at": closed.opened_at.isoformat(),
         }
-        alerts.note(connection, "circuit_closed", account=owned.account, subject=(owned.lane,), details=details)
+        alerts.raise_alert(connection, "circuit_closed", account=owned.account, subject=(owned.lane,), details=details)
 
 
 def _of(account: str, lane: str) -> ColumnElement[bool]:
@@ -181,39 +169,48 @@ def _is_canary(owned: OwnedAttempt) -> ColumnElement[bool]:
     )
 
 
-# --- what people do to it ------------------------------------------------------------------------------------------
+# --- changes by people ---------------------------------------------------------------------------------------------
 
 
 def close(connection: Connection, account: str, lane: str | None = None) -> list[str]:
-    """Forget the failures of a tenant queue, or of all the account's; gives back the lanes whose circuit was open."""
-    statement = delete(circuits).where(circuits.c.account == account)
-    if lane is not None:
-        statement = statement.where(circuits.c.lane == lane)
+    """Remove the circuit of a tenant queue, or of all the account's; returns the lanes whose circuit was open."""
+    queue = circuits.c.account == account if lane is None else _of(account, lane)
+    statement = delete(circuits).where(queue)
     rows = connection.execute(statement.returning(circuits.c.lane, circuits.c.opened_at))
     return sorted(row.lane for row in rows if row.opened_at is not None)
 
 
 def close_all(connection: Connection) -> list[str]:
-    """Forget every failure, because circuits were turned off; gives back the accounts that had an open one."""
+    """Remove every circuit, because they are turned off; returns the accounts that had an open one."""
     rows = connection.execute(delete(circuits).returning(circuits.c.account, circuits.c.opened_at))
     return sorted({row.account for row in rows if row.opened_at is not None})
 
 
 def forget(connection: Connection, *, older_than: float) -> None:
-    """Remove those of queues that were not used for so many seconds since: nobody's row stays for ever."""
+    """Remove circuits of tenant queues that were not used for so many seconds."""
     unused = func.coalesce(circuits.c.until, circuits.c.updated_at) < db_now(-older_than)
     connection.execute(delete(circuits).where(unused, circuits.c.updated_at < db_now(-older_than)))
 
 
-# --- looking -------------------------------------------------------------------------------------------------------
+# --- reading -------------------------------------------------------------------------------------------------------
 
-_runs = steps.alias("canary")
+
+def _runs_canary(table: FromClause) -> ColumnElement[bool]:
+    """Whether a row of `steps` is the running canary of a circuit."""
+    return and_(
+        table.c.id == circuits.c.canary_step_id,
+        table.c.run_token == circuits.c.canary_run_token,
+        table.c.status == "running",
+    )
+
+
+_canary = steps.alias("canary")
 _VIEW = (
     select(
         circuits.c.account,
         circuits.c.lane,
         case(
-            (or_(circuits.c.until <= db_now(), _runs.c.id.is_not(None)), "half_open"),
+            (or_(circuits.c.until <= db_now(), _canary.c.id.is_not(None)), "half_open"),
             else_="open",
         ).label("status"),
         circuits.c.failures,
@@ -221,19 +218,11 @@ _VIEW = (
         circuits.c.until,
         circuits.c.cooldown_seconds,
     )
-    .join(
-        _runs,
-        and_(
-            _runs.c.id == circuits.c.canary_step_id,
-            _runs.c.run_token == circuits.c.canary_run_token,
-            _runs.c.status == "running",
-        ),
-        isouter=True,
-    )
+    .join(_canary, _runs_canary(_canary), isouter=True)
     .where(circuits.c.opened_at.is_not(None))
 )
 
-#: Of an open circuit, as people see it; `half_open` once its canary may start, and while it runs.
+#: An open circuit as the API shows it; `half_open` once its canary may start, and while it runs.
 VIEW_FIELDS = ("status", "failures", "opened_at", "until")
 
 
@@ -250,26 +239,14 @@ def of_lane(connection: Connection, lane: str, account: str) -> RowMapping | Non
 def page(connection: Connection, *, account: str | None, lane: str | None, limit: int, cursor: str | None) -> Page:
     """Open circuits, by lane and account."""
     name = (circuits.c.lane + "\n" + circuits.c.account).label("name")
-    statement = _VIEW.add_columns(name)
-    if account is not None:
-        statement = statement.where(circuits.c.account == account)
-    if lane is not None:
-        statement = statement.where(circuits.c.lane == lane)
-    return by_name(connection, statement, name, limit=limit, cursor=cursor)
+    statement = narrow(_VIEW.add_columns(name), (circuits.c.account, account), (circuits.c.lane, lane))
+    return read_page(connection, statement, name, limit=limit, cursor=cursor, descending=False)
 
 
 def open_by_lane(connection: Connection) -> dict[str, int]:
-    """How many open circuits of each lane hold something up; one that nothing waits for is nobody's trouble."""
-    held = (
-        select(1)
-        .where(
-            steps.c.lane == circuits.c.lane,
-            steps.c.account == circuits.c.account,
-            WAITING,
-        )
-        .exists()
-    )
-    statement = select(circuits.c.lane, func.count().label("number")).where(circuits.c.opened_at.is_not(None), held)
+    """By lane: the number of open circuits of tenant queues with a waiting step."""
+    waits = select(1).where(steps.c.lane == circuits.c.lane, steps.c.account == circuits.c.account, WAITING).exists()
+    statement = select(circuits.c.lane, func.count().label("number")).where(circuits.c.opened_at.is_not(None), waits)
     return {row.lane: row.number for row in connection.execute(statement.group_by(circuits.c.lane))}
 
 

@@ -1,4 +1,4 @@
-"""Drafts as their account sees them; steps make and publish them through `publications`."""
+"""Drafts as their account reads and edits them; `publications` has the writes of steps."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, select, update
 
 from ..columns import db_now
-from ..errors import DraftNotPending, NotFound, StaleVersion
+from ..errors import DraftNotPending, StaleVersion
 from ..models import Draft, Job, Publication
 from . import approvals
 from .dispatch import Dispatch
-from .listings import Page, newest_first
+from .listings import Page, fetch_one, narrow, read_page
 
 drafts, publications, jobs = Draft.__table__, Publication.__table__, Job.__table__
 
@@ -23,7 +23,7 @@ def _selected(owner: str | None) -> Select[Any]:
     """Drafts with their ledger entry; `owner` None stands for an admin."""
     entry = [publications.c[name].label(f"publication_{name}") for name in _PUBLICATION]
     statement = select(drafts, *entry).join(publications, publications.c.draft_id == drafts.c.id, isouter=True)
-    return statement if owner is None else statement.where(drafts.c.account == owner)
+    return narrow(statement, (drafts.c.account, owner))
 
 
 def publication_of(row: RowMapping) -> dict[str, Any] | None:
@@ -34,11 +34,9 @@ def publication_of(row: RowMapping) -> dict[str, Any] | None:
 
 
 def page(connection: Connection, *, account: str | None, status: str | None, limit: int, cursor: str | None) -> Page:
-    """Drafts, newest first; `account` None: everybody's."""
-    statement = _selected(account)
-    if status is not None:
-        statement = statement.where(drafts.c.status == status)
-    return newest_first(connection, statement, drafts.c.seq, limit=limit, cursor=cursor)
+    """Drafts, newest first; `account` None: of all accounts."""
+    statement = narrow(_selected(account), (drafts.c.status, status))
+    return read_page(connection, statement, drafts.c.seq, limit=limit, cursor=cursor)
 
 
 def fetch(connection: Connection, draft_id: str, account: str | None) -> RowMapping:
@@ -47,31 +45,28 @@ def fetch(connection: Connection, draft_id: str, account: str | None) -> RowMapp
     Raises:
         NotFound: no such draft, or not this account's.
     """
-    statement = _selected(account).where(drafts.c.id == draft_id)
-    found = connection.execute(statement).mappings().one_or_none()
-    if found is None:
-        raise NotFound(f"there is no draft {draft_id!r}")
-    return found
+    return fetch_one(connection, _selected(account).where(drafts.c.id == draft_id), f"there is no draft {draft_id!r}")
 
 
 def change(
     connection: Connection, draft_id: str, account: str | None, *, version: int | None, changes: Mapping[str, Any]
 ) -> tuple[RowMapping, list[Dispatch]]:
-    """Change a draft that nobody publishes yet, if it is still at `version` (None: whatever it is at).
+    """Change a pending draft if it is at `version` (None: at any).
 
-    An approval does not cover the new text: a last step that waits to publish awaits approval again. Gives back the
-    draft, and the messages to take out of Redis.
+    An approval does not cover the new text: a last step that waits to publish awaits approval again. Returns the draft,
+    and the messages to withdraw from Redis.
 
     Raises:
         NotFound: no such draft, or not this account's.
         DraftNotPending: it is being published, was published or was discarded.
-        StaleVersion: somebody has changed it meanwhile.
+        StaleVersion: it was changed meanwhile.
     """
     job_id = fetch(connection, draft_id, account)["job_id"]
     job = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).mappings().one_or_none()
-    statement = update(drafts).where(drafts.c.id == draft_id, drafts.c.status == "pending_publish")
+    pending = [drafts.c.id == draft_id, drafts.c.status == "pending_publish"]
     if version is not None:
-        statement = statement.where(drafts.c.version == version)
+        pending.append(drafts.c.version == version)
+    statement = update(drafts).where(*pending)
     changed = connection.execute(
         statement.values(
             **changes,

@@ -1,13 +1,13 @@
-"""Erasing an account: its rows removed a few at a time, and a row of its own that says how far it is.
+"""Erasing an account: its rows are removed in batches; a row of `erasures` has the status and the counts.
 
-stopping (what runs ends) → removing (rows and files go) → checking (Redis is emptied; nothing is left) → completed
+stopping (running steps end) → removing (rows and files) → checking (Redis is emptied; nothing is left) → completed
 
 Invariants
-- From the first moment the account is suspended, so nothing of it starts; and while the erasure is not finished nothing
-  of it comes into being: whoever makes a row for an account asks `refuse` first, or holds a row that the erasure must
-  remove. Its keys open until they are removed too, for what is still there.
-- What was removed is counted in the transaction that removes it, so the counts are true whatever dies in between.
-- One at a time moves an erasure on: its row is held, and others leave it out.
+- The account is suspended from the beginning, so nothing of it starts. Until the erasure has finished nothing of it is
+  created: every insert for an account calls `accounts.refuse_during_erasure` first, or locks a row that the erasure
+  must remove. Its keys work until they are removed too.
+- Removed rows are counted in the transaction that removes them, so a crash cannot make the counts wrong.
+- One control plane at a time advances an erasure: it locks the row, and others skip locked rows.
 """
 
 from __future__ import annotations
@@ -31,33 +31,34 @@ from sqlalchemy import (
 from ..columns import db_now, seconds_since
 from ..errors import AccountBusy, NotFound
 from ..models import Account, Artifact, Erasure, Fire, Job, Schedule, Step, new_id
+from . import accounts as accounts_store
 from . import holdings
 from .holdings import Holding
-from .listings import Page, newest_first
+from .listings import Page, fetch_one, narrow, read_page
 from .states import RUNNING
 
 erasures, accounts, jobs, steps = Erasure.__table__, Account.__table__, Job.__table__, Step.__table__
 artifacts = Artifact.__table__
 schedules, fires = Schedule.__table__, Fire.__table__
 
-#: What an erasure removes outside of the database.
+#: Kinds of data outside of the database that an erasure removes.
 OUTSIDE = ("files", "redis_messages", "redis_queues", "redis_settings")
 
 
-# --- asking for one ------------------------------------------------------------------------------------------------
+# --- requests ------------------------------------------------------------------------------------------------------
 
 
 def begin(connection: Connection, account: str, *, force: bool, requested_by: str) -> str:
-    """Ask for the account's erasure; gives back its id.
+    """Request the account's erasure, and return its id: that of an unfinished one where it exists.
 
-    One that is under way already is the answer, forced from now on if this call says so.
+    `force` also forces an unfinished erasure.
 
     Raises:
-        NotFound: the account has not come into being.
-        AccountBusy: something of it runs, and `force` is not given; nothing was changed.
+        NotFound: the account does not exist.
+        AccountBusy: steps of it run, and `force` is not given; nothing was changed.
     """
     row = connection.execute(select(accounts.c.id).where(accounts.c.id == account).with_for_update()).first()
-    under_way = _unfinished(connection, account)
+    under_way = accounts_store.unfinished_erasure(connection, account)
     if row is None and under_way is None:
         raise NotFound(f"there is no account {account!r}")
     running = count_running(connection, account)
@@ -84,27 +85,13 @@ def begin(connection: Connection, account: str, *, force: bool, requested_by: st
     return erasure_id
 
 
-def refuse(connection: Connection, account: str) -> None:
-    """Raises `AccountBusy` while the account is being erased; for whoever makes or changes something of it."""
-    erasure_id = _unfinished(connection, account)
-    if erasure_id is not None:
-        raise AccountBusy(
-            f"account {account!r} is being erased (erasure {erasure_id}); it can be used again afterwards"
-        )
-
-
-def _unfinished(connection: Connection, account: str) -> str | None:
-    statement = select(erasures.c.id).where(erasures.c.account == account, erasures.c.finished_at.is_(None))
-    return connection.execute(statement).scalar_one_or_none()
-
-
 def count_running(connection: Connection, account: str) -> int:
     """How many steps of the account run."""
     statement = select(func.count()).where(steps.c.account == account, RUNNING)
     return int(connection.execute(statement).scalar_one())
 
 
-# --- looking -------------------------------------------------------------------------------------------------------
+# --- reading -------------------------------------------------------------------------------------------------------
 
 
 def fetch(connection: Connection, erasure_id: str) -> RowMapping:
@@ -113,63 +100,59 @@ def fetch(connection: Connection, erasure_id: str) -> RowMapping:
     Raises:
         NotFound: there is none of that id.
     """
-    found = connection.execute(select(erasures).where(erasures.c.id == erasure_id)).mappings().one_or_none()
-    if found is None:
-        raise NotFound(f"there is no erasure {erasure_id!r}")
-    return found
+    statement = select(erasures).where(erasures.c.id == erasure_id)
+    return fetch_one(connection, statement, f"there is no erasure {erasure_id!r}")
 
 
 def page(connection: Connection, *, account: str | None, limit: int, cursor: str | None) -> Page:
     """Erasures, newest first."""
-    statement = select(erasures)
-    if account is not None:
-        statement = statement.where(erasures.c.account == account)
-    return newest_first(connection, statement, erasures.c.id, limit=limit, cursor=cursor)
+    statement = narrow(select(erasures), (erasures.c.account, account))
+    return read_page(connection, statement, erasures.c.id, limit=limit, cursor=cursor)
 
 
 def unfinished(connection: Connection, *, limit: int) -> Sequence[RowMapping]:
-    """Erasures to go on with, the oldest first, each with `since`: seconds since its status changed."""
+    """Unfinished erasures, oldest first, each with `since`: seconds since its status changed."""
     statement = select(erasures, seconds_since(erasures.c.updated_at).label("since"))
     statement = statement.where(erasures.c.finished_at.is_(None)).order_by(erasures.c.id).limit(limit)
     return connection.execute(statement).mappings().all()
 
 
 def kinds() -> tuple[str, ...]:
-    """Everything that an erasure counts."""
+    """The names of all counts of an erasure."""
     return (*sorted(each.table.name for each in holdings.ALL), *OUTSIDE)
 
 
-# --- moving one on -------------------------------------------------------------------------------------------------
+# --- progress ------------------------------------------------------------------------------------------------------
 
 
-def hold(connection: Connection, erasure_id: str, status: str) -> RowMapping | None:
-    """The erasure, held until this transaction ends; None when another holds it, or it has moved on."""
+def lock(connection: Connection, erasure_id: str, status: str) -> RowMapping | None:
+    """The erasure, locked; None when another transaction has locked it, or its status is another."""
     statement = select(erasures).where(
         erasures.c.id == erasure_id, erasures.c.status == status, erasures.c.finished_at.is_(None)
     )
     return connection.execute(statement.with_for_update(skip_locked=True)).mappings().one_or_none()
 
 
-def move(
+def set_status(
     connection: Connection,
-    held: RowMapping,
+    locked: RowMapping,
     status: str,
     *,
     removed: Mapping[str, int] | None = None,
     remaining: int | None = None,
 ) -> None:
-    """Set the status of an erasure that is held, add to its counts, and tell what a check found."""
+    """Set the status of a locked erasure, add to its counts, and set how much a check found."""
     values: dict[str, Any] = {"status": status, "remaining": remaining}
-    if status != held["status"]:
+    if status != locked["status"]:
         values["updated_at"] = db_now()
     if removed:
-        before = held["removed"]
+        before = locked["removed"]
         values["removed"] = {**before, **{name: before.get(name, 0) + number for name, number in removed.items()}}
-    connection.execute(update(erasures).where(erasures.c.id == held["id"]).values(**values))
+    connection.execute(update(erasures).where(erasures.c.id == locked["id"]).values(**values))
 
 
 def cancel_running(connection: Connection, account: str) -> None:
-    """Ask for the end of whatever runs: its worker kills it, proves it gone, and writes that down."""
+    """Request the cancellation of all running jobs; their workers end the steps and record that."""
     running = select(steps.c.job_id).where(steps.c.account == account, RUNNING)
     connection.execute(
         update(jobs)
@@ -178,10 +161,10 @@ def cancel_running(connection: Connection, account: str) -> None:
     )
 
 
-def older_transactions(connection: Connection, held: RowMapping) -> bool:
-    """Whether a transaction is under way that began before the erasure did: it saw no reason to refuse a row.
+def older_transactions(connection: Connection, erasure: RowMapping) -> bool:
+    """Whether a transaction is open that began before the erasure, and so may insert rows of the account.
 
-    On SQLite there is one writer at a time, so there is none.
+    On SQLite, which has one writer at a time, there is none.
     """
     if connection.dialect.name != "postgresql":
         return False
@@ -190,7 +173,7 @@ def older_transactions(connection: Connection, held: RowMapping) -> bool:
             "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
             " AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND xact_start < :began)"
         ),
-        {"began": held["created_at"]},
+        {"began": erasure["created_at"]},
     )
     return bool(found.scalar_one())
 
@@ -198,10 +181,10 @@ def older_transactions(connection: Connection, held: RowMapping) -> bool:
 def remove_some(
     connection: Connection, account: str, *, limit: int, remove_files: Callable[[Sequence[str]], None]
 ) -> dict[str, int]:
-    """Remove some rows of the account: `limit` jobs with what hangs on them, or as many rows of another table.
+    """Remove up to `limit` jobs of the account with the rows of theirs, or as many rows of another table.
 
-    Gives back how many of each table; empty when no index leads to any more. The account's own row goes last. Files go
-    before the rows that name them, so none is left that nothing names; a file that is removed twice is no matter.
+    Returns how many of each table; empty when no index finds any further row. The account's own row is the last. Files
+    are removed before the rows that name them, so no file is left without a row; removing a file twice is harmless.
     """
     ids = connection.execute(select(jobs.c.id).where(jobs.c.account == account).limit(limit)).scalars().all()
     if ids:
@@ -226,8 +209,10 @@ def _remove_jobs(
     return removed
 
 
-def sweep(connection: Connection, account: str, *, remove_files: Callable[[Sequence[str]], None]) -> dict[str, int]:
-    """Remove what no job leads to any more, such as evidence that was saved while its job went."""
+def remove_without_jobs(
+    connection: Connection, account: str, *, remove_files: Callable[[Sequence[str]], None]
+) -> dict[str, int]:
+    """Remove rows whose job is gone, such as an artifact that was saved while its job was removed."""
     paths = connection.execute(select(artifacts.c.path).where(artifacts.c.account == account)).scalars().all()
     remove_files(paths)
     removed = {"files": len(paths)}
@@ -239,28 +224,28 @@ def sweep(connection: Connection, account: str, *, remove_files: Callable[[Seque
 def _remove(connection: Connection, holding: Holding, account: str, limit: int) -> int:
     key: list[ColumnElement[Any]] = list(holding.table.primary_key.columns)
     owned = holding.owner == account
-    if holding.table is fires:  # which only its schedules lead to by an index
+    if holding.table is fires:  # its only index is by schedule
         owned = fires.c.schedule_id.in_(select(schedules.c.id).where(schedules.c.account == account))
     some = select(*key).where(owned).limit(limit)
     return connection.execute(delete(holding.table).where(tuple_(*key).in_(some))).rowcount
 
 
 def remaining(connection: Connection, account: str) -> dict[str, int]:
-    """How many rows of the account each table has, by a look at all tables; those without any are left out."""
+    """How many rows of the account each table has, by scans of all tables; tables without any are left out."""
     counts = {each.table.name: holdings.count(connection, each, account) for each in holdings.ALL}
     return {name: number for name, number in counts.items() if number}
 
 
-def finish(connection: Connection, held: RowMapping) -> None:
-    """Nothing is left: from now on an account of this name starts as new."""
+def finish(connection: Connection, locked: RowMapping) -> None:
+    """Complete the erasure: from now on an account of this name can be created again."""
     connection.execute(
         update(erasures)
-        .where(erasures.c.id == held["id"])
+        .where(erasures.c.id == locked["id"])
         .values(status="completed", remaining=0, updated_at=db_now(), finished_at=db_now())
     )
 
 
-def account_is_there(connection: Connection, account: str) -> bool:
-    """Whether the account exists, which then holds while this transaction lasts."""
+def account_exists(connection: Connection, account: str) -> bool:
+    """Whether the account exists; a lock keeps it until this transaction ends."""
     statement = select(accounts.c.id).where(accounts.c.id == account).with_for_update(read=True)
     return connection.execute(statement).first() is not None

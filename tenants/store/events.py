@@ -1,11 +1,11 @@
-"""What happened to jobs, in order. Written in the transaction that made it happen, so an event is never a lie."""
+"""Events of jobs, in order; each is written in the transaction of the change that it reports."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, false, func, or_, select, text
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, false, func, or_, select, text
 
 from ..database import EVENTS_RECORDED
 from ..models import Event
@@ -27,7 +27,7 @@ class NewEvent(NamedTuple):
 
 
 def record(connection: Connection, *new: NewEvent) -> None:
-    """Add events, in this order."""
+    """Insert events, in this order."""
     if new:
         rows = [{"account": e.account, "job_id": e.job_id, "type": e.type, "data": dict(e.data)} for e in new]
         insert_rows(connection, events, rows)
@@ -40,29 +40,26 @@ def newest(connection: Connection) -> int:
 
 
 def after(connection: Connection, seq: int, *, limit: int = 1000) -> Sequence[RowMapping]:
-    """Events with a higher `seq`, oldest first, for the hub that serves all of a process' readers."""
-    return (
-        connection.execute(select(events).where(events.c.seq > seq).order_by(events.c.seq).limit(limit))
-        .mappings()
-        .all()
-    )
+    """Events with a higher `seq`, oldest first, for the event hub of the process."""
+    statement = select(events).where(events.c.seq > seq).order_by(events.c.seq).limit(limit)
+    return connection.execute(statement).mappings().all()
 
 
 def within(connection: Connection, ranges: Ranges) -> Sequence[RowMapping]:
-    """The events with numbers in these ranges, as far as they are committed; oldest first."""
+    """Committed events with numbers in these ranges, oldest first."""
     if not ranges:
         return ()
     return connection.execute(select(events).where(_in(ranges)).order_by(events.c.seq)).mappings().all()
 
 
 def numbers(connection: Connection, low: int, high: int) -> Sequence[int]:
-    """The numbers from `low` to `high` that are committed, ascending."""
+    """The committed numbers from `low` to `high`, ascending."""
     statement = select(events.c.seq).where(events.c.seq.between(low, high)).order_by(events.c.seq)
     return connection.execute(statement).scalars().all()
 
 
 class Horizon(NamedTuple):
-    """Transactions as a snapshot of PostgreSQL sees them."""
+    """Bounds of a PostgreSQL snapshot."""
 
     #: All transactions with lower ids have ended.
     all_ended_below: int
@@ -71,7 +68,7 @@ class Horizon(NamedTuple):
 
 
 def horizon(connection: Connection) -> Horizon | None:
-    """None on SQLite, whose only writer commits in the order of numbers."""
+    """The current snapshot's bounds; None on SQLite, whose only writer commits in the order of numbers."""
     if connection.dialect.name == "sqlite":
         return None
     row = connection.execute(_HORIZON).one()
@@ -87,22 +84,34 @@ _HORIZON = text(
 def of_job(
     connection: Connection, account: str, job_id: str, seq: int, missing: Ranges = (), *, limit: int = 1000
 ) -> Sequence[RowMapping]:
-    """A job's events with a higher `seq` or one that was missing, oldest first."""
-    statement = select(events).where(
-        events.c.job_id == job_id, events.c.account == account, or_(events.c.seq > seq, _in(missing))
-    )
+    """A job's events with a higher `seq` or a number in `missing`, oldest first."""
+    mine = and_(events.c.job_id == job_id, events.c.account == account)
+    return _following(connection, mine, seq, missing, limit)
+
+
+def of_account(
+    connection: Connection, account: str, seq: int, missing: Ranges = (), *, limit: int = 1000
+) -> Sequence[RowMapping]:
+    """As `of_job`, of all the account's jobs."""
+    return _following(connection, events.c.account == account, seq, missing, limit)
+
+
+def _following(
+    connection: Connection, mine: ColumnElement[bool], seq: int, missing: Ranges, limit: int
+) -> Sequence[RowMapping]:
+    statement = select(events).where(mine, or_(events.c.seq > seq, _in(missing)))
     return connection.execute(statement.order_by(events.c.seq).limit(limit)).mappings().all()
 
 
 def newest_of_job(
     connection: Connection, account: str, job_id: str, *, until: int | None = None, limit: int
 ) -> Sequence[int]:
-    """Numbers of the job's last events, those up to `until` where it is given, the newest first."""
+    """The numbers of the job's last events, up to `until` where it is given; newest first."""
     return _newest(connection, until, limit, events.c.job_id == job_id, events.c.account == account)
 
 
 def newest_of_account(connection: Connection, account: str, *, until: int, limit: int) -> Sequence[int]:
-    """The same of an account."""
+    """As `newest_of_job`, of all the account's jobs."""
     return _newest(connection, until, limit, events.c.account == account)
 
 
@@ -111,14 +120,6 @@ def _newest(connection: Connection, until: int | None, limit: int, *of: ColumnEl
     if until is not None:
         statement = statement.where(events.c.seq <= until)
     return connection.execute(statement.order_by(events.c.seq.desc()).limit(limit)).scalars().all()
-
-
-def of_account(
-    connection: Connection, account: str, seq: int, missing: Ranges = (), *, limit: int = 1000
-) -> Sequence[RowMapping]:
-    """The same of an account."""
-    statement = select(events).where(events.c.account == account, or_(events.c.seq > seq, _in(missing)))
-    return connection.execute(statement.order_by(events.c.seq).limit(limit)).mappings().all()
 
 
 def _in(ranges: Ranges) -> ColumnElement[bool]:

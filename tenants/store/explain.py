@@ -1,7 +1,4 @@
-"""What SQL knows about why a job does not run now.
-
-Invariant: it only looks, in one read; what it says may have changed by the time it is read.
-"""
+"""The state in SQL that explains why a job does not run now: read once, and possibly outdated when it is shown."""
 
 from __future__ import annotations
 
@@ -25,22 +22,22 @@ lanes, tenant_queues = Lane.__table__, TenantQueue.__table__
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A job's waiting step, and all around it that may hold it up."""
+    """A job's waiting step, and everything in SQL that may delay it."""
 
     job: Mapping[Any, Any]
-    #: The step that waits; None while one runs, and when the job has ended.
+    #: None while a step runs, and when the job has ended.
     step: Mapping[Any, Any] | None
-    #: The step's `due_at`, where it is still to come.
+    #: The step's `due_at`, if it lies ahead.
     due_at: datetime | None
     #: The outcome of the step's last attempt; None before the first.
     last_outcome: str | None
     account_status: str
-    #: The pause of the tenant queue: until when (None: for good) and why; None when it is not paused.
+    #: The tenant queue's pause: until when (None: until it is resumed) and why; None when it is not paused.
     queue_pause: tuple[datetime | None, str | None] | None
     #: The tenant queue's open circuit: its status (`open`, `half_open`) and until when; None while it is closed.
     circuit: tuple[str, datetime] | None
     lane_paused: bool
-    #: Steps that run on the tenant queue, and in the whole account, with the most that may.
+    #: Running steps of the tenant queue and of the account, with their limits.
     running: int
     concurrency: int
     running_in_account: int
@@ -51,7 +48,7 @@ class Situation:
 
 
 def situation(connection: Connection, job_id: str, account: str | None) -> Situation:
-    """Where the job stands.
+    """Read the job's situation.
 
     Raises:
         NotFound: no such job, or not this account's.
@@ -85,16 +82,14 @@ def _due(connection: Connection, step: RowMapping | None) -> datetime | None:
     if step is None or step["due_at"] is None:
         return None
     statement = select(steps.c.due_at).where(steps.c.id == step["id"], steps.c.due_at > db_now())
-    due: datetime | None = connection.execute(statement).scalar()
-    return due
+    return connection.execute(statement).scalar()
 
 
 def _last_outcome(connection: Connection, step: RowMapping | None) -> str | None:
     if step is None:
         return None
     statement = select(attempts.c.outcome).where(attempts.c.step_id == step["id"])
-    outcome: str | None = connection.execute(statement.order_by(attempts.c.run_token.desc()).limit(1)).scalar()
-    return outcome
+    return connection.execute(statement.order_by(attempts.c.run_token.desc()).limit(1)).scalar()
 
 
 def _queue_pause(connection: Connection, lane: str, account: str) -> tuple[datetime | None, str | None] | None:

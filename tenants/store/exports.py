@@ -1,7 +1,7 @@
-"""All rows of an account, a page at a time, for an export: each page a short read of its own, found by an index.
+"""All rows of an account for an export, read by index a page at a time, each page in a short transaction.
 
-What is made after the export began is left out, so that it comes to an end however busy the account is. It is no
-snapshot: a job that goes on meanwhile shows as it was when its page was read.
+Rows that are created after the beginning are left out, so the export ends however busy the account is. It is not a
+snapshot: each row is shown as it was when its page was read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .holdings import Holding
 ROWS, JOBS = 500, 50
 
 _OF_A_JOB = ("steps", "attempts", "artifacts", "drafts", "publications")
-#: Tables with a growing number, read up to what was the newest at the beginning.
+#: Tables with a growing `seq`, read up to the highest at the beginning.
 _GROWING = (DeadLetter.__table__, Event.__table__)
 
 
@@ -33,10 +33,11 @@ class Row(NamedTuple):
 
 
 def rows(database: Database, account: str) -> Iterator[Row]:
-    """Every row of the account, its settings first. Raises what `Database.read` does, at any row.
+    """Every row of the account, its settings first.
 
     Raises:
-        NotFound: at the first row: the account has not come into being.
+        NotFound: at the first row: the account does not exist.
+        Unavailable: at any row, as `Database.read`.
     """
     found = database.read(lambda connection: accounts.fetch(connection, account))
     newest = database.read(lambda connection: _newest(connection, account))
@@ -70,7 +71,7 @@ def _all(database: Database, holding: Holding, *where: ColumnElement[bool], limi
 def _pages(
     database: Database, holding: Holding, *where: ColumnElement[bool], limit: int
 ) -> Iterator[Sequence[RowMapping]]:
-    """Pages of a table in the order of its key, each from where the last one ended."""
+    """Pages of a table in the order of its primary key."""
     key = list(holding.table.primary_key.columns)
     last: tuple[Any, ...] | None = None
 
@@ -90,7 +91,7 @@ def _pages(
 
 
 def _jobs(database: Database, account: str, newest: int) -> Iterator[Row]:
-    """Jobs, each page with all that hangs on its jobs, which their ids lead to."""
+    """Jobs by page, each page followed by the rows that refer to its jobs."""
     jobs = holdings.JOBS.table
     beside = [each for each in holdings.ALL if each.table.name in _OF_A_JOB]
     for page in _pages(database, holdings.JOBS, jobs.c.account == account, jobs.c.seq <= newest, limit=JOBS):
@@ -106,7 +107,7 @@ def _of_jobs(holding: Holding, ids: Sequence[str]) -> Callable[[Connection], Seq
 
 
 def _fires(database: Database, account: str) -> Iterator[Row]:
-    """By their schedules, which an index leads to."""
+    """Fires by schedule, for which there is an index."""
     schedules, fires = Schedule.__table__, Fire.__table__
     holding = next(each for each in holdings.SETTINGS if each.table is fires)
     of_account = select(schedules.c.id).where(schedules.c.account == account)
@@ -115,7 +116,7 @@ def _fires(database: Database, account: str) -> Iterator[Row]:
 
 
 def _usage(database: Database, account: str) -> Iterator[Row]:
-    """As it is shown: with the seconds of attempts that are still there."""
+    """Usage as the API shows it, with the seconds of attempts that were not removed."""
     for day in database.read(lambda connection: usage.of_account(connection, account)):
         yield Row("usage", day)
 
@@ -130,7 +131,7 @@ def _row(holding: Holding, row: RowMapping) -> Row:
 
 @cache
 def _names(holding: Holding) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The columns that are shown, and those that are only said to be held."""
+    """The columns that are shown, and the sealed ones, of which only the presence is."""
     hidden = [column for column in holding.table.c if column.name in holding.hidden]
     shown = tuple(column.name for column in holding.table.c if column.name not in holding.hidden)
     return shown, tuple(column.name for column in hidden if isinstance(column.type, LargeBinary))

@@ -1,7 +1,7 @@
-"""All that is held of an account: every table with rows of it, and how these are found. Erasing and exporting go by it.
+"""Every table that has rows of accounts, for erasures and exports.
 
-Invariant: a table with an account's name in it stands here or in `STAYS`; a test holds this against the models, so a
-table that is added later fails it until somebody has decided.
+Invariant: each table with an `account` column is listed here or in `STAYS`. A test compares this with the models, so a
+new table fails it until it is listed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..models import (
     WebhookSecret,
 )
 
-#: Tables that name an account and outlive it, and why.
+#: Tables that name an account and are kept after its erasure, and why.
 STAYS = {"erasures": "the proof of what was removed"}
 
 
@@ -42,14 +42,14 @@ class Holding:
     """A table with rows of accounts."""
 
     table: Table
-    #: What one row is called in an export.
+    #: The name of a row in an export.
     kind: str
-    #: Columns that an export leaves out: what is sealed, what opens a door, and what only this service can use.
+    #: Columns that an export leaves out: sealed values, hashes of keys, and internal ones.
     hidden: frozenset[str] = frozenset()
 
     @property
     def owner(self) -> ColumnElement[str]:
-        """The column that says whose a row is."""
+        """The column with the account's name."""
         return self.table.c.id if self.table.name == "accounts" else self.table.c.account
 
 
@@ -59,20 +59,20 @@ def _holding(model: type[Model], kind: str, *hidden: str) -> Holding:
 
 ACCOUNT = _holding(Account, "account")
 JOBS = _holding(Job, "job", "seq")
-#: Of a job, those that refer to others first. They have no index by account: their jobs lead to them.
+#: Tables of jobs without an index by account, found by `job_id`; those that refer to others first.
 OF_JOBS = (
     _holding(Attempt, "attempt"),
     _holding(Artifact, "artifact"),
     _holding(Step, "step"),
 )
-#: Of a job too, but some of theirs belong to none; each has an index by account.
+#: Tables of jobs with an index by account; some rows belong to no job.
 BESIDE_JOBS = (
     _holding(Draft, "draft", "seq"),
     _holding(Publication, "publication"),
     _holding(DeadLetter, "dead_letter", "seq"),
     _holding(Event, "event"),
 )
-#: Fires before their schedules, which they refer to.
+#: Other tables; fires before the schedules that they refer to.
 SETTINGS = (
     _holding(ApiKey, "key", "hash"),
     _holding(TenantQueue, "queue_setting"),
@@ -89,7 +89,6 @@ ALL = (*SETTINGS, *OF_JOBS, *BESIDE_JOBS, JOBS, ACCOUNT)
 
 
 def count(connection: Connection, holding: Holding, account: str) -> int:
-    """How many rows of the account a table has; it goes through all of a table that has no index by account."""
-    return int(
-        connection.execute(select(func.count()).select_from(holding.table).where(holding.owner == account)).scalar_one()
-    )
+    """How many rows of the account a table has; scans a table that has no index by account."""
+    statement = select(func.count()).select_from(holding.table).where(holding.owner == account)
+    return int(connection.execute(statement).scalar_one())

@@ -1,11 +1,11 @@
-"""The table behind `Idempotency-Key`: who comes first runs, everybody else gets the first answer.
+"""The table behind `Idempotency-Key`: the first call with a key runs, all others get its answer.
 
 Invariants
-- The primary key decides who is first, on both databases and over all control planes.
-- A call whose control plane died holds its key until that is known; any other for `ABANDONED_SECONDS` at most.
-- Who lost a key to another call cannot write its answer, nor, where both are one transaction, what it made.
-- Whoever takes such a key over gets the same seed, from which the ids of what is made come: what the dead call has
-  made is found by them, and not made twice.
+- The primary key decides which call is first, on both databases and over all control planes.
+- A call whose control plane died holds its key until that is detected; any other for `ABANDONED_SECONDS` at most.
+- A call that lost its key to another one cannot write its answer, nor its rows if they are in the same transaction.
+- The call that takes such a key over gets the same seed, from which the ids of new rows are derived: rows of the dead
+  call are found by their ids, and not created twice.
 """
 
 from __future__ import annotations
@@ -23,49 +23,47 @@ from . import control_planes
 table = IdempotencyKey.__table__
 
 KEPT_SECONDS = 86_400
-#: To what an answer with a secret in it is bound when it is sealed, with its `scope` in the account's place.
+#: The purpose that a sealed answer is bound to, with its `scope` in the account's place.
 PURPOSE = "answer to an idempotency key"
-#: Longer than any call runs: store and broker bound each of their waits well below.
+#: Longer than any call can run: store and broker limit each wait to much less.
 ABANDONED_SECONDS = 120
-#: How much later than due a renewal may come before its process is suspected.
+#: How late a heartbeat may be before its process is suspected to be dead.
 _RENEWAL_SLACK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`first`: run it · `done`: the answer is here · `running`: its twin has none yet · `conflict`: another body."""
+    """`first`: run it · `done`: here is the answer · `running`: another call runs it · `conflict`: another body."""
 
     kind: Literal["first", "done", "running", "conflict"]
     status: int | None = None
     response: dict[str, Any] | None = None
-    #: Of a `first`: for the ids of what it makes, and what its answer is written with.
+    #: Of a `first`: for the ids of its new rows, and for `finish`.
     seed: str = ""
     token: str = ""
-    #: Of a `running`: seconds until it is worth to ask again.
+    #: Of a `running`: seconds until the client should ask again.
     retry_after: float = 1.0
 
 
 def claim(
     connection: Connection, scope: str, body_hash: str, account: str | None = None, holder: str | None = None
 ) -> Claim:
-    """Take the key, or learn what became of it. In one transaction.
+    """Claim the key, or read its state, in one transaction.
 
-    `account`: whose rows the call is about; `holder`: the control plane that asks.
+    `account`: the owner of the call's rows; `holder`: the control plane that asks.
     """
     token = new_id()
-    pending = {"seed": new_id()}
-    statement = upsert(connection, table).values(
-        scope=scope,
-        account=account,
-        body_hash=body_hash,
-        created_at=db_now(),
-        response=pending,
-        holder=holder,
-        claim=token,
-    )
+    values: dict[str, Any] = {
+        "account": account,
+        "body_hash": body_hash,
+        "created_at": db_now(),
+        "holder": holder,
+        "claim": token,
+    }
+    statement = upsert(connection, table).values(scope=scope, response={"seed": new_id()}, **values)
     abandoned = and_(table.c.status.is_(None), table.c.response.is_not(None))
     kept_seed = case((abandoned, table.c.response), else_=statement.excluded.response)
-    held_by_dead = and_(table.c.holder.is_not(None), ~control_planes.lives(table.c.holder))
+    held_by_dead = and_(table.c.holder.is_not(None), ~control_planes.is_alive(table.c.holder))
     over = or_(
         table.c.created_at < db_now(-KEPT_SECONDS),
         and_(table.c.status.is_(None), or_(table.c.created_at < db_now(-ABANDONED_SECONDS), held_by_dead)),
@@ -73,22 +71,14 @@ def claim(
     taken = connection.execute(
         statement.on_conflict_do_update(
             index_elements=["scope"],
-            set_={
-                "account": account,
-                "body_hash": body_hash,
-                "created_at": db_now(),
-                "status": None,
-                "response": kept_seed,
-                "holder": holder,
-                "claim": token,
-            },
+            set_={**values, "status": None, "response": kept_seed},
             where=over,
         ).returning(table.c.response)
     ).first()
     if taken is not None:
         return Claim("first", seed=taken.response["seed"], token=token)
     row = connection.execute(select(table).where(table.c.scope == scope)).mappings().one_or_none()
-    if row is None:  # its first call failed and gave the key back in this very moment
+    if row is None:  # the first call failed and released the key since
         return claim(connection, scope, body_hash, account, holder)
     if row["body_hash"] != body_hash:
         return Claim("conflict")
@@ -98,7 +88,7 @@ def claim(
 
 
 def _retry_after(connection: Connection, scope: str) -> float:
-    """A second while the holder's process is heard of; else until it is known dead, and the key is free."""
+    """A second while the holder's process is alive; else the time until its death is certain, and the key free."""
     planes = control_planes.table
     statement = (
         select(seconds_since(table.c.created_at), table.c.holder.is_not(None), seconds_since(planes.c.heartbeat_at))
@@ -116,7 +106,7 @@ def _retry_after(connection: Connection, scope: str) -> float:
 
 
 def is_known(connection: Connection, scope: str) -> bool:
-    """Whether the key has a row that counts still."""
+    """Whether the key has a row that has not expired."""
     statement = select(table.c.scope).where(table.c.scope == scope, table.c.created_at >= db_now(-KEPT_SECONDS))
     return connection.execute(statement).first() is not None
 
@@ -129,12 +119,12 @@ def finish(
     account: str | None = None,
     token: str | None = None,
 ) -> None:
-    """Keep the answer, with the account whose row it shows, where only the answer has it.
+    """Store the answer, and the account if the claim did not have it.
 
-    In the transaction of what was made, where that has one: either both are there or neither.
+    Called in the transaction of the call's writes, if it has one, so that both are committed or neither.
 
     Raises:
-        ClaimLost: the key is another call's by now.
+        ClaimLost: another call holds the key now.
     """
     values: dict[str, Any] = {"status": status, "response": response}
     if account is not None:
@@ -147,12 +137,12 @@ def finish(
 
 
 def abandon(connection: Connection, scope: str, token: str) -> None:
-    """Nobody knows what became of the call: whoever comes next with the key takes it over, and looks."""
+    """Make the key claimable at once, because the call's outcome is unknown: the next call checks what exists."""
     statement = update(table).where(table.c.scope == scope, table.c.claim == token, table.c.status.is_(None))
     connection.execute(statement.values(created_at=db_now(-(ABANDONED_SECONDS + 1.0))))
 
 
 def forget(connection: Connection, scope: str, token: str) -> None:
-    """The call failed: the key is as if it had never been used."""
+    """Remove the key of a failed call."""
     mine = and_(table.c.scope == scope, table.c.claim == token, table.c.status.is_(None))
     connection.execute(delete(table).where(mine))

@@ -1,6 +1,6 @@
-"""API keys. Only a key's SHA-256 is kept: keys are 256 random bits, so there is nothing to guess or to salt.
+"""API keys. Only a key's SHA-256 is stored: keys are 256 random bits, so they cannot be guessed and need no salt.
 
-A revoked key's row stays, so that the audit's references keep their meaning; it never opens anything again.
+A revoked key's row stays, because the audit refers to it.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, case, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, insert, or_, select, update
 
 from ..columns import db_now
 from ..errors import NotFound
 from ..models import ApiKey, new_id
 from .accounts import ensure_account
-from .listings import Page, newest_first
+from .listings import Page, fetch_one, read_page
 
 keys = ApiKey.__table__
 
 KEY_PREFIX = "olk_"
-#: `last_used_at` is written at most this often, so that using a key is not a write on each call.
+#: `last_used_at` is written at most this often, so that not every call is a write.
 TOUCH_SECONDS = 60
 _SHOWN = [column for column in keys.c if column.name not in ("hash", "revoked_at")]
 
 
 def make_key() -> str:
-    """A new key: a prefix by which scanners for leaked secrets can know it, and 256 random bits."""
+    """A new key: a prefix for scanners of leaked secrets, and 256 random bits."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
@@ -45,9 +45,9 @@ def create(
     name: str = "",
     expires_at: datetime | None = None,
 ) -> RowMapping:
-    """Keep the hash of `key`; an account comes into being with its first key."""
+    """Store the hash of `key`; an account's first key creates the account."""
     if (scope == "account") != (account is not None):
-        raise ValueError(f"a key of scope {scope} and account {account!r} makes no sense")
+        raise ValueError(f"a key of scope {scope} cannot have the account {account!r}")
     if account is not None:
         ensure_account(connection, account)
     values: dict[str, Any] = {
@@ -64,31 +64,25 @@ def create(
 
 
 def find(connection: Connection, digest: str) -> RowMapping | None:
-    """The living key with that hash, with `stale`: whether its last use should be written down again."""
+    """The valid key with that hash, with `stale`: whether its last use should be written again."""
     stale = or_(keys.c.last_used_at.is_(None), keys.c.last_used_at < db_now(-TOUCH_SECONDS))
-    living = or_(keys.c.expires_at.is_(None), keys.c.expires_at > db_now())
-    statement = select(keys.c.id, keys.c.hash, keys.c.scope, keys.c.account, stale.label("stale")).where(
-        keys.c.hash == digest, keys.c.revoked_at.is_(None), living
-    )
-    return connection.execute(statement).mappings().one_or_none()
+    statement = select(keys.c.id, keys.c.hash, keys.c.scope, keys.c.account, stale.label("stale"))
+    return connection.execute(statement.where(keys.c.hash == digest, _is_valid())).mappings().one_or_none()
 
 
 def touch(connection: Connection, key_id: str) -> None:
     connection.execute(update(keys).where(keys.c.id == key_id).values(last_used_at=db_now()))
 
 
-def living(connection: Connection, account: str | None, key_id: str, *, lock: bool = False) -> RowMapping:
-    """A key that opens, of an account or, with None, of scope admin.
+def fetch_valid(connection: Connection, account: str | None, key_id: str, *, lock: bool = False) -> RowMapping:
+    """A valid key of an account or, with None, of scope admin.
 
     Raises:
-        NotFound: there is no such key, or it has ended.
+        NotFound: there is no such key, it has expired, or it was revoked.
     """
-    unexpired = or_(keys.c.expires_at.is_(None), keys.c.expires_at > db_now())
-    chosen = select(keys).where(keys.c.id == key_id, _of(account), keys.c.revoked_at.is_(None), unexpired)
-    found = connection.execute(chosen.with_for_update() if lock else chosen).mappings().one_or_none()
-    if found is None:
-        raise NotFound(f"{_whose(account)} no key {key_id!r} that opens")
-    return found
+    statement = select(keys).where(keys.c.id == key_id, _of(account), _is_valid())
+    missing = f"{_whose(account)} no valid key {key_id!r}"
+    return fetch_one(connection, statement.with_for_update() if lock else statement, missing)
 
 
 def rotate(
@@ -100,14 +94,14 @@ def rotate(
     overlap_seconds: float,
     expires_at: datetime | None = None,
 ) -> RowMapping:
-    """Make `key` in the place of a living one: its scope and name, and, unless told otherwise, its lifetime.
+    """Replace a valid key by `key`, with the same scope and name and, without `expires_at`, the same lifetime.
 
-    The old one opens for `overlap_seconds` more, or until it would have ended anyway.
+    The old one is valid for `overlap_seconds` more, or until its expiry if that is earlier.
 
     Raises:
-        NotFound: there is no such key, or it has ended.
+        NotFound: as `fetch_valid`.
     """
-    old = living(connection, account, key_id, lock=True)
+    old = fetch_valid(connection, account, key_id, lock=True)
     if expires_at is None and old["expires_at"] is not None:
         now = connection.execute(select(db_now())).scalar_one()
         expires_at = now + (old["expires_at"] - old["created_at"])
@@ -118,13 +112,13 @@ def rotate(
 
 
 def page(connection: Connection, account: str | None, *, limit: int, cursor: str | None) -> Page:
-    """An account's keys that were not revoked, newest first, without their hashes; None: those of scope admin."""
+    """An account's keys that were not revoked, newest first, without hashes; None: those of scope admin."""
     statement = select(*_SHOWN).where(_of(account), keys.c.revoked_at.is_(None))
-    return newest_first(connection, statement, keys.c.id, limit=limit, cursor=cursor)
+    return read_page(connection, statement, keys.c.id, limit=limit, cursor=cursor)
 
 
 def revoke(connection: Connection, account: str | None, key_id: str) -> None:
-    """End one key of an account, or, with None, of scope admin.
+    """Revoke one key of an account, or, with None, of scope admin.
 
     Raises:
         NotFound: there is no such key, or it was revoked before.
@@ -137,9 +131,13 @@ def revoke(connection: Connection, account: str | None, key_id: str) -> None:
 
 
 def revoke_all(connection: Connection, account: str) -> Sequence[str]:
-    """End all keys of an account; their ids."""
+    """Revoke all keys of an account; returns their ids."""
     statement = update(keys).where(keys.c.account == account, keys.c.revoked_at.is_(None))
     return connection.execute(statement.values(revoked_at=db_now()).returning(keys.c.id)).scalars().all()
+
+
+def _is_valid() -> ColumnElement[bool]:
+    return and_(keys.c.revoked_at.is_(None), or_(keys.c.expires_at.is_(None), keys.c.expires_at > db_now()))
 
 
 def _of(account: str | None) -> ColumnElement[bool]:

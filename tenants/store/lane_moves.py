@@ -1,4 +1,4 @@
-"""Waiting steps whose lane a newer version of their pipeline has left: they move to the lane that it has now."""
+"""Moves waiting steps to another lane, after a newer version of their pipeline has changed it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ steps = Step.__table__
 
 
 def waiting_lanes(connection: Connection) -> list[str]:
-    """The lanes on which steps wait, by one look into the index for each."""
+    """The lanes with waiting steps, by one index look-up a lane."""
     found: list[str] = []
     while True:
         query = select(func.min(steps.c.lane)).where(WAITING)
@@ -26,13 +26,9 @@ def waiting_lanes(connection: Connection) -> list[str]:
 def move(
     connection: Connection, lane: str, lane_of: Mapping[tuple[str, str], str], *, limit: int
 ) -> Collection[tuple[str, str]]:
-    """Move at most `limit` steps that wait on `lane`; gives back the id and the new lane of each.
+    """Move up to `limit` steps that wait on `lane` to where `lane_of` (by pipeline and step) has them.
 
-    Args:
-        connection: of a transaction that writes.
-        lane: nobody serves it.
-        lane_of: the lane of each pipeline and step by their names.
-        limit: see above.
+    Returns the id and the new lane of each.
     """
     columns = (steps.c.id, steps.c.pipeline, steps.c.name)
     rows = connection.execute(select(*columns).where(WAITING, steps.c.lane == lane).limit(limit)).all()

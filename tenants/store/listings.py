@@ -1,7 +1,7 @@
-"""Lists by page: newest first, with opaque cursors that stay right while rows are added.
+"""Lists by page, with opaque cursors; and what most look-ups share: optional filters, and a row that must exist.
 
-A cursor holds the last row's place in an order that never changes (a growing `seq`, or a UUIDv7 id), so a page never
-repeats or skips a row because of new ones.
+A cursor holds the last row's place in an order that never changes (a growing `seq`, a UUIDv7 id or a name), so a page
+never repeats or skips a row because rows were added.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_
 
-from ..errors import Fault, InvalidInput
+from ..errors import Fault, InvalidInput, NotFound
 
 
 class Page(NamedTuple):
@@ -25,8 +25,8 @@ class Page(NamedTuple):
     next_cursor: str | None
 
 
-#: What cursors look like, by the kind of place that they hold. Every text of the form names a place, so that the API's
-#: description can say exactly which cursors are taken.
+#: What cursors look like, by the kind of place that they hold. Every text of the form names a place, so the API's
+#: description can say exactly which cursors are valid.
 CURSOR_PATTERNS: dict[type[int | str], str] = {
     int: r"^n(0|[1-9][0-9]{0,17})$",
     str: r"^t([0-9a-f]{2}){1,2000}$",
@@ -42,7 +42,7 @@ def decode_place(cursor: str, kind: type[int | str]) -> Any:
     """The place in a cursor.
 
     Raises:
-        InvalidInput: it is not one of ours.
+        InvalidInput: the cursor has no valid form.
     """
     if _FORMS[kind].match(cursor):
         if kind is int:
@@ -52,7 +52,7 @@ def decode_place(cursor: str, kind: type[int | str]) -> Any:
 
 
 def _decode_former_place(cursor: str, kind: type[int | str]) -> Any:
-    """Of cursors as version 0.1 gave them, which may be in use while it is replaced."""
+    """The place in a cursor of version 0.1, which a client may hold while the service is upgraded."""
     try:
         version, place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, TypeError, binascii.Error, RecursionError):
@@ -65,39 +65,22 @@ def _decode_former_place(cursor: str, kind: type[int | str]) -> Any:
     return place
 
 
-def newest_first(
-    connection: Connection, statement: Select[Any], order: ColumnElement[Any], *, limit: int, cursor: str | None
-) -> Page:
-    """One page of `statement`, ordered by a column that grows with time, and that it selects.
-
-    Raises:
-        InvalidInput: the cursor is not one of ours.
-    """
-    return _page(connection, statement, order, limit, cursor, descending=True)
-
-
-def by_name(
-    connection: Connection, statement: Select[Any], order: ColumnElement[Any], *, limit: int, cursor: str | None
-) -> Page:
-    """The same in rising order of a name, for things that have no time of their own.
-
-    Raises:
-        InvalidInput: the cursor is not one of ours.
-    """
-    return _page(connection, statement, order, limit, cursor, descending=False)
-
-
-def _page(
+def read_page(
     connection: Connection,
     statement: Select[Any],
     order: ColumnElement[Any],
+    *,
     limit: int,
     cursor: str | None,
-    *,
-    descending: bool,
+    descending: bool = True,
 ) -> Page:
+    """One page of `statement`, ordered by a column that it selects; newest first, for a column that grows with time.
+
+    Raises:
+        InvalidInput: the cursor has no valid form.
+    """
     if cursor is not None:
-        # Some types of text columns know no Python type of theirs.
+        # Only integer columns state their Python type reliably; every other order is by text.
         place = decode_place(cursor, int if order.type.python_type is int else str)
         statement = statement.where(order < place if descending else order > place)
     statement = statement.order_by(order.desc() if descending else order.asc()).limit(limit + 1)
@@ -107,8 +90,31 @@ def _page(
     return Page(rows[:limit], encode_place(rows[limit - 1][order]))
 
 
-def after_prefix(prefix: str) -> str | None:
-    """The least text that is greater than all that begin with `prefix`: a range uses the index, LIKE may not."""
+def narrow(statement: Select[Any], *filters: tuple[ColumnElement[Any], Any]) -> Select[Any]:
+    """The statement with `column == value` for each filter whose value is not None."""
+    return statement.where(*(column == value for column, value in filters if value is not None))
+
+
+def fetch_one(connection: Connection, statement: Select[Any], missing: str) -> RowMapping:
+    """The statement's only row.
+
+    Raises:
+        NotFound: there is none; `missing` is the message.
+    """
+    found = connection.execute(statement).mappings().one_or_none()
+    if found is None:
+        raise NotFound(missing)
+    return found
+
+
+def begins_with(column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+    """Whether the text begins with `prefix`, as a range: a range uses the index, LIKE may not."""
+    end = _after_prefix(prefix)
+    return column >= prefix if end is None else and_(column >= prefix, column < end)
+
+
+def _after_prefix(prefix: str) -> str | None:
+    """The least text that is greater than every text that begins with `prefix`."""
     while prefix:
         following = ord(prefix[-1]) + 1
         if following == 0xD800:  # surrogates are no characters

@@ -1,4 +1,4 @@
-"""Facts about the installation, as named values."""
+"""Facts about the installation, by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ facts = Meta.__table__
 
 
 def get_many(connection: Connection, *keys: str) -> dict[str, str]:
-    """The values of these keys; a key that is not set is left out."""
+    """The values of these keys; unset keys are left out."""
     rows = connection.execute(select(facts.c.key, facts.c.value).where(facts.c.key.in_(keys)))
     return {row.key: row.value for row in rows}
 

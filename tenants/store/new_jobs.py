@@ -21,8 +21,7 @@ from ..account import AccountLimits
 from ..columns import db_now
 from ..errors import AccountDraining, AccountSuspended, QueueFull, QuotaExhausted
 from ..models import Account, Job, Step, Usage, new_id
-from . import erasures
-from .accounts import ensure_account
+from .accounts import ensure_account, refuse_during_erasure
 from .bulk import insert_rows
 from .dispatch import Dispatch
 from .events import NewEvent, record
@@ -157,7 +156,7 @@ def _admit(connection: Connection, account: str, count: int, look: Row[Any]) -> 
     if status == "draining":
         raise AccountDraining(f"account {account!r} is draining: it takes no new jobs until it is resumed")
     if status == "suspended":
-        erasures.refuse(connection, account)
+        refuse_during_erasure(connection, account)
         raise AccountSuspended(f"account {account!r} is suspended: it takes no new jobs until it is resumed")
     # First the row of today's usage, which everybody writes who makes jobs of the account, with limits or without: a
     # job made just before the account got its limit is committed by then, and is counted below.

@@ -1,11 +1,10 @@
-"""Which releases may work on one installation's data at a time.
+"""Which releases may work on one installation's data at the same time.
 
-Processes of different releases exchange rows, messages and settings. As long as they understand each other they have
-one protocol number, and run side by side while an installation is upgraded. A release that the one before cannot
-understand has the next number; `onelane migrate` of it writes that number down. A process with a smaller one refuses to
-start, and a worker that runs with a smaller one stops in order.
+Processes of different releases exchange rows, messages and settings. Compatible releases have the same protocol number
+and run side by side during an upgrade. A release that is not compatible with its predecessor has the next number, which
+its `onelane migrate` stores. A process with a smaller number refuses to start, and a running worker stops gracefully.
 
-Migrations do not raise it by themselves: they are made so that the release before can work on.
+Migrations alone do not raise the number: each leaves the schema usable by the release before.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from ..database import Database
 from ..errors import OnelaneError
 from . import meta
 
-#: Of this release. CONTRIBUTING.md says when it is raised.
+#: Of this release. CONTRIBUTING.md explains when to raise it.
 PROTOCOL = 1
 _KEY = "protocol"
 
 
 class NewerRelease(OnelaneError):
-    """A newer release has taken the data over, in a way that this one does not understand."""
+    """The data were migrated to a protocol that this release does not know."""
 
 
 def of(connection: Connection) -> int:
@@ -33,7 +32,7 @@ def check(database: Database) -> None:
     """Refuse data of a newer protocol.
 
     Raises:
-        NewerRelease: this release must not work on the data.
+        NewerRelease: this release must not use the data.
         Unavailable: the database cannot be reached.
     """
     found = database.read(of)
@@ -45,6 +44,6 @@ def check(database: Database) -> None:
 
 
 def take_over(connection: Connection) -> None:
-    """Write this release's number down; a larger one stays."""
+    """Store this release's number, unless a larger one is stored."""
     if of(connection) < PROTOCOL:
         meta.put(connection, _KEY, str(PROTOCOL))

@@ -1,7 +1,8 @@
-"""Backoffs per provider and credential: everybody who uses the credential waits, and nobody else does.
+"""Backoffs per provider and credential ("scope"): they delay every step that uses the credential, and no other.
 
-A credential that its provider refuses for good (no quota, no credits, a wrong key) is kept here too. It delays nothing:
-steps fail at once, and its row is there to explain that until an answer comes, or for a day after the last refusal.
+A credential that its provider refuses permanently (no quota, no credits, a wrong key) has a row too. It delays nothing:
+steps fail at once, and the row explains why until the provider accepts the credential, or for a day after the last
+refusal.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from ..models import ProviderBackoff
 
 backoffs = ProviderBackoff.__table__
 
-#: What a provider that names no time gets.
+#: The backoff for a provider that names no time.
 DEFAULT_SECONDS = 30.0
-#: A provider cannot put a credential to rest for longer than a day and a bit.
+#: The longest backoff, whatever the provider says.
 MAX_SECONDS = 26 * 3600.0
 
 
 def note(connection: Connection, scope: str, after: float | None, reason: str) -> float:
-    """Let the scope rest for `after` seconds; a longer rest that is noted already stays. Gives back the rest left."""
+    """Back the scope off for `after` seconds, unless a longer backoff is set; returns the seconds left."""
     seconds = min(MAX_SECONDS, DEFAULT_SECONDS if after is None else max(0.0, after))
     statement = upsert(connection, backoffs).values(
         scope=scope, until=db_now(seconds), reason=reason[:500], refused=False
     )
-    # A credential in backoff is not refused for good any more.
+    # A backoff replaces a refusal, however long that would be shown.
     longer = and_(backoffs.c.until > statement.excluded.until, backoffs.c.refused.is_(False))
     connection.execute(
         statement.on_conflict_do_update(
@@ -42,14 +43,14 @@ def note(connection: Connection, scope: str, after: float | None, reason: str) -
 
 
 def refuse(connection: Connection, scope: str, reason: str) -> None:
-    """Note that the provider refuses the credential for good."""
+    """Record that the provider refuses the credential permanently."""
     values = {"until": db_now(MAX_SECONDS), "reason": reason[:500], "refused": True}
     statement = upsert(connection, backoffs).values(scope=scope, **values)
     connection.execute(statement.on_conflict_do_update(index_elements=["scope"], set_=values))
 
 
 def accepted(connection: Connection, scope: str) -> None:
-    """The provider has answered this credential: a refusal is over."""
+    """Remove a refusal: the provider has accepted the credential."""
     connection.execute(delete(backoffs).where(backoffs.c.scope == scope, backoffs.c.refused))
 
 
@@ -62,12 +63,12 @@ def refusal(connection: Connection, scope: str) -> str | None:
 
 
 def rest_seconds(connection: Connection, scope: str) -> float | None:
-    """For how long the credential must still rest; None when it need not, and when it is refused."""
+    """Seconds of backoff left; None without one, and while the credential is refused."""
     statement = select(-seconds_since(backoffs.c.until)).where(backoffs.c.scope == scope, backoffs.c.refused.is_(False))
     left = connection.execute(statement).scalar_one_or_none()
     return None if left is None or left <= 0 else float(left)
 
 
 def forget_past(connection: Connection) -> int:
-    """Remove backoffs that are over."""
+    """Remove expired backoffs."""
     return connection.execute(delete(backoffs).where(backoffs.c.until < db_now())).rowcount

@@ -1,13 +1,13 @@
-"""Removal of what is old, a few rows at a time, so that no statement holds many rows or lasts long.
+"""Removal of old rows in small batches, so that no statement locks many rows or takes long.
 
-Kept per account: the newest ended jobs, so many completed and so many that failed, and whatever is younger than a
-grace. A job that has an open dead letter or a publication whose outcome is unknown stays, whatever its age.
+Kept per account: the newest ended jobs (a number of completed and a number of failed ones), and all that are younger
+than the grace. A job with an open dead letter or a publication of unknown outcome is kept at any age.
 
 Invariants
-- What may go is looked for without holding anything: the look goes over many rows, and on SQLite nobody could write
-  meanwhile. Only its result is written, in small transactions that last some milliseconds.
-- A job goes only if it has ended and is needed by nobody at the moment at which its row is held. One that was let go
-  on since the look (`:retry`, a replay) stays.
+- Candidates are searched in reads without locks: they scan many rows, and a write transaction would block all others
+  on SQLite. Only the removals are writes, of some milliseconds each.
+- A job is removed only if it has ended and is not needed while its row is locked. One that was resumed since the search
+  (`:retry`, a replay) stays.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ jobs, steps, events = Job.__table__, Step.__table__, Event.__table__
 drafts, publications, dead_letters = Draft.__table__, Publication.__table__, DeadLetter.__table__
 artifacts, workers, idempotency_keys = Artifact.__table__, Worker.__table__, IdempotencyKey.__table__
 
-#: Rows of one job may be many (each call of `ctx.log` is an event): those go first, so many at a time.
+#: A job may have very many events (each call of `ctx.log` is one): they are removed first, so many at a time.
 ROWS_AT_ONCE = 2000
 _ACCOUNTS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What is kept. Ages in seconds; counts per account."""
+    """What is kept: ages in seconds, counts per account."""
 
     completed: int = 100
     failed: int = 50
-    #: Ended jobs younger than this stay, whatever their number.
+    #: Ended jobs younger than this stay, however many.
     grace: float = 24 * 3600.0
-    #: Ended jobs older than this go, whatever their number; None: the numbers alone decide.
+    #: Ended jobs older than this are removed, however few; None: only the counts decide.
     max_age: float | None = 90 * 24 * 3600.0
     events: float = 7 * 24 * 3600.0
     idempotency_keys: float = 24 * 3600.0
@@ -60,16 +60,16 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """Jobs that were removed, and the files of theirs that are to be removed now."""
+    """The number of removed jobs, and the files that the caller removes now."""
 
     jobs: int
     paths: tuple[str, ...]
 
 
 def candidates(database: Database, retention: Retention, *, limit: int) -> list[str]:
-    """Up to `limit` ended jobs beyond what is kept, as it is now; `remove` looks again at each."""
+    """Up to `limit` ended jobs beyond what is kept; `remove` checks each again."""
     found: dict[str, None] = {}
-    for ids in _looks(database, retention, limit):
+    for ids in _searches(database, retention, limit):
         found.update(dict.fromkeys(ids))
         if len(found) >= limit:
             break
@@ -77,23 +77,23 @@ def candidates(database: Database, retention: Retention, *, limit: int) -> list[
 
 
 def remove(database: Database, ids: Sequence[str]) -> Pruned:
-    """Remove those of these jobs that have ended and are not needed, with everything that hangs on them.
+    """Remove those of these jobs that have ended and are not needed, with their rows and webhook deliveries.
 
-    The deliveries of their webhooks go with them, and count.
+    The deliveries are counted too.
     """
-    while database.write(lambda connection: _thin_out(connection, _held(connection, ids))):
+    while database.write(lambda connection: _remove_many_events(connection, _lock_removable(connection, ids))):
         continue
-    return database.write(lambda connection: _remove(connection, _held(connection, ids)))
+    return database.write(lambda connection: _remove(connection, _lock_removable(connection, ids)))
 
 
-def _held(connection: Connection, ids: Sequence[str]) -> list[str]:
-    """Those that may go, held against whoever lets one go on; without those that somebody else holds."""
+def _lock_removable(connection: Connection, ids: Sequence[str]) -> list[str]:
+    """The jobs that may be removed, locked so that none is resumed; without those that another transaction locks."""
     statement = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.finished_at.is_not(None), ~_needed())
     return list(connection.execute(statement.with_for_update(skip_locked=True)).scalars())
 
 
-def _thin_out(connection: Connection, ids: Sequence[str]) -> bool:
-    """Remove events of the jobs while they have very many; False when what is left goes with the jobs."""
+def _remove_many_events(connection: Connection, ids: Sequence[str]) -> bool:
+    """Remove a batch of the jobs' events; False when fewer are left, which `_remove` removes with the jobs."""
     some = select(events.c.seq).where(events.c.job_id.in_(ids)).limit(ROWS_AT_ONCE)
     numbers = connection.execute(some).scalars().all()
     if len(numbers) < ROWS_AT_ONCE:
@@ -115,19 +115,19 @@ def _remove(connection: Connection, ids: list[str]) -> Pruned:
 
 
 def _needed() -> ColumnElement[bool]:
-    """What a person still has to decide about."""
+    """Whether a person still has to decide about the job."""
     letter = select(1).where(dead_letters.c.job_id == jobs.c.id, dead_letters.c.resolution.is_(None))
     unsure = select(1).where(publications.c.job_id == jobs.c.id, publications.c.status.in_(("started", "unknown")))
     return or_(letter.exists(), unsure.exists(), webhook_deliveries.is_open())
 
 
-def _own() -> ColumnElement[bool]:
-    """Jobs that somebody made; a webhook's delivery goes with the job whose end it tells."""
+def _is_no_delivery() -> ColumnElement[bool]:
+    """Not a webhook delivery, which is removed with the job whose end it reports."""
     return jobs.c.ended_job_id.is_(None)
 
 
-def _looks(database: Database, retention: Retention, limit: int) -> Iterator[Sequence[str]]:
-    """Looks for jobs to remove, each a short transaction that only reads."""
+def _searches(database: Database, retention: Retention, limit: int) -> Iterator[Sequence[str]]:
+    """Ids of jobs to remove, from several short reads."""
     if retention.max_age is not None:
         age = retention.max_age
         yield database.read(lambda connection: _too_old(connection, age, limit))
@@ -135,16 +135,18 @@ def _looks(database: Database, retention: Retention, limit: int) -> Iterator[Seq
         (jobs.c.status == "completed", retention.completed),
         (jobs.c.status != "completed", retention.failed),
     ):
-        ended = and_(jobs.c.finished_at.is_not(None), of_kind, _own())
+        ended = and_(jobs.c.finished_at.is_not(None), of_kind, _is_no_delivery())
         after, grace = "", retention.grace
-        while names := database.read(partial(_crowded, ended=ended, kept=kept, grace=grace, after=after)):
+        while names := database.read(partial(_accounts_with_surplus, ended=ended, kept=kept, grace=grace, after=after)):
             for name in names:
-                yield database.read(partial(_beyond, ended=ended, kept=kept, grace=grace, account=name, limit=limit))
+                yield database.read(partial(surplus, ended=ended, kept=kept, grace=grace, account=name, limit=limit))
             after = names[-1]
 
 
-def _crowded(connection: Connection, ended: ColumnElement[bool], kept: int, grace: float, after: str) -> Sequence[str]:
-    """The next accounts that have more ended jobs than are kept, at least one of them older than the grace."""
+def _accounts_with_surplus(
+    connection: Connection, ended: ColumnElement[bool], kept: int, grace: float, after: str
+) -> Sequence[str]:
+    """The next accounts with more ended jobs than are kept, at least one of them older than the grace."""
     statement = (
         select(jobs.c.account)
         .where(ended, jobs.c.account > after)
@@ -156,10 +158,10 @@ def _crowded(connection: Connection, ended: ColumnElement[bool], kept: int, grac
     return connection.execute(statement).scalars().all()
 
 
-def _beyond(
+def surplus(
     connection: Connection, *, ended: ColumnElement[bool], kept: int, grace: float, account: str, limit: int
 ) -> Sequence[str]:
-    """An account's ended jobs with more than the kept number of newer ones of their kind, oldest first."""
+    """An account's ended jobs beyond the kept number of newer ones of their kind, oldest first."""
     mine = and_(jobs.c.account == account, ended)
     oldest_kept = select(jobs.c.seq).where(mine).order_by(jobs.c.seq.desc()).offset(kept).limit(1).scalar_subquery()
     statement = (
@@ -174,7 +176,7 @@ def _beyond(
 def _too_old(connection: Connection, max_age: float, limit: int) -> Sequence[str]:
     statement = (
         select(jobs.c.id)
-        .where(jobs.c.finished_at < db_now(-max_age), _own(), ~_needed())
+        .where(jobs.c.finished_at < db_now(-max_age), _is_no_delivery(), ~_needed())
         .order_by(jobs.c.finished_at)
         .limit(limit)
     )
@@ -182,30 +184,22 @@ def _too_old(connection: Connection, max_age: float, limit: int) -> Sequence[str
 
 
 def prune_rest(database: Database, retention: Retention, *, limit: int) -> int:
-    """Remove up to `limit` rows each of old events, idempotency keys and stopped workers; gives back how many."""
-    keys = idempotency_keys.c
-    # Of the events the first are the oldest: there is no index on their time, which each of them would pay for.
+    """Remove up to `limit` rows each of old events, idempotency keys and stopped workers; returns how many."""
+    # The first events are the oldest. An index on their time would slow down every insert.
     first = select(events.c.seq, events.c.created_at).order_by(events.c.seq).limit(limit).subquery()
+    old_events = select(first.c.seq).where(first.c.created_at < db_now(-retention.events))
+    keys = idempotency_keys.c
+    old_keys = select(keys.scope).where(keys.created_at < db_now(-retention.idempotency_keys))
+    old_workers = select(workers.c.id).where(workers.c.stopped_at < db_now(-retention.workers))
     return (
-        _remove_rows(database, events.c.seq, select(first.c.seq).where(first.c.created_at < db_now(-retention.events)))
-        + _remove_rows(
-            database,
-            keys.scope,
-            select(keys.scope)
-            .where(keys.created_at < db_now(-retention.idempotency_keys))
-            .order_by(keys.created_at)
-            .limit(limit),
-        )
-        + _remove_rows(
-            database,
-            workers.c.id,
-            select(workers.c.id).where(workers.c.stopped_at < db_now(-retention.workers)).limit(limit),
-        )
+        _remove_rows(database, events.c.seq, old_events)
+        + _remove_rows(database, keys.scope, old_keys.order_by(keys.created_at).limit(limit))
+        + _remove_rows(database, workers.c.id, old_workers.limit(limit))
     )
 
 
 def _remove_rows(database: Database, key: Any, old: Any) -> int:
-    """Remove what a look finds; rows that are old stay so, and nobody else writes them."""
+    """Remove the rows that a read finds; an old row stays old, so it is not checked again."""
     ids = database.read(lambda connection: connection.execute(old).scalars().all())
     if not ids:
         return 0

@@ -1,4 +1,4 @@
-"""Drafts as steps make them, and the publication ledger: intent → started → confirmed | unknown.
+"""Drafts as steps write them, and the publication ledger: intent → started → confirmed | unknown.
 
 Every write is made by a running attempt that still owns its step (`steps.still_owned`, in the same transaction), so a
 worker that was given up for dead cannot start a publish: that is the fence just before the irreversible call.
@@ -18,6 +18,7 @@ from ..errors import DraftChanged, NotFound, PublicationNotUnknown
 from ..models import Attempt, Draft, Publication, new_id
 from . import approvals, unknown_outcomes, usage
 from .attempt import OwnedAttempt
+from .listings import fetch_one
 from .steps import still_owned
 
 log = logging.getLogger(__name__)
@@ -28,16 +29,16 @@ drafts, publications, attempts = Draft.__table__, Publication.__table__, Attempt
 def create_draft(
     connection: Connection, owned: OwnedAttempt, *, title: str, body: str, tags: Sequence[str]
 ) -> RowMapping:
-    """Keep the job's draft; a second call replaces one that is still `pending_publish`.
+    """Save the job's draft; a second call replaces one that is still `pending_publish`.
 
-    The same text again is no new one: what was approved stays so.
+    The same text again keeps its approval.
 
     Raises:
         OwnershipLost: the attempt does not own its step.
-        NotFound: the job's draft is published or being published already.
+        NotFound: the job's draft is published or being published.
     """
     still_owned(connection, owned)
-    existing = _draft(connection, owned, held=True)
+    existing = load_draft(connection, owned, lock=True)
     if existing is None:
         statement: ReturningInsert[Any] = (
             insert(drafts)
@@ -57,80 +58,72 @@ def create_draft(
         )
         return connection.execute(statement).mappings().one()
     is_new = (existing["title"], existing["body"], existing["tags"]) != (title, body, list(tags))
-    changed = (
-        connection.execute(
-            update(drafts)
-            .where(drafts.c.id == existing["id"], drafts.c.status == "pending_publish")
-            .values(
-                title=title,
-                body=body,
-                tags=list(tags),
-                version=drafts.c.version + 1,
-                content_version=drafts.c.content_version + int(is_new),
-                updated_at=db_now(),
-            )
-            .returning(drafts)
+    replace = (
+        update(drafts)
+        .where(drafts.c.id == existing["id"], drafts.c.status == "pending_publish")
+        .values(
+            title=title,
+            body=body,
+            tags=list(tags),
+            version=drafts.c.version + 1,
+            content_version=drafts.c.content_version + int(is_new),
+            updated_at=db_now(),
         )
-        .mappings()
-        .one_or_none()
     )
+    changed = connection.execute(replace.returning(drafts)).mappings().one_or_none()
     if changed is None:
         raise NotFound(f"draft {existing['id']} of job {owned.job_id} is {existing['status']}; it cannot be replaced")
     return changed
 
 
-def by_id(connection: Connection, publication_id: str) -> RowMapping:
+def by_id(connection: Connection, publication_id: str, *, lock: bool = False) -> RowMapping:
     """One entry of the ledger.
 
     Raises:
         NotFound: there is none of that id.
     """
-    found = connection.execute(select(publications).where(publications.c.id == publication_id)).mappings().one_or_none()
-    if found is None:
-        raise NotFound(f"there is no publication {publication_id!r}")
-    return found
-
-
-def load_draft(connection: Connection, owned: OwnedAttempt) -> RowMapping | None:
-    return _draft(connection, owned)
+    statement = select(publications).where(publications.c.id == publication_id)
+    missing = f"there is no publication {publication_id!r}"
+    return fetch_one(connection, statement.with_for_update() if lock else statement, missing)
 
 
 def load_draft_for_step(connection: Connection, owned: OwnedAttempt) -> RowMapping | None:
-    """The draft as the step may use it: the last step of a job that asks for approval gets only what was approved.
+    """As `load_draft`; the last step of a job that needs an approval gets only an approved draft.
 
     Raises:
         DraftChanged: it was edited since its approval.
     """
-    draft = _draft(connection, owned)
+    draft = load_draft(connection, owned)
     if draft is not None:
-        _must_be_approved(connection, owned)
+        _check_approval(connection, owned)
     return draft
 
 
-def _must_be_approved(connection: Connection, owned: OwnedAttempt) -> None:
+def _check_approval(connection: Connection, owned: OwnedAttempt) -> None:
     if owned.needs_approval and approvals.is_missing(connection, owned.job_id):
         raise DraftChanged(f"the draft of job {owned.job_id} was edited after its approval; approve it as it is now")
 
 
-def _draft(connection: Connection, owned: OwnedAttempt, *, held: bool = False) -> RowMapping | None:
+def load_draft(connection: Connection, owned: OwnedAttempt, *, lock: bool = False) -> RowMapping | None:
+    """The draft of the job."""
     statement = select(drafts).where(drafts.c.job_id == owned.job_id, drafts.c.account == owned.account)
-    if held:
+    if lock:
         statement = statement.with_for_update()
     return connection.execute(statement).mappings().one_or_none()
 
 
 def open_entry(connection: Connection, owned: OwnedAttempt, *, publisher: str, base_url: str) -> dict[str, Any]:
-    """The draft's ledger entry, made with `intent` when there is none.
+    """The draft's ledger entry, inserted with `intent` if there is none.
 
-    `started_seconds_ago` counts from the last moment at which a request could have left: from the write of `started`,
-    or, if that was later, from the end of an earlier attempt of this step, whose browser may have sent until then.
+    `started_seconds_ago` counts from the last moment at which a request may have been sent: the write of `started`, or
+    the end of an earlier attempt of this step if that was later, because its browser may have sent until then.
 
     Raises:
         OwnershipLost: the attempt does not own its step.
         NotFound: the job has no draft.
     """
     still_owned(connection, owned)
-    draft = _draft(connection, owned)
+    draft = load_draft(connection, owned)
     if draft is None:
         raise NotFound(f"job {owned.job_id} has no draft to publish")
     entry: Mapping[Any, Any] | None = _entry(connection, draft["id"])
@@ -143,7 +136,7 @@ def open_entry(connection: Connection, owned: OwnedAttempt, *, publisher: str, b
                 job_id=owned.job_id,
                 publisher=publisher,
                 base_url=base_url,
-                # The last 64 bits of a UUIDv7 are random: short enough for a slug, and never twice the same.
+                # The last 64 bits of a UUIDv7 are random: unique, and short enough for a slug.
                 marker="onelane-" + draft["id"].replace("-", "")[-16:],
                 status="intent",
                 created_at=db_now(),
@@ -173,7 +166,7 @@ def _since_last_request(connection: Connection, owned: OwnedAttempt, entry: Mapp
             attempts.c.step_id == owned.step_id,
             attempts.c.run_token < owned.run_token,
             attempts.c.finished_at >= entry["started_at"],
-            # An attempt that only waited for the target to settle sent nothing.
+            # A snoozed attempt only waited for the target, and sent nothing.
             attempts.c.outcome != "snoozed",
         )
     ).scalar_one()
@@ -182,14 +175,14 @@ def _since_last_request(connection: Connection, owned: OwnedAttempt, entry: Mapp
 
 
 def started(connection: Connection, owned: OwnedAttempt, version: int) -> None:
-    """Write `started` right before the irreversible request. Only one attempt at a time can, and only from `intent`.
+    """Write `started` right before the irreversible request; only from `intent`, and only by the step's owner.
 
-    `version` is the draft's as the attempt loaded it: an edit that came after that must not be lost.
+    `version`: of the draft that the attempt has loaded; a later edit must not be lost.
 
     Raises:
         OwnershipLost: the attempt does not own its step.
-        NotFound: there is no entry that may be started.
-        DraftChanged: somebody has edited the draft meanwhile, or what it says now was not approved.
+        NotFound: there is no entry with `intent`.
+        DraftChanged: the draft was edited meanwhile, or its current text is not approved.
     """
     still_owned(connection, owned)
     _move(connection, owned, ("intent",), status="started", started_at=db_now())
@@ -197,19 +190,19 @@ def started(connection: Connection, owned: OwnedAttempt, version: int) -> None:
         update(drafts)
         .where(
             drafts.c.job_id == owned.job_id,
-            # A later try finds the draft as `publishing` already; nobody can edit it then.
+            # A retry finds the draft `publishing`, in which state it cannot be edited.
             drafts.c.status.in_(("pending_publish", "publishing", "needs_review")),
             drafts.c.version == version,
         )
         .values(status="publishing", version=drafts.c.version + 1, updated_at=db_now())
     ).rowcount
     if not changed:
-        raise DraftChanged(f"the draft of job {owned.job_id} is not at version {version} any more; it is loaded anew")
-    _must_be_approved(connection, owned)
+        raise DraftChanged(f"the draft of job {owned.job_id} is no longer at version {version}; it is loaded again")
+    _check_approval(connection, owned)
 
 
 def absent(connection: Connection, owned: OwnedAttempt) -> None:
-    """The target was asked after its settling time and has no such post: the entry may be started again.
+    """Set the entry back to `intent`: the target was checked after its settling time, and has no such post.
 
     Raises:
         OwnershipLost, NotFound: as `started`.
@@ -219,7 +212,7 @@ def absent(connection: Connection, owned: OwnedAttempt) -> None:
 
 
 def confirmed(connection: Connection, owned: OwnedAttempt, *, url: str, external_id: str | None) -> None:
-    """The post was read back and is the draft.
+    """Confirm the entry: the post was read back, and is the draft.
 
     Raises:
         OwnershipLost, NotFound: as `started`.
@@ -239,7 +232,7 @@ def confirmed(connection: Connection, owned: OwnedAttempt, *, url: str, external
 
 
 def unknown(connection: Connection, owned: OwnedAttempt, reason: str) -> None:
-    """Nobody can tell whether the post is there: a person must look.
+    """Mark the entry as unknown, because the target cannot be checked: a person must do so.
 
     Raises:
         OwnershipLost, NotFound: as `started`.
@@ -249,32 +242,26 @@ def unknown(connection: Connection, owned: OwnedAttempt, reason: str) -> None:
     _mark_draft(connection, owned, "needs_review")
     entry = connection.execute(select(publications).where(publications.c.job_id == owned.job_id)).mappings().one()
     unknown_outcomes.alert(connection, entry)
-    log.warning("job %s: nobody can tell whether its publish took effect, a person must look: %s", owned.job_id, reason)
+    log.warning("job %s: the outcome of its publish is unknown; check it: %s", owned.job_id, reason)
 
 
 def awaiting_review(connection: Connection) -> int:
-    """How many drafts wait for a person to look."""
+    """How many drafts a person must check."""
     return int(connection.execute(select(func.count()).where(drafts.c.status == "needs_review")).scalar_one())
 
 
 def settle_by_hand(
     connection: Connection, publication_id: str, *, url: str | None, external_id: str | None
 ) -> RowMapping:
-    """A person has looked: with a `url` the post is there, without one it is not. Gives back the entry.
+    """Set the outcome that a person found: the post exists (`url`), or not (None). Returns the entry.
 
-    The job's publish step then goes on from what the ledger says: it completes at once, or publishes anew.
+    The job's publish step then completes at once, or publishes again.
 
     Raises:
         NotFound: no such publication.
-        Conflict: its outcome is not unknown.
+        PublicationNotUnknown: its outcome is known.
     """
-    entry = (
-        connection.execute(select(publications).where(publications.c.id == publication_id).with_for_update())
-        .mappings()
-        .one_or_none()
-    )
-    if entry is None:
-        raise NotFound(f"there is no publication {publication_id!r}")
+    entry = by_id(connection, publication_id, lock=True)
     if entry["status"] != "unknown":
         raise PublicationNotUnknown(
             f"publication {publication_id} is {entry['status']}; only one whose outcome is unknown is settled by hand"
@@ -297,7 +284,7 @@ def settle_by_hand(
     )
     if url is not None:
         usage.add(connection, entry["account"], posts=1)
-    return connection.execute(select(publications).where(publications.c.id == publication_id)).mappings().one()
+    return by_id(connection, publication_id)
 
 
 def _move(connection: Connection, owned: OwnedAttempt, allowed: tuple[str, ...], **values: Any) -> None:

@@ -1,8 +1,8 @@
 """Schedules and their fires.
 
 Invariants
-- A schedule's time has one row in `fires`, by a unique constraint; it is written with the job, in one transaction.
-- `next_fire_at` moves on only from the time that the mover saw, so two control planes cannot both move it.
+- Each time of a schedule has at most one row in `fires` (a unique constraint), written in the job's transaction.
+- `next_fire_at` is advanced only from the value that was read, so two control planes cannot both advance it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ..columns import db_now
 from ..errors import NotFound
 from ..models import Fire, Job, Schedule
 from .accounts import ensure_account
-from .listings import Page, newest_first
+from .listings import Page, fetch_one, narrow, read_page
 
 schedules, fires, jobs = Schedule.__table__, Fire.__table__, Job.__table__
 
-#: A list of inputs may be large; whoever needs one of them asks for it.
+#: A list of inputs may be large: `inputs_of` reads it where it is needed.
 _WITHOUT_INPUTS = [column for column in schedules.c if column.name != "inputs"]
 _SUMMARY = [column for column in _WITHOUT_INPUTS if column.name != "input"]
 
 
 def create(connection: Connection, values: Mapping[str, Any]) -> RowMapping:
-    """Make a schedule; its account comes into being with it."""
+    """Insert a schedule, and its account if that does not exist."""
     ensure_account(connection, values["account"])
     statement = insert(schedules).values(**values, created_at=db_now(), updated_at=db_now()).returning(schedules)
     return connection.execute(statement).mappings().one()
@@ -45,44 +45,37 @@ def fetch(connection: Connection, schedule_id: str, account: str | None) -> RowM
     Raises:
         NotFound: no such schedule, or not this account's.
     """
-    return _one(connection, select(schedules), schedule_id, account)
+    return fetch_one(connection, _of(schedule_id, account), f"there is no schedule {schedule_id!r}")
 
 
 def lock(connection: Connection, schedule_id: str, account: str | None) -> RowMapping:
-    """As `fetch`; nobody else changes or fires it before this transaction ends.
+    """As `fetch`, with a lock: it is not changed or fired elsewhere before this transaction ends.
 
     Raises:
         NotFound: as `fetch`.
     """
-    return _one(connection, select(schedules).with_for_update(), schedule_id, account)
+    statement = _of(schedule_id, account).with_for_update()
+    return fetch_one(connection, statement, f"there is no schedule {schedule_id!r}")
 
 
-def _one(connection: Connection, statement: Select[Any], schedule_id: str, account: str | None) -> RowMapping:
-    statement = statement.where(schedules.c.id == schedule_id)
-    if account is not None:
-        statement = statement.where(schedules.c.account == account)
-    found = connection.execute(statement).mappings().one_or_none()
-    if found is None:
-        raise NotFound(f"there is no schedule {schedule_id!r}")
-    return found
+def _of(schedule_id: str, account: str | None) -> Select[Any]:
+    return narrow(select(schedules), (schedules.c.id, schedule_id), (schedules.c.account, account))
 
 
 def page(connection: Connection, *, account: str | None, limit: int, cursor: str | None) -> Page:
-    """Schedules without their inputs, newest first; `account` None: everybody's."""
-    statement = select(*_SUMMARY)
-    if account is not None:
-        statement = statement.where(schedules.c.account == account)
-    return newest_first(connection, statement, schedules.c.seq, limit=limit, cursor=cursor)
+    """Schedules without their inputs, newest first; `account` None: of all accounts."""
+    statement = narrow(select(*_SUMMARY), (schedules.c.account, account))
+    return read_page(connection, statement, schedules.c.seq, limit=limit, cursor=cursor)
 
 
 def change(connection: Connection, schedule_id: str, values: Mapping[str, Any]) -> RowMapping:
-    """Set these columns of a schedule that is locked."""
+    """Set these columns of a locked schedule."""
     statement = update(schedules).where(schedules.c.id == schedule_id).values(**values, updated_at=db_now())
     return connection.execute(statement.returning(schedules)).mappings().one()
 
 
 def remove(connection: Connection, schedule_id: str, account: str | None) -> None:
-    """Remove a schedule with the record of its fires; its jobs stay.
+    """Remove a schedule and its fires; its jobs stay.
 
     Raises:
         NotFound: as `fetch`.
@@ -98,15 +91,15 @@ def remove(connection: Connection, schedule_id: str, account: str | None) -> Non
 
 
 def earliest(connection: Connection) -> tuple[datetime, datetime | None]:
-    """The database's time, and the first time that any schedule is due; one look at the end of an index."""
+    """The database's time, and the first time that any schedule is due; one index look-up."""
     first = select(func.min(schedules.c.next_fire_at)).where(schedules.c.next_fire_at.is_not(None))
     return now(connection), connection.execute(first).scalar_one()
 
 
 def take_due(connection: Connection, moment: datetime, *, limit: int) -> Sequence[RowMapping]:
-    """Schedules that are due at `moment`, the longest due first, without `inputs`; locked, those of others left out.
+    """Lock schedules that are due at `moment`, the longest due first, without `inputs`; skips locked ones.
 
-    `moment` is a parameter, because PostgreSQL uses no index for a clock that moves while the statement runs.
+    `moment` is a parameter, because PostgreSQL uses no index for a volatile clock function.
     """
     statement = (
         select(*_WITHOUT_INPUTS)
@@ -124,11 +117,11 @@ def inputs_of(connection: Connection, schedule_id: str) -> list[dict[str, Any]]:
 
 
 def unfinished_jobs(connection: Connection, schedule_id: str) -> list[str]:
-    """Jobs of the schedule that have not ended, the oldest first. Those that have are not looked at again."""
+    """Jobs of the schedule that have not ended, oldest first. Ended ones are marked, and not read again."""
     known = (
         select(fires.c.seq, fires.c.job_id, jobs.c.id.label("found"))
         .outerjoin(jobs, (jobs.c.id == fires.c.job_id) & jobs.c.finished_at.is_(None))
-        .where(fires.c.schedule_id == schedule_id, text("fires.unfinished"))  # as the index has it
+        .where(fires.c.schedule_id == schedule_id, text("fires.unfinished"))  # the condition of the partial index
         .order_by(fires.c.seq)
     )
     rows = connection.execute(known).all()
@@ -138,7 +131,7 @@ def unfinished_jobs(connection: Connection, schedule_id: str) -> list[str]:
     return [row.job_id for row in rows if row.found is not None]
 
 
-def note_fire(
+def record_fire(
     connection: Connection,
     schedule: Mapping[Any, Any],
     fire_at: datetime,
@@ -147,7 +140,7 @@ def note_fire(
     job_id: str | None = None,
     error: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Record what became of a time; False when it is recorded already."""
+    """Record the outcome of a schedule's time; False when the time has a record."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     statement = dialect.insert(fires).values(
         schedule_id=schedule["id"],
@@ -162,7 +155,7 @@ def note_fire(
     return bool(connection.execute(statement.on_conflict_do_nothing().returning(fires.c.seq)).scalar_one_or_none())
 
 
-def move_on(
+def advance(
     connection: Connection,
     schedule: Mapping[Any, Any],
     following: datetime | None,
@@ -170,7 +163,7 @@ def move_on(
     fired_at: datetime | None,
     took_input: bool,
 ) -> bool:
-    """Go from the time that was due to the following one; False when another control plane did so meanwhile."""
+    """Set the following time; False when another control plane did so meanwhile."""
     values: dict[str, Any] = {"next_fire_at": following}
     if fired_at is not None:
         values["last_fire_at"] = fired_at
@@ -183,21 +176,21 @@ def move_on(
 
 
 def stop(connection: Connection, schedule: Mapping[Any, Any], error: Mapping[str, Any]) -> None:
-    """Turn a schedule off whose time came and whose following times cannot be told."""
-    note_fire(connection, schedule, schedule["next_fire_at"], "refused", error=error)
+    """Turn a due schedule off, because its following times cannot be computed."""
+    record_fire(connection, schedule, schedule["next_fire_at"], "refused", error=error)
     statement = update(schedules).where(schedules.c.id == schedule["id"])
     connection.execute(statement.values(enabled=False, next_fire_at=None, updated_at=db_now()))
 
 
 def fires_page(connection: Connection, schedule_id: str, *, limit: int, cursor: str | None) -> Page:
-    """What became of a schedule's times, newest first."""
+    """A schedule's fires, newest first."""
     statement = select(fires).where(fires.c.schedule_id == schedule_id)
-    return newest_first(connection, statement, fires.c.seq, limit=limit, cursor=cursor)
+    return read_page(connection, statement, fires.c.seq, limit=limit, cursor=cursor)
 
 
-def forget_fires(connection: Connection, age_seconds: float, *, limit: int) -> int:
-    """Remove up to `limit` fires older than that whose job has ended or is gone; gives back how many."""
+def remove_old_fires(connection: Connection, age_seconds: float, *, limit: int) -> int:
+    """Remove up to `limit` fires older than that whose job has ended or is gone; returns how many."""
     before = now(connection) - timedelta(seconds=age_seconds)
-    goes_on = select(1).where(jobs.c.id == fires.c.job_id, jobs.c.finished_at.is_(None)).exists()
-    old = select(fires.c.seq).where(fires.c.created_at < before, ~goes_on).order_by(fires.c.created_at).limit(limit)
+    unfinished = select(1).where(jobs.c.id == fires.c.job_id, jobs.c.finished_at.is_(None)).exists()
+    old = select(fires.c.seq).where(fires.c.created_at < before, ~unfinished).order_by(fires.c.created_at).limit(limit)
     return connection.execute(delete(fires).where(fires.c.seq.in_(old))).rowcount

@@ -1,4 +1,4 @@
-"""Settings that somebody made for accounts, tenant queues and lanes, as Redis has to know them."""
+"""The configured settings of accounts and tenant queues that Redis must have."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, or_, select, update
+from sqlalchemy import Connection, or_, select, update
 
 from ..account import AccountLimits
 from ..columns import db_now
-from ..models import Account, Circuit, Lane, TenantQueue
+from ..models import Account, Circuit, TenantQueue
 
-accounts, lanes, tenant_queues = Account.__table__, Lane.__table__, TenantQueue.__table__
+accounts, tenant_queues = Account.__table__, TenantQueue.__table__
 circuits = Circuit.__table__
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePause:
-    """A pause of one tenant queue; `until` None: for good. An open circuit is one of the kind, beside any other."""
+    """A pause of one tenant queue; `until` None: until it is resumed. An open circuit is a pause too."""
 
     lane: str
     until: datetime | None
@@ -28,22 +28,20 @@ class QueuePause:
 
 @dataclass(frozen=True, slots=True)
 class AccountSettings:
-    """All that Redis has to know of one account."""
+    """All settings of one account that Redis must have."""
 
     account: str
-    #: Nothing of it may start: it is paused or suspended.
+    #: It is paused or suspended: nothing of it may start.
     held: bool
     limits: AccountLimits
     pauses: tuple[QueuePause, ...]
 
 
-def of_account(connection: Connection, account: str) -> AccountSettings:
-    """One account's settings; the defaults when it does not exist."""
-    return of_accounts(connection, [account])[0]
-
-
 def of_accounts(connection: Connection, names: Sequence[str]) -> list[AccountSettings]:
-    """The settings of each of these accounts, in this order; equal wherever nothing was changed in between."""
+    """The settings of each of these accounts, in this order; the defaults for one that does not exist.
+
+    Two results are equal if nothing was changed between the reads.
+    """
     statement = select(accounts.c.id, accounts.c.status, accounts.c.limits).where(accounts.c.id.in_(names))
     rows = {row.id: row for row in connection.execute(statement)}
     pauses: dict[str, list[QueuePause]] = {}
@@ -76,7 +74,7 @@ def _settings(account: str, row: Any | None, pauses: Sequence[QueuePause]) -> Ac
 
 
 def accounts_with_settings(connection: Connection, *, after: str, limit: int) -> Sequence[str]:
-    """Names of accounts that have settings other than the defaults, in order, for a rebuild that goes through once."""
+    """The next accounts with settings other than the defaults, in the order of their names."""
     configured = select(accounts.c.id).where(or_(accounts.c.limits.is_not(None), accounts.c.status != "active"))
     paused = select(tenant_queues.c.account).where(tenant_queues.c.paused)
     broken = select(circuits.c.account).where(circuits.c.opened_at.is_not(None))
@@ -85,13 +83,8 @@ def accounts_with_settings(connection: Connection, *, after: str, limit: int) ->
     return connection.execute(select(column).where(column > after).order_by(column).limit(limit)).scalars().all()
 
 
-def lanes_with_settings(connection: Connection) -> Sequence[RowMapping]:
-    """`lane`, `paused`, `global_concurrency` of each lane that somebody configured."""
-    return connection.execute(select(lanes.c.lane, lanes.c.paused, lanes.c.global_concurrency)).mappings().all()
-
-
 def end_login_pauses(connection: Connection, account: str) -> None:
-    """A new session ends the pauses that the lack of one had made."""
+    """End the pauses that a missing session has caused."""
     connection.execute(
         update(tenant_queues)
         .where(tenant_queues.c.account == account, tenant_queues.c.reason == "login_required")

@@ -1,7 +1,7 @@
-"""Steps by their state, in the very words of the partial indexes.
+"""Conditions on a step's status, written as the partial indexes have them.
 
-Where a state comes as a parameter SQLite uses no partial index, and reads the whole table; PostgreSQL neither, once it
-has made a plan for any parameters.
+With the status as a parameter SQLite does not use a partial index and reads the whole table; PostgreSQL neither, once
+it has a generic plan.
 """
 
 from __future__ import annotations

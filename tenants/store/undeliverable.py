@@ -1,9 +1,9 @@
-"""Messages that died in Redis: each becomes a dead letter, and the step that waited for it ends.
+"""Undeliverable messages: each becomes a dead letter, and the step that waited for it fails.
 
-Redis buries what no worker can run: a message that cannot be decoded, or whose actor no worker of the lane knows.
+The broker sets aside messages that no worker can run: that cannot be decoded, or whose actor no worker of the lane has.
 
-Invariant: keeping the same burial again changes nothing, since its letter has an id that follows from the burial. So a
-message is taken out of Redis only after this was committed, and a crash in between neither loses nor doubles it.
+Invariant: recording the same message again changes nothing, because the letter's id is derived from the message. So the
+caller removes the message from Redis after this commit, and a crash in between neither loses nor doubles it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from .steps import load, owned_of
 
 letters, steps = DeadLetter.__table__, Step.__table__
 
-#: Of a message that is no JSON object, so much is kept.
+#: The longest text of a message that is not a JSON object; the rest is cut off.
 MAX_PAYLOAD_CHARACTERS = 16_000
 
 
 @dataclass(frozen=True, slots=True)
 class UndeliverableMessage:
-    """A dead message, as Redis kept it."""
+    """An undeliverable message, as Redis has it."""
 
     lane: str
     account: str | None
-    #: Of the message; a step's id, if it is onelane's own.
+    #: The message's id: a step's id, if the message is onelane's own.
     entry_id: str
     #: Unique in its lane.
     burial_id: str
@@ -47,52 +47,52 @@ class UndeliverableMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What became of a burial."""
+class Recorded:
+    """The result of `record`."""
 
     #: The job whose step waited for the message; None when none did.
     job_id: str | None = None
-    #: The step to hand to Redis, because the job goes on without the one that failed.
+    #: The step to dispatch, if the job continues after the failure of a best-effort step.
     following: Dispatch | None = None
 
 
-def record(connection: Connection, burial: UndeliverableMessage) -> Kept:
-    """Make a dead letter of a burial: its waiting step fails for good, as by any other error that no retry mends.
+def record(connection: Connection, dead: UndeliverableMessage) -> Recorded:
+    """Insert the message's dead letter, and fail its waiting step permanently.
 
-    A message that belongs to no job gets a letter without one. When its step moved on meanwhile, nothing is left to do.
+    A message that belongs to no job gets a letter without one. If its step does not wait any more, nothing is written.
 
     Raises:
-        OwnershipLost: the step moved on at this very moment; nothing was written.
+        OwnershipLost: the step has started or ended meanwhile; nothing was written.
     """
-    letter_id = letter_id_of(burial)
+    letter_id = letter_id_of(dead)
     if connection.execute(select(letters.c.id).where(letters.c.id == letter_id)).first() is not None:
-        return Kept()
-    # A poisoned message that killed its workers is `lost`; whatever else dies in Redis does so by a fault of ours.
-    code = "lost" if burial.reason == "max_deliveries" else "internal"
-    error = {"code": code, "message": f"its message died in Redis: {storable_text(burial.reason)}"}
-    message = document_of(burial.payload)
-    found = load(connection, storable_text(burial.entry_id))
-    if found is None or (found["lane"], found["account"]) != (burial.lane, burial.account):
-        _keep_jobless(connection, burial, letter_id, error, message)
-        return Kept()
+        return Recorded()
+    # A message that killed its workers is `lost`; any other is undeliverable by a fault of the service.
+    code = "lost" if dead.reason == "max_deliveries" else "internal"
+    error = {"code": code, "message": f"its message died in Redis: {storable_text(dead.reason)}"}
+    message = document_of(dead.payload)
+    found = load(connection, storable_text(dead.entry_id))
+    if found is None or (found["lane"], found["account"]) != (dead.lane, dead.account):
+        _insert_letter_without_job(connection, dead, letter_id, error, message)
+        return Recorded()
     if found["status"] not in ("queued", "retrying") or found["job__status"] in FINISHED:
-        return Kept()
+        return Recorded()
     waiting = owned_of(found, found["run_token"], found["attempt"], {})
     following = outcomes.fail_waiting(connection, waiting, error=error, message=message, letter_id=letter_id)
-    return Kept(waiting.job_id, following)
+    return Recorded(waiting.job_id, following)
 
 
-def letter_id_of(burial: UndeliverableMessage) -> str:
-    """A UUIDv7 that is the same for the same burial: its time, then a hash in the place of chance."""
-    names = json.dumps([burial.lane, burial.burial_id, burial.account, burial.entry_id])
-    chance = int.from_bytes(hashlib.sha256(names.encode()).digest()[:10])
-    value = int(burial.buried_at.timestamp() * 1000) << 80 | chance
+def letter_id_of(dead: UndeliverableMessage) -> str:
+    """A UUIDv7 that is the same for the same message: its time, and a hash instead of random bits."""
+    names = json.dumps([dead.lane, dead.burial_id, dead.account, dead.entry_id])
+    bits = int.from_bytes(hashlib.sha256(names.encode()).digest()[:10])
+    value = int(dead.buried_at.timestamp() * 1000) << 80 | bits
     value = value & ~(0xF << 76) | 0x7 << 76
     return str(uuid.UUID(int=value & ~(0x3 << 62) | 0x2 << 62))
 
 
 def document_of(payload: bytes) -> dict[str, Any]:
-    """The message as a document that both databases take; what is none is kept as text under `payload`."""
+    """The message as a document that both databases can store; one that is not a JSON object as text in `payload`."""
     try:
         document = json.loads(payload, parse_constant=_refuse)
         json.dumps(document, allow_nan=False)  # 1e999 is read as infinity
@@ -108,13 +108,13 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _keep_jobless(
-    connection: Connection, burial: UndeliverableMessage, letter_id: str, error: dict[str, Any], message: dict[str, Any]
+def _insert_letter_without_job(
+    connection: Connection, dead: UndeliverableMessage, letter_id: str, error: dict[str, Any], message: dict[str, Any]
 ) -> None:
     letter = {
         "id": letter_id,
-        "account": None if burial.account is None else storable_text(burial.account),
-        "lane": burial.lane,
+        "account": None if dead.account is None else storable_text(dead.account),
+        "lane": dead.lane,
         "actor": str(message.get("actor_name") or "unknown"),
         "message": message,
         "error_code": error["code"],

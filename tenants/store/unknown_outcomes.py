@@ -1,7 +1,7 @@
-"""Publishes that were started and of which nobody knows what became: a person must look, and is told.
+"""Publishes that were started and whose outcome is unknown: a person must check them, and gets an alert.
 
-Invariant: no job ends, whoever ends it, and leaves a publication `started`. Left so, it would be nobody's: no attempt
-looks at the target any more, and only what is `unknown` can be settled by hand.
+Invariant: no job ends with a publication that is `started`. No attempt would check its target, and only an `unknown`
+one can be settled by hand.
 """
 
 from __future__ import annotations
@@ -21,17 +21,10 @@ drafts, publications = Draft.__table__, Publication.__table__
 
 
 def mark_unknown(connection: Connection, job_ids: Sequence[str], reason: str) -> bool:
-    """Jobs end: what is started of theirs becomes `unknown`, the drafts `needs_review`. False when nothing is."""
-    entries = (
-        connection.execute(
-            update(publications)
-            .where(publications.c.job_id.in_(job_ids), publications.c.status == "started")
-            .values(status="unknown", note=reason[:500], updated_at=db_now())
-            .returning(publications)
-        )
-        .mappings()
-        .all()
-    )
+    """Set the started publications of ended jobs to `unknown`, their drafts to `needs_review`; False without any."""
+    started = update(publications).where(publications.c.job_id.in_(job_ids), publications.c.status == "started")
+    marked = started.values(status="unknown", note=reason[:500], updated_at=db_now()).returning(publications)
+    entries = connection.execute(marked).mappings().all()
     if not entries:
         return False
     connection.execute(
@@ -40,14 +33,13 @@ def mark_unknown(connection: Connection, job_ids: Sequence[str], reason: str) ->
         .values(status="needs_review", version=drafts.c.version + 1, updated_at=db_now())
     )
     for entry in entries:
-        log.warning(
-            "job %s ends with a publish whose outcome is unknown, a person must look: %s", entry["job_id"], reason
-        )
+        log.warning("job %s ended, the outcome of its publish is unknown; check it: %s", entry["job_id"], reason)
         alert(connection, entry)
     return True
 
 
 def alert(connection: Connection, entry: RowMapping) -> None:
-    """Tell people of an entry of the ledger that they must look at."""
+    """Raise the alert for a ledger entry that a person must check."""
     details = {"job_id": entry["job_id"], "draft_id": entry["draft_id"], "publication_id": entry["id"]}
-    alerts.note(connection, "needs_review", account=entry["account"], subject=(), details=details, once_per_job=True)
+    account = entry["account"]
+    alerts.raise_alert(connection, "needs_review", account=account, subject=(), details=details, once_per_job=True)

@@ -1,11 +1,10 @@
-"""What accounts used, by UTC day: jobs accepted, seconds that steps ran, tokens, confirmed posts, bytes kept.
+"""Accounts' usage by UTC day: jobs accepted, seconds that steps ran, tokens, confirmed posts, bytes stored.
 
-Seconds are not counted at a step's end, which every step would pay for: the attempts themselves are the record. What is
-asked for is summed from those that are there, and whoever removes attempts adds them to the day's row in the same
-statement's transaction. So the sum is exact at every moment, whatever dies, and nothing has to catch up.
+Seconds are not counted at a step's end, which would slow every step down: they are summed from the attempts, and added
+to the day's row when the attempts are removed.
 
-Invariant: an attempt's seconds are either in an attempt or in a row of `usage`, never in both, never in neither. They
-belong to the day on which it ended.
+Invariant: an attempt's seconds are either in an attempt or in a row of `usage`, never in both or neither, because the
+attempt is removed and its seconds are added in one transaction. They belong to the day on which the attempt ended.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from .accounts import lanes_with_attempts
 
 attempts, usage = Attempt.__table__, Usage.__table__
 
-#: Days of usage that an account's page shows.
+#: Days of usage on an account's page.
 SHOWN_DAYS = 30
 NOTHING: dict[str, Any] = {"jobs": 0, "seconds": 0.0, "tokens": 0, "posts": 0, "bytes": 0}
 
 
 def add(connection: Connection, account: str, **used: float) -> None:
-    """Add to the account's use of today, by the database's clock; the day's first use makes its row."""
+    """Add to the account's usage of today, by the database's clock."""
     add_to_day(connection, account, today(connection), **used)
 
 
@@ -38,14 +37,14 @@ def today(connection: Connection) -> str:
 
 
 def add_to_day(connection: Connection, account: str, day: str, **used: float) -> None:
-    """Add to the account's use of a UTC day."""
+    """Add to the account's usage of a UTC day; inserts the day's row if there is none."""
     statement = upsert(connection, usage).values(account=account, day=day, **{**NOTHING, **used})
     sums = {name: usage.c[name] + statement.excluded[name] for name in used}
     connection.execute(statement.on_conflict_do_update(index_elements=["account", "day"], set_=sums))
 
 
 def remove_attempts(connection: Connection, job_ids: Sequence[str]) -> int:
-    """Remove the attempts of jobs and keep their seconds in their accounts' days; gives back how many went."""
+    """Remove the attempts of jobs and add their seconds to the accounts' days; returns how many were removed."""
     removed = connection.execute(
         delete(attempts)
         .where(attempts.c.job_id.in_(job_ids))
@@ -56,7 +55,7 @@ def remove_attempts(connection: Connection, job_ids: Sequence[str]) -> int:
         if each.finished_at is not None:
             day = each.finished_at.date().isoformat()
             seconds[each.account, day] += (each.finished_at - each.started_at).total_seconds()
-    # In one order for everybody, so that two who remove do not wait for each other in a ring.
+    # In a fixed order, so that concurrent removals do not deadlock.
     for (account, day), total in sorted(seconds.items()):
         add_to_day(connection, account, day, seconds=total)
     return len(removed)
@@ -70,7 +69,7 @@ def of_account(
     last: str | None = None,
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """`day jobs seconds tokens posts bytes` of each day with any use, newest first; the bounds belong to it."""
+    """`day jobs seconds tokens posts bytes` of each day with usage, newest first; `first` and `last` are included."""
     lanes = lanes_with_attempts()
     day = utc_day(attempts.c.finished_at)
     seconds = func.sum(seconds_between(attempts.c.started_at, attempts.c.finished_at))
@@ -80,7 +79,7 @@ def of_account(
         .group_by(day)
     )
     kept = select(usage.c.day, *(usage.c[name] for name in NOTHING)).where(usage.c.account == account)
-    # One statement, and so one snapshot: attempts that are removed meanwhile count once.
+    # One statement has one snapshot, so attempts that are removed meanwhile are counted once.
     both = union_all(_within(kept, usage.c.day, first, last), _within(live, day, first, last))
     days: dict[str, dict[str, Any]] = {}
     for row in connection.execute(both):

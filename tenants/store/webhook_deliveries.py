@@ -1,7 +1,6 @@
-"""Deliveries of webhooks: a job with a `callback_url` that ends leaves a job of the pipeline `webhook`, which calls it.
+"""Webhook deliveries: the end of a job with a `callback_url` creates a job of the pipeline `webhook`, which calls it.
 
-Invariant: the delivery is made by the transaction that ends the job, whoever ends it and how; so an end that was
-committed is told, and one that was not is never told.
+Invariant: the transaction that ends the job creates the delivery, so every committed end has one, and no other.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ _STEPS = (StepPlan(STEP, LANE, True, MAX_ATTEMPTS),)
 
 
 def enqueue(connection: Connection, ended: Sequence[Mapping[Any, Any]]) -> list[Dispatch]:
-    """Make the deliveries of jobs that were ended just now; gives back what may be handed to Redis at once.
+    """Create the deliveries of jobs that this transaction ended; returns their dispatches.
 
-    Of each job `id account status callback_url` are looked at. They count against no quota: their jobs were admitted.
+    `ended` has `id account status callback_url` of each job. Deliveries count against no quota.
     """
     calls = [job for job in ended if job["callback_url"] is not None]
     if not calls:
@@ -47,9 +46,9 @@ def enqueue(connection: Connection, ended: Sequence[Mapping[Any, Any]]) -> list[
 
 
 def ended_job(connection: Connection, delivery_id: str) -> RowMapping | None:
-    """The job whose end a delivery tells; None when there is nothing to tell any more.
+    """The job whose end a delivery reports; None when it is superseded.
 
-    A job that was let go on after its end tells its next end instead: the newest delivery alone speaks for it.
+    A job that was resumed and ended again has a newer delivery, and only the newest is sent.
     """
     newer = jobs.alias("newer")
     statement = (
@@ -66,7 +65,7 @@ def ended_job(connection: Connection, delivery_id: str) -> RowMapping | None:
 
 
 def note_answer(connection: Connection, step_id: str, run_token: int, status_code: int) -> None:
-    """Keep with an attempt that is under way which status the receiver answered."""
+    """Record the receiver's HTTP status with the running attempt."""
     connection.execute(
         update(attempts)
         .where(attempts.c.step_id == step_id, attempts.c.run_token == run_token, attempts.c.finished_at.is_(None))
@@ -75,7 +74,7 @@ def note_answer(connection: Connection, step_id: str, run_token: int, status_cod
 
 
 def of_job(connection: Connection, job_id: str) -> Sequence[RowMapping]:
-    """The deliveries of a job, the oldest first, each with its step (`step_…`) and its open dead letter, if any."""
+    """A job's deliveries, oldest first, each with columns of its step (`step_…`) and its open dead letter, if any."""
     letter = (
         select(letters.c.id)
         .where(letters.c.job_id == jobs.c.id, letters.c.resolution.is_(None))
@@ -99,18 +98,18 @@ def of_job(connection: Connection, job_id: str) -> Sequence[RowMapping]:
 
 
 def attempts_of(connection: Connection, delivery_ids: Sequence[str]) -> Sequence[RowMapping]:
-    """All tries of these deliveries, in order."""
+    """All attempts of these deliveries, in order."""
     statement = select(attempts).where(attempts.c.job_id.in_(delivery_ids)).order_by(attempts.c.run_token)
     return connection.execute(statement).mappings().all()
 
 
 def ids_of(connection: Connection, job_ids: Sequence[str]) -> Sequence[str]:
-    """The deliveries of jobs that are about to be removed."""
+    """The ids of all deliveries of these jobs."""
     return connection.execute(select(jobs.c.id).where(jobs.c.ended_job_id.in_(job_ids))).scalars().all()
 
 
 def is_open() -> ColumnElement[bool]:
-    """Of a row of `jobs`: a delivery of it is under way, or waits as a dead letter for somebody to replay it."""
+    """Whether a row of `jobs` has a delivery that has not ended, or that has an open dead letter."""
     letter = select(1).where(letters.c.job_id == _deliveries.c.id, letters.c.resolution.is_(None))
     return exists().where(
         _deliveries.c.ended_job_id == jobs.c.id, or_(_deliveries.c.finished_at.is_(None), letter.exists())

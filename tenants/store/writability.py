@@ -1,4 +1,4 @@
-"""Whether the database can be written to now: asked by a write, since nothing else proves it."""
+"""Whether the database takes writes now, found by writing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from ..errors import Unavailable
 from . import meta
 
 _KEY = "last_written_by_a_check"
-#: Characters that are written while the database was last found not writable. A full disk often has room for a byte:
-#: SQLite writes over its own log, and PostgreSQL fills a page.
+#: Characters to write after a write has failed. A full disk often has room for one byte: SQLite overwrites its own log,
+#: and PostgreSQL fills a page.
 _MANY = 512 * 1024
 
 
 def check(database: Database) -> None:
-    """Write a little; where a write has failed before, much, and note that the database is well again if it succeeds.
+    """Write a byte, or many after a failed write; a success clears `Database.not_writable`.
 
     Raises:
         NotWritable, Unavailable: as any write.
@@ -26,7 +26,7 @@ def check(database: Database) -> None:
 
 
 def reason(database: Database) -> str | None:
-    """Why it cannot be written to, as one word, or None; asks by `check` where it was not writable before.
+    """Why the database takes no writes (`disk_full`, …), or None, found by `check`.
 
     Raises:
         Unavailable: the database cannot be reached.

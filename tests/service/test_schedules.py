@@ -97,7 +97,7 @@ def test_a_due_schedule_makes_a_job_and_goes_on(bench: Bench) -> None:
 def test_the_loop_rests_until_the_next_fire_and_no_longer(bench: Bench) -> None:
     assert not bench.loop.run_once()
     assert bench.loop.interval_seconds == 1.0
-    bench.loop.rest_seconds = 3600.0
+    bench.loop.longest_interval_seconds = 3600.0
     bench.due(bench.make()["id"], seconds_ago=-900)
     assert not bench.loop.run_once()
     assert 0 < bench.loop.interval_seconds <= 900
@@ -141,7 +141,7 @@ def test_a_time_that_is_recorded_does_not_fire_again(bench: Bench) -> None:
     made = bench.make()
     bench.due(made["id"])
     row = bench.get(made["id"])
-    bench.runtime.database.write(lambda c: store.note_fire(c, row, row["next_fire_at"], "fired"))
+    bench.runtime.database.write(lambda c: store.record_fire(c, row, row["next_fire_at"], "fired"))
     bench.fire()
     assert bench.jobs() == []
     assert bench.get(made["id"])["next_fire_at"] > datetime.now(UTC), "and the cadence goes on"
@@ -262,7 +262,7 @@ def test_one_schedule_that_cannot_go_on_stops_no_other(bench: Bench, caplog: pyt
     assert [each["tags"] for each in bench.jobs()] == [[f"schedule:{well['id']}"]]
     after = bench.get(broken["id"])
     assert (after["enabled"], after["next_fire_at"]) == (False, None)
-    assert "cannot go on" in caplog.text
+    assert "failed, and is disabled" in caplog.text
 
 
 def test_a_schedule_ends_with_its_inputs(bench: Bench) -> None:
@@ -356,7 +356,7 @@ def test_old_fires_go_but_not_those_whose_job_goes_on(bench: Bench) -> None:
         bench.fire()
     bench.runtime.jobs.cancel(bench.jobs()[0]["id"])
     bench.runtime.database.write(lambda c: c.execute(update(fires).values(created_at=db_now(-(10**6)))))
-    assert bench.runtime.database.write(lambda c: store.forget_fires(c, 3600.0, limit=10)) == 1
+    assert bench.runtime.database.write(lambda c: store.remove_old_fires(c, 3600.0, limit=10)) == 1
     assert [each["job_id"] for each in bench.fires()] == [bench.jobs()[1]["id"]]
 
 

@@ -38,7 +38,7 @@ class Watch:
     def note(self, kind: Any = "dead_letter", account: str = "acme", subject: str = "x", **more: Any) -> None:
         once = more.pop("once_per_job", False)
         self.database.write(
-            lambda c: alerts.note(c, kind, account=account, subject=(subject,), details=more, once_per_job=once)
+            lambda c: alerts.raise_alert(c, kind, account=account, subject=(subject,), details=more, once_per_job=once)
         )
 
     def claim(self, per_hour: int = 60) -> Message | None:

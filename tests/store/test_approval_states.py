@@ -29,7 +29,18 @@ from sqlalchemy import Connection, func, select, update
 from orchestrator.jobs import Jobs
 from tenants.columns import db_now
 from tenants.models import DeadLetter, Draft, Job, Publication, Step
-from tenants.store import accounts, clock, dead_letters, drafts, new_jobs, outcomes, publications, queues, undeliverable
+from tenants.store import (
+    accounts,
+    bulk_cancel,
+    clock,
+    dead_letters,
+    drafts,
+    new_jobs,
+    outcomes,
+    publications,
+    queues,
+    undeliverable,
+)
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.new_jobs import JobPlan, StepPlan
 
@@ -372,7 +383,7 @@ class Machine(RuleBasedStateMachine):
 
     def empty_queue(self, lane: str) -> None:
         self.model.empty_queue(lane)
-        self.write(lambda c: queues.cancel_waiting(c, lane, self.account, limit=10))
+        self.write(lambda c: bulk_cancel.cancel_waiting(c, lane, self.account, limit=10))
 
     def steer_account(self, status: str) -> None:
         self.model.account = status

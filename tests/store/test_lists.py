@@ -32,8 +32,8 @@ def test_no_list_goes_through_a_table_or_sorts_it(
     filled: tuple[Database, Filled], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As few among these rows as the real numbers are among a million.
-    monkeypatch.setattr(job_lists, "_NEAR", 400)
-    monkeypatch.setattr(job_lists, "_MOST", 100)
+    monkeypatch.setattr(job_lists, "RECENT_JOBS", 400)
+    monkeypatch.setattr(job_lists, "PREFIX_MATCHES", 100)
     database, rows = filled
     faults = []
     for name, ask in lists(rows).items():
@@ -50,8 +50,8 @@ def test_filters_find_what_they_should(
     filled: tuple[Database, Filled], near: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ways by index against the plain meaning of each filter."""
-    monkeypatch.setattr(job_lists, "_NEAR", near)
-    monkeypatch.setattr(job_lists, "_MOST", most)
+    monkeypatch.setattr(job_lists, "RECENT_JOBS", near)
+    monkeypatch.setattr(job_lists, "PREFIX_MATCHES", most)
     database, rows = filled
     everything = list(_all(database, JobFilter()))
     assert len(everything) == JOBS

@@ -163,7 +163,7 @@ def test_a_job_with_very_many_events_goes_in_small_transactions(
 def test_the_look_holds_up_no_writer(bench: Bench, ended: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes over many rows; on SQLite a look that also writes would stop every POST and step meanwhile."""
     ended("acme")
-    look = pruning._beyond
+    look = pruning.surplus
     made: list[str] = []
 
     def slow_look(connection: Connection, **wanted: Any) -> Any:
@@ -172,7 +172,7 @@ def test_the_look_holds_up_no_writer(bench: Bench, ended: Any, monkeypatch: pyte
             made.append(pool.submit(bench.make, "other").result(timeout=10)[0])
         return found
 
-    monkeypatch.setattr(pruning, "_beyond", slow_look)
+    monkeypatch.setattr(pruning, "surplus", slow_look)
     assert prune(bench, Retention(completed=0, grace=0.0)) == 1
     assert set(made) == left(bench)
 

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from tenants.columns import db_now
 from tenants.errors import DraftChanged, NotFound, OwnershipLost, PublicationNotUnknown
 from tenants.models import Alert, Draft, Job, Publication
-from tenants.store import clock, endings, outcomes, publications, queues
+from tenants.store import bulk_cancel, clock, endings, outcomes, publications
 from tenants.store.attempt import OwnedAttempt
 
 from .conftest import Bench
@@ -134,7 +134,7 @@ ENDS_WHILE_WAITING: dict[str, Callable[[Bench, OwnedAttempt], Any]] = {
     "cancelled": lambda bench, owned: bench.write(lambda c: endings.end(c, bench.job(owned.job_id), "cancelled")),
     "timed_out": lambda bench, owned: run_the_clock(bench, owned.job_id),
     "queue emptied": lambda bench, owned: bench.write(
-        lambda c: queues.cancel_waiting(c, owned.lane, owned.account, limit=10)
+        lambda c: bulk_cancel.cancel_waiting(c, owned.lane, owned.account, limit=10)
     ),
 }
 

@@ -12,7 +12,17 @@ from sqlalchemy import Connection, select, update
 from tenants.columns import db_now
 from tenants.errors import OwnershipLost
 from tenants.models import DeadLetter, Job, Step
-from tenants.store import approvals, clock, endings, job_lists, new_jobs, outcomes, queues, steps, webhook_deliveries
+from tenants.store import (
+    approvals,
+    bulk_cancel,
+    clock,
+    endings,
+    job_lists,
+    new_jobs,
+    outcomes,
+    steps,
+    webhook_deliveries,
+)
 from tenants.store import jobs as job_store
 from tenants.store.job_lists import JobFilter
 from tenants.store.new_jobs import JobPlan, StepPlan
@@ -69,7 +79,7 @@ def cancelled_waiting(bench: Bench, job_id: str, step_id: str) -> None:
 
 
 def cancelled_with_its_queue(bench: Bench, job_id: str, step_id: str) -> None:
-    bench.write(lambda c: queues.cancel_waiting(c, "publish", "acme", limit=10))
+    bench.write(lambda c: bulk_cancel.cancel_waiting(c, "publish", "acme", limit=10))
 
 
 def cancelled_while_its_worker_died(bench: Bench, job_id: str, step_id: str) -> None:

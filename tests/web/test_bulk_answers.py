@@ -67,7 +67,7 @@ def test_deletions_under_race_count_each_cancelled_job_once(runtime: Runtime) ->
         calls = [pool.submit(work) for work in (make, make, start, delete, delete, delete)]
         told = sum(call.result(120) for call in calls)
     assert told == cancelled_jobs(runtime)
-    waiting = runtime.database.read(lambda c: queues.standing(c, "generate", "acme")).waiting
+    waiting = runtime.database.read(lambda c: queues.count_steps(c, "generate", "acme")).waiting
     found = runtime.broker.queues_admin.describe("generate", "acme")
     held = 0 if found is None else found.waiting + found.delayed
     assert held >= waiting, "what waits in SQL was not lost from Redis"
@@ -111,7 +111,7 @@ def test_a_job_that_comes_during_a_deletion_is_not_lost(
     assert (done.cancelled, done.deleted) == (cancelled_jobs(runtime), False)
     found = admin.describe("generate", "acme")
     assert found is not None
-    assert found.waiting == runtime.database.read(lambda c: queues.standing(c, "generate", "acme")).waiting == 1
+    assert found.waiting == runtime.database.read(lambda c: queues.count_steps(c, "generate", "acme")).waiting == 1
     assert runtime.queue_deletion.delete("generate", "acme", force=True).deleted
 
 

@@ -141,7 +141,7 @@ def test_a_hub_without_its_database_says_so(runtime: Runtime, hub: EventHub, mon
     def away(work: Callable[..., Any]) -> Any:
         raise Unavailable("away")
 
-    monkeypatch.setattr(hub_module, "PLACE_SECONDS", 0.2)
+    monkeypatch.setattr(hub_module, "POSITION_SECONDS", 0.2)
     monkeypatch.setattr(runtime.database, "read", away)
 
     async def run() -> None:
