@@ -39,3 +39,13 @@ def test_the_client_s_page_names_every_resource_and_what_it_can_do() -> None:
         for resource in ("jobs", "drafts", "schedules"):
             methods = {name for name in vars(type(resources[resource])) if not name.startswith("_")}
             assert methods - known == set(), resource
+
+
+def test_the_architecture_page_lists_every_loop() -> None:
+    names = {
+        name
+        for module in (ROOT / "orchestrator" / "loops").glob("*.py")
+        for name in re.findall(r'^    name = "(\w+)"', module.read_text("utf-8"), re.MULTILINE)
+    }
+    table = (ROOT / "docs" / "architecture.md").read_text("utf-8").partition("\n## Loops\n")[2].partition("\n## ")[0]
+    assert names == set(re.findall(r"^\| (\w+) \|", table, re.MULTILINE)) - {"loop"}

@@ -39,4 +39,5 @@ def test_links_point_at_files_and_headings_that_exist(name: str) -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_paths_in_the_documents_exist(name: str) -> None:
     paths = re.findall(rf"`((?:{FOLDERS})/[\w./-]+)`", (ROOT / name).read_text("utf-8"))
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+    missing = [path for path in paths if not (ROOT / path).exists() and "NAME" not in path]  # a placeholder
+    assert missing == []
