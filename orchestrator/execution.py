@@ -24,8 +24,9 @@ from actors.context import StepContext
 from actors.step import Step
 from tenants.errors import OnelaneError, OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
-from tenants.store import outcomes, ownership, workers
+from tenants.store import finish_steps, workers
 from tenants.store.attempt import REFUSAL_SECONDS, NotRunnable, OwnedAttempt, Refused
+from tenants.store.job_store import job_store
 
 from . import metrics
 from .guard import Guard, GuardLost
@@ -69,6 +70,7 @@ class Execution:
     ) -> None:
         self._runtime = runtime
         self._database = runtime.database
+        self._store = job_store(runtime.database)
         self._worker_id = worker_id
         self._outcomes = OutcomeWriter(runtime)
         self._sandbox = sandbox
@@ -178,7 +180,7 @@ class Execution:
                 return None
             self._starting.add(step_id)
         try:
-            started = ownership.start(self._database, step_id, worker_id=self._worker_id, slot=slot)
+            started = self._store.start(step_id, worker_id=self._worker_id, slot=slot)
             if not isinstance(started, OwnedAttempt):
                 return started
             running = Running(started, threading.Event(), process)
@@ -270,7 +272,7 @@ def _not_begun(owned: OwnedAttempt, reason: str) -> Outcome:
 
 
 def _hand_back(connection: Connection, *, step_id: str, run_token: int) -> None:
-    outcomes.lose(connection, step_id, run_token, handed_back=True)
+    finish_steps.lose(connection, step_id, run_token, handed_back=True)
 
 
 def _perform_here(step: Step, pipeline: Pipeline, context: dict[str, Any], port: StepPort) -> Outcome:

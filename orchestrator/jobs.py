@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -32,11 +31,12 @@ from tenants.errors import (
     UnknownPipeline,
 )
 from tenants.models import derived_id
-from tenants.store import approvals, dead_letters, endings, job_lists, new_jobs, one_job, publications
+from tenants.store import approvals, create_jobs, dead_letters, endings, job_lists, publications
 from tenants.store import jobs as store
+from tenants.store.create_jobs import Created, JobPlan, StepPlan
 from tenants.store.dispatch import Dispatch
 from tenants.store.job_lists import JobFilter
-from tenants.store.new_jobs import JobPlan, StepPlan
+from tenants.store.job_store import job_store
 
 from .dispatch import Dispatcher
 from .views import job_summary, job_view
@@ -69,55 +69,41 @@ class Jobs:
 
     def __init__(self, database: Database, pipelines: Mapping[str, Pipeline], dispatcher: Dispatcher) -> None:
         self._database = database
+        self._store = job_store(database)
         self._pipelines = pipelines
         self._dispatcher = dispatcher
 
     # --- making --------------------------------------------------------------------------------------------------
 
     def create(self, account: str, job: NewJob, seed: str | None = None) -> tuple[dict[str, Any], bool]:
-        """Accept a job. Gives back the job and whether it is new (False: `unique_key` was taken by that one).
+        """Accept a job. Returns the job, and whether it is new (False: it had the `unique_key` already).
 
-        With a `seed`, for which an earlier call may have made the job already, that one is given back.
+        With a `seed`, an earlier call with the same seed may have created the job; then that one is returned.
 
         Raises:
-            InvalidAccount, UnknownPipeline, InvalidPipelineInput: the input is wrong; nothing was made.
+            InvalidAccount, UnknownPipeline, InvalidPipelineInput: the input is wrong; nothing was created.
             AccountDraining, AccountSuspended, AccountBusy, QueueFull, QuotaExhausted: the account takes no job now.
             Unavailable: the database is away; nothing was accepted.
+            CommitUnknown: the database went away, and the job may have been accepted.
         """
-
-        def view(connection: Connection, made: new_jobs.Made) -> tuple[dict[str, Any], bool]:
-            rows = made.rows.get(made.ids[0])
-            if rows is not None:
-                return job_view(rows.job, rows.steps, ()), True
-            return self.view(connection, made.ids[0], None), bool(made.created)
-
-        plan, account = _seeded(self.plan(job), seed, 0), parse_account(account)
-        try:
-            made = one_job.make(self._database, account, plan)
-        except CommitUnknown as error:
-            return self._make(account, [plan], view, unsure=error)
-        except IntegrityError:
-            made = None  # its account was deleted just now, or its seed has made it before: the long way finds out
-        if made is None:
-            return self._make(account, [plan], view, again=seed is not None)
-        self._dispatcher.send(made.queued)
-        rows = made.rows[plan.id]
-        return job_view(rows.job, rows.steps, ()), True
+        created = self._create(account, [self.plan(job)], seed)
+        (rows,) = created.jobs
+        return job_view(rows.job, rows.steps, rows.attempts), rows.job["id"] in created.new
 
     def create_many(self, account: str, jobs: Sequence[NewJob], seed: str | None = None) -> list[dict[str, Any]]:
-        """Accept jobs, all or nothing; gives back summaries in order, an existing job standing for a unique hit.
+        """Accept jobs, all or none; returns summaries in order, with the existing job for a taken `unique_key`.
 
         `seed` as in `create`.
 
         Raises:
-            As `create`; a fault's place begins with ``jobs`` and the index.
+            As `create`; a fault's location begins with ``jobs`` and the index.
         """
         faults: list[Fault] = []
         plans: list[JobPlan] = []
         unknown = 0
         for index, job in enumerate(jobs):
             try:
-                plans.append(_seeded(self.plan(job, ("jobs", index)), seed, index))
+                plans.append(self.plan(job, ("jobs", index)))
             except UnknownPipeline as error:
                 unknown += 1
                 faults.extend(error.faults)
@@ -126,60 +112,40 @@ class Jobs:
         if faults:
             refusal = UnknownPipeline if unknown == len(faults) else InvalidPipelineInput
             raise refusal(f"{len(faults)} fault(s) in the batch; nothing was accepted", tuple(faults))
-
-        def read(connection: Connection, made: new_jobs.Made) -> list[dict[str, Any]]:
-            known = [each for each in made.ids if each not in made.created]
-            unread = [each for each in made.ids if each not in made.rows]
-            found: dict[str, Mapping[Any, Any]] = {job_id: rows.job for job_id, rows in made.rows.items()}
-            found |= store.summaries(connection, unread)
-            steps = store.step_progress(connection, known)
-            return [job_summary(found[each], steps.get(each, ())) for each in made.ids]
-
-        return self._make(account, plans, read, again=seed is not None)
+        return [job_summary(rows.job, rows.steps) for rows in self._create(account, plans, seed).jobs]
 
     @staticmethod
     def create_within(connection: Connection, account: str, plan: JobPlan) -> Sequence[Dispatch]:
-        """Make a planned job within a transaction; gives back what to send to Redis once that is committed.
+        """Create a planned job within a transaction; returns what to send to Redis once that is committed.
 
         Raises:
             AccountDraining, AccountSuspended, QueueFull, QuotaExhausted: the account takes no job now. Something may
                 have been written: the caller rolls it back.
         """
-        return new_jobs.create(connection, account, [plan]).queued
+        return create_jobs.create(connection, account, [plan]).queued
 
-    def _make(
-        self,
-        account: str,
-        plans: Sequence[JobPlan],
-        read: Callable[[Connection, new_jobs.Made], T],
-        unsure: CommitUnknown | None = None,
-        again: bool = False,
-    ) -> T:
-        """Make jobs, and read the answer in the same transaction: what was accepted is never answered by an error.
-
-        `unsure`: an earlier try to make them, of which nobody knows what became; `again`: there may have been one.
-        """
-        account = parse_account(account)
+    def _create(self, account: str, plans: Sequence[JobPlan], seed: str | None) -> Created:
+        """Create jobs and send their first steps; the one loop that repeats a commit whose answer was lost."""
+        account, unsure = parse_account(account), None
+        if seed is not None:
+            plans = [replace(plan, id=derived_id(seed, index)) for index, plan in enumerate(plans)]
         for tries in range(_TRIES):
             try:
-                made, answer = self._database.write(
-                    partial(_create, account=account, plans=plans, again=again or unsure is not None, read=read)
-                )
+                created = self._store.create(account, plans, again=seed is not None or unsure is not None)
             except CommitUnknown as error:
-                # The same ids again: if the first transaction takes effect after all, this one is refused by it.
+                # The same ids again: if the first transaction takes effect after all, this one is refused.
                 unsure = error
-                continue
             except Unavailable:
                 if unsure is not None:
                     raise unsure from None  # "nothing was accepted" would be more than we know
                 raise
             except IntegrityError:
-                # Another caller made the same unique key, or our own first try these ids, after our look: look again.
+                # Another caller took the unique key, or our own first try these ids, after we looked: look again.
                 if tries == _TRIES - 1:
                     raise
-                continue
-            self._dispatcher.send(made.queued)
-            return answer
+            else:
+                self._dispatcher.send(created.queued)
+                return created
         raise unsure or AssertionError("unreachable: the last try returns or raises")
 
     def plan(self, job: NewJob, loc: tuple[str | int, ...] = ()) -> JobPlan:
@@ -216,7 +182,7 @@ class Jobs:
             steps=tuple(StepPlan(each.name, each.lane, each.required, each.max_attempts) for each in pipeline.steps),
             priority=job.priority,
             run_at=job.run_at,
-            delay=job.delay or 0.0,
+            delay=job.delay,
             expires_in=job.expires_in,
             deadline=job.deadline,
             approval=job.approval,
@@ -416,10 +382,6 @@ class Jobs:
         ]
 
 
-def _seeded(plan: JobPlan, seed: str | None, index: int) -> JobPlan:
-    return plan if seed is None else replace(plan, id=derived_id(seed, index))
-
-
 def _go_on(connection: Connection, job: RowMapping, delay_seconds: float = 0.0) -> Sequence[Dispatch]:
     """Reopen an ended job, and resolve its dead letters; gives back what to send: nothing where it awaits approval."""
     steps = store.fetch_steps(connection, job["id"])
@@ -427,18 +389,6 @@ def _go_on(connection: Connection, job: RowMapping, delay_seconds: float = 0.0) 
     step = approvals.resume(connection, job, first, is_last=first is steps[-1], delay_seconds=delay_seconds)
     dead_letters.resolve_job(connection, job["id"], "replayed")
     return [] if step is None else [step]
-
-
-def _create(
-    connection: Connection,
-    *,
-    account: str,
-    plans: Sequence[JobPlan],
-    again: bool,
-    read: Callable[[Connection, new_jobs.Made], T],
-) -> tuple[new_jobs.Made, T]:
-    made = new_jobs.create(connection, account, plans, again=again)
-    return made, read(connection, made)
 
 
 def _first_unfinished(steps: Sequence[RowMapping]) -> RowMapping:

@@ -21,8 +21,9 @@ from tenants.database import CommitUnknown
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
 from tenants.storable import fault_of
-from tenants.store import circuits, dispatch, outcomes, ownership, provider_backoffs, publications
+from tenants.store import circuits, dispatch, finish_steps, provider_backoffs, publications
 from tenants.store.attempt import REFUSAL_SECONDS, Failure, OwnedAttempt
+from tenants.store.job_store import job_store
 
 from . import metrics
 from .circuits import circuit_policy
@@ -44,6 +45,7 @@ class OutcomeWriter:
 
     def __init__(self, runtime: Runtime) -> None:
         self._database = runtime.database
+        self._store = job_store(runtime.database)
         self._pipelines = runtime.pipelines
         self._dispatcher = runtime.dispatcher
         self._settings_sync = runtime.settings_sync
@@ -101,10 +103,10 @@ class OutcomeWriter:
                 self._complete(owned, outcome.value)
             case Cancelled() if ended_for == "cancel":
                 self._count(owned, "cancelled")
-                self._database.write(lambda connection: outcomes.cancel(connection, owned))
+                self._database.write(lambda connection: finish_steps.cancel(connection, owned))
             case TimedOut() if owned.deadline_seconds is not None and outcome.time_limit < self._limit_of(owned):
                 self._count(owned, "timed_out")
-                self._database.write(lambda connection: outcomes.time_out_job(connection, owned))
+                self._database.write(lambda connection: finish_steps.time_out_job(connection, owned))
             case Signalled(kind="snooze"):
                 delay = (datetime.fromisoformat(outcome.data["until"]) - datetime.now(UTC)).total_seconds()
                 self._wait(owned, "snoozed", _error("snoozed", _reason(outcome)), max(0.0, delay), message)
@@ -134,7 +136,7 @@ class OutcomeWriter:
         return True
 
     def _complete(self, owned: OwnedAttempt, output: Any) -> None:
-        following = ownership.complete(self._database, owned, output)
+        following = self._store.complete(owned, output)
         self._count(owned, "completed")
         if owned.canary:
             self._settings_sync.sync_account(owned.account)  # its circuit is closed
@@ -157,7 +159,7 @@ class OutcomeWriter:
             self._wait(owned, failure.outcome, error, self._backoff(owned) if after is None else after, message)
             return
         following = self._database.write(
-            lambda connection: outcomes.fail(
+            lambda connection: finish_steps.fail(
                 connection,
                 owned,
                 outcome=failure.outcome,
@@ -177,12 +179,12 @@ class OutcomeWriter:
         """Its draft was edited after the approval: the step must await approval again, and the job must not fail."""
         if not owned.needs_approval:
             return False
-        return self._database.write(lambda connection: outcomes.lacks_approval(connection, owned))
+        return self._database.write(lambda connection: finish_steps.lacks_approval(connection, owned))
 
     def _wait(
         self,
         owned: OwnedAttempt,
-        outcome: outcomes.Waiting,
+        outcome: finish_steps.Waiting,
         error: dict[str, Any],
         delay: float,
         message: LeasedMessage,
@@ -190,7 +192,7 @@ class OutcomeWriter:
         handed_back: bool = False,
     ) -> None:
         waits = self._database.write(
-            lambda connection: outcomes.retry(
+            lambda connection: finish_steps.retry(
                 connection,
                 owned,
                 outcome=outcome,

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 
 from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
-from tenants.store import steps
+from tenants.store import attempt
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.events import NewEvent, record
 
@@ -176,11 +176,11 @@ class _Batch:
         if self.left_out:
             lines.append(("warning", f"{self.left_out} log lines were left out: the step wrote faster than is kept"))
         if lines:
-            steps.still_there(connection, owned)
+            attempt.still_there(connection, owned)
             record(connection, *(self._event(level, message) for level, message in lines))
         if self.progress is not None:
             try:
-                steps.progress(connection, owned, *self.progress)
+                attempt.progress(connection, owned, *self.progress)
             except OwnershipLost:
                 self.ownership_lost = True
 

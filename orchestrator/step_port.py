@@ -26,7 +26,7 @@ from tenants.columns import db_now
 from tenants.errors import InvalidInput, OwnershipLost, Unavailable
 from tenants.models import Account, Artifact, Job, new_id
 from tenants.storable import storable_text
-from tenants.store import alerts, provider_backoffs, publications, queues, steps, usage, webhook_deliveries
+from tenants.store import alerts, attempt, provider_backoffs, publications, queues, usage, webhook_deliveries
 from tenants.store.attempt import OwnedAttempt
 
 from .runtime import Runtime
@@ -164,7 +164,7 @@ class StepPort:
 
     def _enter(self, payload: dict[str, Any]) -> None:
         try:
-            self._write(steps.enter)
+            self._write(attempt.enter)
         except Unavailable as error:
             self.enter_failed = str(error)
             raise
@@ -200,7 +200,7 @@ class StepPort:
         }
 
         def work(connection: Connection) -> None:
-            steps.still_there(connection, owned)
+            attempt.still_there(connection, owned)
             connection.execute(insert(artifacts).values(created_at=db_now(), **row))
             usage.add(connection, owned.account, bytes=len(content))
 
@@ -214,7 +214,7 @@ class StepPort:
         tokens = int(payload.get("tokens_in", 0)) + int(payload.get("tokens_out", 0))
 
         def work(connection: Connection) -> None:
-            steps.still_there(connection, self._owned)
+            attempt.still_there(connection, self._owned)
             usage.add(connection, self._owned.account, tokens=tokens)
             provider_backoffs.accepted(connection, text_model_scope(self._settings))
 
@@ -249,7 +249,7 @@ class StepPort:
         expires_at = datetime.fromisoformat(expires) if expires else None
 
         def work(connection: Connection) -> None:
-            steps.still_owned(connection, self._owned)
+            attempt.still_owned(connection, self._owned)
             self._runtime.sessions.save(connection, self._owned.account, storage_state=state, expires_at=expires_at)
 
         self._database.write(work)
@@ -259,7 +259,7 @@ class StepPort:
         owned, reason = self._owned, storable_text(str(payload["reason"]))[:500]
 
         def work(connection: Connection) -> None:
-            steps.still_owned(connection, owned)
+            attempt.still_owned(connection, owned)
             self._runtime.sessions.require_login(connection, owned.account, reason)
             queues.pause_for_login(connection, owned.lane, owned.account)
             details = {"lane": owned.lane, "pipeline": owned.pipeline, "step": owned.name, "job_id": owned.job_id}

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from sqlalchemy import Connection, RowMapping
 
 from tenants.errors import OwnershipLost
-from tenants.store import lane_moves, outcomes
+from tenants.store import finish_steps, lane_moves
 from tenants.store import workers as store
 
 from .. import metrics
@@ -77,7 +77,7 @@ class Rescuer:
             hint = OUTCOME_UNKNOWN_HINT if self._is_irreversible(step) else None
 
             def take(connection: Connection, step: RowMapping = step, hint: str | None = hint) -> None:
-                outcomes.lose(connection, step["id"], step["run_token"], unless_known=hint, circuit=circuit)
+                finish_steps.lose(connection, step["id"], step["run_token"], unless_known=hint, circuit=circuit)
 
             try:
                 database.write(take)
@@ -86,7 +86,7 @@ class Rescuer:
             metrics.LOST_ATTEMPTS.inc()
             log.warning("step %s was taken from worker %s", step["id"], step["worker_id"])
             taken.append(step["id"])
-            if circuit is not None and step["lost"] >= outcomes.LOST_BUDGET:
+            if circuit is not None and step["lost"] >= finish_steps.LOST_BUDGET:
                 self._runtime.settings_sync.sync_account(step["account"])  # it may have opened a circuit
         return taken
 

@@ -3,8 +3,8 @@
 Invariants
 - `jobs.approved_version` names what was approved: a `content_version` of the job's draft, or `NO_DRAFT` when the job
   had none. An edit raises `content_version`, so an approval never covers a later text.
-- Every statement that would queue the last step, start it or publish checks `is_missing`: the start (`steps`), an
-  attempt that waits for its next try (`outcomes`), a job that is resumed (`resume`), and the write of `started`
+- Every statement that would queue the last step, start it or publish checks `is_missing`: the start (`start_steps`), an
+  attempt that waits for its next try (`finish_steps`), a job that is resumed (`resume`), and the write of `started`
   (`publications`).
 - A `discarded` draft is not published: its job has ended, and `resume` reverts the rejection before the job can wait
   for approval again.

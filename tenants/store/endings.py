@@ -61,7 +61,10 @@ def end(
             )
             .values(status="cancelled", finished_at=db_now(), due_at=None)
         )
-    if status in ("cancelled", "timed_out"):  # its publish may wait for the target to settle; `outcomes` sees to others
+    if status in (
+        "cancelled",
+        "timed_out",
+    ):  # the target may still settle a publish; `finish_steps` handles others
         unknown_outcomes.mark_unknown(connection, [job["id"]], f"the job was ended as {status} before anybody looked")
     record(connection, NewEvent(job["account"], job["id"], "status", {"status": status}))
     # Nothing is sent here: the caller may still write, and the dispatcher loop finds the delivery within a second.

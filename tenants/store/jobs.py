@@ -1,6 +1,6 @@
 """Jobs read by id, and held while one is steered.
 
-They are made in `new_jobs`, listed in `job_lists` and ended in `endings`; their steps' life is in `steps`.
+They are created in `create_jobs`, listed in `job_lists` and ended in `endings`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Drafts as steps write them, and the publication ledger: intent → started → confirmed | unknown.
 
-Every write is made by a running attempt that still owns its step (`steps.still_owned`, in the same transaction), so a
+Every write is made by a running attempt that still owns its step (`attempt.still_owned`, in the same transaction), so a
 worker that was given up for dead cannot start a publish: that is the fence just before the irreversible call.
 """
 
@@ -17,9 +17,8 @@ from ..columns import db_now, seconds_since
 from ..errors import DraftChanged, NotFound, PublicationNotUnknown
 from ..models import Attempt, Draft, Publication, new_id
 from . import approvals, unknown_outcomes, usage
-from .attempt import OwnedAttempt
+from .attempt import OwnedAttempt, still_owned
 from .listings import fetch_one
-from .steps import still_owned
 
 log = logging.getLogger(__name__)
 

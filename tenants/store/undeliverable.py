@@ -20,10 +20,10 @@ from sqlalchemy import Connection, insert, select
 from ..columns import db_now
 from ..models import DeadLetter, Step
 from ..storable import fault_of, storable_text
-from . import alerts, outcomes
+from . import alerts, finish_steps
 from .dispatch import Dispatch
 from .jobs import FINISHED
-from .steps import load, owned_of
+from .start_steps import attempt_of, load
 
 letters, steps = DeadLetter.__table__, Step.__table__
 
@@ -75,10 +75,10 @@ def record(connection: Connection, dead: UndeliverableMessage) -> Recorded:
     if found is None or (found["lane"], found["account"]) != (dead.lane, dead.account):
         _insert_letter_without_job(connection, dead, letter_id, error, message)
         return Recorded()
-    if found["status"] not in ("queued", "retrying") or found["job__status"] in FINISHED:
+    if found["status"] not in ("queued", "retrying") or found["job_status"] in FINISHED:
         return Recorded()
-    waiting = owned_of(found, found["run_token"], found["attempt"], {})
-    following = outcomes.fail_waiting(connection, waiting, error=error, message=message, letter_id=letter_id)
+    waiting = attempt_of(found)
+    following = finish_steps.fail_waiting(connection, waiting, error=error, message=message, letter_id=letter_id)
     return Recorded(waiting.job_id, following)
 
 

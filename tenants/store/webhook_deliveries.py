@@ -13,9 +13,9 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, exists, or_, selec
 from ..columns import db_now
 from ..models import Attempt, DeadLetter, Job, Step
 from ..webhooks import LANE, MAX_ATTEMPTS, PIPELINE, STEP
-from . import new_jobs
+from . import create_jobs
+from .create_jobs import JobPlan, StepPlan
 from .dispatch import Dispatch
-from .new_jobs import JobPlan, StepPlan
 
 jobs, steps, attempts, letters = Job.__table__, Step.__table__, Attempt.__table__, DeadLetter.__table__
 _deliveries = jobs.alias("deliveries")
@@ -40,7 +40,7 @@ def enqueue(connection: Connection, ended: Sequence[Mapping[Any, Any]]) -> list[
             steps=_STEPS,
             ended_job_id=job["id"],
         )
-        made = new_jobs.insert(connection, job["account"], [(plan.id, plan)], now)
+        made = create_jobs.insert(connection, job["account"], [plan], now)
         queued += [Dispatch.of(step) for step in made[plan.id].steps]
     return queued
 

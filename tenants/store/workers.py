@@ -100,7 +100,7 @@ def declare_dead(connection: Connection) -> list[str]:
 
 
 def abandoned_steps(connection: Connection, *, limit: int = 500) -> Sequence[RowMapping]:
-    """Running steps whose worker is stopped or unknown, for `outcomes.lose`.
+    """Running steps whose worker is stopped or unknown, for `finish_steps.lose`.
 
     The state decides, not who was just declared dead, so a later run finds what a killed rescuer left.
     """

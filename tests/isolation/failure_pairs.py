@@ -34,8 +34,9 @@ from orchestrator.isolation.process_tree import ProcessId, end_tree, identify, i
 from tenants.database import Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.models import Attempt, Worker
-from tenants.store import ownership, workers
+from tenants.store import workers
 from tenants.store.attempt import OwnedAttempt
+from tenants.store.job_store import job_store
 
 from .paired_worker import database_url, named, run_control_plane, run_worker, take_from_the_dead
 
@@ -276,7 +277,7 @@ class Table:
             return
         with contextlib.suppress(OwnershipLost, Unavailable):  # the row's control plane was faster, or holds the turn
             take_from_the_dead(database)
-            started = ownership.start(database, row.step_id, worker_id="another", slot=0)
+            started = job_store(database).start(row.step_id, worker_id="another", slot=0)
             if isinstance(started, OwnedAttempt):
                 row.given_away_at = _earliest(database, row.step_id)
                 database.close()

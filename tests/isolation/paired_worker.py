@@ -24,9 +24,10 @@ from orchestrator.sandbox import Sandbox
 from orchestrator.worker import WORKER_GRACE_SECONDS
 from tenants.database import Database
 from tenants.errors import OwnershipLost, Unavailable
-from tenants.store import new_jobs, outcomes, ownership, workers
+from tenants.store import create_jobs, finish_steps, workers
 from tenants.store.attempt import OwnedAttempt
-from tenants.store.new_jobs import JobPlan, StepPlan
+from tenants.store.create_jobs import JobPlan, StepPlan
+from tenants.store.job_store import job_store
 
 STEPS = "tests.isolation.misbehaving_steps"
 WORKER = "attacked"
@@ -89,7 +90,7 @@ def run_worker(folder: Path, gate: int, told: int, limit_seconds: float) -> NoRe
     seen_gone_at = None if any(is_running(each) for each in of_step) else time.time()
     error = {"code": "lost", "message": "it was ended"}
     try:
-        database.write(lambda c: outcomes.retry(c, owned, outcome="lost", error=error, delay_seconds=0.0))
+        database.write(lambda c: finish_steps.retry(c, owned, outcome="lost", error=error, delay_seconds=0.0))
         say("outcome", kind=type(outcome).__name__, seen_gone_at=seen_gone_at)
     except OwnershipLost:
         say("outcome", kind="refused", seen_gone_at=seen_gone_at)
@@ -111,8 +112,8 @@ class _OneStep:
 
 def _start_new_step(database: Database) -> OwnedAttempt:
     plan = JobPlan(pipeline="blog", input={"topic": "x"}, steps=(StepPlan("generate", "generate", True, 3),))
-    made = database.write(lambda c: new_jobs.create(c, "acme", [plan]))
-    owned = ownership.start(database, made.queued[0].id, worker_id=WORKER, slot=0)
+    made = database.write(lambda c: create_jobs.create(c, "acme", [plan]))
+    owned = job_store(database).start(made.queued[0].id, worker_id=WORKER, slot=0)
     assert isinstance(owned, OwnedAttempt), owned
     return owned
 
@@ -141,4 +142,4 @@ def take_from_the_dead(database: Database) -> None:
     """What the rescuer does. Raises OwnershipLost where another one was faster, Unavailable for a busy database."""
     database.write(workers.declare_dead)
     for step in database.read(workers.abandoned_steps):
-        database.write(lambda c, step=step: outcomes.lose(c, step["id"], step["run_token"]))  # type: ignore[misc]
+        database.write(lambda c, step=step: finish_steps.lose(c, step["id"], step["run_token"]))  # type: ignore[misc]

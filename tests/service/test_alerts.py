@@ -20,9 +20,10 @@ from orchestrator.loops.settings_sync import SettingsSyncLoop
 from orchestrator.runtime import Runtime
 from tenants.columns import db_now
 from tenants.models import Alert, AlertHour, TenantQueue
-from tenants.store import alerts, circuits, new_jobs, outcomes, ownership, queues, workers
+from tenants.store import alerts, circuits, create_jobs, finish_steps, queues, workers
 from tenants.store.attempt import OwnedAttempt
-from tenants.store.new_jobs import JobPlan, StepPlan
+from tenants.store.create_jobs import JobPlan, StepPlan
+from tenants.store.job_store import job_store
 from tests.ports import step_port
 from tests.service.alert_receiver import SECRET, Receiver
 
@@ -172,15 +173,17 @@ def fail(runtime: Runtime, *, message: str, code: str) -> OwnedAttempt:
     """A job whose step ends for good, moved by the store as a worker would."""
     database = runtime.database
     plan = JobPlan(pipeline="quick", input={}, steps=(StepPlan("quick", "quick", True, 1),))
-    made = database.write(lambda c: new_jobs.create(c, "acme", [plan]))
+    made = database.write(lambda c: create_jobs.create(c, "acme", [plan]))
     known = [row["id"] for row in database.read(workers.live)]
     if "w" not in known:
         database.write(lambda c: workers.register(c, id="w", host="h", pid=1, lanes=["quick"], threads=1))
-    owned = ownership.start(database, made.queued[0].id, worker_id="w", slot=0)
+    owned = job_store(database).start(made.queued[0].id, worker_id="w", slot=0)
     assert isinstance(owned, OwnedAttempt)
     error = {"code": code, "message": message}
     database.write(
-        lambda c: outcomes.fail(c, owned, outcome="failed", error=error, traceback=message, message={"args": [message]})
+        lambda c: finish_steps.fail(
+            c, owned, outcome="failed", error=error, traceback=message, message={"args": [message]}
+        )
     )
     return owned
 
@@ -230,10 +233,10 @@ def test_login_required_does_not_take_an_operators_pause_away(planes: Callable[.
 def owned_step(runtime: Runtime) -> OwnedAttempt:
     database = runtime.database
     plan = JobPlan(pipeline="quick", input={}, steps=(StepPlan("quick", "quick", True, 1),))
-    made = database.write(lambda c: new_jobs.create(c, "acme", [plan]))
+    made = database.write(lambda c: create_jobs.create(c, "acme", [plan]))
     runtime.dispatcher.send(made.queued)
     database.write(lambda c: workers.register(c, id="w", host="h", pid=1, lanes=["quick"], threads=1))
-    owned = ownership.start(database, made.queued[0].id, worker_id="w", slot=0)
+    owned = job_store(database).start(made.queued[0].id, worker_id="w", slot=0)
     assert isinstance(owned, OwnedAttempt)
     return owned
 

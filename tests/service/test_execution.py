@@ -19,7 +19,7 @@ from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
 from tenants.database import CommitUnknown, Database
 from tenants.errors import Unavailable
-from tenants.store import outcomes, workers
+from tenants.store import finish_steps, workers
 from tenants.store.jobs import fetch_steps
 
 from .conftest import make_service
@@ -39,17 +39,8 @@ class Unlucky(Database):
     def write(self, work: Any) -> Any:
         return self._count(lambda: Database.write(self, work))
 
-    def run_one(self, statement: str, parameters: Any) -> Any:
-        return self._count(lambda: Database.run_one(self, statement, parameters))
-
-    def run_together(self, statement_for: Any, item: Any) -> Any:
-        return self._count(lambda: Database.run_together(self, statement_for, item))
-
-    def run_on_sqlite(self, work: Any) -> Any:
-        return self._count(lambda: Database.run_on_sqlite(self, work))
-
-    def run_together_on_sqlite(self, run_all: Any, item: Any) -> Any:
-        return self._count(lambda: Database.run_together_on_sqlite(self, run_all, item))
+    def batch(self, run_all: Any, item: Any) -> Any:
+        return self._count(lambda: Database.batch(self, run_all, item))
 
     def _count(self, run: Callable[[], Any]) -> Any:
         self.writes += 1
@@ -158,7 +149,7 @@ def test_a_late_result_is_refused_logged_and_counted(stand: Stand, caplog: pytes
 
         def work(connection: Connection) -> None:
             step = fetch_steps(connection, job_id)[0]
-            outcomes.lose(connection, step["id"], step["run_token"])
+            finish_steps.lose(connection, step["id"], step["run_token"])
 
         stand.runtime.database.write(work)
 

@@ -24,9 +24,10 @@ from orchestrator.loops.settings_sync import SettingsSyncLoop
 from orchestrator.runtime import Runtime
 from tenants.columns import db_now
 from tenants.models import Account, Step, Worker
-from tenants.store import dispatch, ownership, workers
+from tenants.store import dispatch, workers
 from tenants.store.accounts import ensure_account
 from tenants.store.attempt import OwnedAttempt, Refused
+from tenants.store.job_store import job_store
 from tests.queues.damage import Damage, How
 from tests.queues.lanes import Hand, Lease
 
@@ -117,7 +118,7 @@ class LostKeys(RuleBasedStateMachine):
     def take(self, hand: Hand, number: int) -> int:
         claimed = hand.claim(number)
         for lease in claimed:
-            started = ownership.start(self.world.runtime.database, lease.id, worker_id=hand.worker[:2], slot=lease.slot)
+            started = job_store(self.world.runtime.database).start(lease.id, worker_id=hand.worker[:2], slot=lease.slot)
             if isinstance(started, OwnedAttempt):
                 self.running.append((hand, lease, started))
             elif isinstance(started, Refused):
@@ -131,7 +132,7 @@ class LostKeys(RuleBasedStateMachine):
     @rule(which=numbers)
     def finish(self, which: int) -> None:
         for hand, lease, owned in self.running[which % max(1, len(self.running)) :][:1]:
-            ownership.complete(self.world.runtime.database, owned, {})
+            job_store(self.world.runtime.database).complete(owned, {})
             hand.settle(lease)
             self.running.remove((hand, lease, owned))
 

@@ -15,8 +15,9 @@ from orchestrator.loops.pruner import Pruner
 from orchestrator.runtime import Runtime
 from tenants.columns import db_now
 from tenants.models import Artifact, Attempt, Event, IdempotencyKey, Job, Step
-from tenants.store import idempotency, ownership, workers
+from tenants.store import idempotency, workers
 from tenants.store.attempt import OwnedAttempt
+from tenants.store.job_store import job_store
 from tests.ports import step_port
 
 from .conftest import make_service
@@ -38,12 +39,12 @@ def runtime(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Runti
 def completed(runtime: Runtime, account: str) -> str:
     """A job that ran and left an artifact behind."""
     job, _ = runtime.jobs.create(account, NewJob("quick", {"do": "return"}, callback_url="https://there.example/"))
-    owned = ownership.start(runtime.database, job["steps"][0]["id"], worker_id="w", slot=0)
+    owned = job_store(runtime.database).start(job["steps"][0]["id"], worker_id="w", slot=0)
     assert isinstance(owned, OwnedAttempt)
     port = step_port(runtime, owned)
     data = base64.b64encode(b"picture").decode()
     port.call("artifact.save", {"name": "a.png", "content_type": "image/png", "data": data})
-    ownership.complete(runtime.database, owned, {})
+    job_store(runtime.database).complete(owned, {})
     return str(job["id"])
 
 

@@ -20,7 +20,7 @@ from tenants.columns import db_now
 from tenants.models import Account, Worker
 from tenants.queues import QueueLimits
 from tenants.queues.keys import LAYOUT
-from tenants.store import meta, queues, steps, workers
+from tenants.store import meta, queues, start_steps, workers
 from tenants.store.accounts import ensure_account
 from tenants.store.dispatch import Dispatch
 from tenants.store.job_lists import JobFilter
@@ -65,7 +65,7 @@ def message(runtime: Runtime, step_id: str, account: str = "acme", lane: str = L
 
 
 def start(runtime: Runtime, step_id: str, worker_id: str) -> None:
-    runtime.database.write(lambda c: steps.start(c, step_id, worker_id=worker_id, slot=0))
+    runtime.database.write(lambda c: start_steps.start(c, step_id, worker_id=worker_id, slot=0))
 
 
 def counts(runtime: Runtime) -> tuple[int, int, int]:

@@ -17,8 +17,9 @@ from orchestrator.step_journal import JournalWriter, StepJournal
 from tenants.database import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.models import Event, Job
-from tenants.store import outcomes, ownership, workers
+from tenants.store import finish_steps, workers
 from tenants.store.attempt import OwnedAttempt
+from tenants.store.job_store import job_store
 from tests.ports import step_port
 
 from .conftest import Service, make_service
@@ -67,7 +68,7 @@ def database(migrated_url: str) -> Iterator[Watched]:
 @pytest.fixture
 def owned(runtime: Runtime) -> OwnedAttempt:
     job, _ = runtime.jobs.create("acme", NewJob("quick", {"do": "return"}))
-    started = ownership.start(runtime.database, job["steps"][0]["id"], worker_id="w", slot=0)
+    started = job_store(runtime.database).start(job["steps"][0]["id"], worker_id="w", slot=0)
     assert isinstance(started, OwnedAttempt)
     return started
 
@@ -175,7 +176,7 @@ def test_an_attempt_that_lost_its_step_leaves_its_lines_and_no_progress(
 ) -> None:
     journal = StepJournal(owned, database)
     port = step_port(runtime, owned, journal=journal)
-    runtime.database.write(lambda c: outcomes.lose(c, owned.step_id, owned.run_token))
+    runtime.database.write(lambda c: finish_steps.lose(c, owned.step_id, owned.run_token))
     port.send("log", {"level": "info", "message": "the last line"})
     port.send("progress", {"percent": 70, "note": "late"})
     journal.flush()

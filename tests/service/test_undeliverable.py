@@ -23,7 +23,7 @@ from orchestrator.runtime import Runtime
 from tenants.columns import db_now
 from tenants.models import Worker
 from tenants.queues import Entry, QueueLimits
-from tenants.store import dead_letters, outcomes, steps, undeliverable, workers
+from tenants.store import dead_letters, finish_steps, start_steps, undeliverable, workers
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.dead_letters import LetterFilter
 from tenants.store.dispatch import Dispatch
@@ -132,9 +132,9 @@ def test_a_buried_best_effort_step_lets_the_job_go_on(runtime: Runtime) -> None:
 
     def run_the_first(connection: Connection) -> Any:
         workers.register(connection, id="w", host="here", pid=1, lanes=[LANE], threads=1)
-        owned = steps.start(connection, first, worker_id="w", slot=0)
+        owned = start_steps.start(connection, first, worker_id="w", slot=0)
         assert isinstance(owned, OwnedAttempt)
-        return outcomes.complete(connection, owned, {"done": 1})
+        return finish_steps.complete(connection, owned, {"done": 1})
 
     assert runtime.database.write(run_the_first).id == second["id"]
     burial = UndeliverableMessage(second["lane"], "acme", second["id"], "1", datetime.now(UTC), "undecodable", b"\xff")
@@ -180,19 +180,19 @@ def test_a_step_that_kills_its_workers_ends_as_a_dead_letter(runtime: Runtime) -
     """Redis sets no bound to deliveries under onelane: SQL counts, and its end is a dead letter too."""
     job_id, step_id = make(runtime)
     assert runtime.broker.queues_admin.describe(LANE, "acme").limits == QueueLimits()  # type: ignore[union-attr]
-    for number in range(outcomes.LOST_BUDGET + 1):
+    for number in range(finish_steps.LOST_BUDGET + 1):
         assert runtime.jobs.get(job_id)["status"] == "queued"
 
         def start_and_die(connection: Connection, name: str = f"w{number}") -> None:
             workers.register(connection, id=name, host="here", pid=1, lanes=[LANE], threads=1)
-            assert isinstance(steps.start(connection, step_id, worker_id=name, slot=0), OwnedAttempt)
+            assert isinstance(start_steps.start(connection, step_id, worker_id=name, slot=0), OwnedAttempt)
             connection.execute(update(Worker.__table__).values(heartbeat_at=db_now(-60)))
 
         runtime.database.write(start_and_die)
         assert Rescuer(runtime).rescue() == [step_id]
     job = runtime.jobs.get(job_id)
     assert (job["status"], job["error"]["code"]) == ("failed", "lost")
-    assert [each["outcome"] for each in job["steps"][0]["attempts"]] == ["lost"] * (outcomes.LOST_BUDGET + 1)
+    assert [each["outcome"] for each in job["steps"][0]["attempts"]] == ["lost"] * (finish_steps.LOST_BUDGET + 1)
     (letter,) = letters(runtime)
     assert (letter["job_id"], letter["error_code"]) == (job_id, "lost")
     runtime.jobs.retry(job_id)

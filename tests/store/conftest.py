@@ -11,11 +11,12 @@ from sqlalchemy import Connection, update
 from tenants.columns import db_now
 from tenants.database import Database
 from tenants.models import Account, Worker
-from tenants.store import jobs, new_jobs, outcomes, ownership, workers
+from tenants.store import create_jobs, finish_steps, jobs, workers
 from tenants.store.accounts import ensure_account
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
+from tenants.store.create_jobs import JobPlan, StepPlan
 from tenants.store.dispatch import Dispatch
-from tenants.store.new_jobs import JobPlan, StepPlan
+from tenants.store.job_store import job_store
 
 TWO_STEPS = (StepPlan("generate", "generate", True, 3), StepPlan("publish", "publish", True, 3))
 
@@ -40,15 +41,17 @@ class Bench:
     def make(self, account: str = "acme", steps: tuple[StepPlan, ...] = TWO_STEPS, **plan: Any) -> tuple[str, Dispatch]:
         """A job with its first step queued: the job's id and that step."""
         made = self.write(
-            lambda c: new_jobs.create(c, account, [JobPlan(pipeline="blog", input={"topic": "x"}, steps=steps, **plan)])
+            lambda c: create_jobs.create(
+                c, account, [JobPlan(pipeline="blog", input={"topic": "x"}, steps=steps, **plan)]
+            )
         )
         return made.ids[0], made.queued[0]
 
     def start(self, step_id: str, slot: int = 0, worker: str = "w1") -> OwnedAttempt | Refused | NotRunnable:
-        return ownership.start(self.database, step_id, worker_id=worker, slot=slot)
+        return job_store(self.database).start(step_id, worker_id=worker, slot=slot)
 
     def complete(self, owned: OwnedAttempt, output: dict[str, Any]) -> Dispatch | None:
-        return ownership.complete(self.database, owned, output)
+        return job_store(self.database).complete(owned, output)
 
     def own(self, step_id: str, slot: int = 0, worker: str = "w1") -> OwnedAttempt:
         started = self.start(step_id, slot, worker)
@@ -67,7 +70,7 @@ class Bench:
     def lose(self, connection: Connection, job_id: str, position: int) -> None:
         """Take the step from its worker as a rescuer would, by what the row says now."""
         step = jobs.fetch_steps(connection, job_id)[position]
-        outcomes.lose(connection, step["id"], step["run_token"])
+        finish_steps.lose(connection, step["id"], step["run_token"])
 
     def limit(self, account: str, limits: dict[str, Any]) -> None:
         def work(connection: Connection) -> None:

@@ -13,9 +13,9 @@ from sqlalchemy import Connection, delete, select, update
 from tenants.columns import db_now
 from tenants.database import Database
 from tenants.models import Alert, AlertHour
-from tenants.store import alerts, outcomes, publications, undeliverable
+from tenants.store import alerts, finish_steps, publications, undeliverable
 from tenants.store.alerts import Message
-from tenants.store.new_jobs import StepPlan
+from tenants.store.create_jobs import StepPlan
 from tenants.store.undeliverable import UndeliverableMessage
 
 from .conftest import Bench
@@ -82,7 +82,9 @@ def fail(bench: Bench, code: str = "publish_failed", account: str = "acme") -> s
     job_id, step = bench.make(account, steps=ONE_STEP)
     owned = bench.own(step.id)
     error = {"code": code, "message": f"the target said {SECRET}"}
-    bench.write(lambda c: outcomes.fail(c, owned, outcome="failed", error=error, traceback=SECRET, message={"a": 1}))
+    bench.write(
+        lambda c: finish_steps.fail(c, owned, outcome="failed", error=error, traceback=SECRET, message={"a": 1})
+    )
     return job_id
 
 
@@ -108,7 +110,7 @@ def test_a_transaction_that_fails_leaves_no_alert(bench: Bench, watch: Watch) ->
 
     def work(c: Connection) -> None:
         error = {"code": "internal", "message": ""}
-        outcomes.fail(c, owned, outcome="failed", error=error, traceback=None, message={})
+        finish_steps.fail(c, owned, outcome="failed", error=error, traceback=None, message={})
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -131,7 +133,7 @@ def test_an_unknown_outcome_is_told_once_whoever_saw_it(bench: Bench, watch: Wat
     bench.write(lambda c: publications.started(c, owned, 1))
     bench.write(lambda c: publications.unknown(c, owned, SECRET))
     error = {"code": "outcome_unknown", "message": SECRET}
-    bench.write(lambda c: outcomes.fail(c, owned, outcome="failed", error=error, traceback=None, message={}))
+    bench.write(lambda c: finish_steps.fail(c, owned, outcome="failed", error=error, traceback=None, message={}))
     (row,) = watch.rows()
     assert (row.kind, row.occurrences) == ("needs_review", 1)
     assert (row.details["job_id"], row.details["publication_id"]) == (job_id, entry["id"])
@@ -144,7 +146,7 @@ def test_a_job_that_ends_with_a_publish_started_is_told(bench: Bench, watch: Wat
     bench.write(lambda c: publications.create_draft(c, owned, title="t", body="b", tags=[]))
     bench.write(lambda c: publications.open_entry(c, owned, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: publications.started(c, owned, 1))
-    bench.write(lambda c: outcomes.cancel(c, owned))
+    bench.write(lambda c: finish_steps.cancel(c, owned))
     assert [row.kind for row in watch.rows()] == ["needs_review"]
 
 

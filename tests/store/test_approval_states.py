@@ -33,16 +33,16 @@ from tenants.store import (
     accounts,
     bulk_cancel,
     clock,
+    create_jobs,
     dead_letters,
     drafts,
-    new_jobs,
-    outcomes,
+    finish_steps,
     publications,
     queues,
     undeliverable,
 )
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
-from tenants.store.new_jobs import JobPlan, StepPlan
+from tenants.store.create_jobs import JobPlan, StepPlan
 
 from .approval_model import Answer, JobModel
 from .approval_model import Step as StepModel
@@ -181,7 +181,7 @@ class Machine(RuleBasedStateMachine):
         names = KINDS[kind]
         plans = tuple(StepPlan(name, name, name != "extra", 3) for name in names)
         plan = JobPlan("blog", {}, plans, approval=approval, deadline=3600.0, expires_in=3600.0)
-        made = self.bench.write(lambda c: new_jobs.create(c, self.account, [plan]))
+        made = self.bench.write(lambda c: create_jobs.create(c, self.account, [plan]))
         self.job_id = made.ids[0]
         self.step_ids = [step["id"] for step in made.rows[self.job_id].steps]
         self.model = JobModel([StepModel(name, name != "extra") for name in names], approval)
@@ -257,28 +257,28 @@ class Machine(RuleBasedStateMachine):
     def try_again_later(self, outcome: Any) -> None:
         wanted = self.model.wait(outcome)
         owned = self.owned
-        waits = self.write(lambda c: outcomes.retry(c, owned, outcome=outcome, error=ERROR, delay_seconds=0))
+        waits = self.write(lambda c: finish_steps.retry(c, owned, outcome=outcome, error=ERROR, delay_seconds=0))
         assert waits is (wanted == "waits")
 
     def fail(self, outcome: Any) -> None:
         self.model.fail(outcome)
         owned = self.owned
-        self.write(lambda c: outcomes.fail(c, owned, outcome=outcome, error=ERROR, traceback=None, message={}))
+        self.write(lambda c: finish_steps.fail(c, owned, outcome=outcome, error=ERROR, traceback=None, message={}))
 
     def lose(self, handed_back: bool) -> None:
         self.model.lose(handed_back=handed_back)
         owned = self.owned
-        self.write(lambda c: outcomes.lose(c, owned.step_id, owned.run_token, handed_back=handed_back))
+        self.write(lambda c: finish_steps.lose(c, owned.step_id, owned.run_token, handed_back=handed_back))
 
     def kill(self) -> None:
         self.model.end_running("cancelled")
         owned = self.owned
-        self.write(lambda c: outcomes.cancel(c, owned))
+        self.write(lambda c: finish_steps.cancel(c, owned))
 
     def run_into_the_deadline(self) -> None:
         self.model.end_running("timed_out")
         owned = self.owned
-        self.write(lambda c: outcomes.time_out_job(c, owned))
+        self.write(lambda c: finish_steps.time_out_job(c, owned))
 
     def bury(self, number: int) -> None:
         number %= len(self.step_ids)

@@ -10,10 +10,10 @@ from sqlalchemy import Connection, select
 
 from tenants.database import Database
 from tenants.models import Event, Job, Step
-from tenants.store import new_jobs
+from tenants.store import create_jobs
 from tenants.store.accounts import ensure_account
 from tenants.store.bulk import MANY
-from tenants.store.new_jobs import JobPlan, StepPlan
+from tenants.store.create_jobs import JobPlan, StepPlan
 
 STEPS = (StepPlan("generate", "generate", True, 3), StepPlan("publish", "publish", False, 1))
 LATER = datetime.now(UTC).replace(microsecond=120_000) + timedelta(days=1)
@@ -49,7 +49,7 @@ def test_rows_are_the_same_few_or_many_at_once(database: Database) -> None:
                 for at in range(made, made + number)
                 for odd in [ODD_PLANS[at % len(ODD_PLANS)]]
             ]
-            new_jobs.create(connection, account, wanted)
+            create_jobs.create(connection, account, wanted)
             made += number
 
     for account, number in (("few", 1), ("many", 2 * MANY)):
@@ -66,19 +66,19 @@ def test_each_row_of_many_gets_its_own_time_and_number(database: Database) -> No
     plans = [
         JobPlan(pipeline="blog", input={}, steps=STEPS, run_at=LATER + timedelta(hours=n)) for n in range(2 * MANY)
     ]
-    made = database.write(lambda connection: new_jobs.create(connection, "acme", plans))
+    made = database.write(lambda connection: create_jobs.create(connection, "acme", plans))
     jobs = Job.__table__
     rows = database.read(lambda c: c.execute(select(jobs.c.id, jobs.c.seq, jobs.c.run_at).order_by(jobs.c.seq)).all())
     assert [(row.id, row.run_at) for row in rows] == [(plan.id, plan.run_at) for plan in plans]
-    assert {row.id: row.seq for row in rows} == {job_id: made.rows[job_id].job["seq"] for job_id in made.ids}
+    assert {row.id: row.seq for row in rows} == {rows.job["id"]: rows.job["seq"] for rows in made.jobs}
 
 
 @pytest.mark.parametrize("number", [1, MANY, 3 * MANY])
 def test_what_is_made_second_is_numbered_after_what_was_first(database: Database, number: int) -> None:
     def sequences() -> list[int]:
         plans = [JobPlan(pipeline="blog", input={}, steps=STEPS) for _ in range(number)]
-        made = database.write(lambda connection: new_jobs.create(connection, "acme", plans))
-        return [int(made.rows[job_id].job["seq"]) for job_id in made.ids]
+        made = database.write(lambda connection: create_jobs.create(connection, "acme", plans))
+        return [int(rows.job["seq"]) for rows in made.jobs]
 
     first, second = sequences(), sequences()
     assert first == sorted(set(first))

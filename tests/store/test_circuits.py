@@ -17,11 +17,12 @@ from tenants import webhooks
 from tenants.columns import db_now
 from tenants.models import Alert, Circuit, new_id
 from tenants.postgres_statements import PreparedStatements
-from tenants.store import circuits, endings, outcomes, ownership
+from tenants.store import circuits, endings, finish_steps
 from tenants.store import settings as store_settings
 from tenants.store.attempt import OwnedAttempt, Refused
 from tenants.store.circuits import CircuitPolicy
-from tenants.store.new_jobs import StepPlan
+from tenants.store.create_jobs import StepPlan
+from tenants.store.job_store import job_store
 
 from .conftest import Bench
 
@@ -54,14 +55,14 @@ class Breaker:
         mine = owned or self.own()
         error = {"code": code, "message": "no"}
         self.bench.write(
-            lambda c: outcomes.fail(
+            lambda c: finish_steps.fail(
                 c, mine, outcome="failed", error=error, traceback=None, message={}, circuit=self.policy
             )
         )
 
     def retry(self, owned: OwnedAttempt, outcome: Any = "failed") -> None:
         self.bench.write(
-            lambda c: outcomes.retry(c, owned, outcome=outcome, error=ERROR, delay_seconds=0.0, circuit=self.policy)
+            lambda c: finish_steps.retry(c, owned, outcome=outcome, error=ERROR, delay_seconds=0.0, circuit=self.policy)
         )
         self.bench.write(lambda c: endings.end(c, owned.job, "cancelled"))  # nothing of it is left waiting
 
@@ -142,12 +143,12 @@ def test_a_success_that_ends_its_job_with_a_call_does_so_too(breaker: Breaker, b
 
 def cancelled(breaker: Breaker) -> None:
     owned = breaker.own()
-    breaker.bench.write(lambda c: outcomes.cancel(c, owned))
+    breaker.bench.write(lambda c: finish_steps.cancel(c, owned))
 
 
 def past_its_deadline(breaker: Breaker) -> None:
     owned = breaker.own()
-    breaker.bench.write(lambda c: outcomes.time_out_job(c, owned))
+    breaker.bench.write(lambda c: finish_steps.time_out_job(c, owned))
 
 
 #: Ends that are no failures of the queue.
@@ -174,7 +175,7 @@ def test_without_a_policy_nothing_is_counted(bench: Bench, breaker: Breaker) -> 
     for _ in range(9):
         owned = breaker.own()
         bench.write(
-            lambda c, owned=owned: outcomes.fail(  # type: ignore[misc]
+            lambda c, owned=owned: finish_steps.fail(  # type: ignore[misc]
                 c, owned, outcome="failed", error=ERROR, traceback=None, message={}
             )
         )
@@ -289,10 +290,10 @@ def test_a_step_that_completes_pays_nothing(bench: Bench, breaker: Breaker, monk
     else:
         pool = bench.database.engine.pool
         event.listen(pool, "checkout", lambda connection, *_: connection.set_trace_callback(said.append))
-    owned = ownership.start(bench.database, step.id, worker_id="w1", slot=0)
+    owned = job_store(bench.database).start(step.id, worker_id="w1", slot=0)
     assert isinstance(owned, OwnedAttempt)
     starts = len(said)
-    ownership.complete(bench.database, owned, {})
+    job_store(bench.database).complete(owned, {})
     assert said, "the store goes another way than this test thinks"
     if bench.database.dialect == "postgresql":
         assert (starts, len(said) - starts) == (1, 1)

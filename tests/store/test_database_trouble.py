@@ -25,8 +25,8 @@ from tenants.database_engine import TCP_SECONDS
 from tenants.errors import Unavailable
 from tenants.migrations import _ADVISORY_LOCK as ADVISORY_LOCK
 from tenants.models import Event, Job, Step, Worker
-from tenants.store import jobs, meta, new_jobs, workers
-from tenants.store.new_jobs import JobPlan, StepPlan
+from tenants.store import create_jobs, jobs, meta, workers
+from tenants.store.create_jobs import JobPlan, StepPlan
 from tests.crashes.installation import ROOT
 from tests.crashes.postgres import Postgres, running_postgres
 
@@ -156,7 +156,7 @@ def test_a_database_that_cannot_write_is_told_at_once_and_keeps_nothing(postgres
     def work(connection: Connection) -> None:
         nonlocal runs
         runs += 1
-        new_jobs.create(connection, "acme", [plan(), plan()])
+        create_jobs.create(connection, "acme", [plan(), plan()])
         connection.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
 
     before = count(postgres, Job.__table__), count(postgres, Step.__table__), count(postgres, Event.__table__)
@@ -207,10 +207,10 @@ def test_backends_killed_while_idle_are_noticed_by_nobody(server: Postgres, post
 def test_a_backend_killed_in_the_middle_leaves_nothing_half_written(server: Postgres, postgres: Database) -> None:
     runs = 0
 
-    def work(connection: Connection) -> new_jobs.Made:
+    def work(connection: Connection) -> create_jobs.Created:
         nonlocal runs
         runs += 1
-        made = new_jobs.create(connection, "acme", [plan(), plan()])
+        made = create_jobs.create(connection, "acme", [plan(), plan()])
         if runs == 1:
             kill_backends(server)
         jobs.fetch(connection, made.ids[0], None)
@@ -364,14 +364,14 @@ def test_a_database_that_is_gone_accepts_nothing(proxy: Proxy, through: Database
     before = count(postgres, Job.__table__)
     proxy.do("refuse")
     with pytest.raises(Unavailable) as told:
-        through.write(lambda c: new_jobs.create(c, "acme", [plan()]))
+        through.write(lambda c: create_jobs.create(c, "acme", [plan()]))
     with pytest.raises(Unavailable) as told_of_one:
         through.run_one("SELECT 1", {})
     for each in (told, told_of_one):
         assert str(each.value).splitlines() == [str(each.value)], "a log takes more lines for more messages"
     proxy.do("heal")
     assert count(postgres, Job.__table__) == before
-    through.write(lambda c: new_jobs.create(c, "acme", [plan()]))
+    through.write(lambda c: create_jobs.create(c, "acme", [plan()]))
     assert count(postgres, Job.__table__) == before + 1
 
 
@@ -392,14 +392,14 @@ def test_a_locked_file_is_waited_for_and_then_refused(sqlite: Database, monkeypa
     with contextlib.closing(other):
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match="locked"):
-            sqlite.write(lambda c: new_jobs.create(c, "acme", [plan()]))
+            sqlite.write(lambda c: create_jobs.create(c, "acme", [plan()]))
         # Readers are not held up, and find nothing.
         assert count(sqlite, Job.__table__) == 0
         release = threading.Timer(0.2, other.execute, ("ROLLBACK",))
         release.start()
         monkeypatch.setattr(sqlite_writer_lock, "BUSY_SECONDS", 60.0)
         patient = Database(f"sqlite:///{sqlite.url.database}")
-        patient.write(lambda c: new_jobs.create(c, "acme", [plan()]))
+        patient.write(lambda c: create_jobs.create(c, "acme", [plan()]))
         release.join()
         patient.close()
     assert count(sqlite, Job.__table__) == 1
@@ -420,7 +420,7 @@ def test_a_full_disk_refuses_and_leaves_nothing_half_written(sqlite: Database) -
     refusal = ""
     while not refusal and made < 400:
         try:
-            sqlite.write(lambda c: new_jobs.create(c, "acme", [plan(), plan()]))
+            sqlite.write(lambda c: create_jobs.create(c, "acme", [plan(), plan()]))
             made += 2
         except Unavailable as error:
             refusal = str(error)
@@ -430,7 +430,7 @@ def test_a_full_disk_refuses_and_leaves_nothing_half_written(sqlite: Database) -
     assert count(sqlite, Step.__table__) == 2 * made
     assert count(sqlite, Event.__table__) == made
     bound(1_000_000)
-    sqlite.write(lambda c: new_jobs.create(c, "acme", [plan()]))
+    sqlite.write(lambda c: create_jobs.create(c, "acme", [plan()]))
 
 
 # --- migrations ----------------------------------------------------------------------------------------------------
@@ -464,7 +464,7 @@ def test_many_may_migrate_at_once_and_while_jobs_are_made(database_url: str, mon
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda each: each.migrate(), databases))
         making = [
-            pool.submit(each.write, lambda c: new_jobs.create(c, "acme", [plan()]))
+            pool.submit(each.write, lambda c: create_jobs.create(c, "acme", [plan()]))
             for each in databases
             for _ in range(3)
         ]

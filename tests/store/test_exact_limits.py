@@ -21,9 +21,9 @@ from tenants.account import AccountLimits, LaneLimits
 from tenants.database import Database
 from tenants.errors import Conflict, LimitReached, NotFound
 from tenants.models import Job, Step
-from tenants.store import accounts, dead_letters, new_jobs, outcomes, steps
+from tenants.store import accounts, create_jobs, dead_letters, finish_steps, start_steps
 from tenants.store.attempt import OwnedAttempt, Refused
-from tenants.store.new_jobs import StepPlan
+from tenants.store.create_jobs import StepPlan
 from tests.web.sample_pipelines import PIPELINES
 
 from .conftest import Bench
@@ -58,7 +58,7 @@ class World:
         if caller % 3 == 0:
             database = self.databases[caller % len(self.databases)]
             try:
-                started = database.write(lambda c: steps.start(c, step_id, worker_id="w1", slot=slot))
+                started = database.write(lambda c: start_steps.start(c, step_id, worker_id="w1", slot=slot))
             except IntegrityError:  # the slot is taken
                 return False
         else:
@@ -148,7 +148,7 @@ def steer(verb: str) -> Callable[[World], Callable[[int], bool]]:
             world.bench.complete(owned, {})
         else:
             world.bench.write(
-                lambda c: outcomes.fail(c, owned, outcome="failed", error=error, traceback=None, message={})
+                lambda c: finish_steps.fail(c, owned, outcome="failed", error=error, traceback=None, message={})
             )
             letters = world.bench.database.read(
                 lambda c: dead_letters.heads(c, dead_letters.LetterFilter(account=world.account), limit=1)
@@ -263,7 +263,7 @@ def test_a_lower_concurrency_waits_for_a_start_under_way(world: World) -> None:
     """Else the start would commit after others that the new limit let start, none of which has seen it."""
     world.limit(**concurrency(3))
     first, second, third = world.steps(3, "publish")
-    answer = put_while(world, lambda c: steps.start(c, first, worker_id="w1", slot=2), **concurrency(2))
+    answer = put_while(world, lambda c: start_steps.start(c, first, worker_id="w1", slot=2), **concurrency(2))
     assert isinstance(answer, OwnedAttempt)
     assert isinstance(world.bench.start(second, 0), OwnedAttempt), "one more may run beside it"
     assert isinstance(world.bench.start(third, 1), Refused)
@@ -272,7 +272,7 @@ def test_a_lower_concurrency_waits_for_a_start_under_way(world: World) -> None:
 
 def test_a_first_account_concurrency_waits_for_a_start_under_way(world: World) -> None:
     first, second = world.steps(2, "publish", "generate")
-    answer = put_while(world, lambda c: steps.start(c, first, worker_id="w1", slot=0), account_concurrency=1)
+    answer = put_while(world, lambda c: start_steps.start(c, first, worker_id="w1", slot=0), account_concurrency=1)
     assert isinstance(answer, OwnedAttempt)
     assert isinstance(world.bench.start(second, 0), Refused)
 
@@ -332,7 +332,7 @@ def test_a_job_made_just_before_its_limit_was_set_counts(world: World) -> None:
 
     def make(connection: Any) -> None:
         plan = world.jobs[1].plan(JOB)
-        new_jobs.create(connection, world.account, [plan])
+        create_jobs.create(connection, world.account, [plan])
         made.set()
         assert going.wait(60)
 

@@ -19,8 +19,9 @@ from orchestrator.dispatch import Dispatcher
 from orchestrator.jobs import Jobs, NewJob
 from tenants.database import Database
 from tenants.postgres_sessions import STATEMENT_TIMEOUT_SECONDS
-from tenants.store import jobs, ownership, workers
+from tenants.store import jobs, workers
 from tenants.store.attempt import OwnedAttempt
+from tenants.store.job_store import job_store
 from tests.pgbouncer import pgbouncer_or_skip, running_pgbouncer
 from tests.web.sample_pipelines import PIPELINES
 
@@ -77,9 +78,9 @@ def test_jobs_are_made_run_and_found_by_many_clients_at_once(clients: list[Datab
             found = database.read(lambda c, job=job: jobs.fetch(c, job["id"], account))  # type: ignore[misc]
             assert found["input"]["topic"] == f"topic {turn}"
             first = database.read(lambda c, job=job: jobs.fetch_steps(c, job["id"]))[0]  # type: ignore[misc]
-            owned = ownership.start(database, first["id"], worker_id=worker, slot=0)
+            owned = job_store(database).start(first["id"], worker_id=worker, slot=0)
             assert isinstance(owned, OwnedAttempt), owned
-            ownership.complete(database, owned, {"done": turn})
+            job_store(database).complete(owned, {"done": turn})
             assert database.write(lambda c: workers.renew(c, worker, 0))
             done = database.read(lambda c, job=job: jobs.fetch_steps(c, job["id"]))[0]  # type: ignore[misc]
             assert (done["status"], done["output"]) == ("completed", {"done": turn})

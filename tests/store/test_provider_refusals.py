@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 
 from tenants.database import Database
 from tenants.models import Alert, Circuit, DeadLetter
-from tenants.store import outcomes, provider_backoffs
+from tenants.store import finish_steps, provider_backoffs
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.circuits import CircuitPolicy
 
@@ -19,7 +19,7 @@ SCOPE = "gemini:3f2a"
 
 def fail(connection: Connection, owned: OwnedAttempt) -> None:
     """The step's final failure, for a credential that was refused."""
-    outcomes.fail(
+    finish_steps.fail(
         connection,
         owned,
         outcome="failed",

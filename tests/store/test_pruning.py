@@ -11,9 +11,9 @@ from sqlalchemy.event import listens_for
 
 from tenants.columns import db_now
 from tenants.models import Attempt, DeadLetter, Event, IdempotencyKey, Job, Step, Worker
-from tenants.store import endings, idempotency, jobs, outcomes, pruning, workers
+from tenants.store import endings, finish_steps, idempotency, jobs, pruning, workers
+from tenants.store.create_jobs import StepPlan
 from tenants.store.events import NewEvent, record
-from tenants.store.new_jobs import StepPlan
 from tenants.store.pruning import Retention
 
 from .conftest import Bench
@@ -29,9 +29,11 @@ def ended(bench: Bench) -> Any:
         owned = bench.own(first.id)
         if fail:
             error = {"code": "internal", "message": "x"}
-            bench.write(lambda c: outcomes.fail(c, owned, outcome="failed", error=error, traceback=None, message={}))
+            bench.write(
+                lambda c: finish_steps.fail(c, owned, outcome="failed", error=error, traceback=None, message={})
+            )
         else:
-            bench.write(lambda c: outcomes.complete(c, owned, {}))
+            bench.write(lambda c: finish_steps.complete(c, owned, {}))
         return job_id
 
     return end

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from tenants.columns import db_now
 from tenants.errors import DraftChanged, NotFound, OwnershipLost, PublicationNotUnknown
 from tenants.models import Alert, Draft, Job, Publication
-from tenants.store import bulk_cancel, clock, endings, outcomes, publications
+from tenants.store import bulk_cancel, clock, endings, finish_steps, publications
 from tenants.store.attempt import OwnedAttempt
 
 from .conftest import Bench
@@ -23,7 +23,7 @@ def publishing(bench: Bench) -> OwnedAttempt:
     _, first = bench.make()
     generate = bench.own(first.id)
     bench.write(lambda c: publications.create_draft(c, generate, title="T", body="B", tags=["t"]))
-    following = bench.write(lambda c: outcomes.complete(c, generate, {}))
+    following = bench.write(lambda c: finish_steps.complete(c, generate, {}))
     return bench.own(following.id)
 
 
@@ -117,7 +117,7 @@ def test_a_job_that_ends_with_a_started_publish_leaves_it_to_a_person(
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     error = {"code": "crashed", "message": "the process died"}
-    bench.write(lambda c: outcomes.fail(c, publishing, outcome=outcome, error=error, traceback=None, message={}))
+    bench.write(lambda c: finish_steps.fail(c, publishing, outcome=outcome, error=error, traceback=None, message={}))
     assert (entry(bench)["status"], draft(bench)["status"]) == ("unknown", "needs_review")
     job = bench.job(publishing.job_id)
     assert (job["status"], job["error"]["code"]) == ("failed", "outcome_unknown")
@@ -146,7 +146,7 @@ def test_a_job_that_ends_while_its_publish_settles_leaves_it_to_a_person(
     """The step waits for the settling time to look at the target, and nobody will look any more."""
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
-    bench.write(lambda c: outcomes.retry(c, publishing, outcome="snoozed", error=None, delay_seconds=30))
+    bench.write(lambda c: finish_steps.retry(c, publishing, outcome="snoozed", error=None, delay_seconds=30))
     ENDS_WHILE_WAITING[end](bench, publishing)
     assert bench.job(publishing.job_id)["finished_at"] is not None
     assert (entry(bench)["status"], draft(bench)["status"]) == ("unknown", "needs_review")
@@ -176,7 +176,7 @@ def test_a_person_settles_an_unknown_outcome(bench: Bench, publishing: OwnedAtte
 def test_a_post_that_is_not_there_may_be_published_anew(bench: Bench, publishing: OwnedAttempt) -> None:
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
-    bench.write(lambda c: outcomes.cancel(c, publishing))
+    bench.write(lambda c: finish_steps.cancel(c, publishing))
     assert entry(bench)["status"] == "unknown"
     bench.write(lambda c: publications.settle_by_hand(c, entry(bench)["id"], url=None, external_id=None))
     assert (entry(bench)["status"], draft(bench)["status"]) == ("intent", "pending_publish")

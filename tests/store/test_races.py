@@ -15,9 +15,9 @@ from orchestrator.jobs import Jobs
 from tenants.columns import db_now
 from tenants.errors import AccountBusy, NotAwaitingApproval, OwnershipLost, Unavailable
 from tenants.models import Job
-from tenants.store import accounts, clock, erasures, new_jobs, outcomes, steps
+from tenants.store import accounts, clock, create_jobs, erasures, finish_steps, start_steps
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
-from tenants.store.new_jobs import StepPlan
+from tenants.store.create_jobs import StepPlan
 
 from .conftest import Bench
 from .no_redis import NoRedis
@@ -65,10 +65,10 @@ def test_approve_against_expire(bench: Bench, steering: Jobs) -> None:
 
     for _ in range(ROUNDS):
         made = bench.write(
-            lambda c: new_jobs.create(
+            lambda c: create_jobs.create(
                 c,
                 "acme",
-                [new_jobs.JobPlan(pipeline="blog", input={}, steps=ONE_STEP, approval=True, expires_in=3600.0)],
+                [create_jobs.JobPlan(pipeline="blog", input={}, steps=ONE_STEP, approval=True, expires_in=3600.0)],
             )
         )
         job_id = made.ids[0]
@@ -98,7 +98,7 @@ def test_expiry_and_deadline_against_start(bench: Bench, column: str) -> None:
 def test_a_deadline_strikes_in_a_retrys_backoff(bench: Bench) -> None:
     job_id, first = bench.make(deadline=100.0)
     owned = bench.own(first.id)
-    bench.write(lambda c: outcomes.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=500))
+    bench.write(lambda c: finish_steps.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=500))
     assert isinstance(bench.start(first.id), Refused), "it is in its backoff"
     set_job(bench, job_id, deadline_at=db_now(-1))
     withdrawn = bench.write(lambda c: clock.end_at_deadline(c, limit=10))
@@ -124,7 +124,7 @@ def test_complete_against_lose(bench: Bench) -> None:
 
         def lose(owned: OwnedAttempt = owned) -> bool:
             try:
-                bench.write(lambda c: outcomes.lose(c, owned.step_id, owned.run_token))
+                bench.write(lambda c: finish_steps.lose(c, owned.step_id, owned.run_token))
             except OwnershipLost:
                 return False
             return True
@@ -151,13 +151,15 @@ def test_cancel_against_complete(bench: Bench, steering: Jobs) -> None:
 
 
 WAITS: dict[str, Callable[[Connection, OwnedAttempt], Any]] = {
-    "retry": lambda c, owned: outcomes.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=500),
-    "snooze": lambda c, owned: outcomes.retry(c, owned, outcome="snoozed", error=ERROR, delay_seconds=86_400),
-    "hand back": lambda c, owned: outcomes.retry(
+    "retry": lambda c, owned: finish_steps.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=500),
+    "snooze": lambda c, owned: finish_steps.retry(c, owned, outcome="snoozed", error=ERROR, delay_seconds=86_400),
+    "hand back": lambda c, owned: finish_steps.retry(
         c, owned, outcome="lost", error=ERROR, delay_seconds=0, handed_back=True
     ),
-    "best effort": lambda c, owned: outcomes.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}),
-    "complete": lambda c, owned: outcomes.complete(c, owned, {}),
+    "best effort": lambda c, owned: finish_steps.fail(
+        c, owned, outcome="failed", error=ERROR, traceback=None, message={}
+    ),
+    "complete": lambda c, owned: finish_steps.complete(c, owned, {}),
 }
 
 
@@ -204,7 +206,7 @@ def test_starts_at_one_moment_in_a_narrowed_tenant_queue(bench: Bench) -> None:
     bench.limit("acme", {"lanes": {"generate": {"concurrency": 2}}})
 
     def start_both(connection: Connection) -> tuple[Any, Any]:
-        one = steps.start(connection, made[1], worker_id="w1", slot=0)
+        one = start_steps.start(connection, made[1], worker_id="w1", slot=0)
         return one, bench.start(made[2], slot=1)
 
     if bench.database.dialect == "postgresql":
@@ -222,8 +224,8 @@ def test_a_database_that_goes_away_after_the_commit_hides_no_answer(
     bench: Bench, steering: Jobs, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     """A 503 says that nothing was accepted."""
-    plan = new_jobs.JobPlan(pipeline="blog", input={}, steps=ONE_STEP, approval=verb in ("approve", "reject"))
-    job_id = bench.write(lambda c: new_jobs.create(c, "acme", [plan])).ids[0]
+    plan = create_jobs.JobPlan(pipeline="blog", input={}, steps=ONE_STEP, approval=verb in ("approve", "reject"))
+    job_id = bench.write(lambda c: create_jobs.create(c, "acme", [plan])).ids[0]
     if verb == "retry":
         steering.cancel(job_id)
     with monkeypatch.context() as patch:
@@ -245,7 +247,7 @@ def test_two_rescuers_take_a_step_once(bench: Bench) -> None:
 
         def lose(owned: OwnedAttempt = owned) -> bool:
             try:
-                bench.write(lambda c: outcomes.lose(c, owned.step_id, owned.run_token))
+                bench.write(lambda c: finish_steps.lose(c, owned.step_id, owned.run_token))
             except OwnershipLost:
                 return False
             return True

@@ -12,9 +12,9 @@ from sqlalchemy import select, update
 from tenants.columns import db_now
 from tenants.errors import OwnershipLost
 from tenants.models import Account, DeadLetter, Job, Worker
-from tenants.store import endings, jobs, outcomes, steps, workers
+from tenants.store import attempt, endings, finish_steps, jobs, workers
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
-from tenants.store.new_jobs import StepPlan
+from tenants.store.create_jobs import StepPlan
 
 from .conftest import Bench
 
@@ -95,9 +95,9 @@ def test_a_late_result_is_refused(bench: Bench) -> None:
     with pytest.raises(OwnershipLost, match=first.id):
         bench.complete(stale, {"late": True})
     with pytest.raises(OwnershipLost):
-        bench.write(lambda c: steps.progress(c, stale, 50, "late"))
+        bench.write(lambda c: attempt.progress(c, stale, 50, "late"))
     with pytest.raises(OwnershipLost):
-        bench.write(lambda c: steps.still_owned(c, stale))
+        bench.write(lambda c: attempt.still_owned(c, stale))
     assert bench.steps(job_id)[0]["status"] == "running"
     bench.complete(fresh, {"late": False})
     assert bench.steps(job_id)[0]["output"] == {"late": False}
@@ -111,7 +111,7 @@ def test_a_late_result_is_refused(bench: Bench) -> None:
 def test_what_spends_an_attempt(bench: Bench, outcome: Any, attempt_after: int, status: str) -> None:
     job_id, first = bench.make()
     owned = bench.own(first.id)
-    bench.write(lambda c: outcomes.retry(c, owned, outcome=outcome, error=ERROR, delay_seconds=60))
+    bench.write(lambda c: finish_steps.retry(c, owned, outcome=outcome, error=ERROR, delay_seconds=60))
     step = bench.steps(job_id)[0]
     assert (step["attempt"], step["status"], step["slot"]) == (attempt_after, status, None)
     assert bench.job(job_id)["status"] == "queued"
@@ -124,7 +124,7 @@ def test_a_failed_required_step_ends_the_job_and_leaves_a_dead_letter(bench: Ben
     job_id, first = bench.make()
     owned = bench.own(first.id)
     bench.write(
-        lambda c: outcomes.fail(
+        lambda c: finish_steps.fail(
             c, owned, outcome="failed", error=ERROR, traceback="Traceback …", message={"args": [first.id]}
         )
     )
@@ -142,7 +142,7 @@ def test_a_failed_best_effort_step_lets_the_job_go_on(bench: Bench) -> None:
     second = bench.complete(kept, {"kept": 1})
     assert second is not None
     owned = bench.own(second.id)
-    bench.write(lambda c: outcomes.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}))
+    bench.write(lambda c: finish_steps.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}))
     job = bench.job(job_id)
     assert (job["status"], job["result"]) == ("completed", {"kept": 1})
     assert bench.steps(job_id)[1]["status"] == "failed"
@@ -150,7 +150,7 @@ def test_a_failed_best_effort_step_lets_the_job_go_on(bench: Bench) -> None:
 
 def test_lost_attempts_have_a_budget_of_their_own(bench: Bench) -> None:
     job_id, first = bench.make()
-    for lost in range(1, outcomes.LOST_BUDGET + 1):
+    for lost in range(1, finish_steps.LOST_BUDGET + 1):
         bench.own(first.id)
         bench.write(lambda c: bench.lose(c, job_id, 0))
         step = bench.steps(job_id)[0]
@@ -163,7 +163,7 @@ def test_lost_attempts_have_a_budget_of_their_own(bench: Bench) -> None:
 def test_a_hand_back_counts_nothing(bench: Bench) -> None:
     job_id, first = bench.make()
     owned = bench.own(first.id)
-    bench.write(lambda c: outcomes.retry(c, owned, outcome="lost", error=ERROR, delay_seconds=0, handed_back=True))
+    bench.write(lambda c: finish_steps.retry(c, owned, outcome="lost", error=ERROR, delay_seconds=0, handed_back=True))
     step = bench.steps(job_id)[0]
     assert (step["lost"], step["attempt"]) == (0, 0)
     assert isinstance(bench.start(first.id), OwnedAttempt)
@@ -223,7 +223,7 @@ def test_cancel_against_start_ends_in_exactly_one_of_two_ways(bench: Bench) -> N
 
 
 def _cancel(bench: Bench, owned: OwnedAttempt) -> None:
-    bench.write(lambda c: outcomes.cancel(c, owned))
+    bench.write(lambda c: finish_steps.cancel(c, owned))
 
 
 def test_an_expired_job_does_not_start(bench: Bench) -> None:
@@ -238,7 +238,7 @@ def test_a_passed_deadline_ends_the_job_as_timed_out(bench: Bench) -> None:
     job_id, first = bench.make(deadline=100.0)
     owned = bench.own(first.id)
     assert owned.deadline_seconds == 100.0
-    bench.write(lambda c: outcomes.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=0))
+    bench.write(lambda c: finish_steps.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=0))
     table = Job.__table__
     bench.write(lambda c: c.execute(update(table).where(table.c.id == job_id).values(deadline_at=db_now(-1))))
     assert isinstance(bench.start(first.id), NotRunnable)
@@ -271,24 +271,24 @@ def test_only_an_irreversible_step_that_may_have_been_entered_has_an_unknown_out
     bench.write(lambda c: c.execute(update(table).values(records_entry=records_entry)))
     owned = bench.own(first.id)
     if entered:
-        bench.write(lambda c: steps.enter(c, owned))
-    bench.write(lambda c: outcomes.lose(c, owned.step_id, owned.run_token, unless_known="; nobody knows"))
+        bench.write(lambda c: attempt.enter(c, owned))
+    bench.write(lambda c: finish_steps.lose(c, owned.step_id, owned.run_token, unless_known="; nobody knows"))
     step = bench.steps(job_id)[0]
     if entered or not records_entry:  # a worker of an earlier release does not record it
         assert (step["status"], step["error"]["code"]) == ("failed", "outcome_unknown")
         return
     assert step["status"] == "retrying"
     again = bench.own(first.id)
-    bench.write(lambda c: steps.enter(c, again))
+    bench.write(lambda c: attempt.enter(c, again))
     with pytest.raises(OwnershipLost):
-        bench.write(lambda c: steps.enter(c, owned))
+        bench.write(lambda c: attempt.enter(c, owned))
 
 
 def test_an_earlier_run_that_was_entered_does_not_count_for_a_later_one(bench: Bench) -> None:
     job_id, first = bench.make()
     owned = bench.own(first.id)
-    bench.write(lambda c: steps.enter(c, owned))
-    bench.write(lambda c: outcomes.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=0))
+    bench.write(lambda c: attempt.enter(c, owned))
+    bench.write(lambda c: finish_steps.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=0))
     again = bench.own(first.id)
-    bench.write(lambda c: outcomes.lose(c, again.step_id, again.run_token, unless_known="; nobody knows"))
+    bench.write(lambda c: finish_steps.lose(c, again.step_id, again.run_token, unless_known="; nobody knows"))
     assert bench.steps(job_id)[0]["status"] == "retrying"

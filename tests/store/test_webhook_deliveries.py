@@ -16,16 +16,16 @@ from tenants.store import (
     approvals,
     bulk_cancel,
     clock,
+    create_jobs,
     endings,
+    finish_steps,
     job_lists,
-    new_jobs,
-    outcomes,
-    steps,
+    start_steps,
     webhook_deliveries,
 )
 from tenants.store import jobs as job_store
+from tenants.store.create_jobs import JobPlan, StepPlan
 from tenants.store.job_lists import JobFilter
-from tenants.store.new_jobs import JobPlan, StepPlan
 from tenants.store.pruning import Retention, candidates, remove
 
 from .conftest import Bench
@@ -46,22 +46,22 @@ def completed(bench: Bench, job_id: str, step_id: str) -> None:
 
 def completed_the_long_way(bench: Bench, job_id: str, step_id: str) -> None:
     owned = bench.own(step_id)
-    assert bench.write(lambda c: outcomes.complete(c, owned, {"url": "x"})).lane == "webhook"
+    assert bench.write(lambda c: finish_steps.complete(c, owned, {"url": "x"})).lane == "webhook"
 
 
 def failed(bench: Bench, job_id: str, step_id: str) -> None:
     owned = bench.own(step_id)
-    bench.write(lambda c: outcomes.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}))
+    bench.write(lambda c: finish_steps.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}))
 
 
 def timed_out(bench: Bench, job_id: str, step_id: str) -> None:
     owned = bench.own(step_id)
-    bench.write(lambda c: outcomes.fail(c, owned, outcome="timed_out", error=ERROR, traceback=None, message={}))
+    bench.write(lambda c: finish_steps.fail(c, owned, outcome="timed_out", error=ERROR, traceback=None, message={}))
 
 
 def past_its_deadline_running(bench: Bench, job_id: str, step_id: str) -> None:
     owned = bench.own(step_id)
-    bench.write(lambda c: outcomes.time_out_job(c, owned))
+    bench.write(lambda c: finish_steps.time_out_job(c, owned))
 
 
 def past_its_deadline_waiting(bench: Bench, job_id: str, step_id: str) -> None:
@@ -71,7 +71,7 @@ def past_its_deadline_waiting(bench: Bench, job_id: str, step_id: str) -> None:
 
 def cancelled_running(bench: Bench, job_id: str, step_id: str) -> None:
     owned = bench.own(step_id)
-    bench.write(lambda c: outcomes.cancel(c, owned))
+    bench.write(lambda c: finish_steps.cancel(c, owned))
 
 
 def cancelled_waiting(bench: Bench, job_id: str, step_id: str) -> None:
@@ -85,7 +85,7 @@ def cancelled_with_its_queue(bench: Bench, job_id: str, step_id: str) -> None:
 def cancelled_while_its_worker_died(bench: Bench, job_id: str, step_id: str) -> None:
     owned = bench.own(step_id)
     bench.write(lambda c: endings.request_cancel(c, job_id))
-    bench.write(lambda c: outcomes.lose(c, step_id, owned.run_token))
+    bench.write(lambda c: finish_steps.lose(c, step_id, owned.run_token))
 
 
 def expired(bench: Bench, job_id: str, step_id: str) -> None:
@@ -95,10 +95,10 @@ def expired(bench: Bench, job_id: str, step_id: str) -> None:
 
 def buried(bench: Bench, job_id: str, step_id: str) -> None:
     def bury(connection: Connection) -> None:
-        found = steps.load(connection, step_id)
+        found = start_steps.load(connection, step_id)
         assert found is not None
-        waiting = steps.owned_of(found, found["run_token"], found["attempt"], {})
-        outcomes.fail_waiting(connection, waiting, error=ERROR, message={}, letter_id="letter")
+        waiting = start_steps.attempt_of(found)
+        finish_steps.fail_waiting(connection, waiting, error=ERROR, message={}, letter_id="letter")
 
     bench.write(bury)
 
@@ -147,7 +147,7 @@ def test_a_job_without_a_callback_leaves_none(bench: Bench, end: End) -> None:
 
 def test_a_rejected_job_is_told(bench: Bench) -> None:
     made = bench.write(
-        lambda c: new_jobs.create(
+        lambda c: create_jobs.create(
             c, "acme", [JobPlan(pipeline="blog", input={}, steps=ONE_STEP, approval=True, callback_url=URL)]
         )
     )
@@ -221,7 +221,7 @@ def test_deliveries_are_pruned_with_their_job_and_keep_it_while_they_are_open(be
 
     assert prune() == 0, "it has not been told yet"
     owned = bench.own(delivery["step_id"])
-    bench.write(lambda c: outcomes.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}))
+    bench.write(lambda c: finish_steps.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}))
     assert prune() == 0, "somebody may replay it"
     bench.write(lambda c: c.execute(update(DeadLetter.__table__).values(resolution="discarded")))
     assert prune() == 2
@@ -234,7 +234,7 @@ def test_what_the_receiver_answered_is_kept_with_the_try(bench: Bench) -> None:
     (delivery,) = told(bench, job_id)
     owned = bench.own(delivery["step_id"])
     bench.write(lambda c: webhook_deliveries.note_answer(c, owned.step_id, owned.run_token, 503))
-    bench.write(lambda c: outcomes.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=60.0))
+    bench.write(lambda c: finish_steps.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=60.0))
     bench.write(lambda c: webhook_deliveries.note_answer(c, owned.step_id, owned.run_token, 200))
     (attempt,) = bench.database.read(lambda c: webhook_deliveries.attempts_of(c, [delivery["id"]]))
     assert (attempt["status_code"], attempt["outcome"]) == (503, "failed"), "a try that ended is not changed"

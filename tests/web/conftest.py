@@ -27,7 +27,7 @@ from orchestrator.web.models.base import ProblemDocument
 from orchestrator.web.paths import UndecodablePath, split_path
 from orchestrator.web.problems import PROBLEMS
 from orchestrator.web.routing import Route, RouteTable
-from tenants.store import keys, outcomes, steps, workers
+from tenants.store import finish_steps, keys, start_steps, workers
 from tenants.store.attempt import OwnedAttempt
 from tests.web.commands import Command
 from tests.web.serving import serving
@@ -144,19 +144,19 @@ class Bench:
         step = next(each for each in job["steps"] if each["status"] in ("queued", "retrying"))
         if not any(row["id"] == worker for row in self.runtime.database.read(workers.live)):
             self.register_worker(worker)
-        started = self.write(lambda c: steps.start(c, step["id"], worker_id=worker, slot=0))
+        started = self.write(lambda c: start_steps.start(c, step["id"], worker_id=worker, slot=0))
         assert isinstance(started, OwnedAttempt), started
         return started
 
     def complete(self, owned: OwnedAttempt, output: dict[str, Any]) -> None:
-        following = self.write(lambda c: outcomes.complete(c, owned, output))
+        following = self.write(lambda c: finish_steps.complete(c, owned, output))
         if following is not None:
             self.runtime.dispatcher.send([following])
 
     def fail(self, owned: OwnedAttempt, code: str = "publish_failed") -> None:
         error = {"code": code, "message": "it did not work"}
         self.write(
-            lambda c: outcomes.fail(
+            lambda c: finish_steps.fail(
                 c, owned, outcome="failed", error=error, traceback="Traceback: …", message={"args": []}
             )
         )

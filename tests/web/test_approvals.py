@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tenants.errors import DraftChanged
-from tenants.store import outcomes, publications
+from tenants.store import finish_steps, publications
 from tests.web.conftest import ON_BOTH, Api, Bench
 
 
@@ -78,7 +78,7 @@ def test_an_edit_while_the_last_step_runs_refuses_its_publish(api: Api, bench: B
         with pytest.raises(DraftChanged):
             bench.write(partial(publications.started, owned=owned, version=version))
     error = {"code": "publish_failed", "message": "the draft was edited"}
-    again = bench.write(lambda c: outcomes.retry(c, owned, outcome="failed", error=error, delay_seconds=0))
+    again = bench.write(lambda c: finish_steps.retry(c, owned, outcome="failed", error=error, delay_seconds=0))
     assert not again, "nothing comes back before it is approved"
     job = api.get(path).json()
     assert (job["status"], job["steps"][1]["status"]) == ("awaiting_approval", "awaiting_approval")

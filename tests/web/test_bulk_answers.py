@@ -19,7 +19,7 @@ from tenants.errors import AccountBusy, QueueNotEmpty, Unavailable
 from tenants.models import Job
 from tenants.queues import ServerUnreachable
 from tenants.queues.lua import script
-from tenants.store import dead_letters, queues, steps, workers
+from tenants.store import dead_letters, queues, start_steps, workers
 from tests.web.conftest import ON_BOTH, Api, Bench
 
 QUEUE = "/v1/admin/queues/generate/acme"
@@ -50,7 +50,7 @@ def test_deletions_under_race_count_each_cancelled_job_once(runtime: Runtime) ->
         gate.wait()
         for step_id in first[::-1]:
             with suppress(IntegrityError):  # the slot is taken
-                runtime.database.write(partial(steps.start, step_id=step_id, worker_id="w1", slot=0))
+                runtime.database.write(partial(start_steps.start, step_id=step_id, worker_id="w1", slot=0))
         return 0
 
     def delete() -> int:

@@ -180,9 +180,9 @@ def test_what_runs_is_waited_for_or_killed(api: Api, eraser: Eraser, bench: Benc
     assert (seen["status"], seen["running"], seen["forced"], seen["remaining"]) == ("stopping", 1, True, None)
     assert api.get(f"/v1/jobs/{job['id']}").json()["cancel_requested_at"] is not None
 
-    from tenants.store import outcomes
+    from tenants.store import finish_steps
 
-    bench.write(lambda c: outcomes.cancel(c, owned))
+    bench.write(lambda c: finish_steps.cancel(c, owned))
     done = finish(api, eraser, erasure_id)
     assert (done["removed"]["jobs"], done["removed"]["attempts"], done["remaining"]) == (1, 1, 0)
     assert api.get(f"/v1/jobs/{job['id']}").status_code == 404

@@ -17,8 +17,8 @@ from orchestrator.events import EventHub, JobEvent
 from orchestrator.runtime import Runtime
 from orchestrator.web import events as stream_module
 from tenants.columns import db_now
+from tenants.store import attempt
 from tenants.store import events as store
-from tenants.store import steps
 from tenants.store.events import NewEvent
 from tests.web.conftest import ADMIN_KEY, ON_BOTH, Api, Bench
 from tests.web.event_streams import create, stream
@@ -163,7 +163,7 @@ def test_a_jobs_stream_tells_its_life_and_ends(address: tuple[str, int], runtime
         async with stream(address, f"/v1/jobs/{job['id']}/events") as sse:
             first = await sse.next()
             owned = await asyncio.to_thread(bench.start, job)
-            await asyncio.to_thread(bench.write, lambda c: steps.progress(c, owned, 40, "half-way"))
+            await asyncio.to_thread(bench.write, lambda c: attempt.progress(c, owned, 40, "half-way"))
             await asyncio.to_thread(happen, runtime, job["id"], 7)
             await asyncio.to_thread(bench.fail, owned)
             found = [first, *await sse.until("end")]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.views import job_summary
-from tenants.store import steps
+from tenants.store import attempt
 from tests.web.conftest import Api, Bench
 
 ROW = dict.fromkeys(
@@ -39,7 +39,7 @@ def test_a_best_effort_step_that_failed_is_over(ended: str) -> None:
 
 def test_a_failed_job_shows_it_alone_and_in_lists(api: Api, bench: Bench, new_job: Any) -> None:
     owned = bench.start(new_job())
-    bench.write(lambda c: steps.progress(c, owned, 15, "a start"))
+    bench.write(lambda c: attempt.progress(c, owned, 15, "a start"))
     bench.fail(owned)
     assert api.get(f"/v1/jobs/{owned.job_id}").json()["progress"] == 7
     assert [job["progress"] for job in api.get("/v1/jobs").json()["items"]] == [7]

@@ -11,7 +11,7 @@ from standardwebhooks import Webhook
 
 from actors.errors import InvalidCall
 from orchestrator.runtime import Runtime
-from tenants.store import outcomes, webhook_deliveries
+from tenants.store import finish_steps, webhook_deliveries
 from tenants.store.accounts import ensure_account
 from tests.ports import step_port
 
@@ -141,7 +141,7 @@ def test_a_delivery_alone_gets_a_signed_call(
         with pytest.raises(InvalidCall):
             mine.call(verb, {"status_code": 200})
     api.post(f"/v1/jobs/{job['id']}:cancel")
-    bench.write(lambda c: outcomes.lose(c, the_job(api, job)["steps"][0]["id"], 1))
+    bench.write(lambda c: finish_steps.lose(c, the_job(api, job)["steps"][0]["id"], 1))
     (delivery,) = log_of(api, job)
     its = step_port(runtime, bench.start(the_job(api, delivery)))
     call = its.call("callback.load", {})

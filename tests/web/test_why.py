@@ -14,8 +14,8 @@ from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.web.app import create_app
 from tenants.columns import db_now
-from tenants.models import Attempt
-from tenants.store import outcomes, queues, steps
+from tenants.models import Attempt, Step
+from tenants.store import finish_steps, queues
 from tests.web.conftest import ADMIN_KEY, ON_BOTH, Api, Bench
 
 
@@ -163,7 +163,7 @@ def test_rate_limited(api: Api, runtime: Runtime, new_job: Any) -> None:
 def test_a_backoff(api: Api, bench: Bench, new_job: Any, outcome: Any, code: str) -> None:
     job = new_job()
     owned = bench.start(job)
-    bench.write(lambda c: outcomes.retry(c, owned, outcome=outcome, error=None, delay_seconds=600))
+    bench.write(lambda c: finish_steps.retry(c, owned, outcome=outcome, error=None, delay_seconds=600))
     until = datetime.fromisoformat(why(api, job)[code]["until"])
     assert datetime.now(UTC) < until < datetime.now(UTC) + timedelta(seconds=660)
 
@@ -179,7 +179,7 @@ def test_not_dispatched(api: Api, bench: Bench, runtime: Runtime, new_job: Any) 
     bench.register_worker()
     job = new_job()
     runtime.broker.queues_admin.remove("generate", "acme", [job["steps"][0]["id"]])
-    bench.write(lambda c: c.execute(update(steps.steps).values(dispatched_at=None, queued_at=db_now())))
+    bench.write(lambda c: c.execute(update(Step.__table__).values(dispatched_at=None, queued_at=db_now())))
     assert list(why(api, job)) == ["not_dispatched"]
 
 

@@ -1,9 +1,9 @@
-"""Making jobs with their steps, all or none, held against the account's status, limits and quota.
+"""Creation of jobs with their steps, all or none, within the account's status, limits and quota.
 
 Invariants
-- What is counted against a quota is counted in the transaction that makes the jobs.
-- A limit that is checked and then acted upon holds exactly, however many callers come at one moment: an account that
-  has one is locked until the jobs are committed. The others are not locked: making a job stays one round trip.
+- Jobs are counted against a quota in the transaction that creates them.
+- A limit holds exactly, however many callers come at one moment: an account that has one is locked until the jobs are
+  committed. Other accounts are not locked.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ..account import AccountLimits
 from ..columns import db_now
 from ..errors import AccountDraining, AccountSuspended, QueueFull, QuotaExhausted
-from ..models import Account, Job, Step, Usage, new_id
+from ..models import Account, Attempt, Job, Step, Usage, new_id
 from .accounts import ensure_account, refuse_during_erasure
-from .bulk import insert_rows
+from .bulk import among, insert_rows
 from .dispatch import Dispatch
 from .events import NewEvent, record
-from .jobs import summaries
 
 accounts, jobs, steps, usage = Account.__table__, Job.__table__, Step.__table__, Usage.__table__
+attempts = Attempt.__table__
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,96 +42,119 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class JobPlan:
-    """A job that is about to be made; the input is validated already. Durations are in seconds."""
+    """A job to create; its input is valid for its pipeline. Durations are in seconds, times are aware."""
 
     pipeline: str
-    input: dict[str, Any]
+    input: Mapping[str, Any]
     steps: tuple[StepPlan, ...]
     priority: int = 5
     run_at: datetime | None = None
-    delay: float = 0.0
+    delay: float | None = None
     expires_in: float | None = None
     deadline: float | None = None
     approval: bool = False
     unique_key: str | None = None
     callback_url: str | None = None
     tags: tuple[str, ...] = ()
-    #: Of a webhook's delivery: the job whose end it tells.
+    #: The job whose end this one reports to a webhook.
     ended_job_id: str | None = None
-    #: Chosen before the transaction, so that a caller who does not know what became of it can ask, or repeat it.
+    #: Chosen before the transaction: after a lost answer the same ids are tried again, or read.
     id: str = field(default_factory=new_id)
+
+    def awaits_approval(self, position: int) -> bool:
+        """Whether the step at this position must be approved: the last one, if the job asks for approval."""
+        return self.approval and position == len(self.steps) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class JobRows:
-    """A job that was made just now and its steps, with every column, as a reader would find them."""
+    """A job with its steps and attempts, with every column."""
 
-    job: Mapping[str, Any]
-    steps: Sequence[Mapping[str, Any]]
+    job: Mapping[Any, Any]
+    steps: Sequence[Mapping[Any, Any]]
+    attempts: Sequence[Mapping[Any, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What `create` did: the id of each job in order, those that are new, and what to hand to Redis."""
+class Created:
+    """The jobs in the order of their plans, the ids of those that are new, and the steps to send to Redis."""
 
-    ids: tuple[str, ...]
-    created: frozenset[str]
+    jobs: tuple[JobRows, ...]
+    new: frozenset[str]
     queued: tuple[Dispatch, ...]
-    #: The new jobs by id, so that nobody has to read them back; empty when an earlier transaction made them.
-    rows: Mapping[str, JobRows] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> list[str]:
+        return [each.job["id"] for each in self.jobs]
 
 
 _given = select(literal(1).label("one")).subquery()
 #: The database's time, and the account with it where there is one.
-_LOOK = select(db_now().label("now"), accounts.c.status, accounts.c.limits).select_from(
-    _given.outerjoin(accounts, accounts.c.id == bindparam("its_account"))
+_SELECT_ACCOUNT = select(db_now().label("now"), accounts.c.status, accounts.c.limits).select_from(
+    _given.outerjoin(accounts, accounts.c.id == bindparam("p_account"))
 )
-#: Every column of a new job or step that nobody named.
-BLANK_JOB, BLANK_STEP = dict.fromkeys(jobs.c.keys()), dict.fromkeys(steps.c.keys())
 _NO_USAGE = {"seconds": 0.0, "tokens": 0, "posts": 0, "bytes": 0}
+_NO_JOB, _NO_STEP = dict.fromkeys(jobs.c.keys()), dict.fromkeys(steps.c.keys())
 
 
-def create(connection: Connection, account: str, plans: Sequence[JobPlan], *, again: bool = False) -> Made:
-    """Make jobs with their steps, all or none; the first step of each is queued (or awaits approval).
+def create(connection: Connection, account: str, plans: Sequence[JobPlan], *, again: bool = False) -> Created:
+    """Create jobs with their steps, all or none; the first step of each is queued, or awaits approval.
 
-    `again`: the same plans may have been made by a transaction whose answer was lost; then that is what was made, and
-    the dispatcher loop sends it.
+    An unfinished job that has a plan's `unique_key` stands in for a new one. `again`: the same plans may have been
+    committed before, and the answer was lost; then those jobs are returned, and the dispatcher loop sends their steps.
 
     Raises:
-        AccountDraining, AccountSuspended, QueueFull, QuotaExhausted: nothing was made.
-        AccountBusy: the account is being erased; nothing was made.
-        IntegrityError: somebody else made a `unique_key` at this moment, or the lost transaction took effect just now.
+        AccountDraining, AccountSuspended, QueueFull, QuotaExhausted: nothing was created.
+        AccountBusy: the account is being erased; nothing was created.
+        IntegrityError: another caller took a `unique_key` at this moment, or the lost transaction took effect now.
     """
-    if again and (landed := _made_before(connection, account, plans)) is not None:
-        return landed
-    look = connection.execute(_LOOK, {"its_account": account}).one()
+    present = _present(connection, plans) if again else frozenset()
     taken = _taken_unique_keys(connection, account, plans)
-    fresh: list[tuple[str, JobPlan]] = []
+    if present:
+        taken |= {(plan.pipeline, plan.unique_key): plan.id for plan in plans if plan.id in present}
+    fresh: list[JobPlan] = []
     ids: list[str] = []
     for plan in plans:
-        existing = taken.get((plan.pipeline, plan.unique_key)) if plan.unique_key is not None else None
-        if existing is None:
-            existing = plan.id
-            fresh.append((existing, plan))
-            if plan.unique_key is not None:
-                taken[plan.pipeline, plan.unique_key] = existing
-        ids.append(existing)
-    if not fresh:
-        return Made(tuple(ids), frozenset(), ())
-    _admit(connection, account, len(fresh), look)
-    rows = insert(connection, account, fresh, look.now)
-    queued = [Dispatch.of(step) for made in rows.values() for step in made.steps if step["status"] == "queued"]
-    return Made(tuple(ids), frozenset(rows), tuple(queued), rows)
+        key = (plan.pipeline, plan.unique_key)
+        existing = taken.get(key) if plan.unique_key is not None else None
+        if plan.id in present or existing is None:
+            ids.append(plan.id)
+        else:
+            ids.append(existing)
+        if plan.id not in present and existing is None:
+            taken[key] = plan.id
+            fresh.append(plan)
+    new: dict[str, JobRows] = {}
+    if fresh and not present:
+        look = connection.execute(_SELECT_ACCOUNT, {"p_account": account}).one()
+        _admit(connection, account, len(fresh), look)
+        new = insert(connection, account, fresh, look.now)
+    old = _read(connection, [each for each in ids if each not in new])
+    queued = [Dispatch.of(step) for rows in new.values() for step in rows.steps if step["status"] == "queued"]
+    return Created(tuple(new.get(each) or old[each] for each in ids), present or frozenset(new), tuple(queued))
 
 
-def _made_before(connection: Connection, account: str, plans: Sequence[JobPlan]) -> Made | None:
-    present = frozenset(summaries(connection, [plan.id for plan in plans]))
-    if not present:
-        return None
-    taken = _taken_unique_keys(connection, account, plans)
-    taken |= {(plan.pipeline, plan.unique_key): plan.id for plan in plans if plan.id in present}
-    ids = [plan.id if plan.id in present else taken[plan.pipeline, plan.unique_key] for plan in plans]
-    return Made(tuple(ids), present, ())
+def _present(connection: Connection, plans: Sequence[JobPlan]) -> frozenset[str]:
+    statement = select(jobs.c.id).where(among(connection, jobs.c.id, [plan.id for plan in plans]))
+    return frozenset(connection.execute(statement).scalars())
+
+
+def _read(connection: Connection, ids: Sequence[str]) -> dict[str, JobRows]:
+    """Jobs that exist, by id."""
+    if not ids:
+        return {}
+
+    def of_jobs(table: Any, order: Any) -> dict[str, list[Mapping[Any, Any]]]:
+        found: dict[str, list[Mapping[Any, Any]]] = {}
+        for row in connection.execute(
+            select(table).where(among(connection, table.c.job_id, ids)).order_by(order)
+        ).mappings():
+            found.setdefault(row["job_id"], []).append(row)
+        return found
+
+    of_steps, of_attempts = of_jobs(steps, steps.c.position), of_jobs(attempts, attempts.c.run_token)
+    rows = connection.execute(select(jobs).where(among(connection, jobs.c.id, ids))).mappings()
+    return {row["id"]: JobRows(row, of_steps.get(row["id"], ()), of_attempts.get(row["id"], ())) for row in rows}
 
 
 def _taken_unique_keys(
@@ -212,35 +235,25 @@ def _count(dialect: str) -> Insert:
     ).returning(usage.c.jobs)
 
 
-def insert(
-    connection: Connection, account: str, fresh: Sequence[tuple[str, JobPlan]], now: datetime
-) -> dict[str, JobRows]:
+def insert(connection: Connection, account: str, plans: Sequence[JobPlan], now: datetime) -> dict[str, JobRows]:
     """Insert jobs of an account that exists, with their steps, by id; nothing is refused or counted here."""
-    job_rows = [job_row(account, job_id, plan, now) for job_id, plan in fresh]
+    job_rows = [job_row(account, plan, now) for plan in plans]
     sequence: dict[str, int] = dict(insert_rows(connection, jobs, job_rows, returning=("id", "seq")))  # type: ignore[arg-type]
-    made: dict[str, JobRows] = {}
-    step_rows: list[dict[str, Any]] = []
-    for (job_id, plan), row in zip(fresh, job_rows, strict=True):
-        own = [
-            step_row(account, job_id, plan, position, sequence[job_id], row["run_at"], now)
-            for position in range(len(plan.steps))
-        ]
-        step_rows += own
-        made[job_id] = JobRows({**BLANK_JOB, **row, "seq": sequence[job_id]}, [{**BLANK_STEP, **step} for step in own])
-    insert_rows(connection, steps, step_rows)
+    made = {plan.id: rows_of(row, plan, sequence[plan.id], now) for plan, row in zip(plans, job_rows, strict=True)}
+    written = [{name: step[name] for name in _STEP_COLUMNS} for rows in made.values() for step in rows.steps]
+    insert_rows(connection, steps, written)
     record(connection, *(NewEvent(account, row["id"], "status", {"status": row["status"]}) for row in job_rows))
     return made
 
 
-def job_row(account: str, job_id: str, plan: JobPlan, now: datetime) -> dict[str, Any]:
-    """The row of a new job, as it is made at that time."""
-    run_at = (max(now, plan.run_at or now) + timedelta(seconds=plan.delay)).astimezone(UTC)
-    waits = run_at > now
-    status = "scheduled" if waits else "queued"
-    if not waits and _awaits_approval(plan, 0):
-        status = "awaiting_approval"
+def job_row(account: str, plan: JobPlan, now: datetime) -> dict[str, Any]:
+    """The columns of a new job, which is created at that time."""
+    run_at = (max(now, plan.run_at or now) + timedelta(seconds=plan.delay or 0.0)).astimezone(UTC)
+    status = "scheduled"
+    if run_at <= now:
+        status = "awaiting_approval" if plan.awaits_approval(0) else "queued"
     return {
-        "id": job_id,
+        "id": plan.id,
         "account": account,
         "pipeline": plan.pipeline,
         "status": status,
@@ -258,22 +271,21 @@ def job_row(account: str, job_id: str, plan: JobPlan, now: datetime) -> dict[str
     }
 
 
-def _awaits_approval(plan: JobPlan, position: int) -> bool:
-    return plan.approval and position == len(plan.steps) - 1
+def rows_of(job: Mapping[str, Any], plan: JobPlan, sequence: int, now: datetime) -> JobRows:
+    """A new job and its steps with every column; the first step is queued, or awaits approval."""
+    own = [_step_row(job, plan, position, sequence, now) for position in range(len(plan.steps))]
+    return JobRows({**_NO_JOB, **job, "seq": sequence}, own)
 
 
-def step_row(
-    account: str, job_id: str, plan: JobPlan, position: int, sequence: int, run_at: datetime, now: datetime
-) -> dict[str, Any]:
-    """The row of one of its steps; the first is queued, or awaits approval."""
-    step, first = plan.steps[position], position == 0
-    status = "pending"
-    if first:
-        status = "awaiting_approval" if _awaits_approval(plan, position) else "queued"
+def _step_row(job: Mapping[str, Any], plan: JobPlan, position: int, sequence: int, now: datetime) -> dict[str, Any]:
+    step, status = plan.steps[position], "pending"
+    if position == 0:
+        status = "awaiting_approval" if plan.awaits_approval(0) else "queued"
     return {
+        **_NO_STEP,
         "id": new_id(),
-        "job_id": job_id,
-        "account": account,
+        "job_id": plan.id,
+        "account": job["account"],
         "pipeline": plan.pipeline,
         "position": position,
         "name": step.name,
@@ -288,6 +300,13 @@ def step_row(
         "run_token": 0,
         "progress": 0,
         "note": "",
-        "due_at": run_at if first and run_at > now else None,
+        "due_at": job["run_at"] if position == 0 and job["run_at"] > now else None,
         "queued_at": now if status == "queued" else None,
     }
+
+
+#: The columns of a new step that are not null.
+_STEP_COLUMNS = (
+    *("id", "job_id", "account", "pipeline", "position", "name", "lane", "status", "required", "priority", "sequence"),
+    *("attempt", "max_attempts", "lost", "run_token", "progress", "note", "due_at", "queued_at"),
+)

@@ -23,11 +23,11 @@ from . import (
     webhook_deliveries,
     workers,
 )
-from .attempt import OwnedAttempt
+from .attempt import OwnedAttempt, write_owned
 from .circuits import CircuitPolicy
 from .dispatch import Dispatch
 from .events import record
-from .steps import guarded, load, owned_of
+from .start_steps import attempt_of, load
 
 jobs, steps, attempts, dead_letters = Job.__table__, Step.__table__, Attempt.__table__, DeadLetter.__table__
 
@@ -39,62 +39,81 @@ Final = Literal["failed", "timed_out", "cancelled", "lost"]
 
 _CLOSE_ATTEMPT = (
     update(attempts)
-    .where(attempts.c.step_id == bindparam("its_step"), attempts.c.run_token == bindparam("its_token"))
+    .where(attempts.c.step_id == bindparam("p_step"), attempts.c.run_token == bindparam("p_token"))
     .values(
-        outcome=bindparam("its_outcome"),
-        error=bindparam("its_error", type_=attempts.c.error.type),
+        outcome=bindparam("p_outcome"),
+        error=bindparam("p_error", type_=attempts.c.error.type),
         finished_at=db_now(),
     )
 )
 _MOVE_JOB = (
     update(jobs)
-    .where(jobs.c.id == bindparam("its_job"), jobs.c.finished_at.is_(None))
-    .values(status=bindparam("its_status"), current_step=bindparam("its_step"))
+    .where(jobs.c.id == bindparam("p_job"), jobs.c.finished_at.is_(None))
+    .values(status=bindparam("p_status"), current_step=bindparam("p_step"))
     .returning(jobs.c.cancel_requested_at)
 )
-_QUEUE_NEXT = (
+_COMPLETE_STEP = (
     update(steps)
-    .where(steps.c.id == bindparam("its_id"), steps.c.status == "pending")
-    .values(status="queued", queued_at=db_now())
-)
-_LET_NEXT_AWAIT = (
-    update(steps)
-    .where(steps.c.id == bindparam("its_id"), steps.c.status == "pending")
-    .values(status="awaiting_approval")
-)
-
-
-def complete(connection: Connection, owned: OwnedAttempt, output: dict[str, Any]) -> Dispatch | None:
-    """Keep the output, and queue the next step in the same transaction.
-
-    Returns the next step to hand to Redis, or None when none is queued (the job awaits approval, or ended and has no
-    webhook to call). A job that somebody wants cancelled ends here if another step would follow.
-
-    Raises:
-        OwnershipLost: another attempt owns the step; nothing was written.
-    """
-    events = [owned.step_event("completed")]
-    status, delivery = _move_on(connection, owned, output)
-    guarded(
-        connection,
-        owned,
+    .where(
+        steps.c.id == bindparam("p_step"), steps.c.status == "running", steps.c.run_token == bindparam("p_run_token")
+    )
+    .values(
         status="completed",
-        output=output,
+        output=bindparam("p_output", type_=steps.c.output.type),
         progress=100,
         finished_at=db_now(),
         slot=None,
         worker_id=None,
         error=None,
     )
+)
+_COMPLETE_JOB = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("p_job"), jobs.c.finished_at.is_(None))
+    .values(status="completed", finished_at=db_now(), current_step=None, error=None)
+    .returning(jobs.c.id, jobs.c.account, jobs.c.status, jobs.c.callback_url)
+)
+_WITH_OUTPUT = _COMPLETE_JOB.values(result=bindparam("p_result", type_=jobs.c.result.type))
+#: After a best-effort last step, the result is the output of the last required one.
+_WITH_LAST_REQUIRED = _COMPLETE_JOB.values(
+    result=select(steps.c.output)
+    .where(steps.c.job_id == bindparam("p_job"), steps.c.required)
+    .order_by(steps.c.position.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_QUEUE_NEXT = (
+    update(steps)
+    .where(steps.c.id == bindparam("p_id"), steps.c.status == "pending")
+    .values(status="queued", queued_at=db_now())
+)
+_LET_NEXT_AWAIT = (
+    update(steps).where(steps.c.id == bindparam("p_id"), steps.c.status == "pending").values(status="awaiting_approval")
+)
+
+
+def complete(connection: Connection, owned: OwnedAttempt, output: dict[str, Any]) -> Dispatch | None:
+    """Keep the output, and queue the next step in the same transaction.
+
+    Returns the next step to hand to Redis; None when none is queued (the job awaits approval, or ended and calls no
+    webhook). A job that is to be cancelled ends here if another step would follow.
+
+    Raises:
+        OwnershipLost: another attempt owns the step; the caller rolls back.
+    """
+    status, delivery = _move_on(connection, owned, output)
+    known = {"p_step": owned.step_id, "p_run_token": owned.run_token, "p_output": output}
+    if not connection.execute(_COMPLETE_STEP, known).rowcount:
+        raise owned.ownership_lost()
     _close_attempt(connection, owned, "completed", None)
     if owned.canary or owned.after_failures:
         circuits.completed(connection, owned)
-    record(connection, *events)
     if status is None:
+        record(connection, owned.step_event("completed"))
         endings.end(connection, owned.job, "cancelled")
         return None
     following = _queue_next(connection, owned) or delivery
-    record(connection, owned.status_event(status))
+    record(connection, owned.step_event("completed"), owned.status_event(status))
     return following
 
 
@@ -139,7 +158,7 @@ def retry(
         values["lost"] = steps.c.lost + 1
     job_status = "awaiting_approval" if unapproved else "queued"
     goes_on = _set_job(connection, owned, job_status, owned.name)
-    guarded(connection, owned, **values)
+    write_owned(connection, owned, **values)
     _close_attempt(connection, owned, outcome, error)
     if owned.canary and spends and circuit is not None:
         circuits.reopen(connection, owned, circuit)
@@ -187,7 +206,7 @@ def fail(
     # Of an unknown outcome more is to be said than that the time was over: it is a failure that somebody looks at.
     status = "timed_out" if outcome == "timed_out" and error["code"] != "outcome_unknown" else "failed"
     _end_or_move_on(connection, owned, status, error)
-    guarded(connection, owned, status=status, error=error, finished_at=db_now(), slot=None, worker_id=None)
+    write_owned(connection, owned, status=status, error=error, finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, outcome, error)
     following = _leave_letter(
         connection,
@@ -236,7 +255,7 @@ def cancel(connection: Connection, owned: OwnedAttempt) -> None:
     """
     _with_unknown_outcome(connection, owned, {"code": "cancelled", "message": "the job was cancelled"})
     endings.end(connection, owned.job, "cancelled")
-    guarded(connection, owned, status="cancelled", finished_at=db_now(), slot=None, worker_id=None)
+    write_owned(connection, owned, status="cancelled", finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, "cancelled", None)
     record(connection, owned.step_event("cancelled"))
 
@@ -249,7 +268,7 @@ def time_out_job(connection: Connection, owned: OwnedAttempt) -> None:
     """
     error = _with_unknown_outcome(connection, owned, endings.deadline_error(owned.name))
     endings.end_at_deadline(connection, owned.job, owned.name)
-    guarded(connection, owned, status="timed_out", error=error, finished_at=db_now(), slot=None, worker_id=None)
+    write_owned(connection, owned, status="timed_out", error=error, finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, "timed_out", error)
     record(connection, owned.step_event("timed_out"))
 
@@ -277,7 +296,7 @@ def lose(
     found = load(connection, step_id)
     if found is None or found["status"] != "running" or found["run_token"] != run_token:
         raise OwnershipLost(f"step {step_id} is not running as run {run_token} any more")
-    owned = owned_of(found, run_token, found["attempt"], {})
+    owned = attempt_of(found)
     if owned.job["cancel_requested_at"] is not None:
         cancel(connection, owned)
         return
@@ -373,25 +392,13 @@ def _move_on(
 
 
 def _complete_job(connection: Connection, owned: OwnedAttempt, output: dict[str, Any] | None) -> Dispatch | None:
-    values: dict[str, Any] = {"status": "completed", "finished_at": db_now(), "current_step": None, "error": None}
+    known: dict[str, Any] = {"p_job": owned.job_id}
+    statement = _WITH_LAST_REQUIRED
     if owned.required and output is not None:
-        values["result"] = output
-    else:
-        values["result"] = (
-            select(steps.c.output)
-            .where(steps.c.job_id == owned.job_id, steps.c.required)
-            .order_by(steps.c.position.desc())
-            .limit(1)
-            .scalar_subquery()
-        )
-    ended = connection.execute(
-        update(jobs)
-        .where(jobs.c.id == owned.job_id, jobs.c.finished_at.is_(None))
-        .values(**values)
-        .returning(jobs.c.id, jobs.c.account, jobs.c.status, jobs.c.callback_url)
-    )
-    told = webhook_deliveries.enqueue(connection, ended.mappings().all())
-    return told[0] if told else None
+        statement, known = _WITH_OUTPUT, {**known, "p_result": output}
+    ended = connection.execute(statement, known).mappings().all()
+    queued = webhook_deliveries.enqueue(connection, ended)
+    return queued[0] if queued else None
 
 
 def _set_job(connection: Connection, owned: OwnedAttempt, status: str, step: str) -> bool:
@@ -399,7 +406,7 @@ def _set_job(connection: Connection, owned: OwnedAttempt, status: str, step: str
 
     The job's row is held from here on. Whoever cancelled it before saw a step that ran, and left its end to that.
     """
-    moved = connection.execute(_MOVE_JOB, {"its_job": owned.job_id, "its_status": status, "its_step": step})
+    moved = connection.execute(_MOVE_JOB, {"p_job": owned.job_id, "p_status": status, "p_step": step})
     row = moved.one_or_none()
     return row is None or row.cancel_requested_at is None
 
@@ -408,14 +415,14 @@ def _queue_next(connection: Connection, owned: OwnedAttempt) -> Dispatch | None:
     if owned.following is None:
         return None
     statement = _LET_NEXT_AWAIT if owned.following_awaits_approval else _QUEUE_NEXT
-    queued = connection.execute(statement, {"its_id": owned.following.id}).rowcount
+    queued = connection.execute(statement, {"p_id": owned.following.id}).rowcount
     return owned.following if queued and not owned.following_awaits_approval else None
 
 
 def _close_attempt(connection: Connection, owned: OwnedAttempt, outcome: str, error: dict[str, Any] | None) -> None:
     connection.execute(
         _CLOSE_ATTEMPT,
-        {"its_step": owned.step_id, "its_token": owned.run_token, "its_outcome": outcome, "its_error": error},
+        {"p_step": owned.step_id, "p_token": owned.run_token, "p_outcome": outcome, "p_error": error},
     )
 
 
