@@ -1,10 +1,19 @@
-"""Every metric's name, labels and help text. No metric has an account as a label: series must not grow with them."""
+"""Every metric's name, labels and help text. No label is an account: the number of series must not grow with them."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY = CollectorRegistry()
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(name, text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(name, text, labels, registry=REGISTRY)
+
 
 STEP_SECONDS = Histogram(
     "onelane_step_seconds",
@@ -13,144 +22,90 @@ STEP_SECONDS = Histogram(
     buckets=(0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640),
     registry=REGISTRY,
 )
-ATTEMPTS = Counter(
+ATTEMPTS = _counter(
     "onelane_attempts",
     "Attempts that ended, by lane, pipeline, step and outcome.",
-    ("lane", "pipeline", "step", "outcome"),
-    registry=REGISTRY,
+    "lane",
+    "pipeline",
+    "step",
+    "outcome",
 )
-REFUSED_STARTS = Counter(
+REFUSED_STARTS = _counter(
     "onelane_refused_starts",
-    "Claimed messages whose step the database did not let start, by lane; they go back with a short delay.",
-    ("lane",),
-    registry=REGISTRY,
+    "Claimed messages whose step the database refused to start, by lane; they go back with a short delay.",
+    "lane",
 )
-REFUSED_WRITES = Counter(
-    "onelane_refused_writes",
-    "Results of attempts that did not own their step any more.",
-    registry=REGISTRY,
-)
-LOST_ATTEMPTS = Counter(
-    "onelane_lost_attempts",
-    "Attempts taken from workers that died.",
-    registry=REGISTRY,
-)
-REDISPATCHED = Counter(
+REFUSED_WRITES = _counter("onelane_refused_writes", "Refused writes of attempts that no longer owned their step.")
+LOST_ATTEMPTS = _counter("onelane_lost_attempts", "Attempts taken from workers that died.")
+REDISPATCHED = _counter(
     "onelane_redispatched_steps",
-    "Queued steps that were sent to Redis by the dispatcher loop and not at once.",
-    registry=REGISTRY,
+    "Queued steps that the dispatcher loop sent to Redis, because they were not sent at once.",
 )
-REBUILDS = Counter(
-    "onelane_rebuilds",
-    "Rebuilds of Redis from SQL, after a loss of Redis was noticed.",
-    registry=REGISTRY,
+REBUILDS = _counter("onelane_rebuilds", "Rebuilds of Redis from SQL, after a loss of Redis was detected.")
+ORPHANED = _counter(
+    "onelane_orphaned_messages", "Messages in Redis without a step to run in SQL, removed by the reconciler."
 )
-ORPHANED = Counter(
-    "onelane_orphaned_messages",
-    "Messages in Redis that had nothing to run by SQL, removed by the reconciler.",
-    registry=REGISTRY,
-)
-BURIED = Counter(
+BURIED = _counter(
     "onelane_buried_messages",
     "Messages that no worker could run (unknown actor, undecodable), moved from Redis to the dead letters.",
-    registry=REGISTRY,
 )
-REAPED = Counter(
-    "onelane_reaped_queues",
-    "Idle tenant queues that were deleted.",
-    registry=REGISTRY,
+REAPED = _counter("onelane_reaped_queues", "Idle tenant queues that were deleted.")
+REFUSED_CALLS = _counter(
+    "onelane_refused_calls", "API calls that a rate limit refused, by limit (key, address, failures).", "limit"
 )
-REFUSED_CALLS = Counter(
-    "onelane_refused_calls",
-    "Calls of the API that a rate limit refused, by limit (key, address, failures).",
-    ("limit",),
-    registry=REGISTRY,
-)
-REFUSED_CONNECTIONS = Counter(
+REFUSED_CONNECTIONS = _counter(
     "onelane_refused_connections",
-    "Connections that were ended before a request was whole, by reason: too_many or the code of the answer.",
-    ("reason",),
-    registry=REGISTRY,
+    "Connections that were closed before a request was complete, by reason: too_many or the code of the answer.",
+    "reason",
 )
-SCHEDULE_FIRES = Counter(
-    "onelane_schedule_fires",
-    "Times of schedules that came, by outcome (fired, skipped, missed, refused).",
-    ("outcome",),
-    registry=REGISTRY,
+SCHEDULE_FIRES = _counter(
+    "onelane_schedule_fires", "Due times of schedules, by outcome (fired, skipped, missed, refused).", "outcome"
 )
-ALERT_MESSAGES = Counter(
+ALERT_MESSAGES = _counter(
     "onelane_alert_messages",
-    "Messages to the alert channels, by outcome: delivered, failed (tried again), given_up.",
-    ("outcome",),
-    registry=REGISTRY,
+    "Messages to the alert channels, by outcome: delivered, failed (retried), given_up.",
+    "outcome",
 )
-ALERTS_OVERDUE = Gauge(
+ALERTS_OVERDUE = _gauge(
     "onelane_alerts_overdue_seconds",
-    "By how long the alert that waits longest for its message is late, where there are channels: the cap holds it.",
-    registry=REGISTRY,
+    "How late the longest waiting alert is, where there are channels; the hourly cap delays it.",
 )
-OPEN_CIRCUITS = Gauge(
-    "onelane_open_circuits",
-    "Tenant queues with work waiting whose circuit is open, by lane.",
-    ("lane",),
-    registry=REGISTRY,
+OPEN_CIRCUITS = _gauge(
+    "onelane_open_circuits", "Tenant queues with work waiting whose circuit is open, by lane.", "lane"
 )
-LOOP_FAILURES = Counter(
-    "onelane_loop_failures",
-    "Runs of a background loop that failed, by loop.",
-    ("loop",),
-    registry=REGISTRY,
+LOOP_FAILURES = _counter("onelane_loop_failures", "Runs of a background loop that failed, by loop.", "loop")
+LANE_MESSAGES = _gauge(
+    "onelane_lane_messages", "Messages in Redis, by lane and state (waiting, active, delayed).", "lane", "state"
 )
-LANE_MESSAGES = Gauge(
-    "onelane_lane_messages",
-    "Messages in Redis, by lane and state (waiting, active, delayed).",
-    ("lane", "state"),
-    registry=REGISTRY,
+LANE_OLDEST_WAIT = _gauge(
+    "onelane_lane_oldest_wait_seconds", "How long the oldest waiting message of a lane has waited.", "lane"
 )
-LANE_OLDEST_WAIT = Gauge(
-    "onelane_lane_oldest_wait_seconds",
-    "How long the oldest waiting message of a lane has waited.",
-    ("lane",),
-    registry=REGISTRY,
+LANE_READY_ACCOUNTS = _gauge(
+    "onelane_lane_ready_accounts", "Accounts of a lane that could start something now.", "lane"
 )
-LANE_READY_ACCOUNTS = Gauge(
-    "onelane_lane_ready_accounts",
-    "Accounts of a lane that could start something now.",
-    ("lane",),
-    registry=REGISTRY,
-)
-LANE_STARTS = Gauge(
+LANE_STARTS = _gauge(
     "onelane_lane_starts",
-    "Messages of a lane started since its Redis was made; with the next, the mean dwell time of any span.",
-    ("lane",),
-    registry=REGISTRY,
+    "Messages of a lane started since its keys were created; with the next metric, the mean dwell time of any period.",
+    "lane",
 )
-LANE_DWELL = Gauge(
-    "onelane_lane_dwell_seconds",
-    "Seconds from arrival to start of all those messages together.",
-    ("lane",),
-    registry=REGISTRY,
-)
-INVARIANT_VIOLATIONS = Gauge(
+LANE_DWELL = _gauge("onelane_lane_dwell_seconds", "Sum of the seconds from arrival to start of these messages.", "lane")
+INVARIANT_VIOLATIONS = _gauge(
     "onelane_invariant_violations",
     "Violations of the broker's invariants found (and repaired) in the last ten minutes, by lane; each is a fault.",
-    ("lane",),
-    registry=REGISTRY,
+    "lane",
 )
-REDIS_UP = Gauge("onelane_redis_up", "Whether Redis answered the last time it was asked.", registry=REGISTRY)
-DEGRADED = Gauge(
+REDIS_UP = _gauge("onelane_redis_up", "Whether Redis answered the last request.")
+DEGRADED = _gauge(
     "onelane_degraded",
-    "1 while a part answers and does not take writes, by part and reason (disk_full, read_only, …); Redis also "
+    "1 while a part answers but takes no writes, by part and reason (disk_full, read_only, …); Redis also "
     "while its maxmemory-policy evicts keys (evicting).",
-    ("part", "reason"),
-    registry=REGISTRY,
+    "part",
+    "reason",
 )
-NEEDS_REVIEW = Gauge(
-    "onelane_drafts_needing_review",
-    "Drafts whose publish has an unknown outcome, and that wait for a person; anything but 0 wants one.",
-    registry=REGISTRY,
+NEEDS_REVIEW = _gauge(
+    "onelane_drafts_needing_review", "Drafts whose publish has an unknown outcome, and that a person must check."
 )
-WORKERS = Gauge("onelane_workers", "Workers that are alive by the database's clock.", registry=REGISTRY)
+WORKERS = _gauge("onelane_workers", "Workers that are alive by the database's clock.")
 HTTP_SECONDS = Histogram(
     "onelane_http_request_seconds",
     "Time to answer an HTTP request, by method, route and status class.",

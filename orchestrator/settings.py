@@ -284,9 +284,11 @@ class Settings(BaseSettings):
             folder = info.data.get("data_dir")
             # Quoted, since a URL gives % and ? in a folder's name another meaning.
             return f"sqlite:///{quote(str(folder))}/onelane.db" if folder else value
-        from tenants.database_url import check  # SQLAlchemy takes a second to load; most commands have no such URL
+        from tenants.postgres_sessions import (
+            check_url,  # SQLAlchemy takes a second to load; most commands have no such URL
+        )
 
-        check(value)
+        check_url(value)
         return value
 
     @field_validator("redis_url")

@@ -8,7 +8,6 @@ Invariants
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -42,15 +41,6 @@ def parse(text: str) -> URL:
     if re.search(r"[\x00-\x20\x7f]", rest) and kind != "sqlite":
         raise InvalidDatabaseUrl(f"it has a space or a control character in it; {_ENCODE}")
     return _sqlite(rest) if kind == "sqlite" else _postgres(rest)
-
-
-def check(text: str) -> None:
-    """Raises: InvalidDatabaseUrl: `text` cannot be used for a `Database`; also where its `options` are at fault."""
-    from .postgres_sessions import SESSION_SETTINGS
-
-    url = parse(text)
-    if url.drivername != "sqlite":
-        options_of(url, os.environ, SESSION_SETTINGS)
 
 
 def _sqlite(rest: str) -> URL:

@@ -25,7 +25,7 @@ from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from .database_url import options_of
+from .database_url import options_of, parse
 
 #: Seconds that a statement may take before it is cancelled.
 STATEMENT_TIMEOUT_SECONDS = 30
@@ -49,6 +49,17 @@ _PROOF = "onelane.session"
 _PREPARE_THRESHOLD = 2
 #: How poolers refuse start-up options: pgbouncer, then Amazon's RDS Proxy.
 _REFUSED_OPTIONS = re.compile(r"unsupported startup parameter|command-line options")
+
+
+def check_url(text: str) -> None:
+    """Check the database's URL, its `options` too.
+
+    Raises:
+        InvalidDatabaseUrl: it cannot be used for a `Database`.
+    """
+    url = parse(text)
+    if url.drivername != "sqlite":
+        options_of(url, os.environ, SESSION_SETTINGS)
 
 
 class PostgresSessions:

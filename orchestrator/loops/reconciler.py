@@ -188,17 +188,11 @@ class Reconciler:
     def _send_missing(self) -> tuple[int, int]:
         requeued = checked = 0
         last: Dispatch | None = None
-        while True:
-
-            def look(connection: Connection, last: Dispatch | None = last) -> list[Dispatch]:
-                return store.waiting_after(connection, last, horizon_seconds=HORIZON_SECONDS, limit=self.batch)
-
-            found = self._runtime.database.read(look)
-            if not found:
-                return requeued, checked
+        while found := self._waiting_after(last, horizon_seconds=HORIZON_SECONDS):
             requeued += self._runtime.dispatcher.send_missing(found)
             checked += len(found)
             last = found[-1]
+        return requeued, checked
 
     # --- continuous comparison ---------------------------------------------------------------------------------------
 
@@ -213,7 +207,7 @@ class Reconciler:
         sent = 0
         for lane, account in self._runtime.violations.take_queues(_MOST_QUEUES):
             sent += self._send_lost(self._waiting_in(lane, account))
-        found = self._waiting_after(self._compared)
+        found = self._waiting_after(self._compared, horizon_seconds=_HELD_SECONDS, older_than=self.sent_seconds)
         self._compared = found[-1] if len(found) == self.batch else None
         return sent + self._send_lost(found)
 
@@ -224,10 +218,12 @@ class Reconciler:
             )
         )
 
-    def _waiting_after(self, last: Dispatch | None) -> list[Dispatch]:
+    def _waiting_after(
+        self, last: Dispatch | None, *, horizon_seconds: float, older_than: float = 0.0
+    ) -> list[Dispatch]:
         return self._runtime.database.read(
             lambda connection: store.waiting_after(
-                connection, last, horizon_seconds=_HELD_SECONDS, older_than=self.sent_seconds, limit=self.batch
+                connection, last, horizon_seconds=horizon_seconds, older_than=older_than, limit=self.batch
             )
         )
 

@@ -201,12 +201,7 @@ def _remove_jobs(
 ) -> dict[str, int]:
     paths = connection.execute(select(artifacts.c.path).where(artifacts.c.job_id.in_(ids))).scalars().all()
     remove_files(paths)
-    removed = {"files": len(paths)}
-    for holding in (*holdings.OF_JOBS, *holdings.BESIDE_JOBS):
-        table = holding.table
-        removed[table.name] = connection.execute(delete(table).where(table.c.job_id.in_(ids))).rowcount
-    removed["jobs"] = connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
-    return removed
+    return {"files": len(paths), **holdings.remove_jobs(connection, ids)}
 
 
 def remove_without_jobs(

@@ -6,9 +6,10 @@ new table fails it until it is listed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, select
 
 from ..models import (
     Account,
@@ -86,6 +87,17 @@ SETTINGS = (
     _holding(IdempotencyKey, "idempotency_key", "scope", "body_hash", "response"),
 )
 ALL = (*SETTINGS, *OF_JOBS, *BESIDE_JOBS, JOBS, ACCOUNT)
+
+
+def remove_jobs(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
+    """Remove jobs with all rows that refer to them; returns how many of each table."""
+    removed = {}
+    for holding in (*OF_JOBS, *BESIDE_JOBS):
+        table = holding.table
+        removed[table.name] = connection.execute(delete(table).where(table.c.job_id.in_(ids))).rowcount
+    jobs = JOBS.table
+    removed[jobs.name] = connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
+    return removed
 
 
 def count(connection: Connection, holding: Holding, account: str) -> int:

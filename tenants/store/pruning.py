@@ -21,21 +21,11 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_
 
 from ..columns import db_now
 from ..database import Database
-from ..models import (
-    Artifact,
-    DeadLetter,
-    Draft,
-    Event,
-    IdempotencyKey,
-    Job,
-    Publication,
-    Step,
-    Worker,
-)
-from . import usage, webhook_deliveries
+from ..models import Artifact, DeadLetter, Event, IdempotencyKey, Job, Publication, Worker
+from . import holdings, usage, webhook_deliveries
 
-jobs, steps, events = Job.__table__, Step.__table__, Event.__table__
-drafts, publications, dead_letters = Draft.__table__, Publication.__table__, DeadLetter.__table__
+jobs, events = Job.__table__, Event.__table__
+publications, dead_letters = Publication.__table__, DeadLetter.__table__
 artifacts, workers, idempotency_keys = Artifact.__table__, Worker.__table__, IdempotencyKey.__table__
 
 #: A job may have very many events (each call of `ctx.log` is one): they are removed first, so many at a time.
@@ -108,10 +98,7 @@ def _remove(connection: Connection, ids: list[str]) -> Pruned:
     ids += webhook_deliveries.ids_of(connection, ids)
     paths = tuple(connection.execute(select(artifacts.c.path).where(artifacts.c.job_id.in_(ids))).scalars())
     usage.remove_attempts(connection, ids)
-    for table in (artifacts, events, publications, drafts, dead_letters, steps):
-        connection.execute(delete(table).where(table.c.job_id.in_(ids)))
-    removed = connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
-    return Pruned(removed, paths)
+    return Pruned(holdings.remove_jobs(connection, ids)["jobs"], paths)
 
 
 def _needed() -> ColumnElement[bool]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Connection, or_, select, update
 
@@ -61,16 +60,15 @@ def of_accounts(connection: Connection, names: Sequence[str]) -> list[AccountSet
     )
     for row in connection.execute(broken):
         pauses.setdefault(row.account, []).append(QueuePause(row.lane, row.until, "circuit_open"))
-    return [_settings(name, rows.get(name), pauses.get(name, ())) for name in names]
-
-
-def _settings(account: str, row: Any | None, pauses: Sequence[QueuePause]) -> AccountSettings:
-    return AccountSettings(
-        account=account,
-        held=row is not None and row.status in ("paused", "suspended"),
-        limits=AccountLimits.from_json(row.limits if row is not None else None),
-        pauses=tuple(pauses),
-    )
+    return [
+        AccountSettings(
+            account=name,
+            held=name in rows and rows[name].status in ("paused", "suspended"),
+            limits=AccountLimits.from_json(rows[name].limits if name in rows else None),
+            pauses=tuple(pauses.get(name, ())),
+        )
+        for name in names
+    ]
 
 
 def accounts_with_settings(connection: Connection, *, after: str, limit: int) -> Sequence[str]:
