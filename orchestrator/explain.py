@@ -212,10 +212,10 @@ def _of_redis(reason: Reason) -> Why:
     code = _CODES.get(reason.code, reason.code)
     messages = {
         "behind_other_messages": f"{reason.count} of its tenant queue come(s) first",
-        "at_concurrency": f"{reason.count} of its tenant queue run(s), and no more may",
-        "lane_at_concurrency": f"{reason.count} of the whole lane run(s), and no more may",
+        "at_concurrency": f"{reason.count} of its tenant queue run(s), which is the limit",
+        "lane_at_concurrency": f"{reason.count} of the whole lane run(s), which is the limit",
         "rate_limited": "the rate of its tenant queue is used up",
-        "retry_backoff": "the one before it is in a backoff, and the order is strict",
+        "retry_backoff": "the job before it is in a backoff, and the order is strict",
         "delayed": "its time has not come",
         "damaged": "Redis has lost a part of its tenant queue, which is repaired within a minute",
     }
@@ -224,5 +224,5 @@ def _of_redis(reason: Reason) -> Why:
 
 def _behind_others(found: Situation) -> str:
     if found.busy >= found.threads:
-        return f"nothing of its account is before it; all {found.threads} threads are busy with others"
-    return "nothing is before it; a worker takes it at any moment"
+        return f"no job of its account is before it; all {found.threads} threads are busy with others"
+    return "no job is before it; a worker is about to take it"

@@ -173,7 +173,7 @@ def _stored(settings: store.AccountSettings, lane: str) -> StoredSettings:
             ordering=limits.ordering,
         ),
         queue_paused=_longest(pauses),
-        account_paused=FOR_GOOD if settings.held else 0,
+        account_paused=FOR_GOOD if settings.is_paused else 0,
     )
 
 

@@ -60,7 +60,7 @@ def _postgres(rest: str) -> URL:
         raise InvalidDatabaseUrl(f"it has more than one @; {_ENCODE}")
     # SQLAlchemy's rule: a slash may be in the password, not in the user name.
     if "/" in credentials.partition(":")[0]:
-        raise InvalidDatabaseUrl(f"an @ stands where none can stand; {_ENCODE}")
+        raise InvalidDatabaseUrl(f"it has an @ where none is allowed; {_ENCODE}")
     hosts = re.split(r"[/?]", place, maxsplit=1)[0]
     after = place[len(hosts) :]
     if "?" in after:

@@ -81,7 +81,7 @@ class WebhookSecrets:
     def _first(self, connection: Connection, account: str) -> list[bytes]:
         """Create a secret unless there is one; not for an account that was erased meanwhile."""
         if not account_exists(connection, account):
-            raise NotFound(f"account {account!r} does not exist any more")
+            raise NotFound(f"account {account!r} no longer exists")
         sealed = self._sealer.seal(_new_secret(), account=account, purpose=_PURPOSE)
         statement = upsert(connection, webhook_secrets).values(account=account, secret=sealed, created_at=db_now())
         connection.execute(statement.on_conflict_do_nothing())

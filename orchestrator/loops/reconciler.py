@@ -80,7 +80,7 @@ class Reconciler:
             if known is None:
                 log.info("Redis (run id %s) is new to this database", server.run_id)
             else:
-                log.info("Redis (run id %s) is not the one that SQL knows: rebuilding it from SQL", server.run_id)
+                log.info("Redis (run id %s) does not match SQL: rebuilding it from SQL", server.run_id)
             # A server that is emptied from now on loses this number, and so is not mistaken for the rebuilt one.
             self._runtime.broker.queues_admin.set_generation(_IN_REBUILD)
             report = self.reconcile()

@@ -212,5 +212,5 @@ def lanes_with_attempts() -> CTE:
 
 def _paused_lanes(connection: Connection, account: str) -> list[str]:
     own = select(tenant_queues.c.lane).where(tenant_queues.c.account == account, tenant_queues.c.paused.is_(True))
-    everybody = select(lanes.c.lane).where(lanes.c.paused.is_(True))
-    return list(connection.execute(own.union(everybody)).scalars())
+    of_all = select(lanes.c.lane).where(lanes.c.paused.is_(True))
+    return list(connection.execute(own.union(of_all)).scalars())

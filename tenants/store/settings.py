@@ -30,8 +30,8 @@ class AccountSettings:
     """All settings of one account that Redis must have."""
 
     account: str
-    #: It is paused or suspended: nothing of it may start.
-    held: bool
+    #: It is paused or suspended: none of its steps may start.
+    is_paused: bool
     limits: AccountLimits
     pauses: tuple[QueuePause, ...]
 
@@ -63,7 +63,7 @@ def of_accounts(connection: Connection, names: Sequence[str]) -> list[AccountSet
     return [
         AccountSettings(
             account=name,
-            held=name in rows and rows[name].status in ("paused", "suspended"),
+            is_paused=name in rows and rows[name].status in ("paused", "suspended"),
             limits=AccountLimits.from_json(rows[name].limits if name in rows else None),
             pauses=tuple(pauses.get(name, ())),
         )

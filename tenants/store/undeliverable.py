@@ -59,7 +59,7 @@ class Recorded:
 def record(connection: Connection, dead: UndeliverableMessage) -> Recorded:
     """Insert the message's dead letter, and fail its waiting step permanently.
 
-    A message that belongs to no job gets a letter without one. If its step does not wait any more, nothing is written.
+    A message that belongs to no job gets a letter without one. If its step no longer waits, nothing is written.
 
     Raises:
         OwnershipLost: the step has started or ended meanwhile; nothing was written.
