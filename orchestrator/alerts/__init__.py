@@ -1,4 +1,4 @@
-"""Alerts: what a person should hear of, from the store to the channels of the settings.
+"""Alerts for people, sent to the channels in the settings.
 
-`texts` says it, `channels` sends it (by apprise), the loop `orchestrator.loops.alerts` decides when.
+`texts` writes them, `channels` sends them with apprise, and the loop `orchestrator.loops.alerts` decides when.
 """

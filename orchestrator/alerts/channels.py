@@ -1,9 +1,9 @@
-"""The channels that alerts go to: apprise's, one for each URL of the settings.
+"""The channels of alerts: one of apprise's for each URL in the settings.
 
 Invariants
-- A URL never leaves here, whole or in part: channels are named by their place and their kind. apprise and the HTTP
-  client below it put URLs into what they log, so both are silenced; what failed is said here.
-- Sending is bounded in time, also where a receiver trickles its answer.
+- No part of a URL is shown or logged: channels are named by position and kind. apprise and its HTTP client log URLs, so
+  their loggers are off; this module logs failures.
+- Sending is bounded in time, also if a receiver answers slowly.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from actors.extras import require
 
 log = logging.getLogger(__name__)
 
-#: Seconds that one channel has for one message.
+#: The time-out of one message to one channel.
 SEND_SECONDS = 15.0
 
-_TALKATIVE = ("apprise", "urllib3", "requests", "requests_oauthlib", "oauthlib")
+_URL_LOGGERS = ("apprise", "urllib3", "requests", "requests_oauthlib", "oauthlib")
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One URL of the settings, by its place, from 1 on."""
+    """One URL of the settings; positions count from 1."""
 
     position: int
     kind: str
@@ -43,12 +43,12 @@ class Channel:
 
 
 def channels_of(urls: Sequence[str]) -> list[Channel]:
-    """The channels of these URLs, which must be in shape."""
+    """The channels of these valid URLs."""
     return [Channel(number, _kind_of(url), url) for number, url in enumerate(urls, 1)]
 
 
 def faults_of(urls: Sequence[str]) -> list[str]:
-    """A sentence for each URL that apprise does not understand; none of the URL but its kind."""
+    """A sentence for each URL that apprise does not understand; it shows only the URL's kind."""
     return [
         f"number {number} ({_kind_of(url)}) is not a URL that apprise understands; see its documentation for the form"
         for number, url in enumerate(urls, 1)
@@ -59,17 +59,17 @@ def faults_of(urls: Sequence[str]) -> list[str]:
 def send(
     channels: Sequence[Channel], title: str, body: str, *, problem: bool = True, seconds: float = SEND_SECONDS
 ) -> list[Channel]:
-    """Send a message to these channels, to all at a time; gives back those that did not take it."""
+    """Send a message to these channels concurrently; returns those that did not accept it."""
     if not channels:
         return []
-    _apprise()  # before there are threads: it is loaded with warnings turned off, for all of them
+    _apprise()  # before the threads start: its import turns warnings off for all of them
     with ThreadPoolExecutor(max_workers=min(16, len(channels)), thread_name_prefix="alert") as pool:
         taken = list(pool.map(lambda channel: _send(channel, title, body, problem, seconds), channels))
     return [channel for channel, ok in zip(channels, taken, strict=True) if not ok]
 
 
 def chosen(channels: Sequence[Channel], positions: Collection[int] | None) -> list[Channel]:
-    """Those at these positions; None: all. Positions that the settings have no more are left out."""
+    """The channels at these positions; None: all. Unknown positions are ignored."""
     return [channel for channel in channels if positions is None or channel.position in positions]
 
 
@@ -83,11 +83,11 @@ def _send(channel: Channel, title: str, body: str, problem: bool, seconds: float
             body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT, timeout=seconds
         )
     except Exception as error:
-        # A plugin's error may quote its URL: only its kind is told.
+        # A plugin's error may quote its URL, so only the type is logged.
         log.warning("%s failed: %s", channel, type(error).__name__)
         return False
     if not result:
-        log.warning("%s did not take an alert", channel)
+        log.warning("%s did not accept an alert", channel)
     return bool(result)
 
 
@@ -101,13 +101,13 @@ def _service_of(url: str) -> Any | None:
 
 @cache
 def _apprise() -> ModuleType:
-    """Apprise with all its plugins, which take seconds to load; most processes send nothing.
+    """Import apprise with all its plugins, which takes seconds; most processes send no alerts.
 
     Raises:
         ExtraMissing: it is not installed.
     """
     require("alerts", "sending alerts")
-    for name in _TALKATIVE:
+    for name in _URL_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of modules that its plugins import

@@ -1,8 +1,7 @@
-"""What an alert says: a title, and lines with names, codes, ids and the commands that help.
+"""The text of an alert: a title, and lines with names, codes, ids and commands that help.
 
-Invariant: nothing comes in that a step, a page or a provider has worded. An error's message can hold a token, a cookie
-or a signed URL, and no pattern finds them all; so it stays with its dead letter, behind the API's key, and the alert
-tells its id.
+Invariant: the text has no message of a step, a page or a provider. Such a message can contain a token, a cookie or a
+signed URL, and no pattern finds them all. The alert has the id of the dead letter, which has the message.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _PLURALS = {
     "circuit_closed": "lanes of accounts that run again",
     "provider_refused": "steps that failed because a provider refuses a credential",
 }
-#: In this order, where they are known.
+#: Details that are shown if they are known, in this order.
 _FACTS = (
     *("provider", "lane", "pipeline", "step", "error_code", "failures", "until"),
     *("job_id", "dead_letter_id", "publication_id"),
@@ -41,17 +40,17 @@ class Text(NamedTuple):
 
     title: str
     body: str
-    #: Whether it tells of a problem, or of the end of one.
+    #: False: it reports the end of a problem.
     problem: bool
 
 
 def text_of(rows: Sequence[Mapping[Any, Any]], *, left: int, per_hour: int) -> Text:
-    """The message about these alerts: about one, or about several that must be told together.
+    """The message about one alert, or about several that are sent together.
 
     Args:
-        rows: alerts as they were claimed.
-        left: messages that may still leave in this hour.
-        per_hour: how many may in all.
+        rows: the claimed alerts.
+        left: messages that may still be sent in this hour.
+        per_hour: the limit of messages per hour.
     """
     text = _one(rows[0]) if len(rows) == 1 else _together(rows)
     if left:
@@ -63,12 +62,12 @@ def text_of(rows: Sequence[Mapping[Any, Any]], *, left: int, per_hour: int) -> T
 
 
 def sample_text() -> Text:
-    """What `onelane alerts test` sends."""
+    """The message of `onelane alerts test`."""
     return Text("onelane: a test", "Alerts of this onelane reach you here. Nothing is wrong.", False)
 
 
 def commands(kind: str, account: str | None, details: Mapping[str, Any]) -> list[str]:
-    """What helps, as commands for a shell."""
+    """Shell commands that help to fix the cause."""
     name, letter = shlex.quote(account or ""), details.get("dead_letter_id")
     narrowed = f" --account {name}" if account else ""
     replay = [f"onelane dead-letters replay {letter}"] if letter else []
@@ -104,9 +103,11 @@ def _one(row: Mapping[Any, Any]) -> Text:
         since = row["sent_at"] or row["first_at"]
         lines.append(f"and {more} more like it since {_minute(since)}")
     if kind == "login_required":
-        lines.append("Put a new session (onelane accounts session set): the lane goes on then. Replay what died.")
+        lines.append(
+            "Put a new session (onelane accounts session set): the lane continues then. Replay the dead letters."
+        )
     if kind == "needs_review":
-        lines.append("Look at the target yourself, then confirm it with its URL, or have it published again:")
+        lines.append("Check the target yourself, then confirm the post with its URL, or publish it again:")
     helping = commands(kind, account, details)
     if helping:
         lines += ["", *helping]

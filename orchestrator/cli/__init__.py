@@ -1,11 +1,7 @@
 """The command line. `main` is the entry point `onelane`.
 
-Exit codes: 0 done; 1 the service refused or the work failed; 2 wrong usage; 3 no service answers; 4 the settings are
-wrong; 130 interrupted; 141 whoever read the output has gone. Commands that wait for a job's end say how it ended: 0
-completed; 10 failed; 11 timed out; 12 cancelled; 13 expired; 14 it had not ended when the time was over.
-
-Invariant: before any package of ours is imported, it is made sure that it is ours, and not a stranger's module of the
-same name that stands earlier on the path.
+Invariant: before it imports a package of onelane, it checks that no other module of the same name comes earlier on the
+path.
 """
 
 from __future__ import annotations
@@ -24,5 +20,5 @@ def main() -> None:
         from .app import run
 
         sys.exit(run())
-    except KeyboardInterrupt:  # while everything is still being read
+    except KeyboardInterrupt:  # during the imports
         sys.exit(INTERRUPTED)

@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.5
 
 @accounts.command("export")
 def export_account(account: AccountArgument, caller: Caller) -> None:
-    """Print everything held of ACCOUNT as lines of JSON; status 1 if it was cut."""
+    """Print all data of ACCOUNT as lines of JSON; status 1 if the stream was cut."""
     with caller.connect() as onelane:
         try:
             for line in onelane.accounts.export(account):
@@ -36,14 +36,14 @@ def export_account(account: AccountArgument, caller: Caller) -> None:
 def erase_account(
     account: AccountArgument,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Kill what runs.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Until nothing is left.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Kill running steps.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the erasure is completed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     caller: Caller,
 ) -> None:
-    """Erase ACCOUNT and everything held of it. There is no way back."""
+    """Erase ACCOUNT and all its data. This cannot be undone."""
     if not yes and sys.stdin.isatty():
-        typer.confirm(f"Erase account {account!r} and everything held of it?", abort=True, err=True)
+        typer.confirm(f"Erase account {account!r} and all its data?", abort=True, err=True)
     with caller.connect() as onelane:
         begun = onelane.accounts.erase(account, force=force)
         found = onelane.accounts.erasure(begun["erasure_id"])
@@ -57,11 +57,13 @@ def erase_account(
 def list_erasures(
     *,
     account: Annotated[str | None, typer.Option(help="Only of this account.")] = None,
-    erasure_id: Annotated[str | None, typer.Option("--id", help="Only this one, with all that was removed.")] = None,
+    erasure_id: Annotated[
+        str | None, typer.Option("--id", help="Only this one, with the numbers of removed rows.")
+    ] = None,
     limit: Limit = 50,
     caller: Caller,
 ) -> None:
-    """List erasures, or show one: how far it is, and what was removed."""
+    """List erasures, or show one: its progress, and what was removed."""
     with caller.connect() as onelane:
         if erasure_id is not None:
             caller.show(onelane.accounts.erasure(erasure_id), _print_erasure)

@@ -1,4 +1,4 @@
-"""`onelane accounts limits | target | session`: limits, and where and as whom an account publishes."""
+"""`onelane accounts limits | target | session`: limits, publishing target and sign-in."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def get_limits(account: AccountArgument, caller: Caller) -> None:
 def set_limits(
     account: AccountArgument,
     *,
-    weight: Annotated[int | None, typer.Option(help="1 to 100: its share when others wait, too.")] = None,
+    weight: Annotated[int | None, typer.Option(help="1 to 100: its share while other accounts wait.")] = None,
     account_concurrency: Number = None,
     max_waiting: Number = None,
     daily_quota: Number = None,
     concurrency: Annotated[list[str] | None, typer.Option(help=f"LANE=NUMBER; {_PER_LANE}.")] = None,
     rate: Annotated[list[str] | None, typer.Option(help=f"LANE=NUMBER/SECONDS, or LANE=none; {_PER_LANE}.")] = None,
     ordering: Annotated[list[str] | None, typer.Option(help=f"LANE=relaxed or LANE=strict; {_PER_LANE}.")] = None,
-    default: Annotated[bool, typer.Option("--default", help="What is not named goes back to its default.")] = False,
+    default: Annotated[bool, typer.Option("--default", help="Set the other limits to their defaults.")] = False,
     caller: Caller,
 ) -> None:
-    """Change ACCOUNT's limits, on what waits, too; what is not named stays."""
+    """Change ACCOUNT's limits, also for waiting jobs; the others stay."""
     plain = {"account_concurrency": account_concurrency, "max_waiting": max_waiting, "daily_quota": daily_quota}
     changes: dict[str, Any] = {name: _number(name, text) for name, text in plain.items() if text is not None}
     if weight is not None:
@@ -67,7 +67,7 @@ def set_limits(
 
 
 def _limits_now(onelane: Onelane, account: str) -> dict[str, Any]:
-    """The account's limits; none where it comes into being with those that are set now."""
+    """The account's limits; none if the account does not exist yet."""
     try:
         return dict(onelane.accounts.get(account)["limits"])
     except NotFound:
@@ -112,9 +112,9 @@ def get_target(account: AccountArgument, caller: Caller) -> None:
 def set_target(
     account: AccountArgument,
     publisher: Annotated[str, typer.Argument(help="wordpress, demo, …")],
-    base_url: Annotated[str, typer.Argument(help="Where its site is.")],
+    base_url: Annotated[str, typer.Argument(help="The address of its site.")],
     *,
-    options: Annotated[str | None, typer.Option(help="What the publisher takes: a JSON object, @file, or -.")] = None,
+    options: Annotated[str | None, typer.Option(help="The publisher's options: a JSON object, @file, or -.")] = None,
     caller: Caller,
 ) -> None:
     """Set where ACCOUNT publishes."""
@@ -125,10 +125,10 @@ def set_target(
 
 @target.command("clear")
 def clear_target(account: AccountArgument, caller: Caller) -> None:
-    """Forget where ACCOUNT publishes."""
+    """Delete ACCOUNT's publishing target."""
     with caller.connect() as onelane:
         onelane.accounts.delete_target(account)
-    caller.tell({"cleared": "target"}, f"{account} publishes nowhere now")
+    caller.report({"cleared": "target"}, f"{account} has no target now")
 
 
 def _print_target(found: Resource) -> None:
@@ -138,7 +138,7 @@ def _print_target(found: Resource) -> None:
 
 @session.command("get")
 def get_session(account: AccountArgument, caller: Caller) -> None:
-    """Show the state of ACCOUNT's session; what is in it is never shown."""
+    """Show the state of ACCOUNT's session; its content is never shown."""
     with caller.connect() as onelane:
         caller.show(onelane.accounts.session(account), _print_session)
 
@@ -147,17 +147,17 @@ def get_session(account: AccountArgument, caller: Caller) -> None:
 def set_session(
     account: AccountArgument,
     *,
-    username: Annotated[str | None, typer.Option(help="What ACCOUNT signs in with; the password is asked for.")] = None,
+    username: Annotated[str | None, typer.Option(help="ACCOUNT's user name; the password is asked for.")] = None,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password from standard input instead.")
     ] = False,
     storage_state: Annotated[
         str | None, typer.Option(help="Cookies and localStorage as Playwright saves them: @file, or -.")
     ] = None,
-    expires_at: Annotated[str | None, typer.Option(help="When the storage state ends, with its offset.")] = None,
+    expires_at: Annotated[str | None, typer.Option(help="When the storage state expires: a time with offset.")] = None,
     caller: Caller,
 ) -> None:
-    """Set what ACCOUNT signs in with; it is sealed, and ends a pause that the lack of it had made."""
+    """Set ACCOUNT's session or credentials. They are stored sealed; a pause for a missing session ends."""
     if username is None and storage_state is None:
         raise typer.BadParameter("give --username, --storage-state, or both")
     state = None if storage_state is None else read_json("--storage-state", storage_state, dict)
@@ -171,7 +171,7 @@ def set_session(
 
 
 def _password(from_standard_input: bool) -> str:
-    """Never an option's value, which everybody on the machine could read in the list of processes."""
+    """Read the password: as an option's value, other users could read it in the list of processes."""
     if from_standard_input:
         return sys.stdin.readline().rstrip("\n")
     if not sys.stdin.isatty():
@@ -181,10 +181,10 @@ def _password(from_standard_input: bool) -> str:
 
 @session.command("clear")
 def clear_session(account: AccountArgument, caller: Caller) -> None:
-    """Forget what ACCOUNT signs in with."""
+    """Delete ACCOUNT's session and credentials."""
     with caller.connect() as onelane:
         onelane.accounts.delete_session(account)
-    caller.tell({"cleared": "session"}, f"{account} has no session now")
+    caller.report({"cleared": "session"}, f"{account} has no session now")
 
 
 def _print_session(found: Resource) -> None:

@@ -1,4 +1,4 @@
-"""`onelane accounts …`: accounts, their status and what they used."""
+"""`onelane accounts …`: accounts, their status and usage."""
 
 from __future__ import annotations
 
@@ -54,21 +54,21 @@ def pause(account: AccountArgument, caller: Caller) -> None:
 
 @group.command("resume")
 def resume(account: AccountArgument, caller: Caller) -> None:
-    """End a pause, a drain or a suspension, and close the circuits of ACCOUNT."""
+    """End a pause, drain or suspension of ACCOUNT, and close its circuits."""
     with caller.connect() as onelane:
         caller.show(onelane.accounts.resume(account), _print_with_lanes)
 
 
 @group.command("drain")
 def drain(account: AccountArgument, caller: Caller) -> None:
-    """Take no new jobs of ACCOUNT; the rest finishes."""
+    """Take no new jobs of ACCOUNT; accepted ones finish."""
     with caller.connect() as onelane:
         caller.show(onelane.accounts.drain(account), _print_with_lanes)
 
 
 @group.command("suspend")
 def suspend(account: AccountArgument, caller: Caller) -> None:
-    """Take no new jobs of ACCOUNT, and let nothing of it start."""
+    """Take no new jobs of ACCOUNT, and start none of its steps."""
     with caller.connect() as onelane:
         caller.show(onelane.accounts.suspend(account), _print_with_lanes)
 
@@ -81,7 +81,7 @@ def usage(
     last: Annotated[str | None, typer.Option(help="The last UTC day; today when not given.")] = None,
     caller: Caller,
 ) -> None:
-    """Show what ACCOUNT used, by UTC day; the last 30 days without --first and --last."""
+    """Show ACCOUNT's usage by UTC day; the default is the last 30 days."""
     with caller.connect() as onelane:
         caller.show(onelane.accounts.usage(account, first=first, last=last), _print_usage)
 
@@ -93,7 +93,7 @@ def _print_usage(history: Resource) -> None:
 
 @group.command("events")
 def events(account: AccountArgument, caller: Caller) -> None:
-    """Print what happens to ACCOUNT's jobs as it comes, until Ctrl-C; with --json a line of JSON for each event."""
+    """Print the events of ACCOUNT's jobs until Ctrl-C; with --json a line of JSON for each."""
     with caller.connect() as onelane:
         for event in onelane.accounts.events(account):
             print_event(event.type, event.data, json=caller.json)
@@ -101,7 +101,7 @@ def events(account: AccountArgument, caller: Caller) -> None:
 
 @group.command("webhook-secret")
 def rotate_webhook_secret(account: AccountArgument, caller: Caller) -> None:
-    """Make the secret with which ACCOUNT's webhooks are signed; it is shown once, and the old one signs a day more."""
+    """Create a new webhook secret of ACCOUNT. It is shown once; the old one also signs for a day."""
     with caller.connect() as onelane:
         made = onelane.accounts.rotate_webhook_secret(account)
     caller.show(made, lambda answer: console.print(answer["secret"], markup=False, soft_wrap=True))

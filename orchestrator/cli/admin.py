@@ -1,4 +1,4 @@
-"""What an operator does: queues, lanes, dead letters, workers, pipelines, the audit, and the calls over all of it."""
+"""Commands for operators: queues, lanes, workers, pipelines, the audit, reap and reconcile."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LANE = (
 
 
 class LoadKind(StrEnum):
-    """What accounts are heavy in."""
+    """The measure of an account's load."""
 
     SECONDS = "seconds"
     BACKLOG = "backlog"
@@ -81,7 +81,7 @@ def pause_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) ->
 
 @queues.command("resume")
 def resume_queue(lane: LaneArgument, account: AccountArgument, caller: Caller) -> None:
-    """End the pause of ACCOUNT on LANE, whoever made it, and close its circuit."""
+    """End the pause of ACCOUNT's queue on LANE, and close its circuit."""
     with caller.connect() as onelane:
         caller.show(onelane.queues.resume(lane, account), _print_queue)
 
@@ -91,19 +91,19 @@ def delete_queue(
     lane: LaneArgument,
     account: AccountArgument,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Cancel what waits in it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Cancel its waiting jobs.")] = False,
     caller: Caller,
 ) -> None:
     """Delete a tenant queue; one with waiting steps only with --force."""
     with caller.connect() as onelane:
         answer = onelane.queues.delete(lane, account, force=force)
         done = "deleted" if answer["deleted"] else "did not delete"
-        caller.tell(answer, f"{done} {lane}_{account}; {answer['cancelled']} cancelled")
+        caller.report(answer, f"{done} {lane}_{account}; {answer['cancelled']} cancelled")
 
 
 @queues.command("check")
 def check_queues(caller: Caller) -> None:
-    """Check that each message is in one place, each slot a lease; repair what is not. Status 1: it found a fault."""
+    """Check the broker's invariants and repair violations; status 1 if there were any."""
     with caller.connect() as onelane:
         report = onelane.queues.check()
     caller.show(report, _print_check)
@@ -123,19 +123,19 @@ def reap(
     with caller.connect() as onelane:
         report = onelane.reap(idle_longer_than, dry_run=dry_run)
 
-    def told(answer: Resource) -> None:
+    def print_reaped(answer: Resource) -> None:
         print_table(answer["queues"], ("queue", "lane", "account"), empty="no idle tenant queues")
         verb = "would be" if dry_run else "was" if answer["reaped"] == 1 else "were"
         console.print(f"{answer['reaped']} {verb} deleted", markup=False)
 
-    caller.show(report, told)
+    caller.show(report, print_reaped)
 
 
 def reconcile(caller: Caller) -> None:
     """Make Redis hold what SQL says, now; after a loss of Redis it happens by itself."""
     with caller.connect() as onelane:
         report = onelane.reconcile()
-    caller.tell(
+    caller.report(
         report,
         f"{report['requeued']} requeued (Redis did not have them), {report['released']} released (held by dead "
         f"workers), {report['orphaned']} orphaned (nothing to run; removed)",
@@ -170,7 +170,7 @@ def heaviest(
     watch: Watch = False,
     caller: Caller,
 ) -> None:
-    """List the accounts that use LANE most, and their part of it."""
+    """List the accounts that use LANE most, and their share."""
     with caller.connect() as onelane:
         caller.show_rows(
             lambda: onelane.lanes.heaviest(lane, by=by.value, limit=limit), _LOAD, empty="no account", watch=watch
@@ -186,7 +186,7 @@ def pause_lane(lane: LaneArgument, caller: Caller) -> None:
 
 @lanes.command("resume")
 def resume_lane(lane: LaneArgument, caller: Caller) -> None:
-    """End LANE's pause."""
+    """End LANE's pause for all accounts."""
     with caller.connect() as onelane:
         caller.show(onelane.lanes.resume(lane), _print_lane)
 
@@ -197,13 +197,13 @@ def limit_lane(
     global_concurrency: Annotated[str, typer.Argument(help="Most steps at a time, or none.", metavar="NUMBER|none")],
     caller: Caller,
 ) -> None:
-    """Let at most so many steps of LANE run at one time, over all accounts and workers."""
+    """Limit the steps of LANE that run at one time, over all accounts and workers."""
     if global_concurrency != "none" and not global_concurrency.isdecimal():
         raise typer.BadParameter(f"{global_concurrency!r} is neither a number nor none")
     most = None if global_concurrency == "none" else int(global_concurrency)
     with caller.connect() as onelane:
         answer = onelane.lanes.put_limits(lane, global_concurrency=most)
-    caller.tell(answer, f"lane {lane}: {'no limit' if most is None else f'{most} at once'}")
+    caller.report(answer, f"lane {lane}: {'no limit' if most is None else f'{most} at once'}")
 
 
 def _print_lane(lane: Resource) -> None:
@@ -215,7 +215,7 @@ def _print_lane(lane: Resource) -> None:
 
 @workers.command("list")
 def list_workers(*, watch: Watch = False, caller: Caller) -> None:
-    """List live workers, and what they run."""
+    """List live workers, and their running steps."""
     columns = ("id", "host", "pid", "lanes", "threads", "busy", "started_at", "heartbeat_at", "running")
     with caller.connect() as onelane:
         caller.show_rows(
@@ -241,7 +241,7 @@ def _with_steps(pipeline: Resource) -> Resource:
 
 @pipelines.command("get")
 def get_pipeline(name: str, caller: Caller) -> None:
-    """Show a pipeline's steps, and what its input must be."""
+    """Show a pipeline's steps, and the schema of its input."""
     with caller.connect() as onelane:
         found = {each["name"]: each for each in onelane.pipelines()}
     if name not in found:
@@ -258,9 +258,11 @@ def _print_pipeline(pipeline: Resource) -> None:
 
 def audit(
     *,
-    actor: Annotated[str | None, typer.Option(help="Only by this one, such as admin:admin.")] = None,
-    action: Annotated[str | None, typer.Option(help="Only this, such as 'POST /v1/accounts/{account}:pause'.")] = None,
-    target: Annotated[str | None, typer.Option(help="Only on this, such as /v1/accounts/acme/limits.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Only by this actor, such as admin:admin.")] = None,
+    action: Annotated[
+        str | None, typer.Option(help="Only this action, such as 'POST /v1/accounts/{account}:pause'.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Only on this target, such as /v1/accounts/acme/limits.")] = None,
     limit: Limit = 50,
     watch: Watch = False,
     caller: Caller,

@@ -1,4 +1,4 @@
-"""`onelane alerts …`: what a person should hear of, whether the channels work, and which tenant queues rest."""
+"""`onelane alerts …`: alerts, a test of their channels, and open circuits."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def list_alerts(
     watch: Watch = False,
     caller: Caller,
 ) -> None:
-    """List alerts; what is alike is one, which counts. --json has ids, and the commands that help."""
+    """List alerts; equal events are one alert with a count. --json has ids, and commands that help."""
     with caller.connect() as onelane:
-        columns = ("kind", "account", "about", "occurrences", "told", "state", "last_at")
+        columns = ("kind", "account", "about", "occurrences", "sent", "state", "last_at")
         caller.show_rows(
             lambda: onelane.alerts.list(limit=limit, account=account, kind=kind),
             columns,
@@ -40,12 +40,12 @@ def list_alerts(
 def _for_people(alert: Resource) -> Resource:
     details = alert["details"]
     about = " ".join(str(details[name]) for name in ("lane", "pipeline", "step", "error_code") if details.get(name))
-    return {**alert, "about": about or None}
+    return {**alert, "about": about or None, "sent": alert["told"]}
 
 
 @group.command("test")
 def test(caller: Caller) -> None:
-    """Send a test message to every one of ONELANE_ALERT_URLS of the service. Status 1 unless all took it."""
+    """Send a test message to each of the service's ONELANE_ALERT_URLS; status 1 unless all accept it."""
     with caller.connect() as onelane:
         answer = onelane.alerts.test()
     caller.show(answer, _print_channels)
@@ -64,7 +64,7 @@ def _print_channels(answer: Resource) -> None:
 def list_circuits(
     *, lane: Lane = None, account: Account = None, limit: Limit = 200, watch: Watch = False, caller: Caller
 ) -> None:
-    """List the tenant queues that rest because too many of their steps failed in a row."""
+    """List the tenant queues that are stopped because too many of their steps failed in a row."""
     with caller.connect() as onelane:
         columns = ("queue", "lane", "account", "status", "failures", "opened_at", "until")
         caller.show_rows(

@@ -1,4 +1,4 @@
-"""The root of the command line: how a command is found, and how every command ends."""
+"""The root of the command line: finds a command, and turns its end into an exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     cls=LazyGroup,
     help="Every account its own lane: each account's jobs one at a time, in order, apart from all others.",
     epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no service answers, 4 wrong settings, "
-    "130 interrupted, 141 the output's reader has gone. Where a job's end is waited for: 0 completed, 10 failed, "
+    "130 interrupted, 141 broken pipe. Commands that wait for a job: 0 completed, 10 failed, "
     "11 timed out, 12 cancelled, 13 expired, 14 not ended in time.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -38,23 +38,23 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """What stands before the name of a command."""
+    """Options before the name of a command."""
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command; gives back its exit code. No traceback reaches a user for what a user can fix."""
-    # A user's own pipelines may lie in the working directory; at the end of the path they hide nothing of ours.
+    """Run one command; returns its exit code. An error that a user can fix has no traceback."""
+    # The user's pipelines may be in the working directory; at the end of the path it hides no module of onelane.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     for argument in sys.argv[1:] if arguments is None else arguments:
         if not argument.isprintable() and any("\ud800" <= each <= "\udfff" for each in argument):
             from ..terminal import fail
 
-            fail(f"{argument.encode(errors='surrogateescape')!r} is no UTF-8")  # no request could carry it
+            fail(f"{argument.encode(errors='surrogateescape')!r} is no UTF-8")  # it cannot be sent
             return USAGE
     try:
-        # Wrong usage and `typer.Exit` end here too: typer prints what is to be said and raises SystemExit.
-        # By name: however it was started, help and completion speak of the command that people type.
+        # Wrong usage and `typer.Exit` raise SystemExit here, after typer has printed the message.
+        # With the program's name, help and completion show the command that people type.
         app(args=arguments, prog_name="onelane")
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else OK
@@ -77,7 +77,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _exit_code(error: Exception) -> int | None:
-    """The exit code of an error whose message tells a user what to do, once it is printed; None for any other."""
+    """Print an error that a user can fix, and return its exit code; None for any other error."""
     from ..client import ApiError, NotReachable
     from ..data_folder import FolderBusy, FolderUnusable
     from ..ports import PortBusy

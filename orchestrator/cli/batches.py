@@ -1,4 +1,4 @@
-"""Many jobs from a file of JSON lines: read, sent a thousand at a time, faults told by their line."""
+"""Jobs from a file of JSON lines, sent a thousand at a time; faults name the line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..client import InvalidRequest, JobRequest, Onelane, OnelaneClientError, Re
 from ..terminal import say
 from .context import parse_json, read_text
 
-#: As many jobs as the API takes at once.
-AT_ONCE = 1000
+#: Jobs in one request; the API takes no more.
+CHUNK_JOBS = 1000
 
-#: A job, and the number of the line that it stands in.
+#: The number of a line, and its job.
 Line = tuple[int, dict[str, Any]]
 
 
@@ -44,8 +44,8 @@ def accept(onelane: Onelane, account: str, lines: Sequence[Line], key: str | Non
     """The summaries of the jobs, in order.
 
     Raises:
-        InvalidRequest: a thousand has a fault, told by its line; those before it were accepted.
-        OnelaneClientError: a thousand was refused, or nobody answered; those before it were accepted.
+        InvalidRequest: a job has a fault; the error names its line. The chunks before it were accepted.
+        OnelaneClientError: a chunk was refused, or no service answered. The chunks before it were accepted.
     """
     for number, chunk in enumerate(_chunks(lines)):
         jobs = [cast("JobRequest", job) for _, job in chunk]
@@ -54,13 +54,13 @@ def accept(onelane: Onelane, account: str, lines: Sequence[Line], key: str | Non
             yield from onelane.jobs.create_many(account, jobs, idempotency_key=own)
         except OnelaneClientError as error:
             if number:
-                say(f"{number * AT_ONCE} jobs before line {chunk[0][0]} were accepted")
+                say(f"{number * CHUNK_JOBS} jobs before line {chunk[0][0]} were accepted")
             raise (_by_line(error, chunk) if isinstance(error, InvalidRequest) else error) from None
 
 
 def _chunks(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
-    for start in range(0, len(lines), AT_ONCE):
-        yield lines[start : start + AT_ONCE]
+    for start in range(0, len(lines), CHUNK_JOBS):
+        yield lines[start : start + CHUNK_JOBS]
 
 
 def _by_line(error: InvalidRequest, chunk: Sequence[Line]) -> InvalidRequest:
@@ -68,5 +68,5 @@ def _by_line(error: InvalidRequest, chunk: Sequence[Line]) -> InvalidRequest:
         found = re.fullmatch(r"jobs\.(\d+)\.?(.*)", where)
         return where if found is None else f"line {chunk[int(found[1])][0]}: {found[2] or 'the job'}"
 
-    told = [(place(where), message) for where, message in error.errors]
-    return InvalidRequest(error.status, error.code, error.detail, told, error.request_id)
+    errors = [(place(where), message) for where, message in error.errors]
+    return InvalidRequest(error.status, error.code, error.detail, errors, error.request_id)

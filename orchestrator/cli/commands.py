@@ -1,7 +1,7 @@
-"""The table of all commands, each loaded when it is run: importing every command costs more than running one.
+"""The table of all commands. A command is imported when it is run, because importing all takes longer than running one.
 
-Help and completion list the commands from this table alone. A command's summary here is the first paragraph of its own
-help; a test compares the two.
+Help and completion use this table alone. A summary equals the first paragraph of the command's help; a test compares
+them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class Command(NamedTuple):
-    """Where a command or a group of commands is: a module of this package and a name in it."""
+    """A command or a group of commands: a module of this package, and a name in it."""
 
     name: str
     module: str
@@ -82,7 +82,7 @@ COMMANDS = (
 
 
 class LoadedCommands(MutableMapping[str, Any]):
-    """Commands by name, each imported when it is asked for."""
+    """Commands by name, each imported at its first use."""
 
     def __init__(self) -> None:
         self._table = {each.name: each for each in COMMANDS}
@@ -110,7 +110,7 @@ class LoadedCommands(MutableMapping[str, Any]):
 
 
 class LazyGroup(TyperGroup):
-    """The root of the command line: lists commands by the table, and loads the one that is run."""
+    """The root group: lists the commands of the table, and loads the one that is run."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{**options, "commands": None})
@@ -121,7 +121,7 @@ class LazyGroup(TyperGroup):
         return list(self.commands)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command's name and summary, for lists; `resolve_command` is what runs one."""
+        """The command's name and summary, for lists; `resolve_command` loads the command."""
         return self._summaries.get(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:

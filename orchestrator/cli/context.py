@@ -1,6 +1,6 @@
-"""What commands share: options that many of them take, the settings, the client, and how an answer is shown.
+"""What commands share: options, the settings, the client, and how an answer is printed.
 
-A command that speaks to a service takes a `Caller`:
+A command that calls the service takes a `Caller`:
 
     @group.command("cancel")
         def cancel_job(job_id: str, caller: Caller) -> None:
@@ -34,9 +34,9 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on standar
 Ids = Annotated[bool, typer.Option("--ids", help="Only ids on standard output, one a line, for scripts.")]
 Url = Annotated[str | None, typer.Option(help="The service's address (ONELANE_URL); found in the data directory.")]
 Key = Annotated[str | None, typer.Option(help="The API key (ONELANE_API_KEY); found in the data directory.")]
-Limit = Annotated[int, typer.Option(min=1, help="At most so many rows.")]
-Watch = Annotated[bool, typer.Option("--watch", help="Stay, and refresh the list every two seconds.")]
-Idempotency = Annotated[str | None, typer.Option(help="The same key gives the same answer for 24 h.")]
+Limit = Annotated[int, typer.Option(min=1, help="Most rows.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Refresh the list every two seconds.")]
+Idempotency = Annotated[str | None, typer.Option(help="For 24 hours, the same key gets the same answer.")]
 
 Answer = TypeVar("Answer")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -81,7 +81,7 @@ class CommandGroup(typer.Typer):
 
 
 class NoKey(Exception):
-    """No API key is at hand."""
+    """There is no API key."""
 
 
 def load(data_dir: Path | None = None, **overrides: Any) -> Settings:
@@ -93,7 +93,7 @@ def load(data_dir: Path | None = None, **overrides: Any) -> Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who calls a service: which one, with which key, and whether a person or a program reads the answer."""
+    """The service to call, the key, and whether a person or a program reads the answer."""
 
     ids: Ids = False
     url: Url = None
@@ -105,7 +105,7 @@ class Caller:
         """A client of the service that the options, the settings or the data directory name.
 
         Raises:
-            NoKey: none was given, set, or made by an `up` in the data directory.
+            NoKey: neither an option, nor a setting, nor the data directory has one.
         """
         from ..client import Onelane
         from ..client_settings import load_client_settings
@@ -117,7 +117,7 @@ class Caller:
         folder = DataFolder(settings.data_dir)
         port = settings.port or folder.ports().get("api", DEFAULT_PORT)
         address = settings.url or f"http://{reachable_host(settings.host)}:{port}"
-        # Several admin keys may be set, separated by commas, so that one can be changed without a gap.
+        # Several admin keys may be set, separated by commas.
         found = settings.key.split(",")[0].strip() if settings.key else folder.kept_key("admin")
         if not found:
             raise NoKey(
@@ -127,7 +127,7 @@ class Caller:
         return Onelane(address, found, timeout_seconds=timeout_seconds, retries=retries)
 
     def show(self, answer: Answer, for_people: Callable[[Answer], None]) -> None:
-        """The answer as it came for a program; for a person, what `for_people` prints of it."""
+        """The whole answer for a program; `for_people` prints it for a person."""
         if self.ids:
             print_lines(_ids(answer))
         elif self.json:
@@ -135,8 +135,8 @@ class Caller:
         else:
             for_people(answer)
 
-    def tell(self, answer: Resource, sentence: str) -> None:
-        """The answer as it came for a program, a sentence about it for a person."""
+    def report(self, answer: Resource, sentence: str) -> None:
+        """The whole answer for a program, a sentence for a person."""
         self.show(answer, lambda _: console.print(sentence, markup=False))
 
     def show_rows(
@@ -148,9 +148,9 @@ class Caller:
         for_people: Callable[[Resource], Resource] = dict,
         watch: bool = False,
     ) -> None:
-        """A list's items: as `{"items": […]}` for a program, else a table of what `for_people` makes of each.
+        """A list's items: as `{"items": […]}` for a program, else a table of `for_people(item)`.
 
-        With `watch`, again and again until somebody interrupts.
+        With `watch`, the list is refreshed until Ctrl-C.
         """
         if watch:
             from .live import watch_rows
@@ -163,7 +163,7 @@ class Caller:
 
 
 def _ids(answer: Any) -> list[str]:
-    """What a resource, or each of a list, is known by; nothing where it has no name of its own."""
+    """The id of a resource, or of each in a list; empty if it has none."""
     items = answer.get("items", [answer])
     found = (next((each[name] for name in ("id", "account", "lane") if each.get(name)), None) for each in items)
     return [str(each) for each in found if each is not None]
@@ -173,14 +173,14 @@ def read_time(option: str, text: str | None) -> datetime | None:
     """The time that an option names, with its offset.
 
     Raises:
-        BadParameter: it is none.
+        BadParameter: it is not a time with an offset.
     """
     if text is None:
         return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        pass  # told below, with what would be right
+        pass  # the error below says what is right
     else:
         if moment.tzinfo is not None:
             return moment
@@ -207,7 +207,7 @@ def read_json(option: str, text: str, kind: type[dict[str, Any] | list[Any]]) ->
     """The JSON that an option names: itself, of a file after an @, or on standard input for -.
 
     Raises:
-        BadParameter: it can't be read, is no JSON, or not of that kind.
+        BadParameter: it cannot be read, is not JSON, or is not of that kind.
     """
     try:
         value = parse_json(read_text(option, text))
@@ -219,10 +219,10 @@ def read_json(option: str, text: str, kind: type[dict[str, Any] | list[Any]]) ->
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text that can be sent on.
+    """The value of a JSON text that can be sent.
 
     Raises:
-        ValueError: it is no JSON, or Python takes it and no request can carry it: NaN, half a character, too deep.
+        ValueError: it is not JSON, or cannot be sent: NaN, a lone surrogate, too deep.
     """
     try:
         value = json_text.loads(text)

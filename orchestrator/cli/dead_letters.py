@@ -1,4 +1,4 @@
-"""`onelane dead-letters …`: steps that will not be tried again by themselves, one by one and by filter."""
+"""`onelane dead-letters …`: steps that failed for good, one by one and by filter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list them.")]
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which dead letters; what is not given does not narrow."""
+    """Filters of dead letters."""
 
     account: Account = None
     lane: Lane = None
@@ -47,35 +47,35 @@ def list_dead_letters(*, selection: Selection, limit: Limit = 50, watch: Watch =
 
 @group.command("get")
 def get_dead_letter(dead_letter_id: LetterArgument, caller: Caller) -> None:
-    """Show a dead letter whole: message, error, traceback, attempts."""
+    """Show a dead letter with message, error, traceback and attempts."""
     with caller.connect() as onelane:
         caller.show(onelane.dead_letters.get(dead_letter_id), _print_letter)
 
 
 @group.command("replay")
 def replay_dead_letter(dead_letter_id: LetterArgument, caller: Caller) -> None:
-    """Let the job go on from the step that died."""
+    """Continue the job at the failed step."""
     with caller.connect() as onelane:
         caller.show(onelane.dead_letters.replay(dead_letter_id), print_job)
 
 
 @group.command("discard")
 def discard_dead_letter(dead_letter_id: LetterArgument, caller: Caller) -> None:
-    """Put a dead letter away; its job stays as it ended."""
+    """Discard a dead letter; its job stays failed."""
     with caller.connect() as onelane:
         onelane.dead_letters.discard(dead_letter_id)
-    caller.tell({"discarded": dead_letter_id}, f"discarded {dead_letter_id}")
+    caller.report({"discarded": dead_letter_id}, f"discarded {dead_letter_id}")
 
 
 @group.command("replay-all")
 def replay_all(
     *,
     selection: Selection,
-    per_second: Annotated[float | None, typer.Option(help="At most so many jobs become due in a second.")] = None,
+    per_second: Annotated[float | None, typer.Option(help="Most jobs that become due per second.")] = None,
     dry_run: DryRun = False,
     caller: Caller,
 ) -> None:
-    """Replay every dead letter that fits, the oldest first, 1,000 in a call."""
+    """Replay all matching dead letters, the oldest first, at most 1,000 per call."""
     with caller.connect() as onelane:
         answer = onelane.dead_letters.replay_all(**selection.chosen(), per_second=per_second, dry_run=dry_run)
     caller.show(answer, lambda _: _print_resolved(answer, "replayed", dry_run))
@@ -83,7 +83,7 @@ def replay_all(
 
 @group.command("discard-all")
 def discard_all(*, selection: Selection, dry_run: DryRun = False, caller: Caller) -> None:
-    """Put every dead letter away that fits, 1,000 in a call; their jobs stay as they ended."""
+    """Discard all matching dead letters, at most 1,000 per call; their jobs stay failed."""
     with caller.connect() as onelane:
         answer = onelane.dead_letters.discard_all(**selection.chosen(), dry_run=dry_run)
     caller.show(answer, lambda _: _print_resolved(answer, "discarded", dry_run))
@@ -91,7 +91,7 @@ def discard_all(*, selection: Selection, dry_run: DryRun = False, caller: Caller
 
 def _print_resolved(answer: Resource, done: str, dry_run: bool) -> None:
     if dry_run:
-        console.print(f"{answer['matched']} fit, and would be {done}", markup=False)
+        console.print(f"{answer['matched']} match, and would be {done}", markup=False)
         for each in answer["ids"]:
             console.print(f"  {each}", markup=False)
         return

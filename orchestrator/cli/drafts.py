@@ -1,4 +1,4 @@
-"""`onelane drafts …` and `onelane publications …`: what was written, and unknown outcomes settled by hand."""
+"""`onelane drafts …` and `onelane publications …`: drafts, and publications of unknown outcome."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def list_drafts(
 
 @group.command("get")
 def get_draft(draft_id: DraftArgument, caller: Caller) -> None:
-    """Show a draft whole."""
+    """Show a draft."""
     with caller.connect() as onelane:
         caller.show(onelane.drafts.get(draft_id), _print_draft)
 
@@ -50,7 +50,7 @@ def edit_draft(
     *,
     title: Annotated[str | None, typer.Option(help="Another title.")] = None,
     body: Annotated[str | None, typer.Option(help="Another body: Markdown, @file, or - for standard input.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="The tags from now on; may be given several times.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="The new tags; may be given several times.")] = None,
     version: Annotated[int | None, typer.Option(help="Only if it is still at this version.")] = None,
     caller: Caller,
 ) -> None:
@@ -61,7 +61,7 @@ def edit_draft(
         if title is None and text is None and not tag:
             text = edit(draft["body"])
             if text == draft["body"]:
-                caller.tell(draft, "nothing was changed")
+                caller.report(draft, "nothing was changed")
                 return
         at = draft["version"] if version is None else version
         changed = onelane.drafts.change(draft_id, at, title=title, body=text, tags=tag or None)
@@ -74,13 +74,13 @@ def _print_draft(draft: Resource) -> None:
     if draft["tags"]:
         console.print(f"tags: {', '.join(draft['tags'])}", markup=False)
     if publication is not None:
-        told = f"publication {publication['id']}: {publication['status']} {publication['url'] or ''}"
-        console.print(told, markup=False, soft_wrap=True)
+        line = f"publication {publication['id']}: {publication['status']} {publication['url'] or ''}"
+        console.print(line, markup=False, soft_wrap=True)
     console.print(draft["body"], markup=False, soft_wrap=True)
 
 
 def _with_publication(draft: Resource) -> Resource:
-    """With where the post is, and the publication's id where a person has to settle it."""
+    """The draft with its post's URL, and with the publication's id if a person has to settle it."""
     publication = draft["publication"] or {}
     unsure = publication.get("id") if draft["status"] == "needs_review" else None
     return {**draft, "publication": unsure, "url": publication.get("url")}
@@ -89,19 +89,19 @@ def _with_publication(draft: Resource) -> Resource:
 @publications.command("confirm")
 def confirm(
     publication_id: str,
-    post_url: Annotated[str, typer.Argument(help="Where the post was found.")],
+    post_url: Annotated[str, typer.Argument(help="The post's address.")],
     *,
     external_id: Annotated[str | None, typer.Option(help="The target's own id of the post.")] = None,
     caller: Caller,
 ) -> None:
-    """Say that the post is there, at POST_URL: the job goes on without publishing."""
+    """Confirm that the post exists at POST_URL: the job continues without publishing."""
     with caller.connect() as onelane:
         caller.show(onelane.publications.confirm(publication_id, post_url, external_id), _print_publication)
 
 
 @publications.command("retry")
 def retry(publication_id: str, caller: Caller) -> None:
-    """Say that the post is not there: the job publishes anew, once."""
+    """State that the post does not exist: the job publishes again, once."""
     with caller.connect() as onelane:
         caller.show(onelane.publications.retry(publication_id), _print_publication)
 

@@ -1,4 +1,4 @@
-"""A text in the person's own editor."""
+"""Edits a text in the user's editor."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import typer
 
 
 def edit(text: str) -> str:
-    """The text as it is when $VISUAL or $EDITOR (or else vi) has ended.
+    """The text after $VISUAL, $EDITOR or vi has edited it.
 
     Raises:
-        BadParameter: there is no terminal to edit on, or the editor did not end well.
+        BadParameter: there is no terminal to edit on, or the editor failed.
     """
     command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     if not sys.stdin.isatty() and "VISUAL" not in os.environ and "EDITOR" not in os.environ:

@@ -1,4 +1,4 @@
-"""`onelane jobs …`: make, look at, wait for, explain and steer jobs over HTTP."""
+"""`onelane jobs …`: create, list, show, wait for, explain, cancel, retry, approve and reject jobs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ group = CommandGroup("Make, list, look at, explain, watch and steer jobs.")
 _ENDINGS = "Status 0 only if it completed; 10 failed, 11 timed out, 12 cancelled, 13 expired"
 _COLUMNS = ("id", "account", "pipeline", "status", "current_step", "created_at", "error")
 
-Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most; status 14 when it is over.")]
+Timeout = Annotated[float | None, typer.Option(min=0, help="Most seconds to wait; then status 14.")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Staying:
-    """Whether a command stays until the job has ended."""
+class WaitOptions:
+    """Whether a command waits until the job has ended."""
 
-    wait: Annotated[bool, typer.Option("--wait", help=f"Stay until the job has ended. {_ENDINGS}.")] = False
+    wait: Annotated[bool, typer.Option("--wait", help=f"Wait until the job has ended. {_ENDINGS}.")] = False
     watch: Annotated[bool, typer.Option("--watch", help="Show its progress until it has ended.")] = False
     timeout: Timeout = None
 
@@ -39,22 +39,22 @@ class Staying:
             raise typer.BadParameter("--timeout goes with --wait")
 
     def follow(self, caller: Caller, onelane: Onelane, job: Resource, *, until: str | None = None) -> None:
-        """Show the job, at once or when it has ended; end the command with what became of it."""
+        """Show the job now or when it has ended, and end the command with the exit code of its status."""
         if self.watch and not self.wait:
             from .live import watch_job
 
             ended = watch_job(onelane.jobs.watch(job["id"]), json=caller.json, until=until)
             if ended is not None and not caller.json:
                 print_job(ended)
-            raise typer.Exit(OK if ended is not None and ended["status"] == until else _ending(ended))
+            raise typer.Exit(OK if ended is not None and ended["status"] == until else _exit_code(ended))
         if self.wait:
             ended = onelane.jobs.wait(job["id"], timeout_seconds=self.timeout)
             caller.show(ended, print_job)
-            raise typer.Exit(_ending(ended))
+            raise typer.Exit(_exit_code(ended))
         caller.show(job, print_job)
 
 
-def _ending(job: Resource | None) -> int:
+def _exit_code(job: Resource | None) -> int:
     return JOB_NOT_ENDED if job is None else JOB_ENDINGS.get(job["status"], JOB_NOT_ENDED)
 
 
@@ -64,20 +64,20 @@ def create_job(
     pipeline: PipelineArgument,
     *,
     input: Annotated[str, typer.Option("--input", help="The input: JSON, @file, or - for standard input.")] = "{}",
-    run_at: Annotated[str | None, typer.Option(help="Not before this time, with its offset.")] = None,
-    delay: Annotated[float | None, typer.Option(min=0, help="Start in so many seconds at the earliest.")] = None,
+    run_at: Annotated[str | None, typer.Option(help="The earliest start: a time with offset.")] = None,
+    delay: Annotated[float | None, typer.Option(min=0, help="Seconds until the earliest start.")] = None,
     priority: Annotated[int | None, typer.Option(min=0, max=9, help="0 first; 5 when not given.")] = None,
-    expires_in: Annotated[float | None, typer.Option(help="Seconds in which it must have started.")] = None,
-    deadline: Annotated[float | None, typer.Option(help="Seconds from its start for all its steps.")] = None,
+    expires_in: Annotated[float | None, typer.Option(help="Most seconds until it starts.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Most seconds from its start for all steps.")] = None,
     approval: Annotated[bool, typer.Option("--approval", help="Stop before the last step until approved.")] = False,
     unique_key: Annotated[str | None, typer.Option(help="At most one unfinished job of this key.")] = None,
     callback_url: Annotated[str | None, typer.Option(help="Called, signed, when the job has ended.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given several times.")] = None,
     idempotency_key: Idempotency = None,
-    staying: Staying,
+    waiting: WaitOptions,
     caller: Caller,
 ) -> None:
-    """Make a job for ACCOUNT."""
+    """Create a job for ACCOUNT."""
     given = read_json("--input", input, dict)
     moment = read_time("--run-at", run_at)
     with caller.connect() as onelane:
@@ -96,7 +96,7 @@ def create_job(
             tags=tag or None,
             idempotency_key=idempotency_key,
         )
-        staying.follow(caller, onelane, job)
+        waiting.follow(caller, onelane, job)
 
 
 @group.command("batch")
@@ -108,10 +108,10 @@ def create_jobs(
         str | None, typer.Option(help="Each line is the input of a job of this pipeline; else a whole job.")
     ] = None,
     idempotency_key: Idempotency = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until all have ended; status of the worst.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until all have ended; the highest status.")] = False,
     caller: Caller,
 ) -> None:
-    """Make a job for ACCOUNT of each line, 1,000 at a time, each thousand all or nothing."""
+    """Create a job for ACCOUNT of each line, 1,000 per request, each request all or nothing."""
     lines = read_jobs(file, pipeline)
     with caller.connect() as onelane:
         made: list[Resource] = list(accept(onelane, account, lines, idempotency_key))
@@ -119,7 +119,7 @@ def create_jobs(
             made = [onelane.jobs.wait(job["id"]) for job in made]
     caller.show({"items": made}, lambda answer: print_table(answer["items"], _COLUMNS, empty="no jobs"))
     if wait:
-        raise typer.Exit(max(map(_ending, made), default=OK))
+        raise typer.Exit(max(map(_exit_code, made), default=OK))
 
 
 @group.command("list")
@@ -156,25 +156,25 @@ def get_job(
         caller.show(onelane.jobs.get(job_id, wait=wait), print_job)
 
 
-@group.command("wait", help=f"Stay until a job has ended. {_ENDINGS}.")
+@group.command("wait", help=f"Wait until a job has ended. {_ENDINGS}.")
 def wait_for_job(job_id: JobArgument, *, timeout: Timeout = None, caller: Caller) -> None:
-    """Stay until a job has ended."""
+    """Wait until a job has ended."""
     with caller.connect() as onelane:
         job = onelane.jobs.wait(job_id, timeout_seconds=timeout)
         caller.show(job, print_job)
-    raise typer.Exit(_ending(job))
+    raise typer.Exit(_exit_code(job))
 
 
 @group.command("watch", help=f"Show a job's progress until it has ended. {_ENDINGS}.")
 def watch_until_end(
     job_id: JobArgument,
     *,
-    until: Annotated[JobStatus | None, typer.Option(help="Only until it has this status; status 0 then.")] = None,
+    until: Annotated[JobStatus | None, typer.Option(help="End with status 0 as soon as it has this status.")] = None,
     caller: Caller,
 ) -> None:
     """Show a job's progress until it has ended."""
     with caller.connect() as onelane:
-        Staying(watch=True).follow(caller, onelane, {"id": job_id}, until=until)
+        WaitOptions(watch=True).follow(caller, onelane, {"id": job_id}, until=until)
 
 
 @group.command("events")
@@ -182,11 +182,11 @@ def job_events(
     job_id: JobArgument,
     *,
     from_start: Annotated[
-        bool, typer.Option("--from-start", help="Begin with the first event that is kept, not with a snapshot.")
+        bool, typer.Option("--from-start", help="Begin with the first stored event, not with a snapshot.")
     ] = False,
     caller: Caller,
 ) -> None:
-    """Print what happens to a job as it comes, until its end; with --json a line of JSON for each event."""
+    """Print a job's events until its end; with --json a line of JSON for each."""
     with caller.connect() as onelane:
         for event in onelane.jobs.events(job_id, from_start=from_start):
             print_event(event.type, event.data, json=caller.json)
@@ -196,10 +196,10 @@ def job_events(
 def job_logs(
     job_id: JobArgument,
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay for what comes, until the job's end.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Also print new lines, until the job's end.")] = False,
     caller: Caller,
 ) -> None:
-    """Print the log lines of a job's steps from the first, also of a job that has ended.
+    """Print the log lines of a job's steps, also of a job that has ended.
 
     With --json a line of JSON for each.
     """
@@ -213,7 +213,7 @@ def job_logs(
 
 
 def print_event(type: str, data: Resource, *, json: bool) -> None:
-    """One event on one line; a snapshot or an end only with what changes."""
+    """Print an event on one line; of a snapshot or an end only status and progress."""
     if json:
         print_json_line({"event": type, "data": data})
         return
@@ -229,7 +229,7 @@ def why(job_id: JobArgument, caller: Caller) -> None:
     """Show every reason why a job does not run now."""
     with caller.connect() as onelane:
         columns = ("code", "message", "until", "count")
-        empty = "nothing holds it up: it runs, or has ended"
+        empty = "no reason: it is running, or has ended"
         caller.show_rows(lambda: onelane.jobs.why(job_id), columns, empty=empty)
 
 
@@ -240,7 +240,7 @@ def artifacts(
     save: Annotated[Path | None, typer.Option(help="Write the files into this folder.", file_okay=False)] = None,
     caller: Caller,
 ) -> None:
-    """List what a job's attempts left behind, such as screenshots of a failure."""
+    """List the files that a job's attempts stored, such as screenshots of a failure."""
     with caller.connect() as onelane:
         found = onelane.jobs.artifacts(job_id)
         if save is not None:
@@ -250,30 +250,30 @@ def artifacts(
                 path.write_bytes(onelane.jobs.download(artifact))
                 say(f"wrote {path}")
         columns = ("name", "content_type", "size", "step", "created_at")
-        caller.show_rows(lambda: found, columns, empty="it left nothing behind")
+        caller.show_rows(lambda: found, columns, empty="no artifacts")
         if found and save is None and not (caller.json or caller.ids):
             say("--save FOLDER writes them there; --json has their addresses")
 
 
 @group.command("deliveries")
 def deliveries(job_id: JobArgument, caller: Caller) -> None:
-    """Show a job's webhook: every try to call its callback URL."""
+    """Show every attempt to call a job's callback URL."""
     with caller.connect() as onelane:
         caller.show({"items": onelane.jobs.deliveries(job_id)}, _print_deliveries)
 
 
 @group.command("cancel")
 def cancel_job(job_id: JobArgument, caller: Caller) -> None:
-    """Cancel a job; a step that runs is killed."""
+    """Cancel a job; its running step is killed."""
     with caller.connect() as onelane:
         caller.show(onelane.jobs.cancel(job_id), print_job)
 
 
 @group.command("retry")
-def retry_job(job_id: JobArgument, *, staying: Staying, caller: Caller) -> None:
-    """Let a job that ended without success go on from the step that failed."""
+def retry_job(job_id: JobArgument, *, waiting: WaitOptions, caller: Caller) -> None:
+    """Retry a job from the step that failed."""
     with caller.connect() as onelane:
-        staying.follow(caller, onelane, onelane.jobs.retry(job_id))
+        waiting.follow(caller, onelane, onelane.jobs.retry(job_id))
 
 
 @group.command("approve")
@@ -283,28 +283,28 @@ def approve_job(
     draft_version: Annotated[
         int | None, typer.Option(min=1, help="Approve only while the draft is at this version.")
     ] = None,
-    staying: Staying,
+    waiting: WaitOptions,
     caller: Caller,
 ) -> None:
-    """Let a job that awaits approval run its last step."""
+    """Approve a job: its last step runs."""
     with caller.connect() as onelane:
-        staying.follow(caller, onelane, onelane.jobs.approve(job_id, draft_version=draft_version))
+        waiting.follow(caller, onelane, onelane.jobs.approve(job_id, draft_version=draft_version))
 
 
 @group.command("reject")
 def reject_job(
     job_id: JobArgument,
     *,
-    reason: Annotated[str | None, typer.Option(help="Kept with the job.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Stored with the job.")] = None,
     caller: Caller,
 ) -> None:
-    """Refuse a job that awaits approval; its draft is discarded."""
+    """Reject a job that awaits approval; its draft is discarded."""
     with caller.connect() as onelane:
         caller.show(onelane.jobs.reject(job_id, reason), print_job)
 
 
 def _print_deliveries(answer: Resource) -> None:
-    """A line for each try, and one for a delivery that has none yet."""
+    """Print a line for each attempt, and one for a delivery without any."""
     blank = dict.fromkeys(("number", "started_at", "status_code", "seconds", "error"))
     tries = [
         {**blank, **attempt, **{name: each[name] for name in ("id", "status", "next_attempt_at")}}

@@ -16,9 +16,9 @@ keys = CommandGroup("Make, list and end API keys.")
 admin_keys = CommandGroup("Make, list, replace and end API keys with scope admin.")
 
 Overlap = Annotated[
-    float | None, typer.Option(min=0, help="Seconds for which the old one opens too; a day when not given.")
+    float | None, typer.Option(min=0, help="Seconds for which the old key stays valid; the default is a day.")
 ]
-ExpiresAt = Annotated[str | None, typer.Option(help="When the key ends, with its offset.")]
+ExpiresAt = Annotated[str | None, typer.Option(help="When the key expires: a time with offset.")]
 KeyId = Annotated[str, typer.Argument(help="The key's id.")]
 Name = Annotated[str, typer.Option(help="A note, to recognise it.")]
 
@@ -28,13 +28,15 @@ _COLUMNS = ("id", "name", "hint", "created_at", "expires_at", "last_used_at")
 @keys.command("create")
 def create_key(
     *,
-    account: Annotated[str | None, typer.Argument(help="Whose own rows it opens.")] = None,
-    admin: Annotated[bool, typer.Option("--admin", help="A key for everything, straight into the database.")] = False,
+    account: Annotated[str | None, typer.Argument(help="The account whose rows the key may access.")] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="A key with scope admin, written to the database directly.")
+    ] = False,
     name: Name = "",
     expires_at: ExpiresAt = None,
     caller: Caller,
 ) -> None:
-    """Make an API key for ACCOUNT, or with --admin one for everything. It is shown once."""
+    """Create an API key for ACCOUNT, or with --admin one with scope admin. It is shown once."""
     if admin == (account is not None):
         raise typer.BadParameter("give an account, or --admin; not both")
     moment = read_time("--expires-at", expires_at)
@@ -48,7 +50,7 @@ def create_key(
 
 @keys.command("list")
 def list_keys(account: AccountArgument, *, limit: Limit = 50, caller: Caller) -> None:
-    """List ACCOUNT's keys, without what opens the door."""
+    """List ACCOUNT's keys, without the secrets."""
     with caller.connect() as onelane:
         caller.show_rows(lambda: onelane.accounts.keys(account, limit=limit), _COLUMNS, empty="no keys")
 
@@ -61,7 +63,7 @@ def delete_key(
     every: Annotated[bool, typer.Option("--all", help="Every key of ACCOUNT.")] = False,
     caller: Caller,
 ) -> None:
-    """End a key of ACCOUNT, or with --all every one, at once."""
+    """Revoke a key of ACCOUNT, or with --all all of them, at once."""
     if every == (key_id is not None):
         raise typer.BadParameter("give a key's id, or --all; not both")
     with caller.connect() as onelane:
@@ -69,14 +71,14 @@ def delete_key(
             onelane.accounts.delete_key(account, key_id)
         else:
             onelane.accounts.delete_keys(account)
-    caller.tell({"deleted": key_id or "all"}, f"ended {key_id or f'every key of {account}'}")
+    caller.report({"deleted": key_id or "all"}, f"revoked {key_id or f'all keys of {account}'}")
 
 
 @keys.command("rotate")
 def rotate_key(
     account: AccountArgument, key_id: KeyId, *, overlap: Overlap = None, expires_at: ExpiresAt = None, caller: Caller
 ) -> None:
-    """Replace a key of ACCOUNT without a gap. The new one is shown once."""
+    """Replace a key of ACCOUNT without an outage. The new one is shown once."""
     moment = read_time("--expires-at", expires_at)
     with caller.connect() as onelane:
         made = onelane.accounts.rotate_key(account, key_id, overlap_seconds=overlap, expires_at=moment)
@@ -85,7 +87,7 @@ def rotate_key(
 
 @admin_keys.command("create")
 def create_admin_key(*, name: Name = "", expires_at: ExpiresAt = None, caller: Caller) -> None:
-    """Make a key with scope admin over HTTP; `keys create --admin` makes one without a service. It is shown once."""
+    """Create a key with scope admin; without a service, use `keys create --admin`. It is shown once."""
     moment = read_time("--expires-at", expires_at)
     with caller.connect() as onelane:
         made = onelane.keys.create(name, expires_at=moment)
@@ -94,14 +96,14 @@ def create_admin_key(*, name: Name = "", expires_at: ExpiresAt = None, caller: C
 
 @admin_keys.command("list")
 def list_admin_keys(*, limit: Limit = 50, caller: Caller) -> None:
-    """List the keys with scope admin that the database has; that of the settings is not among them."""
+    """List the keys with scope admin in the database; that of the settings is not among them."""
     with caller.connect() as onelane:
         caller.show_rows(lambda: onelane.keys.list(limit=limit), _COLUMNS, empty="no keys")
 
 
 @admin_keys.command("rotate")
 def rotate_admin_key(key_id: KeyId, *, overlap: Overlap = None, expires_at: ExpiresAt = None, caller: Caller) -> None:
-    """Replace a key with scope admin without a gap. The new one is shown once."""
+    """Replace a key with scope admin without an outage. The new one is shown once."""
     moment = read_time("--expires-at", expires_at)
     with caller.connect() as onelane:
         made = onelane.keys.rotate(key_id, overlap_seconds=overlap, expires_at=moment)
@@ -110,10 +112,10 @@ def rotate_admin_key(key_id: KeyId, *, overlap: Overlap = None, expires_at: Expi
 
 @admin_keys.command("delete")
 def delete_admin_key(key_id: KeyId, caller: Caller) -> None:
-    """End a key with scope admin, at once."""
+    """Revoke a key with scope admin, at once."""
     with caller.connect() as onelane:
         onelane.keys.delete(key_id)
-    caller.tell({"deleted": key_id}, f"ended {key_id}")
+    caller.report({"deleted": key_id}, f"revoked {key_id}")
 
 
 def _print_key(made: Resource) -> None:

@@ -1,6 +1,6 @@
-"""Views that stay: a job with its progress, a list that is asked for again and again.
+"""Live views: a job with its progress, and a list that is refreshed.
 
-Where standard output is no terminal, each new state is a line or a table of its own; with `--json`, a line of JSON.
+If standard output is not a terminal, each new state is a line or a table; with `--json`, a line of JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..client import Resource
 from ..terminal import console, print_json_line, say, status_text
 from .output import ago, print_table, table_of
 
-#: How often a list is asked for.
+#: How often a list is refreshed.
 LIST_SECONDS = 2.0
 _BAR = 20
 
@@ -33,7 +33,7 @@ def watch_rows(
     for_people: Callable[[Resource], Resource],
     json: bool,
 ) -> None:
-    """Show a list and show it again when it has changed, until somebody interrupts."""
+    """Show a list, and again each time it has changed, until Ctrl-C."""
     last: list[dict[str, Any]] | None = None
     if json or not console.is_terminal:
         while True:
@@ -53,7 +53,7 @@ def watch_rows(
 
 
 def watch_job(states: Iterable[Resource], *, json: bool, until: str | None = None) -> Resource | None:
-    """Show a job each time that it has changed; gives it back as it ended, or when its status was `until`."""
+    """Show a job each time it has changed; returns it when it has ended, or has the status `until`."""
     job: Resource | None = None
     if not json and console.is_terminal:
         with Live(console=console, refresh_per_second=8) as live:

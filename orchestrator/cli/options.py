@@ -1,4 +1,4 @@
-"""Arguments and options whose values the shell can complete, in one place for all commands."""
+"""Arguments and options with shell completion, for all commands."""
 
 from __future__ import annotations
 

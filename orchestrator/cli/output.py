@@ -28,18 +28,18 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, em
     if console.is_terminal and size.minimum <= console.width < size.maximum:
         console.print(table)  # folded between words
         return
-    # As wide as it needs to be, as other tools do: a program reads lines, and nobody reads broken words.
+    # As wide as needed, without folding: programs read lines, and people cannot read broken words.
     table.width = size.maximum
     console.print(table, crop=False, soft_wrap=True)
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
-    """The rows as a table that fits into the terminal; where there is none, no cell is folded."""
+    """The rows as a table that fits the terminal; without a terminal, no cell is folded."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        whole = column in ("id", "status", "queue", "url") or not console.is_terminal  # there to be copied
+        whole = column in ("id", "status", "queue", "url") or not console.is_terminal  # for copying
         table.add_column(
             column.replace("_", " "), overflow="fold", no_wrap=whole, max_width=None if whole else MAX_CELL
         )
@@ -82,7 +82,7 @@ def ago(time: str) -> str:
 
 
 def print_account(account: Mapping[str, Any]) -> None:
-    """An account's head: status, target, session, what it used today, limits that differ from the defaults."""
+    """An account's status, target, session, usage of today, and limits."""
     console.print(f"[bold]{escape(account['account'])}[/]  {status_text(account['status'])}")
     target, session, today = account["target"], account["session"], account["usage"]["today"]
     where = f"{target['publisher']} at {target['base_url']}" if target else "none; jobs that publish need one"
@@ -95,7 +95,7 @@ def print_account(account: Mapping[str, Any]) -> None:
 
 
 def print_job(job: Mapping[str, Any]) -> None:
-    """A job whole: head, steps with their attempts, result or error."""
+    """A job: head, steps with their attempts, result or error."""
     console.print(f"[bold]{escape(job['id'])}[/]  {status_text(job['status'])}  {job['progress']} %")
     console.print(f"  {escape(job['pipeline'])} for {escape(job['account'])}, made {ago(job['created_at'])}")
     if job.get("queue_position") is not None:

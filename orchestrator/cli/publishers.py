@@ -1,6 +1,6 @@
-"""`onelane publishers …`: which publishers there are, and a trial of one against its real target.
+"""`onelane publishers …`: the known publishers, and a trial of one against its real target.
 
-Both work with the settings of this host: a trial opens the account's sealed session, which no HTTP call may ever show.
+Both use the settings of this host: a trial opens the account's sealed session, which no HTTP call may show.
 """
 
 from __future__ import annotations
@@ -47,17 +47,18 @@ def try_publisher(
     *,
     account: Annotated[str, typer.Option(help="Whose target and session to use.")],
     base_url: Annotated[
-        str | None, typer.Option(help="Publish there, without options, and not at the account's target.")
+        str | None, typer.Option(help="Publish there, without options, instead of at the account's target.")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the post there, also where it could be removed.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Do not remove the post.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Publish one trial post with NAME as ACCOUNT, without a job: session, find, publish, read back, find again.
 
-    The post is public. It is removed at the end if the publisher can remove posts; otherwise remove it by hand. Ends
-    with 0 only if every stage did what the protocol says.
+    The post is public. It is removed at the end if the publisher can remove posts; otherwise remove it by hand. The
+    trial does not take the account's slot on the publish lane: pause the account first if its jobs must not publish at
+    the same time. The status is 0 only if every stage follows the protocol.
     """
     from ..publisher_trial import prepared
 

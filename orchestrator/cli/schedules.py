@@ -1,4 +1,4 @@
-"""`onelane schedules …`: make, look at, change, preview and run schedules over HTTP."""
+"""`onelane schedules …`: create, list, show, change, preview, run and delete schedules."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ group = CommandGroup("Make, list, look at, change, preview and run schedules.")
 Cron = Annotated[str | None, typer.Option(help="Five fields, such as '0 9 * * 1-5'.")]
 Every = Annotated[float | None, typer.Option(help="Seconds from one fire to the next.")]
 At = Annotated[list[str] | None, typer.Option(help="A time with offset; may be given several times.")]
-Spread = Annotated[str | None, typer.Option(help="Fires a day at drawn times: N, or N@09:00-21:00.")]
-MinGap = Annotated[float | None, typer.Option(help="With --spread: seconds between two fires at least.")]
+Spread = Annotated[str | None, typer.Option(help="Fires per day at random times: N, or N@09:00-21:00.")]
+MinGap = Annotated[float | None, typer.Option(help="With --spread: least seconds between two fires.")]
 Input = Annotated[str | None, typer.Option("--input", help="The input: JSON, @file, or - for standard input.")]
 Inputs = Annotated[str | None, typer.Option("--inputs", help="One input a fire: a JSON array, @file, or -.")]
 Zone = Annotated[str | None, typer.Option("--timezone", help="IANA name, such as Europe/Berlin; UTC when not given.")]
-Jitter = Annotated[float | None, typer.Option(help="Seconds by which a fire may come later.")]
+Jitter = Annotated[float | None, typer.Option(help="Most seconds of a random delay of each fire.")]
 Approval = Annotated[
     bool | None, typer.Option("--approval/--no-approval", help="Each job stops before its last step until approved.")
 ]
@@ -40,7 +40,7 @@ _COLUMNS = ("id", "account", "name", "pipeline", "cadence", "enabled", "next_fir
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """When a schedule fires, and what each fire makes; None is what was not given."""
+    """When a schedule fires, and the jobs that it creates; None: not given."""
 
     cron: Cron = None
     every: Every = None
@@ -61,10 +61,10 @@ class Plan:
     ends_at: Ends = None
 
     def fields(self) -> dict[str, Any]:
-        """The API's fields of what was given. What is wrong with a value, the service says.
+        """The API's fields of the given options; the service checks the values.
 
         Raises:
-            BadParameter: an option can't be read, or goes with another that is not there.
+            BadParameter: an option cannot be read, or needs another one.
         """
         if self.min_gap is not None and self.spread is None:
             raise typer.BadParameter("--min-gap goes with --spread")
@@ -87,11 +87,11 @@ def create_schedule(
     pipeline: PipelineArgument,
     *,
     plan: Plan,
-    disabled: Annotated[bool, typer.Option("--disabled", help="Made, but off.")] = False,
+    disabled: Annotated[bool, typer.Option("--disabled", help="Create it turned off.")] = False,
     idempotency_key: Idempotency = None,
     caller: Caller,
 ) -> None:
-    """Make a schedule NAME for ACCOUNT that runs PIPELINE."""
+    """Create a schedule NAME for ACCOUNT that runs PIPELINE."""
     fields = plan.fields()
     if disabled:
         fields["enabled"] = False
@@ -109,10 +109,10 @@ def change_schedule(
     plan: Plan,
     caller: Caller,
 ) -> None:
-    """Change a schedule; what is not named stays."""
+    """Change a schedule; other fields stay."""
     fields = plan.fields() | _given(name=name, pipeline=pipeline)
     if not fields:
-        raise typer.BadParameter("name at least one thing to change")
+        raise typer.BadParameter("give at least one field to change")
     with caller.connect() as onelane:
         caller.show(onelane.schedules.change(schedule_id, **fields), _print)
 
@@ -126,7 +126,7 @@ def pause_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
 
 @group.command("resume")
 def resume_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
-    """Turn a schedule on again; it goes on with its next time."""
+    """Turn a schedule on again; it continues with its next time."""
     with caller.connect() as onelane:
         caller.show(onelane.schedules.change(schedule_id, enabled=True), _print)
 
@@ -153,7 +153,7 @@ def get_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
 
 @group.command("fires")
 def list_fires(schedule_id: ScheduleArgument, *, limit: Limit = 50, watch: Watch = False, caller: Caller) -> None:
-    """List what became of a schedule's times: the job, or what refused it."""
+    """List a schedule's fires: the job, or why it was refused."""
     with caller.connect() as onelane:
         columns = ("fire_at", "outcome", "job_id", "error")
         caller.show_rows(
@@ -171,7 +171,7 @@ def run_schedule(
     idempotency_key: Idempotency = None,
     caller: Caller,
 ) -> None:
-    """Make a schedule's job now; its times stay as they are."""
+    """Create a schedule's job now; its times stay."""
     with caller.connect() as onelane:
         caller.show(onelane.schedules.run(schedule_id, idempotency_key=idempotency_key), print_job)
 
@@ -188,7 +188,7 @@ def preview_schedule(
     jitter: Jitter = None,
     starts_at: Starts = None,
     ends_at: Ends = None,
-    account: Annotated[str | None, typer.Option(help="Whose it would be; jitter and spread depend on it.")] = None,
+    account: Annotated[str | None, typer.Option(help="Its account; jitter and spread depend on it.")] = None,
     name: Annotated[str | None, typer.Option(help="Its name; jitter and spread depend on it.")] = None,
     count: Annotated[int, typer.Option(min=1, max=100, help="How many times.")] = 10,
     caller: Caller,
@@ -212,10 +212,10 @@ def preview_schedule(
 
 @group.command("delete")
 def delete_schedule(schedule_id: ScheduleArgument, caller: Caller) -> None:
-    """Remove a schedule; jobs that it made stay."""
+    """Delete a schedule; its jobs stay."""
     with caller.connect() as onelane:
         onelane.schedules.delete(schedule_id)
-    caller.tell({"deleted": schedule_id}, f"deleted {schedule_id}")
+    caller.report({"deleted": schedule_id}, f"deleted {schedule_id}")
 
 
 def _spread(text: str, min_gap: float | None) -> dict[str, Any]:

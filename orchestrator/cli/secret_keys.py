@@ -1,6 +1,6 @@
 """`onelane secrets …`: the key with which sessions, credentials and webhook secrets are sealed.
 
-It works on the database directly, because no HTTP call may ever see such a key.
+It works on the database directly, because no HTTP call may have such a key.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ group = CommandGroup("Change the key that seals sessions and secrets.")
 
 @group.command("rotate")
 def rotate(data_dir: DataDir = None, json: Json = False) -> None:
-    """Seal everything anew with the first of the secret keys. Safe while the service runs, and to be cut and repeated.
+    """Seal all values again with the first secret key. Safe while the service runs; it can be interrupted and repeated.
 
-    Every process must have both keys before (ONELANE_SECRET_KEY=new,old); afterwards the old one can be taken out.
+    Every process must have both keys before (ONELANE_SECRET_KEY=new,old); afterwards the old one can be removed.
     """
     from tenants.database import Database
     from tenants.key_rotation import reseal
@@ -41,7 +41,7 @@ def rotate(data_dir: DataDir = None, json: Json = False) -> None:
     try:
         if missing_revisions(database):
             raise SettingsError(["the database lacks migrations: run `onelane migrate` first"])
-        done = reseal(database, Sealer(split_keys(kept)), on_batch=lambda number: _tell(number, json=json))
+        done = reseal(database, Sealer(split_keys(kept)), on_batch=lambda number: _print_progress(number, json=json))
     finally:
         database.close()
     if json:
@@ -52,7 +52,7 @@ def rotate(data_dir: DataDir = None, json: Json = False) -> None:
         raise typer.Exit(FAILED)
 
 
-def _tell(number: int, *, json: bool) -> None:
+def _print_progress(number: int, *, json: bool) -> None:
     if number and not json:
         say(f"{number} sealed again")
 
@@ -66,7 +66,7 @@ def _print(done: dict[str, Any]) -> None:
         console.print(f"left as it is: {sentence}", markup=False, soft_wrap=True)
     if not done["unreadable"]:
         console.print(
-            "everything is sealed with the first key; the others can be taken out of ONELANE_SECRET_KEY",
+            "everything is sealed with the first key; the others can be removed from ONELANE_SECRET_KEY",
             markup=False,
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""What the service commands do. Each imports what it needs when it runs: a Python start is most of a process's cost."""
+"""The service commands. Each imports its modules when it runs, because imports are most of a start's time."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
     """Run the control plane until it is asked to stop.
 
     Raises:
-        SettingsError: a setting without which it must not start is missing, or the schema is not up to date.
+        SettingsError: a required setting is missing, or the schema is not up to date.
         PortBusy: another program has the port.
     """
     may_begin = _begin(settings, supervised)
@@ -86,7 +86,7 @@ def run_work(settings: Settings, *, supervised: bool = False) -> int:
     """Run a worker until it is asked to stop.
 
     Raises:
-        SettingsError: a setting without which it must not start is missing.
+        SettingsError: a required setting is missing.
     """
     may_begin = _begin(settings, supervised)
     _require(settings, "secret_key", "redis_url")
@@ -96,7 +96,7 @@ def run_work(settings: Settings, *, supervised: bool = False) -> int:
 
 
 def run_migrate(settings: Settings, *, json: bool) -> None:
-    """Bring the schema up to date and say what was done."""
+    """Bring the schema up to date and print the migrations."""
     from ..schema import bring_up_to_date
 
     DataFolder(settings.data_dir).create()
@@ -138,7 +138,7 @@ def run_demo(folder: Path, settings: Settings, *, exit_when_done: bool, json: bo
 
 
 def exit_code(error: Exception) -> int | None:
-    """The exit code of an error whose message says what to correct; None for one that needs its traceback."""
+    """The exit code of an error that a user can fix; None for one that needs its traceback."""
     from actors.clients.publishers import PublisherError
     from actors.errors import StepError
     from actors.pipeline import PipelineError
@@ -153,7 +153,7 @@ def exit_code(error: Exception) -> int | None:
 
 
 def _begin(settings: Settings, supervised: bool) -> threading.Event | None:
-    """What every service command does first; the event is set once a supervised one may use database and Redis."""
+    """Start the log. Returns an event that is set when a supervised process may use database and Redis."""
     may_begin = end_with_parent() if supervised else None
     logs.configure(settings)
     return may_begin

@@ -1,4 +1,4 @@
-"""The commands that run the service or look at it here: up, serve, work, migrate, demo, doctor."""
+"""The commands up, serve, work, migrate, demo and doctor."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def doctor(
 def demo(
     folder: Annotated[Path, typer.Argument(help="Its *.md and *.txt files become posts.")] = Path("docs"),
     exit_when_done: Annotated[
-        bool, typer.Option("--exit", help="End when all is done; status 0 only if each post was published once.")
+        bool, typer.Option("--exit", help="End when done; status 0 only if each post was published once.")
     ] = False,
     data_dir: DataDir = None,
     json: Json = False,

@@ -1,12 +1,12 @@
-"""A small synchronous client of the HTTP API, used by the command line itself.
+"""A small synchronous client of the HTTP API, which the command line uses too.
 
     with Onelane("http://127.0.0.1:8700", key) as onelane:
         job = onelane.jobs.create("acme", "blog", {"topic": "Lanes"})
         for job in onelane.jobs.watch(job["id"]):
             print(job["status"])
 
-Resources come as the service answers them: typed dicts of `orchestrator.client.types`, times as RFC 3339 text. What
-goes wrong is drawn in `orchestrator.client.errors`.
+Resources are typed dicts of `orchestrator.client.types`, as the service sends them; times are RFC 3339 text. For the
+errors see `orchestrator.client.errors`.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ __all__ = [
     "Unauthenticated",
 ]
 
-#: Any resource, where it does not matter which.
+#: Any resource.
 Resource = Mapping[str, Any]
 
 
 class Onelane(Connection):
-    """A service with one key: its resources, and what is asked of the whole of it. Close it, or use it in a `with`."""
+    """A client of one service with one key. Close it, or use it in a `with`."""
 
     def __init__(self, base_url: str, key: str, *, timeout_seconds: float = 30.0, retries: int = 2) -> None:
         super().__init__(base_url, key, timeout_seconds=timeout_seconds, retries=retries)
@@ -81,7 +81,7 @@ class Onelane(Connection):
         return cast("list[Pipeline]", self.call("GET", "/v1/pipelines")["items"])
 
     def workers(self) -> Sequence[Worker]:
-        """The live workers, and what each runs."""
+        """The live workers, and their running steps."""
         return cast("list[Worker]", self.call("GET", "/v1/admin/workers")["items"])
 
     def audit(
@@ -92,18 +92,18 @@ class Onelane(Connection):
         action: str | None = None,
         target: str | None = None,
     ) -> Iterator[Audit]:
-        """Who changed what, newest first; each filter is the whole of its field."""
+        """Who changed what, newest first; each filter must equal its field."""
         return self.pages("/v1/admin/audit", {"actor": actor, "action": action, "target": target}, limit)
 
     def ready(self) -> Ready:
-        """Whether jobs are accepted; a `ServiceFailed` when they are not."""
+        """The service's readiness; raises `ServiceFailed` if it accepts no jobs."""
         return cast("Ready", self.call("GET", "/readyz"))
 
     def reap(self, idle_longer_than: float | None = None, *, dry_run: bool = False) -> Reaped:
-        """Remove idle tenant queues; `idle_longer_than` in seconds."""
+        """Delete idle tenant queues; `idle_longer_than` in seconds."""
         body = given(idle_longer_than=idle_longer_than, dry_run=dry_run)
         return cast("Reaped", self.call("POST", "/v1/admin/reap", json=body, wait_seconds=LONG_SECONDS))
 
     def reconcile(self) -> Reconciled:
-        """Make Redis hold what SQL says."""
+        """Rebuild the Redis queues from SQL."""
         return cast("Reconciled", self.call("POST", "/v1/admin/reconcile", wait_seconds=LONG_SECONDS))

@@ -1,4 +1,4 @@
-"""Accounts and what belongs to one: limits, target, session, keys, webhook secret."""
+"""Accounts, their limits, target, session, keys and webhook secret."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .types import (
 
 
 class AccountsApi(Api):
-    """`/v1/accounts` and what belongs to one."""
+    """`/v1/accounts`."""
 
     def list(
         self, *, limit: int | None = 50, q: str | None = None, status: str | None = None
@@ -34,11 +34,11 @@ class AccountsApi(Api):
         return self._connection.pages("/v1/accounts", {"q": q, "status": status}, limit)
 
     def get(self, account: str) -> Account:
-        """Status, limits, lanes, session, target and use."""
+        """Status, limits, lanes, session, target and usage."""
         return cast("Account", self._call("GET", account))
 
     def usage(self, account: str, *, first: str | None = None, last: str | None = None) -> UsageHistory:
-        """What the account used, by UTC day; the last 30 days, or from `first` to `last` (`2026-11-21`)."""
+        """The usage by UTC day; the last 30 days, or from `first` to `last` (`2026-11-21`)."""
         return cast("UsageHistory", self._call("GET", account, "/usage", params={"from": first, "to": last}))
 
     def put_limits(
@@ -51,7 +51,7 @@ class AccountsApi(Api):
         daily_quota: int | None = None,
         lanes: Mapping[str, Any] | None = None,
     ) -> Limits:
-        """Replace all limits; what is not given gets its default. They act on what waits, too."""
+        """Replace all limits, also for waiting jobs; omitted limits get their default."""
         body = given(
             weight=weight,
             account_concurrency=account_concurrency,
@@ -70,28 +70,25 @@ class AccountsApi(Api):
         return cast("Account", self._call("POST", account, ":resume"))
 
     def drain(self, account: str) -> Account:
-        """Take no new jobs; the rest finishes."""
+        """Take no new jobs; accepted ones finish."""
         return cast("Account", self._call("POST", account, ":drain"))
 
     def suspend(self, account: str) -> Account:
-        """Take no new jobs and let nothing start."""
+        """Take no new jobs and start no steps."""
         return cast("Account", self._call("POST", account, ":suspend"))
 
     def events(self, account: str, *, from_start: bool = False) -> Iterator[Event]:
-        """What happens to the account's jobs; each datum has `job`. It does not end by itself.
+        """The events of the account's jobs; each has `job` in its data. The stream does not end.
 
-        With `from_start` it begins with the first event that is still kept, instead of a `snapshot` for each
-        unfinished job.
+        With `from_start` it begins with the first stored event, instead of a `snapshot` for each unfinished job.
         """
         return self._connection.events(f"/v1/accounts/{segment(account)}/events", from_start=from_start)
 
-    # --- all of it -----------------------------------------------------------------------------------------------
-
     def export(self, account: str) -> Iterator[dict[str, Any]]:
-        """Everything held of the account, line by line: a header, `{type, data}` for each row, and `{type: end}`.
+        """All data of the account, line by line: a header, `{type, data}` for each row, and `{type: end}`.
 
         Raises:
-            ExportCut: after the last line that came: the stream had no end, or broke off, so there is more.
+            ExportCut: after the last line: the stream broke off, so data are missing.
         """
         last: dict[str, Any] = {}
         try:
@@ -105,38 +102,34 @@ class AccountsApi(Api):
             raise ExportCut(f"the export of account {account!r} was cut: {last.get('detail') or 'it has no last line'}")
 
     def erase(self, account: str, *, force: bool = False) -> ErasureBegun:
-        """Erase the account and everything held of it; `force` kills what runs. `erasure` tells how far it is."""
+        """Erase the account and all its data; `force` kills running steps. `erasure` shows the progress."""
         return cast("ErasureBegun", self._call("DELETE", account, params={"force": "true" if force else None}))
 
     def erasure(self, erasure_id: str) -> Erasure:
-        """How far an erasure is, and what was removed."""
+        """An erasure's progress, and what was removed."""
         return cast("Erasure", self._connection.call("GET", f"/v1/admin/erasures/{segment(erasure_id)}"))
 
     def erasures(self, *, limit: int | None = 50, account: str | None = None) -> Iterator[Erasure]:
-        """Erasures, newest first; they stay."""
+        """Erasures, newest first."""
         return self._connection.pages("/v1/admin/erasures", {"account": account}, limit)
 
-    # --- where it publishes --------------------------------------------------------------------------------------
-
     def target(self, account: str) -> Target:
-        """Where the account publishes."""
+        """The publishing target."""
         return cast("Target", self._call("GET", account, "/target"))
 
     def put_target(
         self, account: str, publisher: str, base_url: str, options: Mapping[str, Any] | None = None
     ) -> Target:
-        """Set where the account publishes."""
+        """Set the publishing target."""
         body = {"publisher": publisher, "base_url": base_url, "options": dict(options or {})}
         return cast("Target", self._call("PUT", account, "/target", json=body))
 
     def delete_target(self, account: str) -> None:
-        """Forget where the account publishes."""
+        """Delete the publishing target."""
         self._call("DELETE", account, "/target")
 
-    # --- with what it signs in -----------------------------------------------------------------------------------
-
     def session(self, account: str) -> Session:
-        """The state of the browser session; its content is never told."""
+        """The state of the browser session; its content is never returned."""
         return cast("Session", self._call("GET", account, "/session"))
 
     def put_session(
@@ -156,41 +149,39 @@ class AccountsApi(Api):
         return cast("Session", self._call("PUT", account, "/session", json=body))
 
     def delete_session(self, account: str) -> None:
-        """Forget the browser session."""
+        """Delete the browser session."""
         self._call("DELETE", account, "/session")
 
-    # --- keys and secrets ----------------------------------------------------------------------------------------
-
     def create_key(self, account: str, name: str = "", *, expires_at: datetime | None = None) -> NewKey:
-        """Make a key with scope `account`; the answer shows it, once."""
+        """Create a key with scope `account`; only this answer has it."""
         body = given(name=name or None, expires_at=expires_at.isoformat() if expires_at else None)
         return cast("NewKey", self._call("POST", account, "/keys", json=body, creates=True))
 
     def keys(self, account: str, *, limit: int | None = 50) -> Iterator[Key]:
-        """The account's keys, newest first, without what opens the door."""
+        """The account's keys, newest first, without the secrets."""
         return self._connection.pages(f"/v1/accounts/{segment(account)}/keys", {}, limit)
 
     def rotate_key(
         self, account: str, key_id: str, *, overlap_seconds: float | None = None, expires_at: datetime | None = None
     ) -> NewKey:
-        """Replace a key; the old one opens for `overlap_seconds` more, a day where that is not given."""
+        """Replace a key; the old one stays valid for `overlap_seconds`, by default a day."""
         body = given(overlap=overlap_seconds, expires_at=expires_at.isoformat() if expires_at else None)
         return cast("NewKey", self._call("POST", account, f"/keys/{segment(key_id)}:rotate", json=body, creates=True))
 
     def delete_key(self, account: str, key_id: str) -> None:
-        """End one key."""
+        """Revoke one key."""
         self._call("DELETE", account, f"/keys/{segment(key_id)}")
 
     def delete_keys(self, account: str) -> None:
-        """End all keys of the account."""
+        """Revoke all keys of the account."""
         self._call("DELETE", account, "/keys")
 
     def webhook_secret(self, account: str) -> WebhookSecret:
-        """When the webhooks' secret was made."""
+        """When the webhook secret was created."""
         return cast("WebhookSecret", self._call("GET", account, "/webhook-secret"))
 
     def rotate_webhook_secret(self, account: str) -> NewWebhookSecret:
-        """Make the secret with which the account's webhooks are signed; the answer shows it, once."""
+        """Create a new webhook secret; only this answer has it."""
         return cast("NewWebhookSecret", self._call("POST", account, "/webhook-secret", creates=True))
 
     def _call(self, method: str, account: str, rest: str = "", **more: Any) -> Any:

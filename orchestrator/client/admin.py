@@ -1,4 +1,4 @@
-"""What only an admin's key opens: tenant queues, lanes, dead letters."""
+"""Calls for admin keys: tenant queues, lanes, keys, dead letters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .types import (
     Resolved,
 )
 
-#: A reconciliation, or a check, goes through every waiting step and message before it answers.
+#: A reconciliation or a check reads every waiting step and message before it answers.
 LONG_SECONDS = 600.0
 
 
@@ -42,7 +42,7 @@ class QueuesApi(Api):
         return self._connection.pages("/v1/admin/queues", filters, limit)
 
     def get(self, lane: str, account: str) -> Queue:
-        """One tenant queue, while it lives."""
+        """One live tenant queue."""
         return cast("Queue", self._connection.call("GET", _queue(lane, account)))
 
     def pause(self, lane: str, account: str) -> Queue:
@@ -54,12 +54,12 @@ class QueuesApi(Api):
         return cast("Queue", self._connection.call("POST", f"{_queue(lane, account)}:resume"))
 
     def delete(self, lane: str, account: str, *, force: bool = False) -> QueueDeleted:
-        """Tear a tenant queue down; `force` cancels what waits in it."""
+        """Delete a tenant queue; `force` cancels its waiting jobs."""
         params = {"force": "true" if force else None}
         return cast("QueueDeleted", self._connection.call("DELETE", _queue(lane, account), params=params))
 
     def check(self) -> Checked:
-        """Check and mend the broker's invariants."""
+        """Check the broker's invariants, and repair violations."""
         return cast("Checked", self._connection.call("POST", "/v1/admin/queues:check", wait_seconds=LONG_SECONDS))
 
 
@@ -71,7 +71,7 @@ class LanesApi(Api):
         return cast("list[Lane]", self._connection.call("GET", "/v1/admin/lanes")["items"])
 
     def pause(self, lane: str) -> Lane:
-        """Let nothing of the lane start, for anybody."""
+        """Pause the lane for all accounts."""
         return cast("Lane", self._connection.call("POST", f"/v1/admin/lanes/{segment(lane)}:pause"))
 
     def resume(self, lane: str) -> Lane:
@@ -81,7 +81,7 @@ class LanesApi(Api):
     def heaviest(
         self, lane: str, *, by: Literal["seconds", "backlog"] = "seconds", limit: int = 10
     ) -> Sequence[AccountLoad]:
-        """The accounts that used the lane most since the hour began, or that have the most waiting in it."""
+        """The accounts that used the lane most since the hour began, or that have the largest backlog."""
         path = f"/v1/admin/lanes/{segment(lane)}/heaviest"
         return cast("list[AccountLoad]", self._connection.call("GET", path, params={"by": by, "limit": limit})["items"])
 
@@ -92,27 +92,27 @@ class LanesApi(Api):
 
 
 class KeysApi(Api):
-    """Keys with scope `admin`: `/v1/admin/keys`. An account's own are among its `accounts`."""
+    """Keys with scope `admin`: `/v1/admin/keys`. `AccountsApi` has those of an account."""
 
     def list(self, *, limit: int | None = 50) -> Iterator[Key]:
-        """The keys, newest first, without what opens the door."""
+        """The keys, newest first, without the secrets."""
         return self._connection.pages("/v1/admin/keys", {}, limit)
 
     def create(self, name: str = "", *, expires_at: datetime | None = None) -> NewKey:
-        """Make a key for everything; the answer shows it, once."""
+        """Create a key with scope admin; only this answer has it."""
         body = given(name=name or None, expires_at=expires_at.isoformat() if expires_at else None)
         return cast("NewKey", self._connection.call("POST", "/v1/admin/keys", json=body, creates=True))
 
     def rotate(
         self, key_id: str, *, overlap_seconds: float | None = None, expires_at: datetime | None = None
     ) -> NewKey:
-        """Replace a key; the old one opens for `overlap_seconds` more, a day where that is not given."""
+        """Replace a key; the old one stays valid for `overlap_seconds`, by default a day."""
         body = given(overlap=overlap_seconds, expires_at=expires_at.isoformat() if expires_at else None)
         path = f"/v1/admin/keys/{segment(key_id)}:rotate"
         return cast("NewKey", self._connection.call("POST", path, json=body, creates=True))
 
     def delete(self, key_id: str) -> None:
-        """End a key."""
+        """Revoke a key."""
         self._connection.call("DELETE", f"/v1/admin/keys/{segment(key_id)}")
 
 
@@ -136,11 +136,11 @@ class DeadLettersApi(Api):
         return cast("DeadLetter", self._connection.call("GET", f"{_LETTERS}/{segment(dead_letter_id)}"))
 
     def replay(self, dead_letter_id: str) -> Job:
-        """Let its job go on from the step that died; the answer is the job."""
+        """Continue its job at the failed step; the answer is the job."""
         return cast("Job", self._connection.call("POST", f"{_LETTERS}/{segment(dead_letter_id)}:replay"))
 
     def discard(self, dead_letter_id: str) -> None:
-        """Put a dead letter away; its job stays as it ended."""
+        """Discard a dead letter; its job stays failed."""
         self._connection.call("DELETE", f"{_LETTERS}/{segment(dead_letter_id)}")
 
     def replay_all(
@@ -153,7 +153,7 @@ class DeadLettersApi(Api):
         per_second: float | None = None,
         dry_run: bool = False,
     ) -> Resolved:
-        """Replay the oldest 1,000 that fit, at most `per_second` of them; `left` says how many are left."""
+        """Replay the oldest 1,000 that match, at most `per_second`; `left` is the number of the others."""
         chosen = given(**_chosen(account, lane, pipeline, error_code))
         body = given(filter=chosen, dry_run=dry_run, per_second=per_second)
         return cast("Resolved", self._connection.call("POST", f"{_LETTERS}:replay", json=body, wait_seconds=60))
@@ -167,7 +167,7 @@ class DeadLettersApi(Api):
         error_code: str | None = None,
         dry_run: bool = False,
     ) -> Resolved:
-        """Discard the oldest 1,000 that fit; their jobs stay as they ended."""
+        """Discard the oldest 1,000 that match; their jobs stay failed."""
         chosen = given(**_chosen(account, lane, pipeline, error_code))
         body = {"filter": chosen, "dry_run": dry_run}
         return cast("Resolved", self._connection.call("POST", f"{_LETTERS}:discard", json=body, wait_seconds=60))

@@ -1,4 +1,4 @@
-"""Alerts, and the circuits that some of them tell of."""
+"""Alerts and circuits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class AlertsApi(Api):
     """`/v1/admin/alerts`."""
 
     def list(self, *, limit: int | None = 50, account: str | None = None, kind: str | None = None) -> Iterator[Alert]:
-        """Alerts; those that first came up last first. What is alike is one, which counts."""
+        """Alerts, newest first; equal events are one alert with a count."""
         return self._connection.pages("/v1/admin/alerts", {"account": account, "kind": kind}, limit)
 
     def test(self) -> AlertsTested:
@@ -23,5 +23,5 @@ class AlertsApi(Api):
     def circuits(
         self, *, limit: int | None = 50, lane: str | None = None, account: str | None = None
     ) -> Iterator[OpenCircuit]:
-        """Tenant queues that rest because too many of their steps failed in a row."""
+        """Tenant queues that are stopped because too many of their steps failed in a row."""
         return self._connection.pages("/v1/admin/circuits", {"lane": lane, "account": account}, limit)

@@ -1,9 +1,9 @@
 """One connection pool to one service: a request, the pages of a list, a stream of events.
 
 Invariants
-- A request is repeated only where that changes nothing: a GET, or a POST with an idempotency key, which the client
-  makes for every call that creates something. A stream of events that breaks off is taken up where it was.
-- An account is percent-encoded whole, so `a/b` and `a:b` stay one segment.
+- A request is repeated only if that is safe: a GET, or a POST with an idempotency key, which the client adds to every
+  call that creates something. A stream of events that breaks off is resumed.
+- An account's name is percent-encoded, so `a/b` and `a:b` stay one segment.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from .errors import ApiError, NotReachable, api_error
 _logger = logging.getLogger(__name__)
 
 _PAGE = 200
-#: A stream that says nothing for so long is dead: a comment comes every 15 seconds.
+#: A stream without data for so long is dead: a comment is sent every 15 seconds.
 _SILENCE_SECONDS = 45.0
 _RECONNECT_SECONDS = 0.5
-#: How long a stream that was there once may be away before its reader is told: a control plane is restarted in less.
+#: How long a stream may be interrupted before the reader gets an error; a restart of a control plane takes less.
 _AWAY_SECONDS = 60.0
-#: The pause before the first repeat; it doubles. A `Retry-After` beyond the longest is left to the caller.
+#: The pause before the first repeat, which doubles, and the longest one. A longer `Retry-After` is left to the caller.
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 10.0
-#: Refusals that say nothing about the call itself.
-_PASSING = frozenset({"unavailable", "idempotency_in_progress", "rate_limited", "unknown"})
+#: Codes of temporary failures.
+_TEMPORARY = frozenset({"unavailable", "idempotency_in_progress", "rate_limited", "unknown"})
 
 
 class Event(NamedTuple):
-    """One event of a stream: its number, its name and its datum."""
+    """One event of a stream: id, type and data."""
 
     id: str
     type: str
@@ -48,13 +48,13 @@ class Connection:
     """A pool of connections with one key; close it, or use it in a `with`."""
 
     def __init__(self, base_url: str, key: str, *, timeout_seconds: float = 30.0, retries: int = 2) -> None:
-        """Nothing is asked yet.
+        """Set up the client; it sends nothing yet.
 
         Args:
-            base_url: where the service is, such as `http://127.0.0.1:8700`.
+            base_url: the service's address, such as `http://127.0.0.1:8700`.
             key: an admin key or an account's key.
-            timeout_seconds: how long one try of a request may take.
-            retries: how often a request that may be repeated is, when nobody answers or a part is down.
+            timeout_seconds: the time-out of one attempt.
+            retries: how often a safe request is repeated if no service answers or a part of it is down.
         """
         self.base_url = base_url.rstrip("/")
         self._retries = retries
@@ -64,9 +64,9 @@ class Connection:
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {key}", "User-Agent": "onelane-client"},
             timeout=timeout_seconds,
-            # Without TLS there is nothing to verify, and the roots of trust take long to read.
+            # Without TLS there is nothing to verify, and loading the certificates takes long.
             verify=self.base_url.startswith("https://"),
-            # A proxy of the environment is for far hosts; it could not reach this machine's loopback.
+            # A proxy from the environment could not reach this machine's loopback.
             trust_env=not _is_loopback(self.base_url),
         )
 
@@ -79,7 +79,7 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._http.close()
 
     def call(
@@ -94,7 +94,7 @@ class Connection:
         idempotency_key: str | None = None,
         wait_seconds: float = 0.0,
     ) -> Any:
-        """One call; gives back the answer's JSON, None for an empty answer.
+        """Send one call; returns the answer's JSON, None for an empty answer.
 
         Args:
             method: the HTTP method.
@@ -102,12 +102,12 @@ class Connection:
             json: the body.
             params: the query; those that are None are left out.
             headers: more headers.
-            creates: the call takes an idempotency key; one is made where none is given, so that it can be repeated.
+            creates: the call takes an idempotency key; without a given one, the client makes one.
             idempotency_key: the caller's own key.
             wait_seconds: how much longer than the time-out the service may take.
 
         Raises:
-            NotReachable: nobody answered within the time-out.
+            NotReachable: no service answered within the time-out.
             ApiError: any status of 400 or more.
         """
         given_headers = dict(headers or {})
@@ -131,7 +131,7 @@ class Connection:
             raise NotReachable(f"what answers at {self.base_url} is not onelane: {path} is no JSON") from error
 
     def download(self, path: str) -> bytes:
-        """The content at a path that the service gave, such as an artifact's `url`.
+        """The content at a path from the service, such as an artifact's `url`.
 
         Raises:
             NotReachable, ApiError: as `call`.
@@ -150,7 +150,7 @@ class Connection:
                     return answer
                 failure = api_error(answer)
                 wait = failure.retry_after
-                if failure.code not in _PASSING or (failure.code == "unknown" and failure.status < 502):
+                if failure.code not in _TEMPORARY or (failure.code == "unknown" and failure.status < 502):
                     raise failure
             pause = _PAUSE_SECONDS * 2**number * random.uniform(0.5, 1.0)
             if number == retries or (wait is not None and wait > _LONGEST_PAUSE_SECONDS):
@@ -159,15 +159,15 @@ class Connection:
         raise AssertionError("unreachable: the last try returns or raises")
 
     def events(self, path: str, *, from_start: bool = False, follow: bool = True) -> Iterator[Event]:
-        """The events of a stream; it connects again whenever the stream ends.
+        """The events of a stream; it reconnects whenever the stream ends.
 
         Args:
             path: the stream's path.
-            from_start: begin with the first event that is still kept, without a `snapshot`.
-            follow: stay for what comes; else the service ends the stream, and so does this.
+            from_start: begin with the first stored event, without a `snapshot`.
+            follow: wait for new events; else end after the stored ones.
 
         Raises:
-            NotReachable: nobody answers any more. ApiError: the service refused.
+            NotReachable: no service answers. ApiError: the service refused.
         """
         last, connected, away_since = "0" if from_start else "", False, 0.0
         params = None if follow else {"follow": "false"}
@@ -181,7 +181,7 @@ class Connection:
                         answer.read()
                         raise api_error(answer)
                     connected, away_since = True, 0.0
-                    # A snapshot is as large as its job, which the service bounds.
+                    # A snapshot is as large as its job, which the service limits.
                     for event in httpx2.EventSource(answer, max_event_size=None):
                         last = event.id or last
                         yield Event(last, event.event, cast("dict[str, Any]", event.json()))
@@ -193,21 +193,21 @@ class Connection:
                 away_since = away_since or time.monotonic()
                 if not connected or time.monotonic() - away_since > _AWAY_SECONDS:
                     raise self._not_reachable(error) from error
-                _logger.debug("The stream %s broke off, taking it up again: %s", path, error)
-            time.sleep(_RECONNECT_SECONDS)  # a server that closes each stream at once must not be hammered
+                _logger.debug("The stream %s broke off, resuming it: %s", path, error)
+            time.sleep(_RECONNECT_SECONDS)  # do not reconnect in a tight loop
 
     def lines(self, path: str) -> Iterator[dict[str, Any]]:
-        """The lines of a stream of JSON lines, as they come; it is not taken up again.
+        """The lines of a stream of JSON lines; it is not resumed.
 
         Raises:
-            NotReachable: nobody answers, or the stream breaks off. ApiError: the service refused.
+            NotReachable: no service answers, or the stream breaks off. ApiError: the service refused.
         """
         try:
             with self._http.stream("GET", path, timeout=self._stream_timeout) as answer:
                 if answer.status_code >= 400:
                     answer.read()
                     raise api_error(answer)
-                # At line feeds alone: a text may hold U+2028 and its like, at which `iter_lines` would cut it.
+                # Split at line feeds alone: `iter_lines` also splits at U+2028 and the like.
                 yield from map(json_text.loads, _by_line_feed(answer.iter_bytes()))
         except (httpx2.TransportError, ValueError) as error:
             raise self._not_reachable(error) from error
@@ -216,7 +216,7 @@ class Connection:
         return NotReachable(f"no onelane service answers at {self.base_url}: {str(error) or type(error).__name__}")
 
     def pages(self, path: str, params: Mapping[str, Any], limit: int | None) -> Iterator[Any]:
-        """The items of a list over all its pages, newest first; at most `limit`, None for all."""
+        """The items of all pages of a list, newest first; at most `limit`, None for all."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
@@ -231,14 +231,14 @@ class Connection:
 
 
 class Api:
-    """Base of the resources: what they ask through."""
+    """Base of the resources; they share the connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
 
 def given(**values: Any) -> dict[str, Any]:
-    """Those of the values that are not None."""
+    """The values that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""Drafts, and publications whose outcome nobody could tell."""
+"""Drafts, and publications of unknown outcome."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DraftsApi(Api):
         return self._connection.pages("/v1/drafts", {"account": account, "status": status}, limit)
 
     def get(self, draft_id: str) -> Draft:
-        """One draft, whole."""
+        """One draft."""
         return cast("Draft", self._connection.call("GET", f"/v1/drafts/{segment(draft_id)}"))
 
     def change(
@@ -29,10 +29,10 @@ class DraftsApi(Api):
         body: str | None = None,
         tags: Sequence[str] | None = None,
     ) -> Draft:
-        """Change a draft that is not published yet and is still at `version`; what is not given stays.
+        """Change a draft that is not published yet and is still at `version`; omitted fields stay.
 
         Raises:
-            Conflict: `stale_version` when somebody was quicker, `draft_not_pending` when it is too late.
+            Conflict: `stale_version` if it has changed, `draft_not_pending` if it is being published.
         """
         changes = given(title=title, body=body, tags=None if tags is None else list(tags))
         path = f"/v1/drafts/{segment(draft_id)}"
@@ -41,14 +41,14 @@ class DraftsApi(Api):
 
 
 class PublicationsApi(Api):
-    """`/v1/admin/publications`: outcomes that nobody could tell, settled by somebody who has looked."""
+    """`/v1/admin/publications`: unknown outcomes, settled by a person who has checked the target."""
 
     def confirm(self, publication_id: str, url: str, external_id: str | None = None) -> Publication:
-        """The post is there: the job goes on without publishing."""
+        """The post exists: the job continues without publishing."""
         path = f"/v1/admin/publications/{segment(publication_id)}:confirm"
         return cast("Publication", self._connection.call("POST", path, json=given(url=url, external_id=external_id)))
 
     def retry(self, publication_id: str) -> Publication:
-        """The post is not there: the job publishes anew, once."""
+        """The post does not exist: the job publishes again, once."""
         path = f"/v1/admin/publications/{segment(publication_id)}:retry"
         return cast("Publication", self._connection.call("POST", path))

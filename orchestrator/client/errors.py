@@ -1,16 +1,16 @@
 """What the client raises.
 
 OnelaneClientError
-├── NotReachable            no service answered at that address, or it broke off
+├── NotReachable            no service answered at that address, or the connection broke
 ├── ExportCut               an export ended before its last line
 └── ApiError                the service refused: status, stable code, detail, the faults by field
 ├── InvalidRequest      400, 413, 415, 422: the call is wrong; `errors` name each field
-├── Unauthenticated     401: no key, or one that is not known or has ended
+├── Unauthenticated     401: no key, or one that is unknown or has expired
 ├── Forbidden           403: it needs a key with scope admin
 ├── NotFound            404: not found, or it is another account's
 ├── Conflict            409, 412, 428: the state does not allow it; `code` says why
 ├── TooMany             429: a rate, `queue_full` or `quota_exhausted`; `retry_after` says when
-└── ServiceFailed       5xx: nothing was accepted, or something went wrong there
+└── ServiceFailed       5xx: the service failed, or a part of it is down
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import httpx2
 
 
 class OnelaneClientError(Exception):
-    """Base of what this client raises."""
+    """Base of this client's errors."""
 
 
 class NotReachable(OnelaneClientError):
-    """No service answered; the message says where it was looked for."""
+    """No service answered; the message has the address."""
 
 
 class ExportCut(OnelaneClientError):
-    """An export ended before its last line; the message says why, where the service could tell."""
+    """An export ended before its last line; the message says why, if the service reported it."""
 
 
 class ApiError(OnelaneClientError):
-    """The service refused. `code` is the problem document's stable word; `errors` are pairs of place and message."""
+    """The service refused. `code` is that of the problem document; `errors` are pairs of place and message."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ApiError(OnelaneClientError):
         self.detail = detail
         self.errors = errors
         self.request_id = request_id
-        #: Seconds after which the service says that another try makes sense.
+        #: Seconds after which the service suggests another attempt.
         self.retry_after = retry_after
 
 
@@ -60,7 +60,7 @@ class InvalidRequest(ApiError):
 
 
 class Unauthenticated(ApiError):
-    """The key is missing, unknown or has ended."""
+    """The key is missing, unknown or has expired."""
 
 
 class Forbidden(ApiError):
@@ -72,7 +72,7 @@ class NotFound(ApiError):
 
 
 class Conflict(ApiError):
-    """The state of the thing does not allow the call."""
+    """The state of the resource does not allow the call."""
 
 
 class TooMany(ApiError):
@@ -80,7 +80,7 @@ class TooMany(ApiError):
 
 
 class ServiceFailed(ApiError):
-    """The service, or a part that it stands on, is down."""
+    """The service, or a part that it needs, is down."""
 
 
 _KINDS: Mapping[int, type[ApiError]] = {
@@ -94,7 +94,7 @@ _KINDS: Mapping[int, type[ApiError]] = {
 
 
 def api_error(answer: httpx2.Response) -> ApiError:
-    """The error that an answer of 400 or more stands for."""
+    """The error of an answer with a status of 400 or more."""
     try:
         problem = answer.json()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Jobs: made, looked at, waited for, followed, explained and steered."""
+"""Jobs: create, list, wait for, follow, explain, cancel, retry, approve and reject them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .connection import Api, Event, given, segment
 from .types import Artifact, Delivery, Job, JobStatus, JobSummary, WhyItem
 
 FINISHED: frozenset[JobStatus] = frozenset({"completed", "failed", "timed_out", "cancelled", "expired"})
-#: The longest that one request waits for a job's end.
+#: The longest wait of one request for a job's end.
 _LONGEST_WAIT_SECONDS = 60.0
 
 
 class JobRequest(TypedDict, total=False):
-    """One job of a batch, as the API takes it: times as RFC 3339 text, durations in seconds."""
+    """One job of a batch: times as RFC 3339 text, durations in seconds."""
 
     pipeline: str
     input: Mapping[str, Any]
@@ -32,7 +32,7 @@ class JobRequest(TypedDict, total=False):
 
 
 class LogLine(TypedDict):
-    """One line that a step has written with `ctx.log`."""
+    """A line that a step wrote with `ctx.log`."""
 
     step: str
     level: str
@@ -59,7 +59,7 @@ class JobsApi(Api):
         tags: Sequence[str] | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
-        """Accept a job: committed once this returns. Durations in seconds; `run_at` needs an offset."""
+        """Create a job; it is committed when this returns. Durations in seconds; `run_at` needs an offset."""
         body = given(
             pipeline=pipeline,
             input=dict(input),
@@ -80,19 +80,19 @@ class JobsApi(Api):
     def create_many(
         self, account: str, jobs: Sequence[JobRequest], *, idempotency_key: str | None = None
     ) -> list[JobSummary]:
-        """Accept 1 to 1,000 jobs, all or nothing; summaries in order, an existing job standing for a unique hit."""
+        """Create 1 to 1,000 jobs, all or nothing; a used unique key gives the existing job. Summaries in order."""
         path = f"/v1/accounts/{segment(account)}/jobs:batch"
         body = {"jobs": list(jobs)}
         made = self._connection.call("POST", path, json=body, creates=True, idempotency_key=idempotency_key)
         return cast("list[JobSummary]", made["items"])
 
     def get(self, job_id: str, *, wait: float = 0) -> Job:
-        """The job with steps and attempts; with `wait` (0–60 s) once it has ended, or as it is by then."""
+        """The job with steps and attempts; with `wait` (0–60 s) when it has ended or the time is over."""
         path = f"/v1/jobs/{segment(job_id)}"
         return cast("Job", self._connection.call("GET", path, params={"wait": wait or None}, wait_seconds=wait))
 
     def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> Job:
-        """The job once it has ended, or as it is when the time is over."""
+        """The job when it has ended or the time is over."""
         until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
             left = _LONGEST_WAIT_SECONDS if until is None else until - time.monotonic()
@@ -118,28 +118,28 @@ class JobsApi(Api):
         return self._connection.pages("/v1/jobs", {**filters, **times}, limit)
 
     def cancel(self, job_id: str) -> Job:
-        """End a job: at once if it waits; a step that runs is killed within seconds."""
-        return self._steer(job_id, "cancel")
+        """Cancel a job: at once if it is waiting; a running step is killed within seconds."""
+        return self._call_verb(job_id, "cancel")
 
     def retry(self, job_id: str) -> Job:
-        """Let a failed, timed-out, cancelled or expired job go on from the step that failed."""
-        return self._steer(job_id, "retry")
+        """Retry a failed, timed-out, cancelled or expired job from the step that failed."""
+        return self._call_verb(job_id, "retry")
 
     def approve(self, job_id: str, *, draft_version: int | None = None) -> Job:
-        """Let a job that awaits approval run its last step, with its draft as it is now or at this version."""
+        """Approve a job: its last step runs, with the draft as it is now or at this version."""
         headers = {} if draft_version is None else {"If-Match": f'"{draft_version}"'}
-        return self._steer(job_id, "approve", headers=headers)
+        return self._call_verb(job_id, "approve", headers=headers)
 
     def reject(self, job_id: str, reason: str | None = None) -> Job:
-        """Refuse a job that awaits approval; its draft is discarded."""
-        return self._steer(job_id, "reject", given(reason=reason))
+        """Reject a job that awaits approval; its draft is discarded."""
+        return self._call_verb(job_id, "reject", given(reason=reason))
 
     def why(self, job_id: str) -> Sequence[WhyItem]:
-        """Every reason why the job does not run now; empty once it runs or has ended."""
+        """Every reason why the job does not run now; empty if it is running or has ended."""
         return cast("list[WhyItem]", self._connection.call("GET", f"/v1/jobs/{segment(job_id)}/why")["items"])
 
     def artifacts(self, job_id: str) -> Sequence[Artifact]:
-        """What the job's attempts left behind; `download` takes each one's `url`, which ends after a while."""
+        """The files that the job's attempts stored; `download` uses each one's `url`, which expires."""
         return cast("list[Artifact]", self._connection.call("GET", f"/v1/jobs/{segment(job_id)}/artifacts")["items"])
 
     def download(self, artifact: Artifact) -> bytes:
@@ -147,16 +147,16 @@ class JobsApi(Api):
         return self._connection.download(artifact["url"])
 
     def deliveries(self, job_id: str) -> Sequence[Delivery]:
-        """The calls of the job's `callback_url`, the oldest first, each with its attempts."""
+        """The deliveries to the job's `callback_url`, the oldest first, each with its attempts."""
         return cast("list[Delivery]", self._connection.call("GET", f"/v1/jobs/{segment(job_id)}/deliveries")["items"])
 
     def events(self, job_id: str, *, from_start: bool = False, follow: bool = True) -> Iterator[Event]:
-        """What happens to the job, from a `snapshot` to the `end`; a stream that breaks off is taken up again.
+        """The job's events, from a `snapshot` to the `end`; a stream that breaks off is resumed.
 
         Args:
             job_id: the job.
-            from_start: begin with the first event that is still kept instead of a `snapshot`, also of an ended job.
-            follow: False ends with what there is now.
+            from_start: begin with the first stored event instead of a `snapshot`, also of an ended job.
+            follow: False: end after the stored events.
         """
         path = f"/v1/jobs/{segment(job_id)}/events"
         for event in self._connection.events(path, from_start=from_start, follow=follow):
@@ -165,13 +165,13 @@ class JobsApi(Api):
                 return
 
     def logs(self, job_id: str, *, follow: bool = False) -> Iterator[LogLine]:
-        """The job's log lines from the first that is still kept; with `follow` also those to come, until its end."""
+        """The job's stored log lines; with `follow` also new ones, until its end."""
         for event in self.events(job_id, from_start=True, follow=follow):
             if event.type == "log":
                 yield cast("LogLine", event.data)
 
     def watch(self, job_id: str) -> Iterator[Job]:
-        """The job each time that it has changed, until it has ended; the last one is the ended job."""
+        """The job each time it has changed, until it has ended."""
         last: Job | None = None
         for event in self.events(job_id):
             if event.type == "log":
@@ -183,7 +183,7 @@ class JobsApi(Api):
             if job["status"] in FINISHED:
                 return
 
-    def _steer(
+    def _call_verb(
         self,
         job_id: str,
         verb: str,

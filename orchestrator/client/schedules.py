@@ -1,4 +1,4 @@
-"""Schedules: made, looked at, changed, previewed, run by hand."""
+"""Schedules: create, list, change, preview, run and delete them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SchedulesApi(Api):
     def create(
         self, account: str, name: str, pipeline: str, *, idempotency_key: str | None = None, **fields: Any
     ) -> Schedule:
-        """Make a schedule; `fields` hold one of `cron every at spread`, and whatever else the API takes."""
+        """Create a schedule; `fields` are one of `cron every at spread`, and the API's other fields."""
         body = {"name": name, "pipeline": pipeline, **fields}
         path = f"/v1/accounts/{segment(account)}/schedules"
         made = self._connection.call("POST", path, json=body, creates=True, idempotency_key=idempotency_key)
@@ -30,16 +30,16 @@ class SchedulesApi(Api):
         return cast("Schedule", self._connection.call("GET", f"/v1/schedules/{segment(schedule_id)}"))
 
     def change(self, schedule_id: str, **changes: Any) -> Schedule:
-        """Set some fields; None takes one away."""
+        """Change some fields; None clears one."""
         changed = self._connection.call("PATCH", f"/v1/schedules/{segment(schedule_id)}", json=changes)
         return cast("Schedule", changed)
 
     def delete(self, schedule_id: str) -> None:
-        """Remove a schedule; its jobs stay."""
+        """Delete a schedule; its jobs stay."""
         self._connection.call("DELETE", f"/v1/schedules/{segment(schedule_id)}")
 
     def run(self, schedule_id: str, *, idempotency_key: str | None = None) -> Job:
-        """Make its job now; the answer is the job."""
+        """Create its job now; the answer is the job."""
         path = f"/v1/schedules/{segment(schedule_id)}:run"
         return cast("Job", self._connection.call("POST", path, creates=True, idempotency_key=idempotency_key))
 
@@ -49,5 +49,5 @@ class SchedulesApi(Api):
         return list(answer["items"])
 
     def fires(self, schedule_id: str, *, limit: int | None = 50) -> Iterator[Fire]:
-        """What became of its times, newest first."""
+        """Its fires, newest first."""
         return self._connection.pages(f"/v1/schedules/{segment(schedule_id)}/fires", {}, limit)

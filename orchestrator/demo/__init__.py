@@ -1,13 +1,13 @@
-"""`onelane demo`: a folder of texts, published by five accounts side by side, with proof at the end.
+"""`onelane demo`: publishes a folder of texts for five accounts concurrently, and checks the result.
 
-    texts.py     the folder's files as sources, and who publishes them
-    run.py       the order of things: start, jobs, watch, proof, leave running
-    progress.py  the live view, or plain lines where there is no terminal
-    proof.py     what the attempts and the demo blog itself say afterwards
+    texts.py     the folder's files as sources, and the accounts
+    run.py       the order: start, jobs, watch, check, leave running
+    progress.py  the live view, or plain lines without a terminal
+    proof.py     what the attempts and the demo blog show afterwards
     report.py    the result, as JSON and as tables
 
-Invariant: a run that is interrupted anywhere, kill -9 included, is taken up by the next one on the same data directory:
-a job is made only for a text that has none, and a job that failed goes on from its failed step.
+Invariant: the next run on the same data directory continues an interrupted one, also after kill -9: it creates jobs
+only for texts without one, and retries failed jobs from the failed step.
 """
 
 from .run import run

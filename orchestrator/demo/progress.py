@@ -24,10 +24,10 @@ _FAILED = frozenset({"failed", "timed_out", "cancelled", "expired"})
 
 
 class Progress:
-    """Gets the state of all jobs again and again, and shows what changed."""
+    """Shows the changes between successive states of all jobs."""
 
     def __init__(self, console: Console, names: Mapping[str, str]) -> None:
-        """Show nothing yet.
+        """Set up the view; nothing is shown yet.
 
         Args:
             console: where to write.
@@ -38,12 +38,12 @@ class Progress:
         self._began = time.monotonic()
         self._live: Live | None = None
         self._last: dict[str, str] = {}
-        #: Whether this is the first look: what is published by then was so before this run.
+        #: True for the first state: posts in it were published before this run.
         self._first = True
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the live view inside the `with`; on anything but a terminal there are only lines."""
+        """Show the live view inside the `with`; without a terminal, only lines are printed."""
         if not self._console.is_terminal:
             yield
             return
@@ -53,20 +53,20 @@ class Progress:
         self._live = None
 
     def update(self, jobs: Sequence[Job], running: Mapping[str, Job], urls: Mapping[str, str]) -> None:
-        """Take the state of now.
+        """Show the present state.
 
         Args:
             jobs: summaries of all jobs.
-            running: the jobs whole of which a step runs, by id.
-            urls: what was published, by job id.
+            running: the complete running jobs, by id.
+            urls: the posts' URLs, by job id.
         """
         self._first = not self._last
         for job in jobs:
-            self._tell_change(job, running.get(job["id"]), urls)
+            self._print_change(job, running.get(job["id"]), urls)
         if self._live is not None:
             self._live.update(self._view(jobs, running))
 
-    def _tell_change(self, job: Job, whole: Job | None, urls: Mapping[str, str]) -> None:
+    def _print_change(self, job: Job, whole: Job | None, urls: Mapping[str, str]) -> None:
         """One line for each post, each failure, and (without a terminal) each step that starts."""
         step = job["current_step"] if job["status"] == "running" else None
         state = f"{job['status']} {step or ''}"
@@ -137,5 +137,5 @@ def _number(count: int, style: str) -> str:
 
 
 def _padded(text: str, cells: int) -> str:
-    """Filled up to so many cells of a terminal, in which East Asian letters take two."""
+    """The text padded to so many terminal cells; East Asian letters take two."""
     return text + " " * max(0, cells - cell_len(text))

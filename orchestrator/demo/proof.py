@@ -1,4 +1,4 @@
-"""What happened, by two witnesses: the attempts in the service's database, and the demo blog's own posts."""
+"""Checks the result by two sources: the attempts in the service's database, and the demo blog's own posts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ALL_POSTS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class QueueReport:
-    """What one tenant queue did. `most_at_once` above 1, or any overlap, would break the promise."""
+    """The attempts of one tenant queue. `most_at_once` above 1, or an overlap, is a violation."""
 
     queue: str
     lane: str
@@ -34,7 +34,7 @@ class QueueReport:
 
 @dataclass(frozen=True, slots=True)
 class BlogReport:
-    """An account's posts as the demo blog has them, against the drafts that the service calls published."""
+    """An account's posts in the demo blog, compared with the drafts that the service has as published."""
 
     account: str
     username: str
@@ -50,7 +50,7 @@ class BlogReport:
 
 
 def queue_reports(jobs: Iterable[Mapping[str, Any]]) -> list[QueueReport]:
-    """A report for each tenant queue that the jobs went through."""
+    """A report for each tenant queue of the jobs."""
     steps: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for job in jobs:
         for step in job["steps"]:
@@ -110,7 +110,7 @@ def most_at_once(spans: Iterable[tuple[datetime, datetime]]) -> int:
 
 
 def blog_report(account: DemoAccount, blog: BlogStore, published_urls: Iterable[str]) -> BlogReport:
-    """Compare the posts that the blog has with those that the service says it published there."""
+    """Compare the posts in the blog with those that the service has as published."""
     posts = blog.posts(account.username, limit=_ALL_POSTS)
     expected = Counter(urlsplit(url).path for url in published_urls)
     paths = {post.path for post in posts}
@@ -121,7 +121,7 @@ def blog_report(account: DemoAccount, blog: BlogStore, published_urls: Iterable[
         expected=expected.total(),
         found=len(posts),
         missing=tuple(sorted(set(expected) - paths)),
-        # The blog gives a second post of one marker another path: it is the marker that tells a double.
+        # The blog gives a second post with the same marker another path, so duplicates are found by the marker.
         doubled=tuple(sorted({marker for marker, count in asked.items() if count > 1})),
         unknown=tuple(sorted(paths - set(expected))),
     )

@@ -58,12 +58,12 @@ class Report:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """The posts, what each tenant queue did, what the blog itself says, and the sum of it."""
+    """Print the posts, the tenant queues, the blog's own counts, and a summary."""
     for table in (_posts(report), _queues(report), _blogs(report)):
-        # As wide as it needs to be, whatever the terminal's width: a URL cut short or wrapped cannot be clicked on.
+        # As wide as needed, whatever the terminal's width: a wrapped URL cannot be clicked.
         width = Console(width=_WIDEST).measure(table).maximum
         Console(file=console.file, width=width, force_terminal=console.is_terminal).print(table)
-    console.print(_sum(report), soft_wrap=True)
+    console.print(_summary(report), soft_wrap=True)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -113,7 +113,7 @@ def _blogs(report: Report) -> Table:
     return table
 
 
-def _sum(report: Report) -> str:
+def _summary(report: Report) -> str:
     completed = sum(post["status"] == "completed" for post in report.posts)
     lines = [
         (

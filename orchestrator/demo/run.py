@@ -1,4 +1,4 @@
-"""The order of the demo: start the service, make accounts and jobs, watch, prove, and leave the service running."""
+"""Runs the demo: start the service, create accounts and jobs, watch, check, and leave the service running."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from .texts import ACCOUNTS, NoTexts, Skipped, Text, read_texts
 Job = Resource
 
 TAG = "demo"
-#: How often the jobs are asked for.
-_LOOK_SECONDS = 0.5
-#: How long the API may be away (it may be being restarted) before the demo gives up.
+#: How often the jobs are polled.
+_POLL_SECONDS = 0.5
+#: How long the API may be down, such as during a restart, before the demo gives up.
 _AWAY_SECONDS = 60.0
 _LOG_BYTES = 10_000_000
 #: Jobs in one request: with the longest texts they stay below the API's 16 MiB.
@@ -43,7 +43,7 @@ _THREADS_A_CORE = 2
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The service that the demo uses; `up` is None when another process runs it."""
+    """The service that the demo uses; `up` is None if another process runs it."""
 
     client: Onelane
     api: str
@@ -53,10 +53,10 @@ class Service:
 
 
 def run(folder: Path, settings: Settings, stopping: Stopping, *, exit_when_done: bool, json: bool) -> int:
-    """Run the demo; gives back the exit code: 0 only if all was published exactly once.
+    """Run the demo; returns the exit code: 0 only if each text was published exactly once.
 
     Raises:
-        StartFailed, PortBusy: the service does not come up.
+        StartFailed, PortBusy: the service does not start.
     """
     try:
         texts, skipped = read_texts(folder)
@@ -70,7 +70,7 @@ def run(folder: Path, settings: Settings, stopping: Stopping, *, exit_when_done:
         screen = errors if json else console
         report = _publish(service, texts, skipped, settings, stopping, screen)
         if report is None:
-            say("interrupted; the next run goes on where this one stopped")
+            say("interrupted; the next run continues this one")
             return 130
         if json:
             print_json(report.as_json())
@@ -83,12 +83,12 @@ def run(folder: Path, settings: Settings, stopping: Stopping, *, exit_when_done:
 
 @contextlib.contextmanager
 def _service(settings: Settings, stopping: Stopping) -> Iterator[Service]:
-    """A service of our own, or the one that runs on the data directory already."""
+    """A new service, or the one that already runs on the data directory."""
     folder = DataFolder(settings.data_dir)
     folder.create()
     if "threads" not in settings.model_fields_set:
-        # Each publish starts a browser. More at once than the cores can serve make the first post late (on two cores
-        # 12.0 s after the start with 8 threads, 8.9 s with 4) and win little for all (57 posts a minute, and 54).
+        # Each publish starts a browser. More threads delay the first post (on two cores: 12.0 s after the start with
+        # 8 threads, 8.9 s with 4) and gain little in total (57 posts a minute instead of 54).
         settings = settings.model_copy(
             update={"threads": min(settings.threads, _THREADS_A_CORE * (os.cpu_count() or 1))}
         )
@@ -99,7 +99,7 @@ def _service(settings: Settings, stopping: Stopping) -> Iterator[Service]:
         try:
             stack.enter_context(up)
         except FolderBusy as busy:
-            # A run whose starter was killed may still be at work; a second service would only be in its way.
+            # An earlier run may still be working after its starter was killed.
             say(f"a service is running there already (process {busy.pid}); the demo uses it")
             yield _running_service(settings, folder)
             return
@@ -113,7 +113,7 @@ def _running_service(settings: Settings, folder: DataFolder) -> Service:
     api = f"http://{reachable_host(settings.host)}:{ports.get('api', settings.port)}"
     key = settings.admin_key.get_secret_value() if settings.admin_key else folder.kept_key("admin")
     if not key:
-        raise StartFailed(f"the service that runs on {folder.path} has made no key there yet; try again in a moment")
+        raise StartFailed(f"the service that runs on {folder.path} has not created its key yet; try again in a moment")
     client = Onelane(api, key)
     until = time.monotonic() + _AWAY_SECONDS
     while True:
@@ -127,14 +127,14 @@ def _running_service(settings: Settings, folder: DataFolder) -> Service:
             if time.monotonic() > until:
                 raise
         if time.monotonic() > until:
-            raise StartFailed(f"the service that runs on {folder.path} does not get ready: it lacks {missing}")
-        time.sleep(_LOOK_SECONDS)  # no part of it can tell us when it is ready; bounded above
+            raise StartFailed(f"the service that runs on {folder.path} does not become ready: it lacks {missing}")
+        time.sleep(_POLL_SECONDS)  # it does not signal when it is ready; bounded above
     blog = f"http://127.0.0.1:{ports.get('demo_blog', settings.demo_blog_port)}"
     return Service(client, api, blog, settings.gemini_api_key is None, None)
 
 
 def _log_file(folder: Path, stack: contextlib.ExitStack) -> Any:
-    """Where the parts' lines go, so that they do not tear the live view: a file, turned over at 10 MB."""
+    """A writer of the parts' lines to a file, rotated at 10 MB, so that they do not disturb the live view."""
     handler = RotatingFileHandler(folder / "onelane.log", maxBytes=_LOG_BYTES, backupCount=2, encoding="utf-8")
     stack.callback(handler.close)
 
@@ -155,7 +155,7 @@ def _describe(service: Service, texts: list[Text], settings: Settings) -> None:
 def _publish(
     service: Service, texts: list[Text], skipped: list[Skipped], settings: Settings, stopping: Stopping, screen: Console
 ) -> Report | None:
-    """Make what is missing, watch until all has ended, and look at what came of it; None when interrupted."""
+    """Create the missing jobs, watch until all have ended, and check the result; None if interrupted."""
     blog = BlogStore(settings.data_dir / "demo-blog")
     began = time.monotonic()
     _make_accounts(service, blog, _secret(settings))
@@ -185,7 +185,7 @@ def _publish(
 
 
 def _secret(settings: Settings) -> str:
-    """What the blog users' passwords are made from: the same at each start on this data directory."""
+    """The secret from which the blog users' passwords are derived: the same at each start on this data directory."""
     secret = settings.secret_key or SecretStr(DataFolder(settings.data_dir).key("secret"))
     return secret.get_secret_value()
 
@@ -198,7 +198,7 @@ def _make_accounts(service: Service, blog: BlogStore, secret: str) -> None:
 
 
 def _make_jobs(client: Onelane, texts: list[Text]) -> tuple[dict[tuple[str, Text], str], int]:
-    """A job for each text and account, made only where there is none; and how many had completed before."""
+    """A job for each text and account, created only if there is none; and how many had completed before."""
     wanted: dict[tuple[str, Text], str] = {}
     done_before = 0
     for each in ACCOUNTS:
@@ -222,7 +222,7 @@ def _make_jobs(client: Onelane, texts: list[Text]) -> tuple[dict[tuple[str, Text
             if found["status"] == "completed":
                 done_before += 1
             elif found["status"] in FINISHED:
-                _go_on(client, found)
+                _retry(client, found)
             wanted[each.account, text] = found["id"]
     return wanted, done_before
 
@@ -231,14 +231,14 @@ def _unique_key(text: Text) -> str:
     return f"{TAG}:{text.key}"
 
 
-def _go_on(client: Onelane, job: Job) -> None:
-    """Let a failed job go on from its failed step; the ledger sees to it that nothing is published twice."""
-    with contextlib.suppress(ApiError):  # it is shown as failed in the end, with its error
+def _retry(client: Onelane, job: Job) -> None:
+    """Retry a job from its failed step; the ledger ensures that no post is published twice."""
+    with contextlib.suppress(ApiError):  # the report shows it as failed, with its error
         client.jobs.retry(job["id"])
 
 
 def _watch(service: Service, ids: set[str], progress: Progress, stopping: Stopping) -> bool:
-    """Show the jobs until all have ended; False when somebody stops the demo first."""
+    """Show the jobs until all have ended; False if the demo is stopped first."""
     urls: dict[str, str] = {}
     answered = time.monotonic()
     while not stopping.asked:
@@ -258,7 +258,7 @@ def _watch(service: Service, ids: set[str], progress: Progress, stopping: Stoppi
             progress.update(jobs, running, urls)
             if len(jobs) == len(ids) and all(job["status"] in FINISHED for job in jobs):
                 return True
-        stopping.wait(_LOOK_SECONDS)
+        stopping.wait(_POLL_SECONDS)
     return False
 
 
@@ -280,7 +280,7 @@ def _post(account: str, text: Text, job: Job) -> dict[str, Any]:
 
 
 def _published_urls(client: Onelane, account: str) -> list[str]:
-    """What the publication ledger says was published for the account, by this run or any before."""
+    """The URLs of the account's posts in the publication ledger, by this run or an earlier one."""
     drafts = client.drafts.list(account=account, status="published", limit=None)
     return [str(draft["publication"]["url"]) for draft in drafts if draft["publication"]]
 
@@ -288,6 +288,6 @@ def _published_urls(client: Onelane, account: str) -> list[str]:
 def _leave_running(service: Service, stopping: Stopping) -> None:
     if service.up is None:
         return
-    say(f"\nThe service goes on. Look at {service.demo_blog} and {service.api}/docs; Ctrl-C stops it.")
+    say(f"\nThe service keeps running. See {service.demo_blog} and {service.api}/docs; Ctrl-C stops it.")
     stopping.wait()
     say("stopping …")

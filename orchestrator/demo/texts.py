@@ -1,4 +1,4 @@
-"""What the demo publishes, and for whom."""
+"""The texts and accounts of the demo."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 SUFFIXES = (".md", ".txt")
-#: One source of a `blog` job may be this long; a longer text goes in as several.
+#: The longest source of a `blog` job; a longer text becomes several sources.
 _SOURCE_CHARACTERS = 100_000
-#: A text beyond this is cut: a request's body is bounded.
+#: A longer text is cut, because a request's body is limited.
 _MOST_CHARACTERS = 250_000
 _TITLE_CHARACTERS = 150
 
 
 class NoTexts(Exception):
-    """The folder is not there, or nothing in it can be published."""
+    """The folder does not exist, or has no file that can be published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class DemoAccount:
-    """An account of the demo and its user at the demo blog. The ids are unlike on purpose."""
+    """An account of the demo and its user at the demo blog. The ids are unusual on purpose."""
 
     account: str
     username: str
@@ -53,7 +53,7 @@ class DemoAccount:
     length: str
 
     def password(self, secret: str) -> str:
-        """The blog user's password: the same at each start, and nobody else's."""
+        """The blog user's password: the same at each start, and different for each user."""
         return hmac.new(secret.encode(), f"demo blog {self.username}".encode(), "sha256").hexdigest()[:32]
 
     def input(self, text: Text) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class DemoAccount:
         }
 
 
-#: Letters beyond ASCII, a slash, spaces, an emoji, a colon and a star, and two that differ only in their case.
+#: Ids with letters beyond ASCII, a slash, spaces, an emoji, a colon and a star; two differ only in case.
 ACCOUNTS = (
     DemoAccount("acme", "acme", "Acme, in brief", "matter-of-fact", "short"),
     DemoAccount("ACME", "acme-capitals", "ACME, in capitals", "lively", "medium"),

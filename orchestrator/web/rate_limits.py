@@ -1,12 +1,11 @@
-"""How many calls a key and an address may make, and how often an address may come with a key that is not one.
+"""Limits on the calls of a key and of an address, and on wrong keys from an address.
 
 Invariants
-- A call costs no round trip for it. Calls of a key are counted in this process alone: the limit shields the process
-  and its database from one caller, and n control planes let through n times as many.
-- Keys cannot be guessed: an address that came with too many wrong keys is refused before its key is looked at. Wrong
-  keys are counted in Redis, for all control planes together; such a call is slow anyway. Without Redis each process
-  counts for itself.
-- A count forgets by itself, and the counts that are kept are bounded, whatever comes.
+- A valid call costs no round trip. Calls of a key are counted in this process alone: the limit protects the process
+  and its database from one caller, and n control planes admit n times as many.
+- Keys cannot be guessed: after too many wrong keys, an address is refused before its key is checked. Wrong keys are
+  counted in Redis for all control planes. Without Redis each process counts for itself.
+- Counts expire, and their number is bounded.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Counts in memory at most; the oldest go first.
-MOST_COUNTS = 50_000
-#: After Redis failed, this process counts alone for so long before it asks again.
+#: Most counts in memory; the oldest are removed first.
+MAX_COUNTS = 50_000
+#: How long this process counts alone after Redis failed.
 REDIS_PAUSE_SECONDS = 5.0
-#: What of a node's URL holds for a cluster too: credentials, time-outs and TLS.
+#: Options of a node's URL that apply to the cluster too: credentials, time-outs and TLS.
 _SHARED = re.compile(r"username|password|ssl_\w+|socket_\w+")
 _REDIS_OPTIONS: dict[str, Any] = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
 
@@ -48,8 +47,8 @@ _REDIS_OPTIONS: dict[str, Any] = {"socket_timeout": 0.5, "socket_connect_timeout
 class LocalCounts(Storage, SlidingWindowCounterSupport, TimestampedSlidingWindow):
     """The counts of this process.
 
-    The library's own storage starts a thread for every hundredth of a second in which something is counted, and walks
-    over all counts in it. This one drops a count when it is found expired, and the oldest when there are too many.
+    The library's own storage starts a timer thread at almost every count, which walks all counts. This one removes a
+    count when it finds it expired, and the oldest when there are too many.
     """
 
     def __init__(self) -> None:
@@ -84,7 +83,7 @@ class LocalCounts(Storage, SlidingWindowCounterSupport, TimestampedSlidingWindow
                 self._counts.pop(name, None)
 
     def _window(self, key: str, expiry: int, now: float) -> tuple[int, float, int, float]:
-        """The count of the window before and how long it still weighs; the present one's and its end."""
+        """The previous window's count and its remaining weight in seconds; the current one's count and its end."""
         before, current = (self._counts.get(name, (0, 0.0))[0] for name in self.sliding_window_keys(key, expiry, now))
         into = now % expiry
         return before, (expiry - into if before else 0.0), current, 2 * expiry - into
@@ -92,11 +91,11 @@ class LocalCounts(Storage, SlidingWindowCounterSupport, TimestampedSlidingWindow
     def _make_room(self, now: float) -> None:
         while self._counts:
             oldest = next(iter(self._counts))
-            if self._counts[oldest][1] > now and len(self._counts) < MOST_COUNTS:
+            if self._counts[oldest][1] > now and len(self._counts) < MAX_COUNTS:
                 return
             del self._counts[oldest]
 
-    # What the library's other strategies count with; a key is a window by itself then.
+    # The library's base class needs these; only its other strategies call them.
 
     def incr(self, key: str, expiry: float, amount: int = 1) -> int:
         now = time.time()
@@ -133,27 +132,27 @@ class LocalCounts(Storage, SlidingWindowCounterSupport, TimestampedSlidingWindow
 
 
 class RateLimits:
-    """The limits of one control plane; each `check_…` is quick and raises what answers the call."""
+    """The limits of one control plane. Each `check_…` is fast and raises the problem that answers the call."""
 
     def __init__(self, settings: Settings) -> None:
         self._key = _limit(settings.rate_limit_key)
         self._address = _limit(settings.rate_limit_address)
         self._failures = _limit(settings.rate_limit_failures)
-        self._here = SlidingWindowCounterRateLimiter(LocalCounts())
+        self._local = SlidingWindowCounterRateLimiter(LocalCounts())
         self._redis_url = settings.redis_url
         self._shared: SlidingWindowCounterRateLimiter | None = None
         self._shared_from = 0.0
         self._connecting = threading.Lock()
-        #: Addresses that are refused unseen, and until when by the monotonic clock.
+        #: Addresses that are refused before their key is checked, and until when by the monotonic clock.
         self._refused: dict[str, float] = {}
 
     def check_key(self, key_id: str) -> None:
         """Count a call of a known key.
 
         Raises:
-            Problem: 429, it made too many.
+            Problem: 429, the key has made too many.
         """
-        if self._key is not None and not self._here.hit(self._key, "key", key_id):
+        if self._key is not None and not self._local.hit(self._key, "key", key_id):
             raise self._too_many(self._key, "key", key_id, "calls with this key")
 
     def check_address(self, address: str | None) -> None:
@@ -164,14 +163,14 @@ class RateLimits:
         """
         if self._address is not None:
             network = network_of(address)
-            if not self._here.hit(self._address, "address", network):
+            if not self._local.hit(self._address, "address", network):
                 raise self._too_many(self._address, "address", network, "calls without a key from this address")
 
     def check_guesses(self, address: str | None) -> None:
-        """Look whether the address may be judged by its key at all.
+        """Refuse an address that sent too many wrong keys.
 
         Raises:
-            Problem: 429, it came with too many wrong ones.
+            Problem: 429, it has.
         """
         if not self._refused:
             return
@@ -181,10 +180,10 @@ class RateLimits:
             raise self._guessed_too_often(left)
 
     def count_guess(self, address: str | None) -> None:
-        """Count a wrong key; asks Redis, so it belongs on a thread.
+        """Count a wrong key; it calls Redis, so run it on a thread.
 
         Raises:
-            Problem: 429, it was one too many.
+            Problem: 429, there were too many.
         """
         if self._failures is None:
             return
@@ -193,21 +192,21 @@ class RateLimits:
         if left is None:
             return
         now = time.monotonic()
-        if len(self._refused) >= MOST_COUNTS:
+        if len(self._refused) >= MAX_COUNTS:
             self._refused = {name: until for name, until in self._refused.items() if until > now}
-        log.warning("%s is refused for %.0f s: it came with more than %s wrong keys", network, left, self._failures)
+        log.warning("%s is refused for %.0f s: it sent more than %s wrong keys", network, left, self._failures)
         self._refused[network] = now + left
         raise self._guessed_too_often(left)
 
     def _count_guess(self, limit: RateLimitItem, network: str) -> float | None:
-        """How long to refuse the address, if it must be."""
-        for limiter in (self._shared_counts(), self._here):
+        """How long to refuse the address; None if it is not refused."""
+        for limiter in (self._shared_counts(), self._local):
             if limiter is None:
                 continue
             try:
                 return None if limiter.hit(limit, "failures", network) else _seconds_left(limiter, limit, network)
             except StorageError as error:
-                log.warning("wrong keys are counted by each control plane for itself, Redis is away: %s", error)
+                log.warning("wrong keys are counted by each control plane for itself, because Redis is down: %s", error)
                 self._shared_from = time.monotonic() + REDIS_PAUSE_SECONDS
         return None
 
@@ -219,14 +218,14 @@ class RateLimits:
                 try:
                     storage = _storage(self._redis_url)
                     self._shared = SlidingWindowCounterRateLimiter(storage)
-                except Exception as error:  # whatever a driver makes of the URL, or a cluster that is not there
+                except Exception as error:  # drivers raise various errors for a bad URL or a missing cluster
                     log.warning("wrong keys are counted by each control plane for itself: %s", type(error).__name__)
                     self._shared_from = time.monotonic() + REDIS_PAUSE_SECONDS
             return self._shared
 
     def _too_many(self, limit: RateLimitItem, kind: str, name: str, what: str) -> Problem:
         REFUSED_CALLS.labels(kind).inc()
-        left = _seconds_left(self._here, limit, name, kind)
+        left = _seconds_left(self._local, limit, name, kind)
         return _problem(f"too many {what}, the limit is {limit}", left)
 
     def _guessed_too_often(self, left: float) -> Problem:
@@ -235,7 +234,7 @@ class RateLimits:
 
 
 def network_of(address: str | None) -> str:
-    """What counts as one address: an IPv4 address, and of IPv6 the 64 bits that one customer is given."""
+    """The unit that limits count: an IPv4 address, or the /64 network of an IPv6 address, which one customer gets."""
     try:
         found = ipaddress.ip_address((address or "").partition("%")[0])
     except ValueError:
@@ -254,7 +253,7 @@ def _limit(text: str | None) -> RateLimitItem | None:
 def _storage(redis_url: str) -> Storage:
     url, options = redis_url.replace("unix://", "redis+unix://"), dict(_REDIS_OPTIONS)
     if "+cluster://" in redis_url:
-        # The library reads nothing but the hosts and the credentials of such a URL.
+        # The library reads only the hosts and the credentials of such a URL.
         nodes = [redis.ConnectionPool.from_url(each).connection_kwargs for each in node_urls(redis_url)]
         options = {**{name: value for name, value in nodes[0].items() if _SHARED.fullmatch(name)}, **options}
         options["ssl"] = redis_url.startswith("rediss")

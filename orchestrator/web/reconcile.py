@@ -1,4 +1,4 @@
-"""Reconciling SQL and Redis because somebody asks for it; the loop does it by itself after a loss of Redis."""
+"""Reconciliation of SQL and Redis on request; a loop does it after a loss of Redis."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .routing import Call, Reply, Route
 
 
 class Reconciled(Answer):
-    """What was found and repaired."""
+    """The differences that were found and repaired."""
 
-    requeued: int = Field(description="Waiting steps that Redis did not have.")
+    requeued: int = Field(description="Waiting steps that were missing in Redis.")
     released: int = Field(description="Steps that were taken from dead workers.")
-    orphaned: int = Field(description="Messages in Redis that had nothing to run; they were removed.")
+    orphaned: int = Field(description="Messages in Redis without a step to run; they were removed.")
 
 
 def reconcile(call: Call[Query, Nothing]) -> Reply:
@@ -34,8 +34,8 @@ ROUTES = [
         tag="Queues",
         access=Access.ADMIN,
         description=(
-            "Safe at any time. Tenant queues whose keys were lost are repaired first. After a loss of Redis it "
-            "happens by itself, within seconds."
+            "Safe at any time. Tenant queues with lost keys are repaired first. After a loss of Redis it "
+            "happens automatically, within seconds."
         ),
     ),
 ]

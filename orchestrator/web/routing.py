@@ -1,7 +1,7 @@
-"""One table of routes, from which both the router and `/openapi.json` are made, and the order of a call's checks.
+"""The route table, from which the router and `/openapi.json` are made.
 
-A call is checked in this order, and the first failure answers: 401 the key, 404 and 403 what it may reach, 413 the
-body's size, 415 its type, 400 whether it is JSON, 422 everything that is wrong with path, query and body together.
+A call is checked in this order, and the first failure is the answer: 401 the key, 404 and 403 its access, 413 the
+body's size, 415 its type, 400 its JSON, 422 all faults of path, query and body together.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 Q = TypeVar("Q", bound=BaseModel)
 B = TypeVar("B", bound=BaseModel)
 
-#: Codes that a route of each access can always answer.
+#: Codes that every route with a key can answer.
 _COMMON_CODES = ("unauthenticated", "rate_limited", "unavailable")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an endpoint gives back: a status of the route's `answers`, and plain data."""
+    """An endpoint's result: a status of the route's `answers`, and plain data."""
 
     data: Any = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-    #: What the audit keeps besides who, what and where: `before` and `after`, without secrets.
+    #: Details for the audit, such as `before` and `after`, without secrets.
     audit: Mapping[str, Any] | None = None
 
     def response(self) -> Response:
@@ -49,12 +49,12 @@ class Reply:
 
 
 def _keep_nothing(connection: Connection, reply: Reply) -> None:
-    """Without an idempotency key."""
+    """For calls without an idempotency key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Q, B]):
-    """A call that has passed every check."""
+    """A call that passed every check."""
 
     service: Service
     caller: Caller
@@ -62,9 +62,9 @@ class Call(Generic[Q, B]):
     query: Q
     body: B
     request: Request
-    #: With an idempotency key: what the ids of the jobs that it makes come from; the same at a repeat.
+    #: With an idempotency key: the seed of the new jobs' ids, which is the same at a repeat.
     seed: str | None = None
-    #: Keeps the answer for the idempotency key, if there is one, in the transaction that makes what it shows.
+    #: Stores the answer for the idempotency key, if there is one, in the transaction that makes the change.
     keep: Callable[[Connection, Reply], None] = _keep_nothing
 
     @property
@@ -74,7 +74,7 @@ class Call(Generic[Q, B]):
 
     @property
     def owner(self) -> str | None:
-        """Whose rows may be seen: the caller's account, or None for all of them."""
+        """The account whose rows the caller may see; None for all."""
         return self.caller.account
 
 
@@ -83,7 +83,7 @@ Endpoint = Callable[[Call[Any, Any]], Reply | Response | Awaitable[Reply | Respo
 
 @dataclass(frozen=True)
 class Route:
-    """One row of the API. `answers` maps each good status to the model of its body (None: no body, or not JSON)."""
+    """One route. `answers` maps each successful status to its body's model (None: no body, or not JSON)."""
 
     method: str
     path: str
@@ -98,22 +98,22 @@ class Route:
     #: The setting that bounds the body, in bytes.
     body_limit: str = "max_body_bytes"
     query: type[Query] = Query
-    #: Codes of errors that this call can answer besides those that follow from the rest of the row.
+    #: Error codes of this call besides those that follow from the other fields.
     codes: tuple[str, ...] = ()
     #: Takes an `Idempotency-Key`.
     creates: bool = False
-    #: The answer holds a secret, so it is sealed where it is kept for the idempotency key.
+    #: The answer has a secret, so it is stored sealed for the idempotency key.
     secret: bool = False
-    #: The media type of the good answer, where it is not JSON.
+    #: The media type of a successful answer that is not JSON.
     media_type: str = "application/json"
-    #: Raises `NotFound` where a call with a body is for something that is not there, before the body is read.
+    #: Raises `NotFound` if the resource of the path does not exist, before the body is read.
     exists: Callable[[Call[Any, Any]], None] | None = None
     description: str = ""
     headers: tuple[str, ...] = ()
-    #: Not counted by the rate limits: what watches the service must not be refused, and all streams come back at once
-    #: when a control plane was started again.
+    #: Not counted by the rate limits: monitoring must not be refused, and all streams reconnect at once after
+    #: a restart of a control plane.
     unlimited: bool = False
-    #: False: a POST that only computes, and so leaves no row in the audit.
+    #: False: a POST that only computes, so it has no audit row.
     changes: bool = True
 
     @property
@@ -122,7 +122,7 @@ class Route:
 
     @property
     def operation_id(self) -> str:
-        """``get_v1_jobs_id`` and the like: stable, because it follows from method and path alone."""
+        """Such as ``get_v1_jobs_id``: stable, because it follows from method and path alone."""
         return "_".join([self.method.lower(), *re.findall(r"[a-z0-9]+", self.path)])
 
     @property
@@ -131,14 +131,14 @@ class Route:
 
     @property
     def audited(self) -> bool:
-        """Whatever changes something, except new jobs, which are their own record."""
+        """True for every change except new jobs, which are their own record."""
         if self.method == "GET" or self.access is Access.PUBLIC or not self.changes:
             return False
         return not (self.creates and self.tag == "Jobs")
 
     @property
     def body_model(self) -> type[BaseModel] | None:
-        """A POST that takes no fields still refuses fields that somebody sends."""
+        """The body's model; a POST without fields has one that refuses any field."""
         return self.body or (Nothing if self.method == "POST" and self.access is not Access.PUBLIC else None)
 
     @property
@@ -146,7 +146,7 @@ class Route:
         return self.body is not None and self.body_required
 
     def error_codes(self) -> list[str]:
-        """Every code that the call can answer, for the OpenAPI document and the tests."""
+        """Every error code of the call, for the OpenAPI document and the tests."""
         codes = set(self.codes)
         parameters = self.template.parameters
         if self.access is Access.PUBLIC:

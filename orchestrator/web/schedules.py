@@ -1,4 +1,4 @@
-"""Schedules: make, read, change, run now, preview."""
+"""Schedules: create, list, read, change, delete, run now, preview."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def create(call: Call[Query, ScheduleRequest]) -> Reply:
 
     def reply(row: Mapping[Any, Any]) -> Reply:
         location = f"/v1/schedules/{quote(row['id'], safe='')}"
-        return Reply(_view(row), 201, {"Location": location}, audit={"before": None, "after": _told(row)})
+        return Reply(_view(row), 201, {"Location": location}, audit={"before": None, "after": _audit_of(row)})
 
     return reply(
         call.service.runtime.schedules.create(
@@ -51,15 +51,27 @@ def create(call: Call[Query, ScheduleRequest]) -> Reply:
 
 
 def _check_callback(call: Call[Any, Any]) -> None:
-    """As for a job: refused here already, not at each fire. The call itself is guarded again."""
+    """Check the callback URL now, as for a job, instead of at each fire. It is checked again before each call."""
     if call.body.callback_url is not None:
         check_reachable(call.body.callback_url, call.service.settings.allowed_hosts, ("callback_url",))
 
 
-def _told(row: Mapping[Any, Any]) -> dict[str, Any]:
+def _audit_of(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A schedule as the audit keeps it."""
-    told = ("id", "account", "name", "pipeline", "enabled", "cron", "every", "at", "spread", "timezone", "callback_url")
-    return {name: row[name] for name in told if row[name] is not None}
+    fields = (
+        "id",
+        "account",
+        "name",
+        "pipeline",
+        "enabled",
+        "cron",
+        "every",
+        "at",
+        "spread",
+        "timezone",
+        "callback_url",
+    )
+    return {name: row[name] for name in fields if row[name] is not None}
 
 
 def list_schedules(call: Call[SchedulesQuery, Any]) -> Reply:
@@ -81,17 +93,17 @@ def change(call: Call[Query, ScheduleChange]) -> Reply:
     changes = call.body.model_dump(exclude_unset=True)
     before = call.service.runtime.schedules.fetch(call.params["id"], call.owner)
     spread = call.body.spread
-    if spread is not None:  # its own defaults count as given
+    if spread is not None:  # its own defaults count as given values
         changes["spread"] = spread.model_dump()
     row = call.service.runtime.schedules.change(call.params["id"], call.owner, changes)
-    audit = {"before": _told(before), "after": _told(row), "changed": sorted(changes)}
+    audit = {"before": _audit_of(before), "after": _audit_of(row), "changed": sorted(changes)}
     return Reply(_view(row), audit=audit)
 
 
 def delete(call: Call[Query, Any]) -> Reply:
     before = call.service.runtime.schedules.fetch(call.params["id"], call.owner)
     call.service.runtime.schedules.remove(before["id"], call.owner)
-    return Reply(status=204, audit={"before": _told(before), "after": None})
+    return Reply(status=204, audit={"before": _audit_of(before), "after": None})
 
 
 def run(call: Call[Query, Nothing]) -> Reply:
@@ -140,7 +152,7 @@ ROUTES = [
         "POST",
         "/v1/accounts/{account}/schedules",
         create,
-        "Make a schedule",
+        "Create a schedule",
         {201: ScheduleView},
         body=ScheduleRequest,
         codes=_WRONG,
@@ -168,7 +180,7 @@ ROUTES = [
         body=ScheduleChange,
         codes=_WRONG,
         exists=exists,
-        description="What is left out stays. The next fire moves only if the change concerns the times.",
+        description="Omitted fields stay. The next fire moves only if the change concerns the times.",
     ),
     _route(
         "POST",
@@ -180,7 +192,7 @@ ROUTES = [
         creates=True,
         exists=exists,
         headers=("Location",),
-        description="Whatever its times, and also when it is off. It takes the next of `inputs`; its times stay.",
+        description="Regardless of its times, and also when it is off. It takes the next of `inputs`; its times stay.",
     ),
     _route(
         "GET",
@@ -195,7 +207,7 @@ ROUTES = [
             "which. Kept for a week."
         ),
     ),
-    _route("DELETE", _SCHEDULE, delete, "Delete a schedule", {204: None}, description="Jobs that it made stay."),
+    _route("DELETE", _SCHEDULE, delete, "Delete a schedule", {204: None}, description="Its jobs stay."),
     _route(
         "POST",
         "/v1/schedules:preview",
@@ -204,7 +216,7 @@ ROUTES = [
         {200: Items[Time]},
         body=SchedulePreview,
         codes=(*_WRONG, "not_found"),
-        description="Exactly the times at which a schedule of this account and name would fire.",
+        description="The exact times at which a schedule of this account and name would fire.",
         changes=False,
     ),
 ]

@@ -1,4 +1,4 @@
-"""What endpoints work with: the runtime's parts, put together once per application."""
+"""The parts of a control plane that endpoints use."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Large requests that are parsed at a time.
+#: Large requests that are parsed at the same time.
 PARSER_THREADS = 2
 
 
 class Service:
     """The parts of one control plane.
 
-    `in_thread` is the only way from the event loop to the store, `in_parser_thread` the one to parsers of large input.
+    The event loop reaches the store by `in_thread` alone, and parsers of large input by `in_parser_thread` alone.
     """
 
     def __init__(self, runtime: Runtime, openapi: Callable[[], bytes] = lambda: b"{}") -> None:
         self.runtime = runtime
-        #: The API's description, made when it is first asked for.
+        #: Returns the API's description, which is built at its first use.
         self.openapi = openapi
-        #: Fewer threads than the store has connections: more would only wait for one.
+        #: Fewer than the store's connections: more threads would only wait for one.
         self._threads = runtime.settings.threads + 4
         self._limiter: anyio.CapacityLimiter | None = None
         self._parsers: anyio.CapacityLimiter | None = None
@@ -82,28 +82,28 @@ class Service:
 
     @cached_property
     def sealer(self) -> Sealer:
-        """For secrets in answers that are kept for an idempotency key."""
+        """Seals secrets in answers that are stored for an idempotency key."""
         secret = self.settings.secret_key
         return Sealer(split_keys(secret.get_secret_value()) if secret is not None else [])
 
     @cached_property
     def signer(self) -> AddressSigner:
-        """For addresses that open a file without a key."""
+        """Signs addresses that give access to a file without a key."""
         secret = self.settings.secret_key
-        assert secret is not None, "a runtime is not made without one"
+        assert secret is not None, "a runtime needs one"
         return AddressSigner(split_keys(secret.get_secret_value()))
 
     def close(self) -> None:
         self.events.close()
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run synchronous work on a thread of its own."""
-        if self._limiter is None:  # made in the event loop that it belongs to
+        """Run synchronous work on a thread."""
+        if self._limiter is None:  # created in the event loop that uses it
             self._limiter = anyio.CapacityLimiter(self._threads)
         return await anyio.to_thread.run_sync(work, limiter=self._limiter)
 
     async def in_parser_thread(self, work: Callable[[], T]) -> T:
-        """Run work that needs the CPU alone. More threads at a time would only compete for the GIL with the loop."""
+        """Run CPU-bound work on one of few threads: more would only compete with the event loop for the GIL."""
         if self._parsers is None:
             self._parsers = anyio.CapacityLimiter(PARSER_THREADS)
         return await anyio.to_thread.run_sync(work, limiter=self._parsers)

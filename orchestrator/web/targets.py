@@ -1,4 +1,4 @@
-"""Where an account publishes, and the browser session with which it does."""
+"""An account's publishing target, and its browser session."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .models.accounts import SessionRequest, SessionView, TargetRequest, TargetV
 from .models.base import Query
 from .routing import Call, Reply, Route
 
-#: How long a call may look names up, besides the one that it is looking up then.
+#: How long one call may resolve names; a lookup in progress may exceed it.
 LOOKUP_SECONDS = 10.0
 
 
@@ -33,21 +33,21 @@ def put_target(call: Call[Query, TargetRequest]) -> Reply:
     check_reachable(wanted.base_url, call.service.settings.allowed_hosts, ("base_url",))
     target = {"publisher": wanted.publisher, "base_url": wanted.base_url, "options": wanted.options}
     before = call.service.database.write(lambda connection: store.put_target(connection, call.account, target))
-    return Reply(target, audit={"before": _told(before), "after": _told(target)})
+    return Reply(target, audit={"before": _audit_of(before), "after": _audit_of(target)})
 
 
-def _told(target: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A target as the audit keeps it: a publisher's options may say more than everybody should read."""
+def _audit_of(target: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A target as the audit keeps it, without the values of the options, which may be secret."""
     if target is None:
         return None
     return {"publisher": target["publisher"], "base_url": target["base_url"], "options": sorted(target["options"])}
 
 
 class BoundedLookups:
-    """Resolves the names of one call: each once, and none when the call's time for that is over.
+    """Resolves the names of one call: each once, and none after `LOOKUP_SECONDS`.
 
-    A batch can name a thousand hosts whose name servers never answer, which would hold a thread for hours, and the
-    call longer than its idempotency key is held for it.
+    A batch can name a thousand hosts whose name servers never answer. That would hold a thread for hours, and the call
+    longer than the claim of its idempotency key.
     """
 
     def __init__(self) -> None:
@@ -68,10 +68,10 @@ class BoundedLookups:
 def check_reachable(
     url: str, allowed_hosts: tuple[str, ...], loc: tuple[str | int, ...], resolve: Resolve | None = None
 ) -> None:
-    """Refuse a caller's URL that leads where it must not.
+    """Refuse a URL with an address that is not allowed.
 
-    A host whose name does not resolve now is let through: name servers have bad minutes, and whoever opens the URL
-    judges it again then.
+    A host whose name does not resolve now is accepted: name servers fail sometimes, and the URL is checked again when
+    it is opened.
 
     Raises:
         UnsafeTargetUrl: it leads to an address that is not allowed, or is malformed.
@@ -90,7 +90,7 @@ def get_target(call: Call[Query, Any]) -> Reply:
 
 def delete_target(call: Call[Query, Any]) -> Reply:
     before = call.service.database.write(lambda connection: store.delete_target(connection, call.account))
-    return Reply(status=204, audit={"before": _told(before), "after": None})
+    return Reply(status=204, audit={"before": _audit_of(before), "after": None})
 
 
 def put_session(call: Call[Query, SessionRequest]) -> Reply:
@@ -153,7 +153,7 @@ ROUTES = [
         {200: SessionView},
         body=SessionRequest,
         description=(
-            "Storage state and credentials are sealed before they are kept and are never shown again. Ends the "
+            "Storage state and credentials are stored sealed and never shown again. The call ends the "
             "pause that a missing session caused, and closes the circuits of the account's lanes that use the session."
         ),
     ),

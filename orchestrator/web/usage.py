@@ -1,4 +1,4 @@
-"""What an account used, by day."""
+"""An account's usage by day."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .auth import Access
 from .models.usage import UsageHistory, UsageQuery
 from .routing import Call, Reply, Route
 
-#: Days that one answer covers at most.
-MOST_DAYS = 366
+#: Most days in one answer.
+MAX_DAYS = 366
 
 
 def get_usage(call: Call[UsageQuery, Any]) -> Reply:
@@ -24,8 +24,8 @@ def get_usage(call: Call[UsageQuery, Any]) -> Reply:
         today = date.fromisoformat(usage.today(connection))
         last = call.query.to or today
         first = call.query.first or last - timedelta(days=usage.SHOWN_DAYS - 1)
-        if not first <= last < first + timedelta(days=MOST_DAYS):
-            message = f"it must not be after `to`, and at most {MOST_DAYS} days before"
+        if not first <= last < first + timedelta(days=MAX_DAYS):
+            message = f"it must not be after `to`, and at most {MAX_DAYS} days before"
             raise InvalidInput(f"from: {message}", (Fault(("from",), message),))
         days = usage.of_account(connection, call.account, first=first.isoformat(), last=last.isoformat())
         total = {name: sum(day[name] for day in days) for name in usage.NOTHING}
@@ -44,6 +44,6 @@ ROUTES = [
         tag="Accounts",
         access=Access.OWN,
         query=UsageQuery,
-        description="Days without any use are left out. Seconds belong to the day on which the attempt ended.",
+        description="Days without usage are left out. Seconds count for the day on which the attempt ended.",
     )
 ]

@@ -1,4 +1,4 @@
-"""Path, query and body against the route's models; every fault is found before any is reported."""
+"""Validates path, query and body with the route's models, and reports all faults together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .routing import Route
 
 M = TypeVar("M", bound=BaseModel)
 
-#: Pydantic's words where they would puzzle a caller who knows no Pydantic.
+#: Plain messages instead of pydantic's own.
 _WORDS = {
     "extra_forbidden": "there is no such field",
     "missing": "it is missing",
@@ -34,7 +34,7 @@ _WORDS = {
     "float_type": "it must be a number",
     "bool_type": "it must be true or false",
 }
-#: Parameters that a query may have: several times what the call with the most of them takes.
+#: Most parameters of a query, several times what any call takes.
 MAX_PARAMETERS = 50
 
 
@@ -91,8 +91,8 @@ def _query(route: Route, query_string: bytes, faults: list[Fault]) -> Query | No
     return None if faults else _validated(model, values, faults)
 
 
-#: Numbers and booleans as JSON writes them, and no other way: `int` takes `1_0`, ` 10`, `+10` and digits of any script,
-#: so that two readers of one query could come to different numbers.
+#: Numbers and booleans exactly as in JSON: `int` also accepts `1_0`, ` 10`, `+10` and digits of any script, so two
+#: readers of one query could get different numbers.
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,30})")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,300})(\.[0-9]{1,300})?([eE][+-]?[0-9]{1,4})?")
 _BOOLEAN = re.compile(r"true|false")
@@ -100,7 +100,7 @@ _BOOLEAN = re.compile(r"true|false")
 
 @cache
 def _forms(model: type[BaseModel]) -> dict[str, tuple[re.Pattern[str], str]]:
-    """For each parameter that is not text: what it must look like, and how to say so."""
+    """For each parameter that is not text: its pattern, and the message if it does not match."""
     found: dict[str, tuple[re.Pattern[str], str]] = {}
     for name, field in model.model_fields.items():
         kinds = _kinds(field.annotation)
@@ -127,7 +127,7 @@ def _body(route: Route, body: Any, given: bool, faults: list[Fault]) -> BaseMode
 
 def _validated(model: type[M], value: Any, faults: list[Fault]) -> M | None:
     unknown = list(islice(_unknown_fields(model, value, ()), MAX_FAULTS + 1))
-    if len(unknown) > MAX_FAULTS:  # pydantic would make an error of each of them, a hundred bytes for every five sent
+    if len(unknown) > MAX_FAULTS:  # pydantic would create a large error for each
         faults.extend(unknown)
         return None
     complete(model)
@@ -140,7 +140,7 @@ def _validated(model: type[M], value: Any, faults: list[Fault]) -> M | None:
 
 
 def _unknown_fields(model: type[BaseModel], value: Any, loc: tuple[str | int, ...]) -> Iterator[Fault]:
-    """What the model, or a model that it has a list of, has no field for."""
+    """The fields that the model, or a model in one of its lists, does not have."""
     if not isinstance(value, dict):
         return
     known, lists = _fields(model)

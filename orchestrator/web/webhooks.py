@@ -1,4 +1,4 @@
-"""Webhooks: what became of a job's calls, and the secret with which an account's are signed."""
+"""Webhooks: the deliveries of a job, and the secret that signs an account's webhooks."""
 
 from __future__ import annotations
 
@@ -48,20 +48,21 @@ ROUTES = [
         {200: Items[DeliveryView]},
         description=(
             "Each end of the job makes one delivery; the newest comes last. A delivery that failed for good is "
-            "a dead letter, and goes on with `POST /v1/jobs/{delivery id}:retry` or the dead letter's `:replay`."
+            "a dead letter; `POST /v1/jobs/{delivery id}:retry` or the dead letter's `:replay` sends it again."
         ),
     ),
     _route(
         "POST",
         _SECRET,
         rotate_secret,
-        "Make a new webhook secret",
+        "Create a new webhook secret",
         {201: NewWebhookSecretView},
         creates=True,
         secret=True,
         description=(
-            "The secret is shown this once. The one before it signs too for 24 hours: a call has both signatures then."
+            "The secret is shown only in this answer. The previous one also signs for 24 hours, so calls have two "
+            "signatures then."
         ),
     ),
-    _route("GET", _SECRET, get_secret, "Get when the webhook secret was made", {200: WebhookSecretView}),
+    _route("GET", _SECRET, get_secret, "Get when the webhook secret was created", {200: WebhookSecretView}),
 ]

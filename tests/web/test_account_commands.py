@@ -143,7 +143,7 @@ def test_secrets_are_sealed_anew_and_doctor_tells_what_is_left(
     assert run(["secrets", "rotate", "--json"]) == 0
     told = capsys.readouterr()
     assert sum(json.loads(told.out)["resealed"].values()) == 3
-    assert "not needed any longer" in finding().message
+    assert "no longer needed" in finding().message
     monkeypatch.setenv("ONELANE_SECRET_KEY", new)
     assert finding().status == "ok"
     assert run(["secrets", "rotate"]) == 0

@@ -217,7 +217,7 @@ def test_what_is_one_address(address: str | None, network: str) -> None:
 
 
 def test_counts_are_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limits, "MOST_COUNTS", 100)
+    monkeypatch.setattr(rate_limits, "MAX_COUNTS", 100)
     counts = LocalCounts()
     for number in range(1000):
         assert counts.acquire_sliding_window_entry(f"key{number}", 5, 3600)

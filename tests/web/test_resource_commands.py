@@ -148,7 +148,7 @@ def test_jobs_come_from_a_file_or_from_standard_input(
 def test_more_than_a_thousand_go_in_thousands(
     command: Command, typed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.cli.batches.AT_ONCE", 2)
+    monkeypatch.setattr("orchestrator.cli.batches.CHUNK_JOBS", 2)
     typed('{"topic": "a"}\n' * 5)
     made_ids = command("jobs", "batch", "acme", "--pipeline", "sample", "--ids").splitlines()
     assert command("jobs", "list", "--ids").splitlines() == made_ids[::-1]
@@ -157,7 +157,7 @@ def test_more_than_a_thousand_go_in_thousands(
 def test_a_batch_that_is_refused_half_way_says_what_was_accepted(
     command: Command, refused: Refused, typed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.cli.batches.AT_ONCE", 2)
+    monkeypatch.setattr("orchestrator.cli.batches.CHUNK_JOBS", 2)
     command("accounts", "limits", "set", "acme", "--max-waiting", "3")
     typed('{"topic": "a"}\n' * 4)
     said = refused("jobs", "batch", "acme", "--pipeline", "sample", status=1)
@@ -266,7 +266,7 @@ def test_target_and_session_are_set_and_cleared(
     options = ("--options", '{"blog": "a"}')
     assert "demo at" in command("accounts", "target", "set", "a/b", "demo", "http://127.0.0.1:9999", *options)
     assert "blog" in command("accounts", "target", "get", "a/b")
-    assert "publishes nowhere" in command("accounts", "target", "clear", "a/b")
+    assert "has no target" in command("accounts", "target", "clear", "a/b")
     assert "no target" in refused("accounts", "target", "get", "a/b", status=1)
     assert "unsafe_url" in refused("accounts", "target", "set", "a/b", "demo", "http://10.0.0.1", status=1)
 

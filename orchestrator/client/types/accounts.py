@@ -11,7 +11,7 @@ SessionStatus = Literal["none", "ready", "expired", "login_required"]
 
 
 class AccountSummary(TypedDict):
-    """An account as the list shows it."""
+    """An account in a list."""
 
     account: str
     status: AccountStatus
@@ -35,7 +35,7 @@ class LaneLimits(TypedDict):
 
 
 class Limits(TypedDict):
-    """An account's limits; what is not set has its default."""
+    """An account's limits; limits that are not set have their default."""
 
     weight: int
     account_concurrency: int | None
@@ -61,7 +61,7 @@ class AccountLane(TypedDict):
 
 
 class Session(TypedDict):
-    """What can be read of a session; its content is never returned."""
+    """The state of a session; its content is never returned."""
 
     status: SessionStatus
     updated_at: str | None
@@ -77,7 +77,7 @@ class Target(TypedDict):
 
 
 class UsageDay(TypedDict):
-    """What was used in one UTC day."""
+    """The usage of one UTC day."""
 
     day: str
     jobs: int
@@ -88,11 +88,11 @@ class UsageDay(TypedDict):
 
 
 class Usage(TypedDict):
-    """What the account used."""
+    """The account's usage."""
 
     today: UsageDay
     days: list[UsageDay]
-    """The last 30 days with any use, newest first."""
+    """The days with usage among the last 30, newest first."""
 
 
 class Account(TypedDict):
@@ -110,21 +110,21 @@ class Account(TypedDict):
 
 
 class Key(TypedDict):
-    """A key, without what opens the door."""
+    """A key, without the secret itself."""
 
     id: str
     scope: Literal["admin", "account"]
     account: str | None
     name: str
     hint: str
-    """The key's beginning and end, to recognise it."""
+    """The first and last characters of the key, to recognise it."""
     created_at: str
     expires_at: str | None
     last_used_at: str | None
 
 
 class NewKey(Key):
-    """A key that was just made."""
+    """A new key."""
 
     key: str
-    """The key itself. It is shown this once and kept nowhere."""
+    """The key itself. It is shown only in this answer and is not stored."""

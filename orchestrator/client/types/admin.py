@@ -25,16 +25,16 @@ class Queue(TypedDict):
 
 
 class QueueDeleted(TypedDict):
-    """What became of a tenant queue that was to be torn down."""
+    """The result of deleting a tenant queue."""
 
     cancelled: int
-    """Jobs that this call cancelled because they waited in it."""
+    """Jobs in the queue that this call cancelled."""
     deleted: bool
-    """False: the queue is still there, because new work came or Redis went away."""
+    """False: the queue still exists, because new work came or Redis failed."""
 
 
 class ReapedQueue(TypedDict):
-    """A tenant queue that was torn down, or would be."""
+    """A tenant queue that was deleted, or would be."""
 
     lane: str
     account: str
@@ -42,7 +42,7 @@ class ReapedQueue(TypedDict):
 
 
 class Reaped(TypedDict):
-    """What the reaper did, or would do."""
+    """The tenant queues that were deleted, or would be."""
 
     reaped: int
     queues: list[ReapedQueue]
@@ -50,7 +50,7 @@ class Reaped(TypedDict):
 
 
 class Lane(TypedDict):
-    """A lane over all accounts. The counts are null while Redis is away."""
+    """A lane over all accounts. The counts are null while Redis is down."""
 
     lane: str
     paused: bool
@@ -59,7 +59,7 @@ class Lane(TypedDict):
     active: int | None
     delayed: int | None
     ready_accounts: int | None
-    """Accounts that could start something now."""
+    """Accounts that could start a step now."""
     queues: int | None
     """Live tenant queues."""
     oldest_wait: float | None
@@ -67,7 +67,7 @@ class Lane(TypedDict):
 
 
 class AccountLoad(TypedDict):
-    """What one account asks of a lane."""
+    """One account's load on a lane."""
 
     account: str | None
     """Null: messages that belong to no account."""
@@ -75,7 +75,7 @@ class AccountLoad(TypedDict):
     """Seconds that its steps used since the hour began (UTC)."""
     waiting: int
     share: float
-    """Its part of the lane's seconds or backlog, as asked."""
+    """Its share of the lane's seconds or backlog, as requested."""
 
 
 class LaneWideLimits(TypedDict):
@@ -92,7 +92,7 @@ class LetterError(TypedDict):
 
 
 class DeadLetterSummary(TypedDict):
-    """A dead letter as lists show it."""
+    """A dead letter in a list."""
 
     id: str
     account: str | None
@@ -110,24 +110,24 @@ class DeadLetterSummary(TypedDict):
 
 
 class Resolved(TypedDict):
-    """What became of the dead letters that fit."""
+    """The result for the dead letters that match."""
 
     matched: int
-    """Open letters that fitted before this call."""
+    """Open letters that matched before this call."""
     resolved: int
     """Letters that this call replayed or discarded; 0 in a dry run."""
     skipped: int
-    """Letters whose job cannot go on, or that have no job to replay."""
+    """Letters without a job, or whose job cannot be continued."""
     left: int
-    """Letters that fit and were not looked at: call again."""
+    """Letters that match and were not processed: call again."""
     stopped: str | None
-    """Why the call ended early, such as a database that went away; else null."""
+    """Why the call ended early, such as a database failure; else null."""
     ids: list[str]
-    """The first 100 letters that were resolved, or in a dry run would be looked at."""
+    """The first 100 letters that were resolved, or in a dry run would be processed."""
 
 
 class DeadLetter(DeadLetterSummary):
-    """A step that will not be tried again by itself."""
+    """A step that will not be retried automatically."""
 
     message: dict[str, Any]
     traceback: str | None
@@ -135,7 +135,7 @@ class DeadLetter(DeadLetterSummary):
 
 
 class RunningStep(TypedDict):
-    """What a worker runs."""
+    """A step that a worker is running."""
 
     step_id: str
     job_id: str
@@ -168,7 +168,7 @@ class PipelineStep(TypedDict):
     """Seconds."""
     max_attempts: int
     backoff: list[float]
-    """Least and greatest delay between attempts, in seconds."""
+    """Shortest and longest delay between attempts, in seconds."""
     isolation: Literal["process", "thread"]
     effect: Literal["pure", "idempotent", "irreversible"]
     required: bool
@@ -186,7 +186,7 @@ class Pipeline(TypedDict):
 
 
 class Audit(TypedDict):
-    """One thing that somebody did."""
+    """One change that a caller made."""
 
     id: int
     at: str
@@ -196,4 +196,4 @@ class Audit(TypedDict):
     action: str
     target: str
     details: dict[str, Any] | None
-    """`before` and `after`, where that says more."""
+    """Details of the change, such as `before` and `after`."""

@@ -6,63 +6,63 @@ from typing import Any, Literal, TypedDict
 
 
 class Circuit(TypedDict):
-    """A tenant queue that rests because too many of its steps failed in a row."""
+    """A tenant queue that is stopped because too many of its steps failed in a row."""
 
     status: Literal["open", "half_open"]
-    """`half_open`: one step may start, or runs, as a canary."""
+    """`half_open`: one step may start, or is running, as a canary."""
     failures: int
-    """Steps in a row that ended for good without success, and canaries."""
+    """Steps that failed for good in a row, canaries included."""
     opened_at: str
     until: str
     """When the next canary may start."""
 
 
 class Alert(TypedDict):
-    """What a person should know: all of one kind, account and subject together."""
+    """An event that a person should know; equal ones of an account are one alert."""
 
     id: str
     kind: Literal["dead_letter", "login_required", "needs_review", "circuit_open", "circuit_closed", "provider_refused"]
     account: str | None
-    """Null: it belongs to no account."""
+    """Null: no account."""
     state: Literal["waiting", "resting", "told", "given_up"]
-    """`waiting` for its message; `resting`: sent, and more of its kind are sent when the pause is over; `given_up`: a
-    channel did not take it."""
+    """`waiting` for its message; `resting`: sent, and later occurrences are sent after the pause; `told`: all were
+    sent; `given_up`: a channel refused the message."""
     occurrences: int
     told: int
-    """Occurrences that were sent."""
+    """How many occurrences were sent."""
     details: dict[str, Any]
-    """Ids, names and codes of the latest."""
+    """Ids, names and codes of the last occurrence."""
     commands: list[str]
-    """What helps."""
+    """Commands that help to fix the cause."""
     first_at: str
     last_at: str
     sent_at: str | None
     due_at: str | None
-    """When it is sent next."""
+    """When the next message is sent."""
 
 
 class Channel(TypedDict):
-    """What became of a test message at one of the alert URLs."""
+    """The result of a test message to one alert URL."""
 
     position: int
-    """Which of `ONELANE_ALERT_URLS`, from 1 on."""
+    """The position in `ONELANE_ALERT_URLS`, from 1."""
     kind: str
-    """The URL's scheme. The rest of it may hold a secret, and is never shown."""
+    """The URL's scheme. The rest may contain a secret, and is never shown."""
     delivered: bool
 
 
 class AlertsTested(TypedDict):
-    """A test message went to every alert URL."""
+    """The result of a test message to every alert URL."""
 
     items: list[Channel]
     """Empty: no alert URL is set."""
 
 
 class OpenCircuit(Circuit):
-    """An open circuit, with whose it is."""
+    """An open circuit, with its tenant queue."""
 
     lane: str
     account: str
     queue: str
     cooldown: float
-    """Seconds; doubled each time that a canary fails."""
+    """Seconds; doubled each time a canary fails."""

@@ -8,7 +8,7 @@ DraftStatus = Literal["pending_publish", "publishing", "published", "needs_revie
 
 
 class Publication(TypedDict):
-    """The ledger's entry: what is known about the post."""
+    """The publication ledger's entry about the post."""
 
     id: str
     publisher: str
@@ -19,7 +19,7 @@ class Publication(TypedDict):
 
 
 class Draft(TypedDict):
-    """What a generate step made."""
+    """The text that a generate step wrote."""
 
     id: str
     account: str

@@ -6,30 +6,30 @@ from typing import Literal, TypedDict
 
 
 class ErasureBegun(TypedDict):
-    """An erasure that was asked for."""
+    """A requested erasure."""
 
     erasure_id: str
 
 
 class Erasure(TypedDict):
-    """An erasure: how far it is, and what was removed."""
+    """An erasure: its progress, and what was removed."""
 
     id: str
     account: str
     status: Literal["stopping", "removing", "checking", "completed"]
-    """`stopping`: what runs ends; `removing`: rows and files go; `checking`: Redis is emptied, and everything looked
-    through; `completed`."""
+    """`stopping`: running steps end; `removing`: rows and files are removed; `checking`: Redis is emptied, and all
+    tables are searched; `completed`."""
     forced: bool
     requested_by: str
     """Scope and id of the key that asked for it."""
     running: int
     """Steps that still run."""
     removed: dict[str, int]
-    """Rows of each table; `files`; and what Redis held when nothing ran any more: `redis_messages`, `redis_queues`,
+    """Rows of each table; `files`; and what Redis had after the last step ended: `redis_messages`, `redis_queues`,
     `redis_settings`."""
     remaining: int | None
-    """What the last look at every table and at Redis found of the account; 0 once it is completed, null before the
-    first look."""
+    """What the last search of all tables and of Redis found of the account; 0 once it is completed, null before the
+    first search."""
     created_at: str
     updated_at: str
     """When the status changed last."""

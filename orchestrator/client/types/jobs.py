@@ -35,7 +35,7 @@ class JobError(TypedDict):
 
 
 class JobSummary(TypedDict):
-    """A job as lists show it."""
+    """A job in a list."""
 
     id: str
     account: str
@@ -74,7 +74,7 @@ class StepError(TypedDict):
 
 
 class Attempt(TypedDict):
-    """One try of a step."""
+    """One execution of a step."""
 
     number: int
     worker: str
@@ -141,13 +141,13 @@ class WhyItem(TypedDict):
 
 
 class Artifact(TypedDict):
-    """A file that an attempt left behind."""
+    """A file that an attempt stored."""
 
     name: str
     content_type: str
     size: int
     """Bytes."""
     url: str
-    """The path of the file on this service, signed; it ends after a while."""
+    """The signed path of the file on this service; it expires."""
     step: str
     created_at: str

@@ -26,24 +26,24 @@ class Checked(TypedDict):
 
 
 class Reconciled(TypedDict):
-    """What was found and repaired."""
+    """The differences that were found and repaired."""
 
     requeued: int
-    """Waiting steps that Redis did not have."""
+    """Waiting steps that were missing in Redis."""
     released: int
     """Steps that were taken from dead workers."""
     orphaned: int
-    """Messages in Redis that had nothing to run; they were removed."""
+    """Messages in Redis without a step to run; they were removed."""
 
 
 class Alive(TypedDict):
-    """The process lives."""
+    """The process runs."""
 
     status: Literal["ok"]
 
 
 class Parts(TypedDict):
-    """What the service stands on."""
+    """The state of the parts that the service needs."""
 
     database: Literal["ok", "degraded", "down", "none", "unknown"]
     redis: Literal["ok", "degraded", "down", "none", "unknown"]

@@ -9,7 +9,7 @@ CatchUp = Literal["none", "one", "all"]
 
 
 class Spread(TypedDict):
-    """Fires at drawn times of each day."""
+    """Fires at random times of each day."""
 
     per_day: int
     window: list[str]
@@ -17,7 +17,7 @@ class Spread(TypedDict):
 
 
 class ScheduleSummary(TypedDict):
-    """A schedule as lists show it."""
+    """A schedule in a list."""
 
     id: str
     account: str
@@ -28,7 +28,7 @@ class ScheduleSummary(TypedDict):
     at: list[str] | None
     spread: Spread | None
     inputs_left: int | None
-    """How many of `inputs` are still to come; null where there are none."""
+    """How many of `inputs` are left; null without `inputs`."""
     timezone: str
     jitter: float
     approval: bool
@@ -41,9 +41,9 @@ class ScheduleSummary(TypedDict):
     ends_at: str | None
     enabled: bool
     next_fire_at: str | None
-    """Null when it is off, or nothing more is to come."""
+    """Null if it is off or has no more fires."""
     last_fire_at: str | None
-    """When it last made a job."""
+    """When it last created a job."""
     created_at: str
     updated_at: str
 
@@ -56,14 +56,14 @@ class Schedule(ScheduleSummary):
 
 
 class FireError(TypedDict):
-    """What refused a fire's job."""
+    """Why a fire's job was refused."""
 
     code: str
     message: str
 
 
 class Fire(TypedDict):
-    """What became of one of a schedule's times."""
+    """The result of one fire of a schedule."""
 
     fire_at: str
     outcome: Literal["fired", "skipped", "missed", "refused"]

@@ -19,16 +19,16 @@ class UsageTotal(TypedDict):
     posts: int
     """Posts that were confirmed."""
     bytes: int
-    """Bytes of files that were kept."""
+    """Bytes of stored files."""
 
 
 _UsageHistory = TypedDict("_UsageHistory", {"from": str})
 
 
 class UsageHistory(_UsageHistory):
-    """What the account used."""
+    """The account's usage."""
 
     to: str
     items: list[UsageDay]
-    """Days with any use, newest first."""
+    """Days with usage, newest first."""
     total: UsageTotal

@@ -8,17 +8,17 @@ from .jobs import JobError, JobStatus, Outcome, StepError
 
 
 class DeliveryAttempt(TypedDict):
-    """One try to call the receiver."""
+    """One attempt to call the receiver."""
 
     number: int
     started_at: str
     finished_at: str | None
     seconds: float | None
-    """How long it took; null while it is under way."""
+    """Its duration; null while it is running."""
     outcome: Outcome | None
-    """Null while it is under way."""
+    """Null while it is running."""
     status_code: int | None
-    """What the receiver answered; null when it did not."""
+    """The receiver's answer; null without one."""
     error: StepError | None
 
 
@@ -26,34 +26,34 @@ class Delivery(TypedDict):
     """The call of a job's `callback_url` at one of its ends. It is itself a job, of the pipeline `webhook`."""
 
     id: str
-    """The `webhook-id` of every try."""
+    """The `webhook-id` of every attempt."""
     type: Literal["job.ended"]
     job_status: JobStatus
     """How the job ended."""
     url: str
     status: JobStatus
-    """`completed` once the receiver took it, `failed` once it was given up."""
+    """`completed` once the receiver accepted it, `failed` after the last attempt."""
     superseded: bool
-    """The job went on before the receiver took this; its next end is delivered instead."""
+    """The job was continued before the receiver accepted this; its next end is delivered instead."""
     created_at: str
     finished_at: str | None
     next_attempt_at: str | None
     error: JobError | None
     dead_letter_id: str | None
-    """The open dead letter, once the delivery was given up."""
+    """The open dead letter, if the delivery failed."""
     attempts: list[DeliveryAttempt]
 
 
 class WebhookSecret(TypedDict):
-    """What can be read of a secret."""
+    """When a secret was created; the secret itself is never shown again."""
 
     created_at: str
     previous_until: str | None
-    """Until then the secret before this one signs too."""
+    """Until then the previous secret signs too."""
 
 
 class NewWebhookSecret(WebhookSecret):
-    """A secret that was just made."""
+    """A new secret."""
 
     secret: str
-    """`whsec_…`, for a Standard Webhooks library. It is shown this once."""
+    """`whsec_…`, for a Standard Webhooks library. It is shown only in this answer."""

@@ -1,1 +1,1 @@
-"""The shapes of requests and answers. The same models validate what comes in and make `/openapi.json`."""
+"""The models of requests and answers. They validate requests, and `/openapi.json` is made from them."""

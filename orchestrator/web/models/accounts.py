@@ -1,4 +1,4 @@
-"""Accounts and what belongs to one: target, session, keys."""
+"""Accounts, their limits, target, session, usage and keys."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pydantic import ConfigDict, Field, model_validator
 from .alerts import CircuitView
 from .base import WHOLE, AccountName, Answer, Body, Id, JsonObject, NamePaging, Query, Time
 
-#: A bound on counts, far above any that makes sense.
-MOST = 1_000_000_000
+#: The largest count in a limit.
+MAX_COUNT = 1_000_000_000
 
 AccountStatus = Literal["active", "paused", "draining", "suspended"]
 SessionStatus = Literal["none", "ready", "expired", "login_required"]
@@ -32,7 +32,7 @@ class LaneLimitsView(Answer):
 
 
 class LimitsView(Answer):
-    """An account's limits; what is not set has its default."""
+    """An account's limits; limits that are not set have their default."""
 
     weight: int
     account_concurrency: int | None
@@ -44,14 +44,14 @@ class LimitsView(Answer):
 class RateRequest(Body):
     """At most `limit` starts in `per` seconds."""
 
-    limit: Annotated[int, Field(ge=1, le=MOST), WHOLE]
+    limit: Annotated[int, Field(ge=1, le=MAX_COUNT), WHOLE]
     per: Annotated[float, Field(ge=0.001, le=366 * 86_400, allow_inf_nan=False)]
 
 
 class LaneLimitsRequest(Body):
     """The limits of one tenant queue."""
 
-    # What `_strict_is_serial` asks for, as a schema says it.
+    # The rule of `_strict_is_serial` in the schema.
     model_config = ConfigDict(
         json_schema_extra={
             "anyOf": [
@@ -74,7 +74,7 @@ class LaneLimitsRequest(Body):
 
 
 class LimitsRequest(Body):
-    """All limits of an account; what is left out has its default."""
+    """All limits of an account; omitted limits get their default."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -90,12 +90,12 @@ class LimitsRequest(Body):
 
     weight: Annotated[int, Field(ge=1, le=100), WHOLE] = 1
     """An account of weight 2 gets twice the seconds of one of weight 1 when both have work waiting."""
-    account_concurrency: Annotated[int, Field(ge=1, le=MOST), WHOLE] | None = None
-    """Most steps at a time over all lanes."""
-    max_waiting: Annotated[int, Field(ge=0, le=MOST), WHOLE] | None = None
-    """Jobs accepted and not started; a POST beyond is 429 `queue_full`."""
-    daily_quota: Annotated[int, Field(ge=0, le=MOST), WHOLE] | None = None
-    """Jobs accepted in a UTC day; a POST beyond is 429 `quota_exhausted`."""
+    account_concurrency: Annotated[int, Field(ge=1, le=MAX_COUNT), WHOLE] | None = None
+    """Most steps that run at one time, over all lanes."""
+    max_waiting: Annotated[int, Field(ge=0, le=MAX_COUNT), WHOLE] | None = None
+    """Most jobs that are accepted and not started; more are 429 `queue_full`."""
+    daily_quota: Annotated[int, Field(ge=0, le=MAX_COUNT), WHOLE] | None = None
+    """Most jobs accepted per UTC day; more are 429 `quota_exhausted`."""
     lanes: dict[str, LaneLimitsRequest] = Field(default_factory=dict, max_length=100)
 
 
@@ -114,7 +114,7 @@ class AccountLane(Answer):
 
 
 class SessionView(Answer):
-    """What can be read of a session; its content is never returned."""
+    """The state of a session; its content is never returned."""
 
     status: SessionStatus
     updated_at: Time | None
@@ -130,7 +130,7 @@ class TargetView(Answer):
 
 
 class UsageDay(Answer):
-    """What was used in one UTC day."""
+    """The usage of one UTC day."""
 
     day: str
     jobs: int
@@ -141,14 +141,14 @@ class UsageDay(Answer):
 
 
 class UsageView(Answer):
-    """What the account used."""
+    """The account's usage."""
 
     today: UsageDay
-    days: list[UsageDay] = Field(description="The last 30 days with any use, newest first.")
+    days: list[UsageDay] = Field(description="The days with usage among the last 30, newest first.")
 
 
 class AccountSummary(Answer):
-    """An account as the list shows it."""
+    """An account in a list."""
 
     account: AccountName
     status: AccountStatus
@@ -171,7 +171,7 @@ class AccountView(Answer):
 
 
 class AccountsQuery(NamePaging):
-    """Which accounts a list holds."""
+    """Filters of the list of accounts."""
 
     q: str | None = Field(default=None, max_length=200)
     """A prefix of the account's id."""
@@ -188,26 +188,26 @@ class TargetRequest(Body):
     )
 
     publisher: str = Field(min_length=1, max_length=50)
-    """`wordpress`, `demo`, … as far as they are installed."""
+    """The name of an installed publisher, such as `wordpress` or `demo`."""
     base_url: str = Field(min_length=1, max_length=2000)
     options: JsonObject = Field(default_factory=dict)
-    """What the publisher takes."""
+    """The publisher's own options."""
 
 
 class Credentials(Body):
-    """What the account signs in with."""
+    """User name and password of the account at its target."""
 
     username: Annotated[str, Field(min_length=1, max_length=500)]
     password: Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 class SessionRequest(Body):
-    """A browser's storage state, or what to sign in with, or both; what is left out stays as it was."""
+    """A browser's storage state, or credentials, or both; an omitted one stays as it is."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"credentials": {"username": "alice", "password": "correct horse"}}],
-            # What `_something` asks for, as a schema says it.
+            # The rule of `_not_empty` in the schema.
             "anyOf": [
                 {"required": [name], "properties": {name: {"type": "object"}}}
                 for name in ("storage_state", "credentials")
@@ -219,10 +219,10 @@ class SessionRequest(Body):
     """Cookies and localStorage, as Playwright saves them."""
     credentials: Credentials | None = None
     expires_at: Time | None = None
-    """When the storage state ends to be of use, where that is known."""
+    """When the storage state expires, if that is known."""
 
     @model_validator(mode="after")
-    def _something(self) -> Self:
+    def _not_empty(self) -> Self:
         if self.storage_state is None and self.credentials is None:
             raise ValueError("give storage_state, credentials or both")
         return self
@@ -243,38 +243,38 @@ class RotationRequest(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"overlap": 3600}]})
 
     overlap: Annotated[float, Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = 86_400.0
-    """Seconds for which the old key opens too; 0: it ends at once."""
+    """Seconds for which the old key stays valid; 0: it is revoked at once."""
     expires_at: Time | None = None
-    """Of the new key; as long a life as the old one was given when it is left out."""
+    """Of the new key; without it, the new key gets the old one's lifetime."""
 
 
 class KeyView(Answer):
-    """A key, without what opens the door."""
+    """A key, without the secret itself."""
 
     id: Id
     scope: Literal["admin", "account"]
     account: AccountName | None
     name: str
-    hint: str = Field(description="The key's beginning and end, to recognise it.")
+    hint: str = Field(description="The first and last characters of the key, to recognise it.")
     created_at: Time
     expires_at: Time | None
     last_used_at: Time | None
 
 
 class NewKeyView(KeyView):
-    """A key that was just made."""
+    """A new key."""
 
-    key: str = Field(description="The key itself. It is shown this once and kept nowhere.")
+    key: str = Field(description="The key itself. It is shown only in this answer and is not stored.")
 
 
 class KeysQuery(Query):
-    """Which keys to end."""
+    """Which keys to revoke."""
 
     id: str | None = Field(default=None, max_length=64)
-    """Only this one; all of the account's keys when it is left out."""
+    """Only this one; without it, all keys of the account."""
 
 
 def usage_view(days: list[dict[str, Any]], today: str) -> dict[str, Any]:
-    """Today's use first, zeros where there was none."""
+    """Today's usage, zero if there was none, and the days."""
     empty = {"day": today, "jobs": 0, "seconds": 0.0, "tokens": 0, "posts": 0, "bytes": 0}
     return {"today": next((day for day in days if day["day"] == today), empty), "days": days}

@@ -1,4 +1,4 @@
-"""What only an admin sees: tenant queues, dead letters, workers; and pipelines, which everybody sees."""
+"""Tenant queues, lanes, dead letters, workers, the audit; and pipelines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class QueueView(Answer):
 
 
 class QueuesQuery(NamePaging):
-    """Which tenant queues a list holds."""
+    """Filters of the list of tenant queues."""
 
     lane: str | None = Field(default=None, max_length=64)
     account: AccountName | None = None
@@ -37,30 +37,30 @@ class QueuesQuery(NamePaging):
 
 
 class ForceQuery(Query):
-    """Whether to go ahead."""
+    """Whether to cancel waiting jobs."""
 
     force: bool = False
 
 
 class QueueDeleted(Answer):
-    """What became of a tenant queue that was to be torn down."""
+    """The result of deleting a tenant queue."""
 
-    cancelled: int = Field(description="Jobs that this call cancelled because they waited in it.")
-    deleted: bool = Field(description="False: the queue is still there, because new work came or Redis went away.")
+    cancelled: int = Field(description="Jobs in the queue that this call cancelled.")
+    deleted: bool = Field(description="False: the queue still exists, because new work came or Redis failed.")
 
 
 class ReapRequest(Body):
-    """Which tenant queues to tear down."""
+    """Which tenant queues to delete."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"idle_longer_than": 3600, "dry_run": True}]})
 
     idle_longer_than: Idle | None = None
-    """Seconds; the setting when it is left out."""
+    """Seconds; the default is the setting."""
     dry_run: bool = False
 
 
 class ReapedQueue(Answer):
-    """A tenant queue that was torn down, or would be."""
+    """A tenant queue that was deleted, or would be."""
 
     lane: str
     account: str
@@ -68,14 +68,14 @@ class ReapedQueue(Answer):
 
 
 class Reaped(Answer):
-    """What the reaper did, or would do."""
+    """The tenant queues that were deleted, or would be."""
 
     reaped: int
     queues: list[ReapedQueue] = Field(description="The first 100.")
 
 
 class DeadLettersQuery(Paging):
-    """Which dead letters a list holds."""
+    """Filters of the list of dead letters."""
 
     account: AccountName | None = None
     lane: str | None = Field(default=None, max_length=64)
@@ -93,7 +93,7 @@ class LetterError(Answer):
 
 
 class DeadLetterSummary(Answer):
-    """A dead letter as lists show it."""
+    """A dead letter in a list."""
 
     id: Id
     account: str | None
@@ -111,7 +111,7 @@ class DeadLetterSummary(Answer):
 
 
 class DeadLetterView(DeadLetterSummary):
-    """A step that will not be tried again by itself."""
+    """A step that will not be retried automatically."""
 
     message: JsonObject
     traceback: str | None
@@ -119,7 +119,7 @@ class DeadLetterView(DeadLetterSummary):
 
 
 class LetterSelection(Body):
-    """Which open dead letters; what is left out does not narrow, so `{}` means all."""
+    """Which open dead letters; `{}` means all."""
 
     account: AccountName | None = None
     lane: Annotated[str, Field(min_length=1, max_length=64)] | None = None
@@ -134,7 +134,7 @@ class DiscardRequest(Body):
 
     filter: LetterSelection
     dry_run: bool = False
-    """Only say how many it would be."""
+    """Only count them."""
 
 
 class ReplayRequest(DiscardRequest):
@@ -145,22 +145,22 @@ class ReplayRequest(DiscardRequest):
     )
 
     per_second: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
-    """At most so many of the jobs become due in a second; without it all are due at once."""
+    """The most jobs that become due per second; without it all are due at once."""
 
 
 class Resolved(Answer):
-    """What became of the dead letters that fit."""
+    """The result for the dead letters that match."""
 
-    matched: int = Field(description="Open letters that fitted before this call.")
+    matched: int = Field(description="Open letters that matched before this call.")
     resolved: int = Field(description="Letters that this call replayed or discarded; 0 in a dry run.")
-    skipped: int = Field(description="Letters whose job cannot go on, or that have no job to replay.")
-    left: int = Field(description="Letters that fit and were not looked at: call again.")
-    stopped: str | None = Field(description="Why the call ended early, such as a database that went away; else null.")
-    ids: list[Id] = Field(description="The first 100 letters that were resolved, or in a dry run would be looked at.")
+    skipped: int = Field(description="Letters without a job, or whose job cannot be continued.")
+    left: int = Field(description="Letters that match and were not processed: call again.")
+    stopped: str | None = Field(description="Why the call ended early, such as a database failure; else null.")
+    ids: list[Id] = Field(description="The first 100 letters that were resolved, or in a dry run would be processed.")
 
 
 class RunningStep(Answer):
-    """What a worker runs."""
+    """A step that a worker is running."""
 
     step_id: Id
     job_id: Id
@@ -191,7 +191,7 @@ class PipelineStep(Answer):
     lane: str
     time_limit: float = Field(description="Seconds.")
     max_attempts: int
-    backoff: list[float] = Field(description="Least and greatest delay between attempts, in seconds.")
+    backoff: list[float] = Field(description="Shortest and longest delay between attempts, in seconds.")
     isolation: Literal["process", "thread"]
     effect: Literal["pure", "idempotent", "irreversible"]
     required: bool
@@ -208,7 +208,7 @@ class PipelineView(Answer):
 
 
 class LaneView(Answer):
-    """A lane over all accounts. The counts are null while Redis is away."""
+    """A lane over all accounts. The counts are null while Redis is down."""
 
     lane: str
     paused: bool
@@ -216,13 +216,13 @@ class LaneView(Answer):
     waiting: int | None
     active: int | None
     delayed: int | None
-    ready_accounts: int | None = Field(description="Accounts that could start something now.")
+    ready_accounts: int | None = Field(description="Accounts that could start a step now.")
     queues: int | None = Field(description="Live tenant queues.")
     oldest_wait: float | None = Field(description="Seconds.")
 
 
 class HeaviestQuery(Query):
-    """By what the accounts of a lane are ordered."""
+    """The order of a lane's accounts."""
 
     by: Literal["seconds", "backlog"] = "seconds"
     """`seconds`: used since the hour began; `backlog`: messages waiting now."""
@@ -231,16 +231,16 @@ class HeaviestQuery(Query):
 
 
 class AccountLoadView(Answer):
-    """What one account asks of a lane."""
+    """One account's load on a lane."""
 
     account: str | None = Field(description="Null: messages that belong to no account.")
     seconds: float = Field(description="Seconds that its steps used since the hour began (UTC).")
     waiting: int
-    share: float = Field(ge=0, le=1, description="Its part of the lane's seconds or backlog, as asked.")
+    share: float = Field(ge=0, le=1, description="Its share of the lane's seconds or backlog, as requested.")
 
 
 class LaneWideLimitsRequest(Body):
-    """A lane's limits; what is left out has its default."""
+    """A lane's limits; omitted limits get their default."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"global_concurrency": 20}]})
 
@@ -255,7 +255,7 @@ class LaneWideLimitsView(Answer):
 
 
 class AuditQuery(Paging):
-    """Which rows."""
+    """Filters of the audit; each must equal its field."""
 
     actor: str | None = Field(default=None, max_length=300)
     action: str | None = Field(default=None, max_length=300)
@@ -263,7 +263,7 @@ class AuditQuery(Paging):
 
 
 class AuditView(Answer):
-    """One thing that somebody did."""
+    """One change that a caller made."""
 
     id: int
     at: Time
@@ -271,4 +271,4 @@ class AuditView(Answer):
     address: str
     action: str
     target: str
-    details: JsonObject | None = Field(description="`before` and `after`, where that says more.")
+    details: JsonObject | None = Field(description="Details of the change, such as `before` and `after`.")

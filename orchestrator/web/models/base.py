@@ -1,11 +1,11 @@
-"""What all shapes share: strictness, times, names, lists.
+"""The base classes of all models, and types for times, names and lists.
 
 Invariants
-- Bodies are strict: no field is coerced (``"5"`` is no number) and none is ignored. Query parameters arrive as text, so
-  those alone are read from it.
-- Whatever passes here fits the store: times that can be calculated with, numbers that fit 64 bits.
-- A model's validator is built when it is first used, which `complete` does in one thread at a time: building all of
-  them takes longer than the rest of a control plane's start.
+- Bodies are strict: no field is converted (``"5"`` is no number) and none is ignored. Query parameters are text, so
+  these are converted.
+- Every accepted value can be stored: times can be added to, numbers fit 64 bits.
+- A model's validator is built at its first use, by `complete`, in one thread at a time: building all of them would take
+  longer than the rest of a control plane's start.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .docstrings import description_of
 
 T = TypeVar("T")
 
-#: Times later than this serve no purpose and overflow when a duration is added.
+#: Later times could overflow when a duration is added.
 LATEST_YEAR = 2200
 #: Ten years: the longest delay, expiry or deadline.
 LONGEST_SECONDS = 10 * 366 * 86_400.0
@@ -49,14 +49,14 @@ _building = threading.RLock()
 
 
 def complete(model: type[BaseModel]) -> None:
-    """Build the model's validator where nobody has yet. Pydantic builds it in each thread that comes at that time."""
+    """Build the model's validator once. Pydantic alone would build it in each of several concurrent threads."""
     if not model.__pydantic_complete__:
         with _building:
             model.model_rebuild()
 
 
 class Shape(BaseModel):
-    """Base of all of them. A string below a field is its description."""
+    """Base of all models. A string below a field is its description."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -82,17 +82,17 @@ class Body(Shape):
 
 
 class Query(Shape):
-    """Base of query parameters. Numbers and booleans are read as JSON writes them: `validation` sees to that."""
+    """Base of query parameters. `validation` checks that numbers and booleans are written as in JSON."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Answer(Shape):
-    """Base of answers. It is not run through validation when it is sent; the tests do that."""
+    """Base of answers. They are not validated when they are sent; tests do that."""
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
-    #: Fields are always there, so a client needs no second guess; the schema says so.
+    #: All fields are always sent; the schema says so.
     all_required: ClassVar[bool] = True
 
 
@@ -100,7 +100,7 @@ def _parse_time(value: Any) -> Any:
     if isinstance(value, datetime):
         return value
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
-        raise ValueError("it is not a time as RFC 3339 has it, with an offset: 2026-11-21T09:00:00+01:00")
+        raise ValueError("it is not an RFC 3339 time with an offset, such as 2026-11-21T09:00:00+01:00")
     try:
         moment = datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError) as error:
@@ -125,7 +125,7 @@ def _account(value: str) -> str:
         raise ValueError(str(error).removeprefix("account: ")) from None
 
 
-#: The pattern says what `LATEST_YEAR` says, for readers of the schema, and that there are no leap seconds.
+#: The pattern shows the limit `LATEST_YEAR` in the schema, and that leap seconds are refused.
 _TIME_PATTERN = r"^([01]\d{3}|2[01]\d{2}|2200)-\d\d-\d\d[Tt ]\d\d:\d\d:[0-5]\d"
 _TIME_SCHEMA = {"type": "string", "format": "date-time", "pattern": _TIME_PATTERN}
 Time = Annotated[datetime, BeforeValidator(_parse_time), WithJsonSchema(_TIME_SCHEMA)]
@@ -137,7 +137,7 @@ ACCOUNT_SCHEMA: dict[str, Any] = {
     "type": "string",
     "minLength": 1,
     "maxLength": MAX_ACCOUNT_CHARACTERS,
-    # Written out for readers whose regular expressions know no Unicode classes.
+    # Without Unicode classes, which some regular expression engines lack.
     "pattern": r"^(?!\.{1,2}$)[^\u0000-\u001f\u007f-\u009f]+$",
 }
 AccountName = Annotated[str, AfterValidator(_account), WithJsonSchema(ACCOUNT_SCHEMA)]
@@ -148,7 +148,7 @@ JsonObject = dict[str, Any]
 
 
 def _cursor(kind: type[int | str]) -> Any:
-    """A cursor of lists whose order is of that kind."""
+    """A cursor of lists that are ordered by an int or a str."""
 
     def check(value: str) -> str:
         try:
@@ -162,16 +162,16 @@ def _cursor(kind: type[int | str]) -> Any:
 
 
 class Paging(Query):
-    """What every list takes."""
+    """Parameters of every list."""
 
     limit: int = Field(default=50, ge=1, le=200)
-    """How many items at most."""
+    """Most items of the page."""
     cursor: _cursor(int) | None = None  # type: ignore[valid-type]
     """`next_cursor` of the page before."""
 
 
 class NamePaging(Paging):
-    """The same for lists in the order of a name or an id."""
+    """Parameters of lists in the order of a name or an id."""
 
     cursor: _cursor(str) | None = None  # type: ignore[valid-type]
     """`next_cursor` of the page before."""
@@ -181,7 +181,7 @@ class Listing(Answer, Generic[T]):
     """One page, newest first."""
 
     items: list[T]
-    next_cursor: str | None = Field(description="Ask for the next page with it; null at the end.")
+    next_cursor: str | None = Field(description="The `cursor` of the next page; null at the end.")
 
 
 class Items(Answer, Generic[T]):
@@ -198,12 +198,12 @@ class ProblemError(Answer):
     """One fault."""
 
     loc: list[str | int]
-    """Where: names and indexes from the outside in."""
+    """The place: names and indexes from the outside in."""
     message: str
 
 
 class ProblemDocument(Shape):
-    """An error, as RFC 9457 has it."""
+    """An error (RFC 9457)."""
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
@@ -212,5 +212,5 @@ class ProblemDocument(Shape):
     status: int
     detail: str
     code: str
-    """A stable word."""
+    """A stable identifier of the error."""
     errors: list[ProblemError] = Field(default_factory=list, description="Each fault, where there are several.")

@@ -1,7 +1,7 @@
 """The string below a model's field, as the field's description.
 
-Read when the API's description is made, and not, as pydantic would, at the import of each model: that takes a fifth of
-a control plane's start.
+It is read when the API's description is built. Pydantic would read it at the import of each model, which takes a fifth
+of a control plane's start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 
 def description_of(model: type[BaseModel], field: str) -> str | None:
-    """What is said of the field: by its declaration, or else below it, in the class that declares it."""
+    """The field's description: that of its declaration, or the string below it in the class that declares it."""
     declared = model.model_fields[field].description
     if declared is not None:
         return declared

@@ -12,7 +12,7 @@ DraftStatus = Literal["pending_publish", "publishing", "published", "needs_revie
 
 
 class PublicationView(Answer):
-    """The ledger's entry: what is known about the post."""
+    """The publication ledger's entry about the post."""
 
     id: Id
     publisher: str
@@ -23,7 +23,7 @@ class PublicationView(Answer):
 
 
 class DraftView(Answer):
-    """What a generate step made."""
+    """The text that a generate step wrote."""
 
     id: Id
     account: AccountName
@@ -38,25 +38,25 @@ class DraftView(Answer):
 
 
 class PublicationFound(Body):
-    """Where somebody found the post."""
+    """Where the post was found."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"url": "https://blog.example/2026/11/lanes"}]})
 
     url: Annotated[str, Field(min_length=10, max_length=2000, pattern=r"^https?://[^\s\x00-\x1f]+$")]
-    """The post's address. It is kept as it is and never opened."""
+    """The post's address. It is stored unchanged and never opened."""
     external_id: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     """The target's own id of the post."""
 
 
 class DraftsQuery(Paging):
-    """Which drafts a list holds."""
+    """Filters of the list of drafts."""
 
     account: AccountName | None = None
     status: DraftStatus | None = None
 
 
 class DraftChange(Body):
-    """What to change; what is left out stays."""
+    """The changes; omitted fields stay."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"title": "A better title"}], "minProperties": 1})
 
@@ -66,7 +66,7 @@ class DraftChange(Body):
     tags: Annotated[list[Label], Field(max_length=50)] = Field(default_factory=list)
 
     @model_validator(mode="after")
-    def _something(self) -> Self:
+    def _not_empty(self) -> Self:
         if not self.model_fields_set:
             raise ValueError("give title, body or tags")
         return self

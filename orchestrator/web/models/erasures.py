@@ -13,11 +13,11 @@ class EraseQuery(Query):
     """How an account is erased."""
 
     force: bool = False
-    """Kill what runs; without it a running step is 409 `account_busy`."""
+    """Kill running steps; without it a running step is 409 `account_busy`."""
 
 
 class ErasureBegun(Answer):
-    """An erasure that was asked for."""
+    """A requested erasure."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"erasure_id": "0199c0de-0000-7000-8000-000000000001"}]})
 
@@ -25,7 +25,7 @@ class ErasureBegun(Answer):
 
 
 class ErasureView(Answer):
-    """An erasure: how far it is, and what was removed."""
+    """An erasure: its progress, and what was removed."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -50,19 +50,19 @@ class ErasureView(Answer):
     id: Id
     account: AccountName
     status: Literal["stopping", "removing", "checking", "completed"] = Field(
-        description="`stopping`: what runs ends; `removing`: rows and files go; `checking`: Redis is emptied, and "
-        "everything looked through; `completed`."
+        description="`stopping`: running steps end; `removing`: rows and files are removed; `checking`: Redis is "
+        "emptied, and all tables are searched; `completed`."
     )
     forced: bool
     requested_by: str = Field(description="Scope and id of the key that asked for it.")
     running: int = Field(description="Steps that still run.")
     removed: dict[str, int] = Field(
-        description="Rows of each table; `files`; and what Redis held when nothing ran any more: `redis_messages`, "
+        description="Rows of each table; `files`; and what Redis had after the last step ended: `redis_messages`, "
         "`redis_queues`, `redis_settings`."
     )
     remaining: int | None = Field(
-        description="What the last look at every table and at Redis found of the account; 0 once it is completed, "
-        "null before the first look."
+        description="What the last search of all tables and of Redis found of the account; 0 once it is completed, "
+        "null before the first search."
     )
     created_at: Time
     updated_at: Time = Field(description="When the status changed last.")
@@ -70,6 +70,6 @@ class ErasureView(Answer):
 
 
 class ErasuresQuery(NamePaging):
-    """Which erasures a list holds."""
+    """Filters of the list of erasures."""
 
     account: AccountName | None = None

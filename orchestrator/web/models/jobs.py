@@ -57,7 +57,7 @@ JOB_EXAMPLE: dict[str, Any] = {
     "tags": ["spring-campaign"],
     "unique_key": "bees-2026-11",
 }
-#: `run_at` and `delay` exclude each other, as a schema says it.
+#: In the schema: `run_at` and `delay` exclude each other.
 _BOTH_TIMES: dict[str, Any] = {
     "required": ["run_at", "delay"],
     "properties": {"run_at": {"type": "string"}, "delay": {"type": "number"}},
@@ -70,26 +70,26 @@ class JobRequest(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [JOB_EXAMPLE], "not": _BOTH_TIMES})
 
     pipeline: str = Field(min_length=1, max_length=100)
-    """The pipeline's name; `GET /v1/pipelines` has them all."""
+    """The pipeline's name; `GET /v1/pipelines` lists all."""
     input: JsonObject = Field(default_factory=dict)
-    """What the pipeline takes; its schema stands at `GET /v1/pipelines`."""
+    """The pipeline's input; `GET /v1/pipelines` has its schema."""
     run_at: Time | None = None
-    """Not before this time; one that has passed is now. Not together with `delay`."""
+    """The earliest start; a past time means now. Not together with `delay`."""
     delay: Annotated[float, Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False)] | None = None
-    """Not before so many seconds have passed."""
+    """Seconds until the earliest start."""
     priority: Priority = 5
-    """0 goes first."""
+    """0 is first, 9 is last."""
     expires_in: Seconds | None = None
-    """Seconds from `run_at` (or creation) to the first start; after them the job expires."""
+    """Most seconds from `run_at` (or creation) to the first start; then the job expires."""
     deadline: Seconds | None = None
-    """Seconds from the first start for all steps together."""
+    """Most seconds from the first start for all steps together."""
     approval: bool = False
-    """Stop before the last step until somebody approves."""
+    """Stop before the last step until a person approves."""
     unique_key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """At most one unfinished job per account, pipeline and key."""
     callback_url: CallbackUrl | None = None
     """Called when the job ends, by Standard Webhooks: `{type: "job.ended", timestamp, data: job}`, signed with the
-    account's webhook secret, tried again for about a day. `GET /v1/jobs/{id}/deliveries` lists every try."""
+    account's webhook secret, retried for about a day. `GET /v1/jobs/{id}/deliveries` lists every attempt."""
     tags: list[Label] = Field(default_factory=list, max_length=MAX_TAGS)
 
 
@@ -109,7 +109,7 @@ class Rejection(Body):
     reason: Annotated[str, Field(max_length=2000)] | None = None
 
 
-#: Descriptions of the field; `docs/pipelines.md` says what each code means.
+#: The field's description; `docs/pipelines.md` explains each code.
 _ERROR_CODES = (
     "`step_failed`, `not_declared`, `rejected`, `timed_out`, `deadline_passed`, `crashed`, `out_of_memory`, `lost`, "
     "`outcome_unknown`, `login_required`, `content_blocked`, `output_truncated`, `provider_error`, `publish_failed`, "
@@ -137,7 +137,7 @@ class StepError(Answer):
 
 
 class AttemptView(Answer):
-    """One try of a step."""
+    """One execution of a step."""
 
     number: int
     worker: str
@@ -168,7 +168,7 @@ class StepView(Answer):
 
 
 class JobSummary(Answer):
-    """A job as lists show it."""
+    """A job in a list."""
 
     id: Id
     account: AccountName
@@ -202,22 +202,22 @@ class JobView(JobSummary):
 
 
 class JobQuery(Query):
-    """How a single job is asked for."""
+    """Parameters of the call for one job."""
 
     wait: float | None = Field(default=None, ge=0, le=60, allow_inf_nan=False)
-    """Seconds to wait for the job's end, at most."""
+    """Most seconds to wait for the job's end."""
 
 
 class JobEventsQuery(Query):
-    """Whether to stay."""
+    """Parameters of a job's stream."""
 
     follow: bool = Field(
-        default=True, description="False: end with what there is now; `end` comes only of a job that has ended."
+        default=True, description="False: end after the stored events; `end` is sent only if the job has ended."
     )
 
 
 class JobsQuery(Paging):
-    """Which jobs a list holds."""
+    """Filters of the list of jobs."""
 
     account: AccountName | None = None
     status: JobStatus | None = None
@@ -259,19 +259,19 @@ class WhyItem(Answer):
 
 
 class ArtifactView(Answer):
-    """A file that an attempt left behind."""
+    """A file that an attempt stored."""
 
     name: str
     content_type: str
     size: int = Field(description="Bytes.")
-    url: str = Field(description="The path of the file on this service, signed; it ends after a while.")
+    url: str = Field(description="The signed path of the file on this service; it expires.")
     step: str
     created_at: Time
 
 
 class ArtifactQuery(Query):
-    """What the list put into the address."""
+    """Parameters of a signed address."""
 
     expires: int = Field(ge=0, le=10**12)
-    """When the address ends, in seconds since the epoch."""
+    """When the address expires, in seconds since the epoch."""
     signature: str = Field(min_length=1, max_length=100)

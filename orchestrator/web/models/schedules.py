@@ -1,7 +1,7 @@
-"""Schedules and what became of their times.
+"""Schedules and their fires.
 
-The shape is judged here; whether a cadence makes sense is judged by `orchestrator.schedule_times`, so that every fault
-of that kind is an `invalid_schedule`. The bounds stand in the schema all the same.
+The models check the shape; `orchestrator.schedule_times` checks the cadence, so that each of its faults is an
+`invalid_schedule`. The schema shows the bounds all the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .jobs import MAX_TAGS, CallbackUrl, Priority
 
 Overlap = Literal["queue", "skip", "replace"]
 CatchUp = Literal["none", "one", "all"]
-MOST_INPUTS = 1000
+MAX_INPUTS = 1000
 
 _CLOCK = r"^([01]\d|2[0-3]):[0-5]\d$|^24:00$"
 
@@ -35,10 +35,10 @@ Every = Annotated[
 ]
 Jitter = Annotated[Number, Field(json_schema_extra={"minimum": 0, "maximum": LONGEST_JITTER_SECONDS})]
 Times = Annotated[list[Time], Field(max_length=MOST_TIMES, json_schema_extra={"minItems": 1})]
-Inputs = Annotated[list[JsonObject], Field(max_length=MOST_INPUTS, json_schema_extra={"minItems": 1})]
+Inputs = Annotated[list[JsonObject], Field(max_length=MAX_INPUTS, json_schema_extra={"minItems": 1})]
 Zone = Annotated[str, Field(max_length=100)]
 Pipeline = Annotated[str, Field(min_length=1, max_length=100)]
-#: One tag less than a job may have: the schedule adds one.
+#: One tag fewer than a job may have: the schedule adds one.
 Tags = Annotated[list[Label], Field(max_length=MAX_TAGS - 1)]
 Clock = Annotated[str, WithJsonSchema({"type": "string", "pattern": _CLOCK})]
 
@@ -51,7 +51,7 @@ EXAMPLE: dict[str, Any] = {
     "jitter": 600,
     "overlap": "skip",
 }
-#: One of the four and no other, as a schema says it.
+#: In the schema: exactly one of the four.
 _ONE_CADENCE: list[Any] = [
     {"required": [name], "properties": {name: {"type": kind}}}
     for name, kind in (("cron", "string"), ("every", "number"), ("at", "array"), ("spread", "object"))
@@ -59,21 +59,21 @@ _ONE_CADENCE: list[Any] = [
 
 
 class SpreadRequest(Body):
-    """Fires at drawn times of each day."""
+    """Fires at random times of each day."""
 
     per_day: Annotated[int, WHOLE, Field(json_schema_extra={"minimum": 1, "maximum": MOST_PER_DAY})]
-    """How many a day."""
+    """Fires per day."""
     window: Annotated[list[Clock], Field(min_length=2, max_length=2)]
-    """From when to when on the wall clock, such as `["09:00", "21:00"]`; over midnight if the end is the earlier."""
+    """Start and end on the wall clock, such as `["09:00", "21:00"]`; it spans midnight if the end is earlier."""
     min_gap: Annotated[Number, Field(json_schema_extra={"minimum": 0, "maximum": LONGEST_GAP_SECONDS})] = 0.0
-    """Seconds between two fires at least."""
+    """Least seconds between two fires."""
 
 
 class _Cadence(Body):
-    """What decides about the times."""
+    """The fields that a schedule and its preview share."""
 
     input: JsonObject = Field(default_factory=dict)
-    """What the pipeline takes, the same at each fire."""
+    """The pipeline's input, the same at each fire."""
     cron: Cron | None = None
     """Five fields: minute, hour, day of the month, month, day of the week. One of `cron`, `every`, `at`, `spread`."""
     every: Every | None = None
@@ -86,35 +86,34 @@ class _Cadence(Body):
     timezone: Zone = "UTC"
     """The IANA name of the zone in which `cron` and `spread` are read."""
     jitter: Jitter = 0.0
-    """Seconds by which a fire may come later, drawn for each."""
+    """Most seconds of a random delay of each fire."""
     approval: bool = False
-    """Each job stops before its last step until somebody approves."""
+    """Each job stops before its last step until a person approves."""
     callback_url: CallbackUrl | None = None
-    """Called when a job of the schedule ends, as a job's own."""
+    """Called when a job of the schedule ends, like a job's own `callback_url`."""
     priority: Priority = 5
-    """Of its jobs; 0 goes first."""
+    """Of its jobs; 0 is first."""
     tags: Tags = Field(default_factory=list)
     """Its jobs get these and `schedule:<id>`."""
     overlap: Overlap = "queue"
-    """When the job before has not ended: `queue` makes the new one all the same, `skip` makes none, `replace` cancels
-    the old one."""
+    """If the previous job has not ended: `queue` creates the new one anyway, `skip` creates none, `replace` cancels
+    the previous one."""
     catch_up: CatchUp = "one"
-    """What becomes of fires that were missed by more than a minute: `none` of them come, `one` stands for all, or
-    `all` come."""
+    """Fires that were missed by more than a minute: `none` is made up for, `one` for all of them, or `all`."""
     starts_at: Time | None = None
-    """No fire comes before it; now, when it is not given."""
+    """No fire is earlier; the default is now."""
     ends_at: Time | None = None
-    """No fire comes after it."""
+    """No fire is later."""
     enabled: bool = True
 
 
 class ScheduleRequest(_Cadence):
-    """A schedule to make."""
+    """A new schedule."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE], "oneOf": _ONE_CADENCE})
 
     name: Label
-    """A name of the caller's. Jitter and spread are drawn from account and name."""
+    """A name. Jitter and spread are derived from account and name."""
     pipeline: Pipeline
 
 
@@ -126,12 +125,12 @@ class SchedulePreview(_Cadence):
     name: Label | None = None
     pipeline: Pipeline | None = None
     account: AccountName | None = None
-    """Whose schedule it would be; an account's key need not say so."""
+    """The account of the schedule; not needed with an account's key."""
     count: Annotated[int, WHOLE, Field(ge=1, le=100)] = 10
 
 
 class ScheduleChange(Body):
-    """What to change; what is left out stays. Another kind of cadence takes the place of the one that was."""
+    """The changes; omitted fields stay. Another kind of cadence replaces the present one."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": False}], "minProperties": 1})
 
@@ -143,31 +142,31 @@ class ScheduleChange(Body):
     at: Times | None = None
     spread: SpreadRequest | None = None
     inputs: Inputs | None = None
-    """A new list is taken from its beginning; null goes back to `input`."""
+    """A new list starts with its first input; null means `input` again."""
     timezone: Zone = Field(default_factory=str)
     jitter: Jitter = Field(default_factory=float)
     approval: bool = Field(default_factory=bool)
-    """Of the jobs that are made from now on, as the next three."""
+    """For jobs created from now on, like the next three fields."""
     callback_url: CallbackUrl | None = None
     priority: Priority = Field(default_factory=int)
     tags: Tags = Field(default_factory=list)
     overlap: Overlap = Field(default_factory=lambda: "queue")
     catch_up: CatchUp = Field(default_factory=lambda: "one")
     starts_at: Time | None = None
-    """Null is now."""
+    """Null means now."""
     ends_at: Time | None = None
     enabled: bool = Field(default_factory=bool)
-    """When it is turned on again, it goes on with its next time; what came meanwhile was not missed."""
+    """When it is turned on again, it continues with its next time; earlier ones do not count as missed."""
 
     @model_validator(mode="after")
-    def _something(self) -> Self:
+    def _not_empty(self) -> Self:
         if not self.model_fields_set:
             raise ValueError("give at least one field to change")
         return self
 
 
 class SpreadView(Answer):
-    """Fires at drawn times of each day."""
+    """Fires at random times of each day."""
 
     per_day: int
     window: list[str]
@@ -175,7 +174,7 @@ class SpreadView(Answer):
 
 
 class ScheduleSummary(Answer):
-    """A schedule as lists show it."""
+    """A schedule in a list."""
 
     id: Id
     account: AccountName
@@ -185,7 +184,7 @@ class ScheduleSummary(Answer):
     every: float | None
     at: list[Time] | None
     spread: SpreadView | None
-    inputs_left: int | None = Field(description="How many of `inputs` are still to come; null where there are none.")
+    inputs_left: int | None = Field(description="How many of `inputs` are left; null without `inputs`.")
     timezone: str
     jitter: float
     approval: bool
@@ -197,8 +196,8 @@ class ScheduleSummary(Answer):
     starts_at: Time
     ends_at: Time | None
     enabled: bool
-    next_fire_at: Time | None = Field(description="Null when it is off, or nothing more is to come.")
-    last_fire_at: Time | None = Field(description="When it last made a job.")
+    next_fire_at: Time | None = Field(description="Null if it is off or has no more fires.")
+    last_fire_at: Time | None = Field(description="When it last created a job.")
     created_at: Time
     updated_at: Time
 
@@ -211,14 +210,14 @@ class ScheduleView(ScheduleSummary):
 
 
 class FireError(Answer):
-    """What refused a fire's job."""
+    """Why a fire's job was refused."""
 
     code: str
     message: str
 
 
 class FireView(Answer):
-    """What became of one of a schedule's times."""
+    """The result of one fire of a schedule."""
 
     fire_at: Time
     outcome: Literal["fired", "skipped", "missed", "refused"]
@@ -228,6 +227,6 @@ class FireView(Answer):
 
 
 class SchedulesQuery(Paging):
-    """Which schedules a list holds."""
+    """Filters of the list of schedules."""
 
     account: AccountName | None = None

@@ -1,4 +1,4 @@
-"""An account's use, by day."""
+"""An account's usage by day."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .base import Answer, Query
 
 
 def _day(value: object) -> object:
-    """Only ``2026-11-21``: what else a date can be read from (seconds, say) is nobody's intention in a query."""
+    """Accept only ``2026-11-21``: pydantic also accepts other forms, such as seconds."""
     if isinstance(value, str) and (len(value) != 10 or not value.isascii()):
         raise ValueError("it is not a day such as 2026-11-21")
     return value
@@ -33,12 +33,12 @@ Day = Annotated[
 
 
 class UsageQuery(Query):
-    """Which days, both bounds included."""
+    """The days, both included."""
 
     first: Day | None = Field(default=None, alias="from")
-    """The first UTC day; 29 days before `to` when it is left out."""
+    """The first UTC day; the default is 29 days before `to`."""
     to: Day | None = None
-    """The last UTC day; today when it is left out."""
+    """The last UTC day; the default is today."""
 
 
 class UsageTotal(Answer):
@@ -48,11 +48,11 @@ class UsageTotal(Answer):
     seconds: float = Field(description="Seconds that attempts of steps took.")
     tokens: int = Field(description="Tokens in and out, as the models' answers reported them.")
     posts: int = Field(description="Posts that were confirmed.")
-    bytes: int = Field(description="Bytes of files that were kept.")
+    bytes: int = Field(description="Bytes of stored files.")
 
 
 class UsageHistory(Answer):
-    """What the account used."""
+    """The account's usage."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -71,5 +71,5 @@ class UsageHistory(Answer):
 
     first: Day = Field(alias="from")
     to: Day
-    items: list[UsageDay] = Field(description="Days with any use, newest first.")
+    items: list[UsageDay] = Field(description="Days with usage, newest first.")
     total: UsageTotal

@@ -1,4 +1,4 @@
-"""Bodies about webhooks."""
+"""Webhooks: deliveries and secrets."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from .jobs import JobError, JobStatus, Outcome, StepError
 
 
 class DeliveryAttempt(Answer):
-    """One try to call the receiver."""
+    """One attempt to call the receiver."""
 
     number: int
     started_at: Time
     finished_at: Time | None
-    seconds: float | None = Field(description="How long it took; null while it is under way.")
-    outcome: Outcome | None = Field(description="Null while it is under way.")
-    status_code: int | None = Field(description="What the receiver answered; null when it did not.")
+    seconds: float | None = Field(description="Its duration; null while it is running.")
+    outcome: Outcome | None = Field(description="Null while it is running.")
+    status_code: int | None = Field(description="The receiver's answer; null without one.")
     error: StepError | None
 
 
 class DeliveryView(Answer):
     """The call of a job's `callback_url` at one of its ends. It is itself a job, of the pipeline `webhook`."""
 
-    id: Id = Field(description="The `webhook-id` of every try.")
+    id: Id = Field(description="The `webhook-id` of every attempt.")
     type: Literal["job.ended"]
     job_status: JobStatus = Field(description="How the job ended.")
     url: str
-    status: JobStatus = Field(description="`completed` once the receiver took it, `failed` once it was given up.")
+    status: JobStatus = Field(description="`completed` once the receiver accepted it, `failed` after the last attempt.")
     superseded: bool = Field(
-        description="The job went on before the receiver took this; its next end is delivered instead."
+        description="The job was continued before the receiver accepted this; its next end is delivered instead."
     )
     created_at: Time
     finished_at: Time | None
     next_attempt_at: Time | None
     error: JobError | None
-    dead_letter_id: str | None = Field(description="The open dead letter, once the delivery was given up.")
+    dead_letter_id: str | None = Field(description="The open dead letter, if the delivery failed.")
     attempts: list[DeliveryAttempt]
 
 
 class WebhookSecretView(Answer):
-    """What can be read of a secret."""
+    """When a secret was created; the secret itself is never shown again."""
 
     created_at: Time
-    previous_until: Time | None = Field(description="Until then the secret before this one signs too.")
+    previous_until: Time | None = Field(description="Until then the previous secret signs too.")
 
 
 class NewWebhookSecretView(WebhookSecretView):
-    """A secret that was just made."""
+    """A new secret."""
 
-    secret: str = Field(description="`whsec_…`, for a Standard Webhooks library. It is shown this once.")
+    secret: str = Field(description="`whsec_…`, for a Standard Webhooks library. It is shown only in this answer.")
