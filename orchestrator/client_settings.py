@@ -1,8 +1,8 @@
-"""The settings of a client command: where the service is, and which key to show.
+"""The settings of a client command: the service's address and the key.
 
-A client command needs six of the settings, and checking all of them takes longer than the command itself. So plain
-values of these six are taken from the environment as they are. Whatever is not plain (a settings file, any other
-setting, a value in an unusual form) is left to `Settings`, which decides and says what is wrong.
+A client command needs six of the settings, and checking all takes longer than the command itself. So usual values of
+these six are read from the environment directly. Anything else (a settings file, another setting, an unusual value) is
+left to `Settings`, which checks all of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PLAIN = {
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """What a client command needs to know; `port` is None where nobody has set it."""
+    """The settings of a client command; `port` is None if it is not set."""
 
     data_dir: Path
     url: str | None
@@ -59,7 +59,7 @@ def load_client_settings(
 
 
 def _plain_values(given: dict[str, str]) -> dict[str, str] | None:
-    """The values by setting; None where one of them, or a file, has to be checked."""
+    """The values by setting; None if one of them, or a file, has to be checked."""
     if config_file() is not None or Path(".env").is_file():
         return None
     found = {}

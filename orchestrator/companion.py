@@ -1,6 +1,6 @@
-"""How the demo blog and the offline model are served, alone or by `onelane up`: on loopback, with the usual log lines.
+"""Serves the demo blog and the offline model, alone or below `onelane up`: on loopback, with the usual log lines.
 
-They need no settings, and a start of theirs imports neither those nor the command line.
+They need no settings, so their start imports neither the settings' checks nor the command line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def options(name: str, description: str, *, port: int) -> argparse.ArgumentParser:
-    """The options that both have."""
+    """The options of both."""
     parser = argparse.ArgumentParser(prog=name, description=description)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=port)
@@ -32,7 +32,7 @@ def options(name: str, description: str, *, port: int) -> argparse.ArgumentParse
 
 
 def begin(given: argparse.Namespace) -> None:
-    """Before the application is imported: log lines, and the end of this process with its supervisor's."""
+    """Before the application is imported: start the log, and end this process with its supervisor."""
     if given.supervised:
         end_with_parent()
     logs.configure_as(given.log_level, given.log_format)

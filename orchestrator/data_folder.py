@@ -1,7 +1,7 @@
-"""The data directory of `onelane up`: who owns it now, the keys it made, the ports it took.
+"""The data directory of `onelane up`: its owner, keys and ports.
 
-Invariants: one `up` at a time owns a directory, by a file lock that dies with its process, so a stale one is never in
-the way; keys are made once and readable by their owner only; a restart finds the same keys and ports.
+Invariants: one `up` at a time owns a directory, by a file lock that ends with its process, so no stale lock remains.
+Keys are made once and readable by their owner only. A restart finds the same keys and ports.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 
 _OWNER_FILE = "up.pid"
 _PORTS_FILE = "ports.json"
-#: Says how the files lie; a directory without it has the form of number 1.
+#: The version of the directory's layout; without this file it is 1.
 _FORMAT_FILE = "format"
 FORMAT = 1
 
 
 class FolderBusy(Exception):
-    """Another `onelane up` owns the directory; `pid` is its process, where it could be read."""
+    """Another `onelane up` owns the directory; `pid` is its process, if known."""
 
     def __init__(self, path: Path, pid: int | None) -> None:
         super().__init__(
@@ -39,8 +39,8 @@ class FolderUnusable(Exception):
 def why_not_writable(directory: Path) -> str | None:
     """Why this user cannot make files there; None where it can.
 
-    It makes a directory and removes it again. `os.access` would judge by the mode alone, and so say yes to root where
-    the file system takes nothing (`/proc`).
+    It creates a directory and removes it again. `os.access` checks the mode alone, so for root it would be wrong about
+    `/proc`.
     """
     if not directory.is_dir():
         return "it is not a directory"
@@ -58,7 +58,7 @@ class DataFolder:
         self.path = path
 
     def create(self) -> None:
-        """Make the directory, for its owner only.
+        """Create the directory, for its owner only.
 
         Raises:
             FolderUnusable: it cannot be made or written to.
@@ -90,8 +90,8 @@ class DataFolder:
             raise FolderUnusable(f"{path} cannot be read: {error.strerror}") from None
         if kept != str(FORMAT):
             raise FolderUnusable(
-                f"the data directory {self.path} has the form of another release of onelane ({kept[:20]!r}; this one "
-                f"knows {FORMAT}): start that release, or give this one another --data-dir"
+                f"the data directory {self.path} has the layout of another release of onelane ({kept[:20]!r}; this one "
+                f"uses {FORMAT}): start that release, or give this one another --data-dir"
             )
 
     @contextlib.contextmanager
@@ -122,14 +122,14 @@ class DataFolder:
             os.replace(half, path)
 
     def owner(self) -> int | None:
-        """The process that owns the directory by its own word, or None."""
+        """The process in the owner file, or None."""
         try:
             return int((self.path / _OWNER_FILE).read_text())
         except (OSError, ValueError):
             return None
 
     def key(self, name: str) -> str:
-        """The key kept as ``{name}.key``; made at first use, mode 600, whole or not at all."""
+        """The key in ``{name}.key``; it is made at its first use, atomically, with mode 600."""
         path = self.path / f"{name}.key"
         kept = self.kept_key(name)
         if kept:
@@ -147,7 +147,7 @@ class DataFolder:
         return made
 
     def kept_key(self, name: str) -> str | None:
-        """The key, or None when none was made here or it is not ours to read."""
+        """The key, or None if there is none or it cannot be read."""
         try:
             return (self.path / f"{name}.key").read_text().strip() or None
         except OSError:

@@ -1,17 +1,17 @@
-"""Which TCP ports `onelane up` takes: the fixed ones, and what happens when somebody else has them."""
+"""The TCP ports of `onelane up`, and their replacements if another program has them."""
 
 from __future__ import annotations
 
 import socket
 import time
 
-#: How long a port of ours is waited for: the process that had it before may just be ending.
+#: How long to wait for a port: the process that had it may just be ending.
 _LINGER_SECONDS = 5.0
 _NEIGHBOURS = 50
 
 
 class PortBusy(Exception):
-    """A port that was asked for by name is taken."""
+    """A required port is taken."""
 
 
 def is_free(host: str, port: int) -> bool:
@@ -27,10 +27,10 @@ def is_free(host: str, port: int) -> bool:
 
 
 def require_free(what: str, host: str, port: int, *, chosen_by: str) -> None:
-    """Wait shortly for a port that was asked for.
+    """Wait shortly for a required port.
 
     Raises:
-        PortBusy: another program has it; the message names what it is for, and `chosen_by` as how to choose another.
+        PortBusy: another program has it; the message has its purpose, and `chosen_by` as the way to choose another.
     """
     if not _becomes_free(host, port):
         raise PortBusy(f"port {port} on {host}, for {what}, is taken by another program: choose one with {chosen_by}")
@@ -39,12 +39,12 @@ def require_free(what: str, host: str, port: int, *, chosen_by: str) -> None:
 def choose_port(
     what: str, host: str, *, default: int, asked: int | None, last: int | None, taken: set[int], chosen_by: str
 ) -> int:
-    """A free port: the one asked for, or else that of the last start, the default, or the next free one after it.
+    """A free port: the required one, or else that of the last start, the default, or the next free one.
 
     `taken` are the ports chosen so far; the new one is added. `chosen_by` is as of `require_free`.
 
     Raises:
-        PortBusy: the port that was asked for is taken, or none of the neighbours is free.
+        PortBusy: the required port is taken, or none of the next ports is free.
     """
     if asked is not None:
         if asked in taken:
@@ -69,12 +69,12 @@ def _becomes_free(host: str, port: int) -> bool:
     while not is_free(host, port):
         if time.monotonic() > until:
             return False
-        time.sleep(0.1)  # nothing tells that another process has closed its port; bounded above
+        time.sleep(0.1)  # another process does not signal that it closed its port; bounded above
     return True
 
 
 def reachable_host(host: str) -> str:
-    """The host by which this machine reaches a server that listens on `host`, as it stands in a URL."""
+    """The host for a URL by which this machine reaches a server that listens on `host`."""
     if host in ("0.0.0.0", "::", ""):  # noqa: S104  compared, not bound
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host

@@ -1,4 +1,4 @@
-"""The database's schema at the start of a process: looked at by all, brought up to date by `up` and `migrate` alone."""
+"""The database's schema: every process checks it at its start, `up` and `migrate` bring it up to date."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SQLITE = "sqlite:///"
 
 
 def is_surely_up_to_date(url: str) -> bool:
-    """Whether a SQLite file has the newest revision; False also where that takes more to find out.
+    """True if a SQLite file has the newest revision; False if that is not certain.
 
-    A start of `up` nearly always finds nothing to do, and this finds it without importing the store.
+    It does not import the store, so that a start of `up` without migrations is fast.
     """
     path = Path(url.removeprefix(_SQLITE))
     if not url.startswith(_SQLITE) or "?" in url or not path.is_file():
@@ -29,7 +29,7 @@ def is_surely_up_to_date(url: str) -> bool:
             kept = connection.execute("SELECT value FROM meta WHERE key = 'protocol'").fetchall()
     except sqlite3.Error:
         return False
-    # Of any other protocol the long way takes care.
+    # Another protocol is left to the full check.
     return found == [(newest_revision(),)] and not kept
 
 
@@ -42,7 +42,7 @@ def missing_revisions(database: Database) -> list[str]:
     """
     if database.dialect == "sqlite" and database.url.database:
         Path(database.url.database).parent.mkdir(parents=True, exist_ok=True)
-    # First, because it alone tells in one sentence that nobody answers.
+    # First, because its error says in one sentence that no server answers.
     database.ping()
     missing = database.pending_migrations()
     if not missing:
@@ -53,7 +53,7 @@ def missing_revisions(database: Database) -> list[str]:
 
 
 def bring_up_to_date(url: str) -> list[str]:
-    """Run the migrations that the schema at `url` lacks; gives back which.
+    """Run the missing migrations of the schema at `url`, and return them.
 
     Raises:
         Unavailable: the database cannot be reached.

@@ -1,7 +1,7 @@
-"""The settings of an installation: `ONELANE_…` variables, a `.env` file, a TOML file, in this order of strength.
+"""The settings of an installation: `ONELANE_…` variables, a `.env` file, a TOML file, in this order of precedence.
 
-Invariants: a `Settings` is immutable and wholly valid; all faults are reported together, unknown names too; no secret
-shows in its text form. The TOML file is `onelane.toml` in the working directory, or the one `ONELANE_CONFIG` names.
+Invariants: `Settings` are immutable and valid; all faults are reported together, unknown names too; their text form
+shows no secret. The TOML file is `onelane.toml` in the working directory, or the one that `ONELANE_CONFIG` names.
 """
 
 from __future__ import annotations
@@ -69,19 +69,19 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    #: Where files live: SQLite, Valkey's append-only file, made keys, artifacts. Always absolute.
+    #: The directory of SQLite, Valkey's append-only file, generated keys and artifacts. Always absolute.
     data_dir: Path = DEFAULT_DATA_DIR
     #: SQLAlchemy URL; SQLite in the data directory when unset.
     database_url: str = Field(default="", repr=False, validate_default=True)
     #: Redis or Valkey; `onelane up` starts an embedded one when unset.
     redis_url: str | None = Field(default=None, repr=False)
-    #: The key with scope `admin`; `up` makes and keeps one.
+    #: The key with scope `admin`; `up` generates and stores one.
     admin_key: SecretStr | None = None
-    #: What sessions are sealed with; several, separated by commas, for rotation: the first seals, all open.
+    #: The keys that seal sessions; several, separated by commas, for rotation: the first seals, all open.
     secret_key: SecretStr | None = None
-    #: Modules with pipelines of the user's own.
+    #: Modules with the user's pipelines.
     pipelines: Names = ()
-    #: Publishers of the user's own, each the class that does it: `module:Class`.
+    #: The user's publishers: `module:Class`.
     publishers: Names = ()
     #: Private hosts (`host`, `host:port` or a network in CIDR form) that publishers and webhooks may reach.
     allowed_hosts: Names = ()
@@ -94,9 +94,9 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("ONELANE_GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL")
     )
     text_model: str = Field(default="gemini-3.8-flash", min_length=1)
-    #: The offline model's address; used only while there is no Gemini key.
+    #: The offline model's address; used only without a Gemini key.
     offline_model_url: str | None = None
-    #: Chromium's executable; found by itself when unset.
+    #: Chromium's executable; searched for when unset.
     chromium: Path | None = None
 
     host: str = Field(default=DEFAULT_HOST, min_length=1)
@@ -105,66 +105,66 @@ class Settings(BaseSettings):
     offline_model_port: Port = 8702
     #: Worker processes of `onelane up`.
     processes: int = Field(default=1, ge=1, le=64)
-    #: Steps at a time in one worker process.
+    #: Steps that one worker process runs at a time.
     threads: int = Field(default=8, ge=1, le=256)
     #: The lanes that a worker serves; None: all.
     lanes: Annotated[tuple[str, ...] | None, NoDecode] = None
 
     reap_interval_seconds: float = Field(default=3600, gt=0)
     reap_idle_seconds: float = Field(default=86400, ge=0)
-    #: Ended jobs that are kept per account, at least; younger ones than `keep_jobs_seconds` stay in any case.
+    #: The last ended jobs that are kept per account; those younger than `keep_jobs_seconds` are kept too.
     keep_completed_jobs: int = Field(default=100, ge=0)
     keep_failed_jobs: int = Field(default=50, ge=0)
     keep_jobs_seconds: float = Field(default=86400, ge=0)
-    #: Ended jobs that are older go, whatever their number.
+    #: Older ended jobs are removed, whatever their number.
     keep_jobs_at_most_seconds: float = Field(default=90 * 86400, ge=0)
     #: Bytes of memory for one step's process; None: no limit.
     step_memory_limit: int | None = Field(default=None, ge=64 * 1024 * 1024)
-    #: `/metrics` asks for this key when it is set.
+    #: `/metrics` requires this key if it is set.
     metrics_key: SecretStr | None = None
-    #: Where a worker serves its own metrics, on `host`; None: nowhere. `up` gives its n-th worker this port + n - 1.
+    #: The port of a worker's own metrics, on `host`; None: no port. `up` gives its n-th worker this port + n - 1.
     worker_metrics_port: Port | None = None
-    #: Where alerts go: URLs as apprise takes them. They may hold tokens and passwords, so they are sealed here.
+    #: apprise URLs that alerts are sent to. They may contain tokens and passwords, so they are secrets.
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    #: Seconds in which alerts of one kind, account and subject are one.
+    #: Seconds between two messages about one kind, account and subject.
     alert_every: float = Field(default=900, ge=1, le=30 * 86400)
-    #: Messages to the alert URLs in an hour, at most.
+    #: Most messages to the alert URLs per hour.
     alerts_per_hour: int = Field(default=60, ge=1, le=100_000)
-    #: Steps of an account that fail in a row on one lane, after which that lane of it rests; 0: it never does.
+    #: Failed steps in a row after which an account's tenant queue is stopped; 0: never.
     circuit_failures: int = Field(default=5, ge=0, le=1_000_000)
-    #: Seconds until one job is let through to try again; doubled while that fails, up to an hour.
+    #: Seconds until one step may start as a canary; doubled while that fails, up to an hour.
     circuit_cooldown: float = Field(default=300, ge=1, le=30 * 86400)
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     max_batch_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
-    #: The head of a request: its line and all header fields together.
+    #: Most bytes of a request's head: its line and all header fields.
     max_header_bytes: int = Field(default=32 * 1024, ge=1024)
     max_headers: int = Field(default=100, ge=10)
-    #: In which the head must have arrived, counted from the connection or from its first byte.
+    #: The time-out of the head, from the connection or from its first byte.
     header_timeout_seconds: float = Field(default=10, gt=0)
-    #: In which the body must have arrived; large ones get a second more for each 8 KiB.
+    #: The time-out of the body; large ones get a second more for each 8 KiB.
     body_timeout_seconds: float = Field(default=30, gt=0)
-    #: After which a connection that asks for nothing is closed; longer than the proxy before it keeps one.
+    #: The time-out of an idle connection; set it longer than that of a proxy before the service.
     idle_timeout_seconds: float = Field(default=75, gt=0)
-    #: After which a client that does not take its answer is dropped.
+    #: The time-out of a client that does not read its answer.
     send_timeout_seconds: float = Field(default=60, gt=0)
-    #: Connections of one address at a time, trusted proxies excepted; 0: any number.
+    #: Most connections of one address, health checks included, trusted proxies excepted; 0: no limit.
     max_connections_per_address: int = Field(default=256, ge=0)
-    #: CPU seconds that it may take to parse and validate one request.
+    #: Most CPU seconds to parse and validate one request.
     max_request_cpu_seconds: float = Field(default=10, gt=0)
-    #: Calls of one key, as `limits` writes it, counted by each control plane for itself; None (`off`): any number.
+    #: Most calls of one key, counted by each control plane for itself; None (`off`): no limit.
     rate_limit_key: RateLimit = "10000/10 seconds"
-    #: Calls of one address that need no key: the API's description, artifacts. Not health and metrics.
+    #: Most calls of one address without a key: the API's description, artifacts. Not health and metrics.
     rate_limit_address: RateLimit = "600/minute"
-    #: Wrong keys from one address, over all control planes; then it is refused unseen.
+    #: Most wrong keys from one address, over all control planes; then its calls are refused.
     rate_limit_failures: RateLimit = "20/minute"
     #: Reverse proxies (addresses or networks) whose `X-Forwarded-For` is believed.
     trusted_proxies: Names = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
-    #: How long an orderly stop lets running steps go on.
+    #: How long running steps may continue at an orderly stop.
     shutdown_grace_seconds: float = Field(default=30, ge=0)
 
-    #: For the command-line client: where the API is, and which key to show. Found in the data directory when unset.
+    #: For the command-line client: the API's address and key. Found in the data directory when unset.
     url: str | None = None
     api_key: SecretStr | None = None
 
@@ -176,7 +176,7 @@ class Settings(BaseSettings):
         a process that has asked.
 
         Raises:
-            SettingsError: with a sentence for each fault, and a guess for each unknown name.
+            SettingsError: with a sentence for each fault, and a suggestion for each unknown name.
         """
         checking = _CHECKING_ALERT_URLS.set(check_alert_urls)
         try:
@@ -213,7 +213,7 @@ class Settings(BaseSettings):
     @field_validator("allowed_hosts")
     @classmethod
     def _hosts_in_shape(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """A wrong entry shows at the start, not at the first publish."""
+        """A wrong entry is reported at the start, not at the first publish."""
         parse_allowed_hosts(value)
         return value
 
@@ -249,7 +249,7 @@ class Settings(BaseSettings):
     @field_validator("alert_urls", mode="before")
     @classmethod
     def _split_urls(cls, value: Any) -> Any:
-        """As `_split`; a comma inside of a URL does not part it."""
+        """Like `_split`, but a comma inside a URL does not split it."""
         if isinstance(value, str) and not value.lstrip().startswith("["):
             return tuple(part for part in re.split(r"[\s,]+(?=[a-zA-Z][a-zA-Z0-9+.-]*://)", value.strip()) if part)
         return json.loads(value) if isinstance(value, str) else value
@@ -257,7 +257,7 @@ class Settings(BaseSettings):
     @field_validator("alert_urls")
     @classmethod
     def _urls_in_shape(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        """A wrong URL shows at the start, not at the first alert; by its place, because it may hold a secret."""
+        """A wrong URL is reported at the start, by its position, because it may contain a secret."""
         if value and _CHECKING_ALERT_URLS.get():
             from actors.extras import ExtraMissing, require
 
@@ -282,7 +282,7 @@ class Settings(BaseSettings):
     def _database(cls, value: str, info: ValidationInfo) -> str:
         if not value:
             folder = info.data.get("data_dir")
-            # Quoted, since a URL gives % and ? in a folder's name another meaning.
+            # Quoted, because % and ? have another meaning in a URL.
             return f"sqlite:///{quote(str(folder))}/onelane.db" if folder else value
         from tenants.postgres_sessions import (
             check_url,  # SQLAlchemy takes a second to load; most commands have no such URL
@@ -336,7 +336,7 @@ class Settings(BaseSettings):
         return self.chromium or installed_chromium()
 
     def missing(self, *names: str) -> list[str]:
-        """A sentence for each of the named settings that is not set, for those who cannot start without it."""
+        """A sentence for each of the required settings that is not set."""
         return [
             f"{PREFIX}{name.upper()} is not set: {_PURPOSES[name]}" for name in names if getattr(self, name) is None
         ]
@@ -358,7 +358,7 @@ _PURPOSES = {
 
 
 class _OurDotEnv(DotEnvSettingsSource):
-    """`.env`, whose other programs' lines (without our prefix) are none of our business."""
+    """`.env` without the lines of other programs, which lack our prefix."""
 
     @classmethod
     def like(cls, source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:

@@ -1,4 +1,4 @@
-"""Where settings come from, and what is said of a wrong one: environment, `.env`, a TOML file.
+"""Sources of settings (environment, `.env`, a TOML file), and the messages about wrong ones.
 
 It imports neither pydantic nor the settings themselves: a client command starts without them.
 """

@@ -1,12 +1,12 @@
-"""Child processes that are kept running: started, restarted with backoff, their lines told on, stopped in order.
+"""A supervisor of child processes: starts them, restarts them with backoff, passes on their lines, stops them in order.
 
 Invariants
 - A child is in a session of its own, so Ctrl-C in the terminal reaches the supervisor alone, which stops in order.
 - A child never outlives its supervisor: its standard input is a pipe that only the supervisor holds, and
   `end_with_parent` ends the process at once when that closes, which the kernel does for any death, kill -9 too.
-  A pipe and not PR_SET_PDEATHSIG: that signal belongs to the *thread* that forked, needs code between fork and exec,
-  and is Linux's only.
-- After `stop` returned, no child runs.
+  PR_SET_PDEATHSIG would not do: it fires when the *thread* that forked ends, needs code between fork and exec, and
+  exists on Linux only.
+- After `stop` has returned, no child runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
-#: A child that ran this long was well; its next death starts the backoff anew.
+#: After running for so long, a child's backoff starts anew.
 HEALTHY_SECONDS = 60.0
 _KEPT_LINES = 20
 _LAST_LINES_SECONDS = 1.0
@@ -35,7 +35,7 @@ _LAST_LINES_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """What to run: a module and its arguments; `stop_seconds` is how long an orderly stop may take."""
+    """A module to run, and its arguments; `stop_seconds` is the time-out of an orderly stop."""
 
     name: str
     module: str
@@ -63,7 +63,7 @@ class Supervisor:
         self._on_line = on_line
         self._children: dict[str, _Child] = {}
         self._stopping = threading.Event()
-        #: Held while a child starts, so that `stop` never misses one that is being born.
+        #: Held while a child starts, so that `stop` does not miss a starting child.
         self._starting = threading.Lock()
         self._may_begin = False
 
@@ -75,7 +75,7 @@ class Supervisor:
         child.thread.start()
 
     def let_begin(self) -> None:
-        """Let the children use what they share: they may have started, and import, while it was still being made."""
+        """Allow the children to use database and Redis. They start earlier, and do their imports meanwhile."""
         with self._starting:
             self._may_begin = True
             for child in self._children.values():
@@ -83,11 +83,11 @@ class Supervisor:
                     _let_begin(child.process)
 
     def deaths(self, name: str) -> int:
-        """How often the child ended without being asked to."""
+        """How often the child ended unexpectedly."""
         return self._children[name].deaths
 
     def last_status(self, name: str) -> int | None:
-        """The status with which the child ended last without being asked to; None if it never did."""
+        """The status of the child's last unexpected end; None if there was none."""
         return self._children[name].last_status
 
     def last_lines(self, name: str) -> list[str]:
@@ -103,7 +103,7 @@ class Supervisor:
         }
 
     def stop(self) -> None:
-        """End all children in order: SIGTERM, and SIGKILL for whoever overstays. May be called twice."""
+        """End all children in order: SIGTERM, and SIGKILL after the time-out. May be called twice."""
         self._stopping.set()
         with self._starting:
             orders = sorted({child.spec.stop_order for child in self._children.values()})
@@ -119,7 +119,7 @@ class Supervisor:
                 child.thread.join(timeout=5)
 
     def kill(self) -> None:
-        """End all children at once; for a person who will not wait."""
+        """Kill all children at once."""
         self._stopping.set()
         for child in self._children.values():
             _signal(child, signal.SIGKILL)
@@ -134,7 +134,7 @@ class Supervisor:
                 if self._may_begin:
                     _let_begin(process)
             began = time.monotonic()
-            # Read apart from the wait: a grandchild may keep the pipe open after its parent has died.
+            # Read on another thread than the wait: a grandchild may keep the pipe open after the child has died.
             reader = threading.Thread(
                 target=self._read, args=(child, process), name=f"read-{child.spec.name}", daemon=True
             )
@@ -143,12 +143,12 @@ class Supervisor:
             _close_lifeline(process)
             if self._stopping.is_set():
                 return
-            reader.join(timeout=_LAST_LINES_SECONDS)  # so that its last lines are there when its end is seen
+            reader.join(timeout=_LAST_LINES_SECONDS)  # so that its last lines are available when its end is noticed
             child.last_status = code
             child.deaths += 1
             if time.monotonic() - began > HEALTHY_SECONDS:
                 backoff = FIRST_BACKOFF_SECONDS
-            self._tell(child, f"ended unexpectedly ({_reason(code)}); starting it again in {backoff:g} s")
+            self._emit(child, f"ended unexpectedly ({_reason(code)}); starting it again in {backoff:g} s")
             self._stopping.wait(backoff)
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
 
@@ -156,9 +156,9 @@ class Supervisor:
         assert process.stdout is not None
         with process.stdout:
             for raw in process.stdout:
-                self._tell(child, raw.decode("utf-8", "replace").rstrip())
+                self._emit(child, raw.decode("utf-8", "replace").rstrip())
 
-    def _tell(self, child: _Child, line: str) -> None:
+    def _emit(self, child: _Child, line: str) -> None:
         child.lines.append(line)
         self._on_line(child.spec.name, line)
 
@@ -166,8 +166,7 @@ class Supervisor:
 def end_with_parent() -> threading.Event:
     """In a supervised child: end this process at once when the supervisor is gone.
 
-    At once, because there is nobody left to wait for: what runs is rescued as after any crash, and the ports are free
-    for the next start.
+    At once: running steps are rescued as after any crash, and the ports are free for the next start.
 
     Returns: an event that is set once the supervisor lets its children begin.
     """
@@ -191,13 +190,13 @@ def end_with_parent() -> threading.Event:
 
 def _let_begin(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
-    with contextlib.suppress(OSError, ValueError):  # it has just ended; its successor gets the byte at its start
+    with contextlib.suppress(OSError, ValueError):  # it has just ended; its successor gets the byte when it starts
         process.stdin.write(b"\n")
         process.stdin.flush()
 
 
 def _launch(spec: ChildSpec) -> subprocess.Popen[bytes]:
-    # -P keeps the working directory off the path: an actors.py lying there must not be taken for ours.
+    # -P keeps the working directory off the path: an actors.py there must not hide this package.
     return subprocess.Popen(
         [sys.executable, "-P", "-m", spec.module, *spec.arguments],
         env={**os.environ, **spec.environment, "PYTHONUNBUFFERED": "1"},

@@ -1,4 +1,4 @@
-"""`onelane up`: all of onelane on one machine. This file says which processes there are and in which order they come.
+"""`onelane up`: all of onelane on one machine. This module has the processes and the order of their start.
 
     up ── Valkey (unless a Redis URL is set)
        ── api             `onelane serve`: HTTP API and loops
@@ -6,8 +6,8 @@
        ── blog            the demo blog
        ── model           the offline model (unless a Gemini key is set)
 
-The data directory carries what a restart needs: keys, ports, database, Valkey's append-only file. Who starts again what
-died is `orchestrator.supervisor`.
+The data directory has what a restart needs: keys, ports, database, Valkey's append-only file. The supervisor restarts
+processes that died.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from .schema import bring_up_to_date, is_surely_up_to_date
 from .settings import PREFIX, Settings
 from .supervisor import ChildSpec, Supervisor
 
-#: How long everything together may take until it answers: a cold and busy machine has taken two minutes to read all the
-#: Python. What dies instead is noticed by its deaths.
+#: How long the start of all parts may take: on a busy machine, imports have taken two minutes. A part that dies is
+#: noticed earlier.
 START_SECONDS = 300.0
-#: A part that dies this often before it answers once will not get better by itself.
-HOPELESS_DEATHS = 3
-#: `up` is for one machine and a person who waits: steps get this long to finish, unless the settings say otherwise.
+#: After so many deaths before its first answer, a part is given up.
+MAX_EARLY_DEATHS = 3
+#: How long running steps may continue at a stop, unless the settings say otherwise: a person waits for it.
 GRACE_SECONDS = 5.0
 
-#: How often Valkey's process is looked at, and how long the next try waits after one that failed.
-_VALKEY_LOOK_SECONDS = 0.5
+#: How often Valkey's process is checked, and the pause after a failed start.
+_VALKEY_CHECK_SECONDS = 0.5
 _VALKEY_PAUSE_SECONDS = 5.0
 
 _ONELANE = "orchestrator.cli"
@@ -52,16 +52,16 @@ _DEFAULTS = {"api": 8700, "demo_blog": 8701, "offline_model": 8702}
 
 
 class StartFailed(Exception):
-    """A part did not come up; the message has its last lines."""
+    """A part did not start; the message has its last lines."""
 
 
 class WrongSettings(StartFailed):
-    """A part refuses the settings: another try cannot do better."""
+    """A part refuses the settings, so a retry cannot help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the parts listen."""
+    """The addresses of the parts."""
 
     api: str
     demo_blog: str
@@ -69,12 +69,12 @@ class Addresses:
 
 
 class Up:
-    """The running whole; leave the `with` to stop it.
+    """All running parts; leave the `with` to stop them.
 
     Raises:
         FolderBusy: another `up` owns the data directory.
         PortBusy: a port that the settings ask for is taken.
-        StartFailed: a part did not come up (WrongSettings: and will not, with these settings).
+        StartFailed: a part did not start (WrongSettings: it cannot with these settings).
         FolderUnusable, Unavailable, QueueError: data directory, database or Redis cannot be used.
     """
 
@@ -86,13 +86,13 @@ class Up:
         on_line: Callable[[str, str], None],
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Nothing starts yet.
+        """Set up the parts; `with` starts them.
 
         Args:
-            settings: as they were given; what they lack is made.
-            say: gets remarks for a person.
-            on_line: gets each part's name and log line, from several threads.
-            cancelled: asked while the parts come up; True ends the start with KeyboardInterrupt.
+            settings: the given settings; missing ones are made.
+            say: called with remarks for a person.
+            on_line: called with each part's name and log line, from several threads.
+            cancelled: called during the start; True ends it with KeyboardInterrupt.
         """
         self.folder = DataFolder(settings.data_dir)
         self._given = settings
@@ -103,7 +103,7 @@ class Up:
         self._stack = contextlib.ExitStack()
         self._valkey: EmbeddedValkey | None = None
         self._stopping = threading.Event()
-        #: The settings that the parts run with: what was given, and what was made.
+        #: The settings of the parts: the given ones, and the made ones.
         self.settings = settings
 
     def __enter__(self) -> Self:
@@ -139,7 +139,7 @@ class Up:
         return {**valkey, **self._supervisor.pids()}
 
     def kill(self) -> None:
-        """End every part at once; for a person who will not wait for the orderly stop."""
+        """Kill every part at once."""
         self._supervisor.kill()
 
     def _start(self) -> None:
@@ -157,13 +157,13 @@ class Up:
         self._stack.callback(self._supervisor.stop)
         for spec in self._children():
             self._supervisor.start(spec)
-        # They import what they serve meanwhile, which is most of their start.
+        # The children do their imports meanwhile, which are most of their start.
         self._migrate()
         self._supervisor.let_begin()
         self._wait_until_it_answers()
 
     def _choose_ports(self) -> dict[str, int]:
-        """As the settings say where somebody set them; else those of the last start; else the usual or next free."""
+        """The ports that are set; else those of the last start; else the default or the next free one."""
         given, last, taken = self._given, self.folder.ports(), set[int]()
         asked = given.model_fields_set
         chosen = {}
@@ -190,16 +190,16 @@ class Up:
         self._valkey = EmbeddedValkey(self.folder.path / "valkey")
         url = self._valkey.start()
         self._stack.callback(self._valkey.stop)
-        keeper = threading.Thread(target=self._keep_valkey, args=(self._valkey,), name="keep-valkey")
-        keeper.start()
-        self._stack.callback(keeper.join)
+        watchdog = threading.Thread(target=self._watch_valkey, args=(self._valkey,), name="watch-valkey")
+        watchdog.start()
+        self._stack.callback(watchdog.join)
         self._stack.callback(self._stopping.set)
         return url
 
-    def _keep_valkey(self, valkey: EmbeddedValkey) -> None:
-        """Start Valkey again when it died; its append-only file and SQL have everything."""
+    def _watch_valkey(self, valkey: EmbeddedValkey) -> None:
+        """Restart Valkey when it has died; its append-only file and SQL have all data."""
         process = _process(valkey.pid)
-        while not self._stopping.wait(_VALKEY_LOOK_SECONDS):
+        while not self._stopping.wait(_VALKEY_CHECK_SECONDS):
             if process is not None and process.is_running():
                 continue
             self._on_line("valkey", "ended unexpectedly; starting it again")
@@ -220,7 +220,7 @@ class Up:
             "redis_url": redis_url,
             "admin_key": given.admin_key or SecretStr(self.folder.key("admin")),
             "secret_key": given.secret_key or SecretStr(self.folder.key("secret")),
-            # The demo blog is on loopback, where publishers may not go by default.
+            # The demo blog is on loopback, which publishers may not reach by default.
             "allowed_hosts": (*given.allowed_hosts, f"127.0.0.1:{ports['demo_blog']}"),
             "chromium": given.find_chromium(),
         }
@@ -254,11 +254,11 @@ class Up:
         ]
         if self.settings.gemini_api_key is None and self._given.offline_model_url is None:
             children.append(self._companion("model", "offline_model", self.settings.offline_model_port))
-        # The workers stop first: what they run still needs the demo blog and the model.
+        # The workers stop first: their steps still need the demo blog and the model.
         return children + [worker(number) for number in range(1, self.settings.processes + 1)]
 
     def _companion(self, name: str, package: str, port: int, *more: str) -> ChildSpec:
-        """The demo blog or the offline model; neither gets a setting, and so no secret."""
+        """The demo blog or the offline model; neither gets settings, so no secrets."""
         logs = ["--log-level", self.settings.log_level, "--log-format", self.settings.log_format]
         arguments = ["--port", str(port), *logs, *more, "--supervised"]
         return ChildSpec(name, f"orchestrator.{package}", arguments, {}, 5.0, 1)
@@ -272,15 +272,15 @@ class Up:
                 missing = [name for name in missing if not self._answers(name, client, http)]
                 for name in missing:
                     refused = self._supervisor.last_status(name) == WRONG_SETTINGS
-                    if refused or self._supervisor.deaths(name) >= HOPELESS_DEATHS or time.monotonic() > until:
+                    if refused or self._supervisor.deaths(name) >= MAX_EARLY_DEATHS or time.monotonic() > until:
                         lines = "\n  ".join(self._supervisor.last_lines(name))
                         raise (WrongSettings if refused else StartFailed)(
-                            f"{name} does not come up; its last lines:\n  {lines}"
+                            f"{name} does not start; its last lines:\n  {lines}"
                         )
                 if self._cancelled():
                     raise KeyboardInterrupt
                 if missing:
-                    time.sleep(0.1)  # the parts signal nothing; bounded by START_SECONDS
+                    time.sleep(0.1)  # the parts do not signal their readiness; bounded by START_SECONDS
 
     def _answers(self, name: str, client: Onelane, http: httpx2.Client) -> bool:
         try:
@@ -296,10 +296,10 @@ class Up:
 
 
 def _check_redis(url: str) -> None:
-    """One sentence now instead of a worker that dies again and again.
+    """Check Redis once, instead of restarting a worker again and again.
 
     Raises:
-        QueueError: nobody answers at the URL, or a server that is too old.
+        QueueError: no server answers at the URL, or it is too old.
     """
     from tenants.queues import TenantBroker
 
@@ -318,7 +318,7 @@ def _process(pid: int | None) -> psutil.Process | None:
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
-    """The settings as variables for a child process, which then needs no file and no default of ours."""
+    """The settings as variables for a child process, which then needs no file."""
     found: dict[str, str] = {}
     for name in type(settings).model_fields:
         value = getattr(settings, name)

@@ -68,5 +68,8 @@ def _by_line(error: InvalidRequest, chunk: Sequence[Line]) -> InvalidRequest:
         found = re.fullmatch(r"jobs\.(\d+)\.?(.*)", where)
         return where if found is None else f"line {chunk[int(found[1])][0]}: {found[2] or 'the job'}"
 
-    errors = [(place(where), message) for where, message in error.errors]
-    return InvalidRequest(error.status, error.code, error.detail, errors, error.request_id)
+    errors, detail = [], error.detail
+    for where, message in error.errors:
+        errors.append((place(where), message))
+        detail = detail.replace(f"{where}: {message}", f"{place(where)}: {message}")
+    return InvalidRequest(error.status, error.code, detail, errors, error.request_id)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ..terminal import PIPED_WIDTH, console, escape, say, status_text
+from ..terminal import PIPED_WIDTH, console, escape, print_lines, say, status_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +30,12 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, em
         return
     # As wide as needed, without folding: programs read lines, and people cannot read broken words.
     table.width = size.maximum
-    console.print(table, crop=False, soft_wrap=True)
+    if console.is_terminal:
+        console.print(table, crop=False, soft_wrap=True)
+        return
+    with console.capture() as captured:
+        console.print(table, crop=False, soft_wrap=True)
+    print_lines([line.rstrip() for line in captured.get().splitlines()])
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:

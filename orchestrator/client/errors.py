@@ -44,7 +44,9 @@ class ApiError(OnelaneClientError):
         request_id: str,
         retry_after: float | None = None,
     ) -> None:
-        lines = [f"{detail or code} ({status} {code})", *(f"  {place}: {message}" for place, message in errors)]
+        faults = [f"{place}: {message}" for place, message in errors]
+        # The detail names the first faults already.
+        lines = [f"{detail or code} ({status} {code})", *(f"  {fault}" for fault in faults if fault not in detail)]
         super().__init__("\n".join(lines))
         self.status = status
         self.code = code

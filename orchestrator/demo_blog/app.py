@@ -1,8 +1,8 @@
 """The demo blog's HTTP service.
 
-Paths that begin with ``/-/`` are the site's own; everything else is a blog or a post, so no user name can be in the
-way. The two control calls answer callers on loopback only, ask for a header that no web page can send to another
-origin, and one of them exists only in tests.
+Paths that begin with ``/-/`` are the site's own; all others are blogs and posts, so user names cannot collide with
+them. The two control calls serve clients on loopback only and need a header that no web page can send to another
+origin; one of them exists only in tests.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from . import pages
 from .faults import Faults
 from .store import MAX_PASSWORD, SESSION_SECONDS, BlogStore, Session, StoredPost, slug_of
 
-#: Bytes of a request's body: the longest draft, in a script that takes nine bytes a character when it is sent.
+#: Most bytes of a request's body: the longest draft, at nine bytes per form-encoded character.
 MAX_BODY = 8 * 1024 * 1024
 MAX_TITLE, MAX_TAGS, MAX_TAG = 500, 50, 60
-#: How long the editor takes to pass on what was pasted. Real ones do, so this one does.
+#: How long the editor takes to update the form after a paste, like real ones.
 EDITOR_SYNC_MS = 120
 CONTROL_HEADER = "x-demo-blog-control"
 
@@ -50,7 +50,7 @@ _HEADERS = {
 def create_app(data_dir: Path, *, faults: Faults | None = None, session_seconds: float = SESSION_SECONDS) -> Starlette:
     """The site over `data_dir`; the store is `app.state.store`.
 
-    With `faults` given it misbehaves as they say, and serves ``/-/faults`` to set them.
+    With `faults` it injects them, and serves ``/-/faults`` to set them.
     """
     site = _Site(BlogStore(data_dir), faults, session_seconds)
     routes = [
@@ -102,11 +102,11 @@ class _Site:
         if found is None:
             raise HTTPException(404, "There is no such post.")
         if self._fault("broken_page", found.username) is not None:
-            raise HTTPException(503, "The blog is tired. Please come back in a moment.")
+            raise HTTPException(503, "The blog is busy. Please come back in a moment.")
         return _html(pages.post(found, await self._session(request)))
 
     async def list_posts(self, request: Request) -> Response:
-        """Posts of a user as JSON, by the slug that was asked for (`marker`): how a publisher looks for its own."""
+        """Posts of a user as JSON, by the requested slug (`marker`), by which a publisher finds its posts."""
         user, marker = request.query_params.get("user", ""), request.query_params.get("marker")
         posts = await run_in_threadpool(self.store.posts, user, marker=marker, limit=50)
         return JSONResponse({"posts": [_public(request, each) for each in posts]}, headers=_HEADERS)
@@ -200,7 +200,7 @@ class _Site:
             raise HTTPException(500, "Something broke.")
 
     def _fault(self, kind: str, user: str) -> float | None:
-        """The seconds of a waiting fault, which it uses up; None when there is none."""
+        """Take a pending fault, and return its seconds; None if there is none."""
         fault = self._faults.take(kind, user) if self._faults is not None else None
         return None if fault is None else fault.seconds
 
@@ -248,7 +248,7 @@ async def _form(request: Request) -> dict[str, str]:
 
 
 async def _control(request: Request) -> dict[str, Any]:
-    """The JSON body of a control call, after it is sure that it comes from this machine and from no web page."""
+    """The JSON body of a control call, after checking that it is from this machine and not from a web page."""
     client = request.client.host if request.client else ""
     if client not in _LOOPBACK or "x-forwarded-for" in request.headers or CONTROL_HEADER not in request.headers:
         raise HTTPException(404, "There is no such page.")

@@ -1,6 +1,6 @@
-"""Misbehaviour on demand, so that tests can meet a publish's every bad moment.
+"""Fault injection, for tests of every failure of a publish.
 
-Each fault waits for the next matching request (of one user, or of anybody) and is used up by it.
+A fault applies once, to the next matching request (of one user, or of any).
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-#: What each kind does to the request that meets it; `seconds` means something only to some.
+#: The effect of each kind on a request; only some use `seconds`.
 FAULT_KINDS = {
-    "slow_before": "waits `seconds` before the post is made; it is made even when the browser has gone",
+    "slow_before": "waits `seconds` before the post is made; it is made even if the browser has disconnected",
     "slow_after": "makes the post, then waits `seconds` before answering",
     "hang_before": "makes nothing and does not answer for `seconds`",
     "hang_after": "makes the post and does not answer for `seconds`",
@@ -18,14 +18,14 @@ FAULT_KINDS = {
     "error_after": "makes the post and answers 500",
     "drop_session": "ends the session as the post arrives; makes nothing",
     "lose_body": "makes the post without its body and reports success",
-    "slow_editor": "the editor takes up what was pasted only after `seconds`: a quick click sends an empty body",
+    "slow_editor": "the editor updates the form only `seconds` after a paste: an early click sends an empty body",
     "broken_page": "the public page of a post answers 503",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault that waits for its request; `user` None matches anybody."""
+    """One pending fault; `user` None matches any user."""
 
     kind: str
     user: str | None
@@ -33,14 +33,14 @@ class Fault:
 
 
 class Faults:
-    """The faults that are waiting. Safe to use from several threads."""
+    """The pending faults. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._waiting: list[Fault] = []
 
     def add(self, kind: str, *, user: str | None = None, seconds: float = 60.0, times: int = 1) -> None:
-        """Let the next `times` matching requests meet the fault.
+        """Inject the fault into the next `times` matching requests.
 
         Raises:
             ValueError: there is no such kind, or a number is out of range.
@@ -53,7 +53,7 @@ class Faults:
             self._waiting.extend([Fault(kind, user, seconds)] * times)
 
     def take(self, kind: str, user: str) -> Fault | None:
-        """The oldest waiting fault of that kind for that user, which is then used up."""
+        """Remove and return the oldest pending fault of that kind for that user."""
         with self._guard:
             for fault in self._waiting:
                 if fault.kind == kind and fault.user in (None, user):
@@ -66,6 +66,6 @@ class Faults:
             self._waiting.clear()
 
     def waiting(self) -> list[Fault]:
-        """The faults that no request has met yet."""
+        """The faults that were not injected yet."""
         with self._guard:
             return list(self._waiting)

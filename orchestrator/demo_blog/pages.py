@@ -1,4 +1,4 @@
-"""The demo blog's pages as HTML. Everything that came from somebody is escaped here; bodies were cleaned when kept."""
+"""The demo blog's pages as HTML. All user input is escaped here; bodies are sanitized when they are stored."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def post(found: StoredPost, session: Session | None) -> str:
 
 
 def sign_in(form_token: str, fault: str | None = None, username: str = "") -> str:
-    told = f'<p class="fault" role="alert">{escape(fault)}</p>' if fault else ""
+    message = f'<p class="fault" role="alert">{escape(fault)}</p>' if fault else ""
     form = (
-        f'<h1>Sign in</h1><form class="sheet narrow" method="post" action="/-/sign-in" data-page="sign-in">{told}'
+        f'<h1>Sign in</h1><form class="sheet narrow" method="post" action="/-/sign-in" data-page="sign-in">{message}'
         f'<input type="hidden" name="form_token" value="{escape(form_token)}">'
         '<label>User name<input name="username" autocomplete="username" autocapitalize="none" required maxlength="40" '
         f'value="{escape(username)}"></label>'

@@ -1,8 +1,8 @@
-"""What the demo blog keeps: users, sessions and posts in one SQLite file, safe against kill -9.
+"""The demo blog's users, sessions and posts in one SQLite file, safe against kill -9.
 
 Invariants:
-- A post that was answered is on disk. Posts are only ever added, so counting them counts effects.
-- Passwords are kept as scrypt hashes, session tokens as SHA-256; both are compared in constant time.
+- An accepted post is on disk. Posts are never removed, so their number is the number of publishes.
+- Passwords are stored as scrypt hashes, session tokens as SHA-256; both are compared in constant time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CREATE INDEX IF NOT EXISTS posts_by_marker ON posts (username, marker);
 
 @dataclass(frozen=True, slots=True)
 class StoredPost:
-    """A post as it was accepted; `body` is cleaned HTML, `marker` the slug asked for, `created_at` Unix time."""
+    """A post as it was accepted; `body` is sanitized HTML, `marker` the requested slug, `created_at` Unix time."""
 
     id: int
     username: str
@@ -69,14 +69,14 @@ class Blog:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A signed-in browser; `csrf` must come back with every form."""
+    """A signed-in browser; every form must send `csrf`."""
 
     username: str
     csrf: str
 
 
 class BlogStore:
-    """Opens, and at first use makes, `demo-blog.sqlite3` in `data_dir`. Safe to use from threads and processes."""
+    """The file `demo-blog.sqlite3` in `data_dir`, created at first use. Safe to use from threads and processes."""
 
     def __init__(self, data_dir: Path) -> None:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ class BlogStore:
             connection.executescript(_SCHEMA)
 
     def create_user(self, username: str, password: str, title: str | None = None) -> bool:
-        """Make a user with a blog; True when it is new. One that exists is given this password.
+        """Create a user with a blog; True if it is new. An existing user gets this password.
 
         Raises:
             ValueError: the name or the password cannot be used.
@@ -107,14 +107,14 @@ class BlogStore:
         return new
 
     def password_fits(self, username: str, password: str) -> bool:
-        """Whether the password is the user's. An unknown user takes as long as a wrong password."""
+        """Whether the password is right. An unknown user takes as long as a wrong password."""
         with self._connect() as connection:
             row = connection.execute("SELECT salt, password FROM users WHERE username = ?", (username,)).fetchone()
         salt, expected = row or (b"nobody has this!", bytes(32))
         return hmac.compare_digest(_hash(password[:MAX_PASSWORD], salt), expected) and row is not None
 
     def open_session(self, username: str, seconds: float = SESSION_SECONDS) -> str:
-        """Start a session that ends after `seconds`; gives back its token, which is kept only as a hash."""
+        """Start a session that expires after `seconds`; returns its token, which is stored only as a hash."""
         token = secrets.token_urlsafe(32)
         now = time.time()
         with self._write() as connection:
@@ -126,7 +126,7 @@ class BlogStore:
         return token
 
     def session(self, token: str) -> Session | None:
-        """The session of a token, or None when it has ended or never was."""
+        """The session of a token, or None if it has expired or does not exist."""
         with self._connect() as connection:
             row = connection.execute(
                 "SELECT username, csrf FROM sessions WHERE token = ? AND expires_at > ?",
@@ -139,12 +139,12 @@ class BlogStore:
             connection.execute("DELETE FROM sessions WHERE token = ?", (_token_hash(token),))
 
     def end_sessions(self, username: str) -> None:
-        """End all sessions of a user, as a site does that signs everybody out."""
+        """End all sessions of a user, like a site that signs all users out."""
         with self._write() as connection:
             connection.execute("DELETE FROM sessions WHERE username = ?", (username,))
 
     def add_post(self, username: str, slug: str, title: str, body: str, tags: tuple[str, ...]) -> StoredPost:
-        """Keep a post. A slug that is taken gets the next free ``-2``, ``-3``, … as in WordPress."""
+        """Store a post. A slug that is taken gets the next free ``-2``, ``-3``, … as in WordPress."""
         marker = slug[:MAX_SLUG] or slug_of(title)
         with self._write() as connection:
             taken = {
@@ -169,7 +169,7 @@ class BlogStore:
         return StoredPost(post_id, username, free, marker, title, body, tags, row[-1])
 
     def posts(self, username: str | None = None, *, marker: str | None = None, limit: int = 1000) -> list[StoredPost]:
-        """Accepted posts, newest first: all, or those of a user, or those that a user asked for under one slug."""
+        """Posts, newest first: all, or those of a user, or those with one requested slug."""
         return self._select(
             "WHERE (?1 IS NULL OR username = ?1) AND (?2 IS NULL OR marker = ?2) ORDER BY id DESC LIMIT ?3",
             (username, marker, limit),
@@ -231,7 +231,7 @@ class BlogStore:
 
 
 def slug_of(title: str) -> str:
-    """A slug made from a title; ``post`` when nothing of it can stand in a URL."""
+    """A slug from a title; ``post`` if no character of it fits a URL."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:MAX_SLUG] or "post"
 
 

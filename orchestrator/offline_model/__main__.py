@@ -6,7 +6,7 @@ from .. import companion
 
 
 def main() -> None:
-    given = companion.options("offline_model", "A model that needs no key, and says so.", port=8702).parse_args()
+    given = companion.options("offline_model", "A model that needs no key.", port=8702).parse_args()
     companion.begin(given)
     from .app import create_app
 

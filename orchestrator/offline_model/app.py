@@ -1,7 +1,6 @@
 """The offline model's HTTP service: Gemini's routes, answered without a network and without a model.
 
-It listens wherever it is started, takes any key and any model's name, and keeps nothing. Bodies are bounded, and the
-writing happens off the event loop.
+It accepts any key and any model name, and stores nothing. Bodies are limited, and articles are written on a thread.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from .article import write_article
-from .faults import LONGEST_SECONDS, Fault, Faults, error_of, spoiled
+from .faults import LONGEST_SECONDS, Fault, Faults, apply_fault, error_of
 from .json_answer import fill
 from .prompt import read_prompt
 from .protocol import (
@@ -35,7 +34,7 @@ from .protocol import (
     whole_answer,
 )
 
-#: Bytes of a request. The sources of a job are bounded well below.
+#: Most bytes of a request; the limit of a job's sources is lower.
 MAX_BODY = 8 * 1024 * 1024
 _VERSIONS = ("v1", "v1beta")
 _HEADERS = {"x-onelane-model": "offline model"}
@@ -46,7 +45,7 @@ def create_app(*, faults: Faults | None = None, control: bool = False) -> Starle
     """The service.
 
     Args:
-        faults: a script of errors to play, for tests.
+        faults: a script of errors to inject, for tests.
         control: also serve `POST` and `DELETE /control/faults`, to callers on loopback only; never in production.
     """
     service = _Service(faults or Faults())
@@ -54,7 +53,7 @@ def create_app(*, faults: Faults | None = None, control: bool = False) -> Starle
         Route("/", service.describe),
         Route("/healthz", service.describe),
         Route("/{version}/models", service.models),
-        # Gemini's verbs stand in the last segment: `name:generateContent`.
+        # Gemini's verbs are in the last segment: `name:generateContent`.
         Route("/{version}/models/{target}", service.model, methods=["GET"]),
         Route("/{version}/models/{target}", service.generate, methods=["POST"]),
     ]
@@ -93,12 +92,12 @@ class _Service:
             return _error(400, "INVALID_ARGUMENT", str(error))
         fault = self._faults.take(asked.prompt)
         if fault is not None:
-            early = await _play_early(fault, request)
+            early = await _answer_early(fault, request)
             if early is not None:
                 return early
         answer = await run_in_threadpool(write_answer, asked)
         if fault is not None:
-            answer = spoiled(fault, answer)
+            answer = apply_fault(fault, answer)
         response_id = hashlib.sha256(body).hexdigest()[:22]
         pause = fault.seconds if fault is not None and fault.kind == "trickle" else None
         if verb == "generateContent":
@@ -133,8 +132,8 @@ def write_answer(asked: GenerateRequest) -> Answer:
     return Answer(text, finish_reason="MAX_TOKENS" if cut else "STOP")
 
 
-async def _play_early(fault: Fault, request: Request) -> Response | None:
-    """The answer of a fault that needs no article; None when an article is to follow."""
+async def _answer_early(fault: Fault, request: Request) -> Response | None:
+    """The answer of a fault without an article; None if the article follows."""
     error = error_of(fault)
     if error is not None:
         return _json(error[1], status_code=error[0])
@@ -148,7 +147,7 @@ async def _play_early(fault: Fault, request: Request) -> Response | None:
 
 
 async def _client_gone(request: Request, seconds: float) -> bool:
-    """Wait until the client closes its connection, and no longer than that; False when it is still there."""
+    """Wait until the client disconnects, for at most `seconds`; False if it is still connected."""
     try:
         async with asyncio.timeout(seconds):
             while (await request.receive())["type"] != "http.disconnect":
@@ -159,7 +158,7 @@ async def _client_gone(request: Request, seconds: float) -> bool:
 
 
 async def _bounded_body(request: Request) -> bytes | None:
-    """The body; None when it is larger than `MAX_BODY`, without reading the rest."""
+    """The body; None if it is larger than `MAX_BODY`, without reading the rest."""
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():

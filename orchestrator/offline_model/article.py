@@ -1,7 +1,7 @@
-"""The article: sentences of the sources, the ones that matter, in the order in which they stood.
+"""Writes an article from the most important sentences of the sources, in their order.
 
-Nothing is invented and nothing rewritten. The same request gives the same article. Each article says at its end that
-the offline model wrote it; without a usable source it is an outline that says so at its beginning.
+No sentence is invented or rewritten, and the same request gives the same article. The last line of each article names
+the offline model. Without a usable source, the article is an outline that says so in its first line.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from .prompt import Request
 from .prose import Section, Sentence, escape, read_sections, read_sentences, to_markdown
 
 MAX_TITLE, MAX_TAG, MAX_TAGS = 200, 40, 6
-#: Two sentences that are more alike than this say the same.
-_TOO_ALIKE = 0.6
+#: Sentences with a higher similarity count as duplicates.
+_MAX_SIMILARITY = 0.6
 _WORDS_PER_SECTION = 140
-#: Sentences of a source without headings that make one section.
+#: Sentences per section of a source without headings.
 _CHUNK = 6
-#: Sentences that lean on the one before them: alone they would hang in the air.
-_LEANING = {
+#: First words of sentences that need the previous sentence to be understood.
+_DEPENDENT_OPENINGS = {
     "en": "this that these those it its they them their he she his her but however so then also therefore thus such "
     "otherwise instead and or nor yet both either neither here there hence moreover still",
     "de": "dies diese dieser dieses das er sie es aber jedoch doch also dann daher deshalb darum dabei damit dadurch "
@@ -33,7 +33,7 @@ _LEANING = {
 
 @dataclass(frozen=True, slots=True)
 class Article:
-    """What was written; `body` is Markdown without the title, `sentences` are plain."""
+    """An article; `body` is Markdown without the title, `sentences` are plain text."""
 
     title: str
     body: str
@@ -44,7 +44,7 @@ class Article:
 
 @dataclass(slots=True)
 class _Part:
-    """A section of the article in the making."""
+    """A section of the article."""
 
     heading: str
     sentences: list[Sentence]
@@ -61,7 +61,7 @@ def write_article(request: Request) -> Article:
         for number, each in enumerate(sections)
     ]
     title = (request.title_hint or _as_title(request.topic))[:MAX_TITLE]
-    sentences = _bounded(_unlike(usable))
+    sentences = _bounded(_without_duplicates(usable))
     if not sentences:
         return _outline(request, title, wanted)
     parts = _choose(request, sentences, sections, spoken)
@@ -79,8 +79,8 @@ def _text_of(sections: Sequence[Section]) -> str:
     return "\n".join(paragraph for section in sections for paragraph, _ in section.paragraphs)
 
 
-def _unlike(usable: Iterable[list[Sentence]]) -> list[list[Sentence]]:
-    """Each source's sentences without those that were there before, word for word."""
+def _without_duplicates(usable: Iterable[list[Sentence]]) -> list[list[Sentence]]:
+    """Each source's sentences without repeated ones."""
     seen: set[str] = set()
     kept: list[list[Sentence]] = []
     for sentences in usable:
@@ -95,7 +95,7 @@ def _unlike(usable: Iterable[list[Sentence]]) -> list[list[Sentence]]:
 
 
 def _bounded(usable: Sequence[list[Sentence]]) -> list[Sentence]:
-    """At most `MAX_SENTENCES`, each source with its share, from its beginning."""
+    """At most `MAX_SENTENCES`: of each source a proportional number, from its beginning."""
     total = sum(map(len, usable))
     if total <= ranking.MAX_SENTENCES:
         return [each for sentences in usable for each in sentences]
@@ -105,11 +105,11 @@ def _bounded(usable: Sequence[list[Sentence]]) -> list[Sentence]:
 
 
 def _choose(request: Request, sentences: list[Sentence], sections: list[list[Section]], language: str) -> list[_Part]:
-    """The parts of the article: the best sections, and in each its best sentences, as they stood."""
+    """The parts of the article: the best sections, each with its best sentences in their order."""
     vectors = ranking.vectors([languages.terms(each.text, language) for each in sentences])
     aim = languages.terms(" ".join([request.topic, *request.keywords]), language)
-    pull = [_pull(each, vector, aim) for each, vector in zip(sentences, vectors, strict=True)]
-    scores = ranking.text_rank(vectors, pull)
+    bias = [_bias(each, vector, aim) for each, vector in zip(sentences, vectors, strict=True)]
+    scores = ranking.text_rank(vectors, bias)
     groups = _groups(sentences, sections)
     count = max(1, min(8, round(request.words / _WORDS_PER_SECTION)), min(8, len({key[0] for key in groups})))
     best = _best_groups(groups, scores, count)
@@ -122,18 +122,18 @@ def _choose(request: Request, sentences: list[Sentence], sections: list[list[Sec
         budget -= sum(languages.word_count(sentences[number].text) for number in chosen)
         if chosen:
             section = sections[key[0]][key[1]]
-            # The first source's own title is no heading inside a post that has one already.
+            # The first source's title is not repeated as a heading: the post has its own title.
             heading = section.heading if parts or section.level != 1 else ""
             parts.append(_Part(heading, [sentences[number] for number in chosen]))
     return parts
 
 
-def _pull(sentence: Sentence, vector: ranking.Vector, aim: Sequence[str]) -> float:
+def _bias(sentence: Sentence, vector: ranking.Vector, aim: Sequence[str]) -> float:
     near = sum(vector.get(term, 0.0) for term in set(aim))
-    pull = 1.0 + 4.0 * near
+    bias = 1.0 + 4.0 * near
     if sentence.listed:
-        pull *= 0.5
-    return pull * (1.3 if sentence.position == 0 else 1.0)
+        bias *= 0.5
+    return bias * (1.3 if sentence.position == 0 else 1.0)
 
 
 def _groups(sentences: Sequence[Sentence], sections: list[list[Section]]) -> dict[tuple[int, int, int], list[int]]:
@@ -153,7 +153,7 @@ def _groups(sentences: Sequence[Sentence], sections: list[list[Section]]) -> dic
 def _best_groups(
     groups: dict[tuple[int, int, int], list[int]], scores: Sequence[float], count: int
 ) -> list[tuple[int, int, int]]:
-    """The best groups in source order; each source has one before any has two."""
+    """The best groups in source order: one of each source first, then the best of the others."""
 
     def worth(key: tuple[int, int, int]) -> float:
         return sum(sorted((scores[number] for number in groups[key]), reverse=True)[:4])
@@ -175,20 +175,20 @@ def _best_sentences(
     budget: int,
     taken: list[ranking.Vector],
 ) -> list[int]:
-    """Indexes of a group's best sentences within a budget of words; one at least, if any can stand."""
+    """Indexes of a group's best sentences within a budget of words; at least one, if one is usable."""
     chosen: set[int] = set()
     spent = 0
     for number in sorted(members, key=lambda each: (-scores[each], each)):
         wanted = [number]
-        if leans(sentences[number].text, language):
+        if depends_on_previous(sentences[number].text, language):
             before = number - 1
             if before not in members or not _follows(sentences[before], sentences[number]):
                 continue
             if before not in chosen:
-                if leans(sentences[before].text, language):
+                if depends_on_previous(sentences[before].text, language):
                     continue
                 wanted = [before, number]
-        if any(ranking.similarity(vectors[each], other) > _TOO_ALIKE for each in wanted for other in taken):
+        if any(ranking.similarity(vectors[each], other) > _MAX_SIMILARITY for each in wanted for other in taken):
             continue
         cost = sum(languages.word_count(sentences[each].text) for each in wanted)
         if chosen and spent + cost > budget:
@@ -199,9 +199,9 @@ def _best_sentences(
     return sorted(chosen)
 
 
-def leans(text: str, language: str) -> bool:
-    """True when the sentence opens with a word that points at the one before it."""
-    opening = _LEANING.get(language, "").split()
+def depends_on_previous(text: str, language: str) -> bool:
+    """True if the sentence begins with a word that refers to the previous one."""
+    opening = _DEPENDENT_OPENINGS.get(language, "").split()
     if language == "ja":
         return text.startswith(tuple(opening))
     first = text.split(maxsplit=1)[0].strip(",.;:'\"“„").lower()
@@ -233,7 +233,7 @@ def _blocks(parts: Sequence[_Part], title: str, language: str) -> list[str]:
 
 
 def _paragraphs(sentences: Sequence[Sentence], language: str) -> list[str]:
-    """Sentences of one source paragraph stay together; a lone one joins its neighbours."""
+    """Paragraphs of the sentences: those of one source paragraph stay together, a single one joins its neighbours."""
     groups: list[list[Sentence]] = []
     for each in sentences:
         same = groups and groups[-1][-1].paragraph == each.paragraph
@@ -261,7 +261,7 @@ def _outline(request: Request, title: str, language: str) -> Article:
 
 
 def _tags(request: Request, sentences: Sequence[str], language: str) -> tuple[str, ...]:
-    """The request's keywords first, then what the sentences name most."""
+    """The request's keywords, then the most frequent names in the sentences."""
     found: dict[str, str] = {}
     for each in [*request.keywords, *_key_phrases([request.topic, *sentences], language, MAX_TAGS)]:
         if len(each) <= MAX_TAG and len(found) < MAX_TAGS:
@@ -270,7 +270,7 @@ def _tags(request: Request, sentences: Sequence[str], language: str) -> tuple[st
 
 
 def _key_phrases(sentences: Sequence[str], language: str, count: int) -> list[str]:
-    """The names that occur most, longer ones before shorter ones that they contain."""
+    """The most frequent names, without those that contain a chosen one or are part of it."""
     written: dict[str, str] = {}
     tally: Counter[str] = Counter()
     for sentence in sentences:
@@ -278,7 +278,7 @@ def _key_phrases(sentences: Sequence[str], language: str, count: int) -> list[st
             if len(name) <= MAX_TAG:
                 written.setdefault(name.casefold(), name)
                 tally[name.casefold()] += 1
-    # Two words that stand side by side once are chance, twice they are a name.
+    # Two adjacent words count as a name if they occur together more than once.
     steady = [each for each in tally if " " not in each or tally[each] > 1]
     ranked = sorted(steady, key=lambda each: (-tally[each] * (1 + 0.7 * each.count(" ")), -len(each), each))
     chosen: list[str] = []

@@ -1,6 +1,6 @@
-"""Errors on demand: a script of faults that the offline model plays, so that tests meet every answer Gemini can give.
+"""Fault injection: a script of faults, so that tests can get every answer that Gemini may give.
 
-Without faults in its script the service answers in the ordinary way. `Faults` is safe to use from other threads.
+Without faults the service answers normally. `Faults` is safe to use from several threads.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Kind = Literal[
     "status",  # `status` with `reason` as its word and `detail` as ErrorInfo.reason
     "slow",  # the ordinary answer after `seconds`
     "trickle",  # the ordinary answer, one byte each `seconds`
-    "hang",  # no answer until the client goes
+    "hang",  # no answer until the client disconnects
 ]
-#: No fault holds a connection longer than this.
+#: The longest that a fault holds a connection.
 LONGEST_SECONDS = 600.0
 
 _WORDS = {
@@ -43,7 +43,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault; see `Kind` for what each does with the fields.
+    """One fault; `Kind` says which fields each uses.
 
     Raises:
         ValueError: an unknown kind, or a number out of range.
@@ -56,9 +56,9 @@ class Fault:
     retry_delay: str = ""
     status: int = 500
     seconds: float = 1.0
-    #: How many requests it meets.
+    #: How many requests get it.
     times: int = 1
-    #: It meets only requests whose prompt contains this.
+    #: Only requests whose prompt contains this text get it.
     when: str = ""
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class Faults:
             self._script.clear()
 
     def take(self, prompt: str) -> Fault | None:
-        """The fault for a request, used up by one."""
+        """The fault for a request; its count is decreased."""
         with self._guard:
             for index, (fault, left) in enumerate(self._script):
                 if fault.when in prompt:
@@ -109,12 +109,12 @@ def error_of(fault: Fault) -> tuple[int, dict[str, Any]] | None:
                 "domain": "googleapis.com",
             }
         ]
-    message = fault.message or f"The offline model was told to fail with {fault.status}."
+    message = fault.message or f"The offline model was set to fail with {fault.status}."
     return fault.status, error_body(fault.status, word, message, details)
 
 
-def spoiled(fault: Fault, answer: Answer) -> Answer:
-    """The ordinary answer as the fault leaves it."""
+def apply_fault(fault: Fault, answer: Answer) -> Answer:
+    """The normal answer as the fault changes it."""
     half = answer.text[: len(answer.text) // 2]
     if fault.kind == "blocked_prompt":
         return Answer("", block_reason=fault.reason or "SAFETY")
@@ -134,7 +134,7 @@ def spoiled(fault: Fault, answer: Answer) -> Answer:
 
 
 def _escaped(value: Any) -> Any:
-    """The value with each text as JSON would write it, without the quotation marks."""
+    """The value with each string JSON-escaped once more."""
     if isinstance(value, str):
         return json.dumps(value)[1:-1]
     if isinstance(value, list):
@@ -142,7 +142,7 @@ def _escaped(value: Any) -> Any:
     return {name: _escaped(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
-#: What Google's answers say where no waiting helps; seen in public reports.
+#: Google's messages where waiting does not help, from public reports.
 _ZERO = (
     "You exceeded your current quota, please check your plan and billing details.\n"
     "* Quota exceeded for metric: generativelanguage.googleapis.com/generate_content_free_tier_requests, limit: 0, "

@@ -1,4 +1,4 @@
-"""An article put into whatever JSON schema the caller asks for.
+"""Fills a requested JSON schema from an article.
 
 Fields are filled by their names (`title`, `body`, `tags`, `summary` …) and else by their types; bounds of the schema
 are kept. Both dialects are read: JSON Schema, and Gemini's own with types in capitals and `nullable`.
@@ -12,9 +12,9 @@ from typing import Any
 from .article import Article
 from .protocol import pick
 
-#: A schema nested deeper than this, or one that contains itself, ends in null.
+#: Deeper or recursive schemas end in null.
 MAX_DEPTH = 12
-#: No list is filled with more than this, and no text stretched beyond, whatever a schema demands.
+#: The most items of a list and characters of a text, whatever a schema demands.
 MAX_ITEMS, MAX_TEXT = 50, 100_000
 
 _TITLES = {"title", "headline", "subject", "name"}
@@ -38,7 +38,7 @@ def fill(schema: Schema | None, article: Article) -> Any:
 
 
 class _Filling:
-    """One pass over a schema; sentences are dealt out in order to fields that no name explains."""
+    """One pass over a schema; fields with unknown names get the sentences in order."""
 
     def __init__(self, root: Schema, article: Article) -> None:
         self._root = root
@@ -57,7 +57,7 @@ class _Filling:
         for word in ("anyOf", "oneOf", "allOf"):
             options = pick(schema, word)
             if isinstance(options, list) and options:
-                return self.value(_first_that_is_something(options), name, depth + 1)
+                return self.value(_first_not_null(options), name, depth + 1)
         return self._of_type(_type_of(schema), schema, name, depth)
 
     def _of_type(self, kind: str, schema: Schema, name: str, depth: int) -> Any:
@@ -102,7 +102,7 @@ class _Filling:
         return next(self._sentences, article.title)
 
     def _resolved(self, schema: Any) -> Schema | None:
-        """The schema behind a `$ref` into this document; None when it leads nowhere."""
+        """The schema that a `$ref` into this document names; None if there is none."""
         for _ in range(MAX_DEPTH):
             if not isinstance(schema, dict):
                 return None
@@ -128,7 +128,7 @@ def _type_of(schema: Schema) -> str:
     return "array" if "items" in schema else "string"
 
 
-def _first_that_is_something(options: list[Any]) -> Any:
+def _first_not_null(options: list[Any]) -> Any:
     return next(
         (each for each in options if not (isinstance(each, dict) and str(each.get("type")).lower() == "null")),
         options[0],
@@ -140,7 +140,7 @@ def _bound(value: Any, default: int, most: int) -> int:
 
 
 def _fit(text: str, schema: Schema) -> str:
-    """The text within the schema's bounds on length, cut at a space where there is one."""
+    """The text within the schema's length limits, cut at a space if possible."""
     most = _bound(pick(schema, "maxLength"), MAX_TEXT, MAX_TEXT)
     least = _bound(pick(schema, "minLength"), 0, most)
     if len(text) > most:

@@ -1,7 +1,7 @@
-"""What the offline model knows of languages: telling them apart, sentences, words, and its own few phrases.
+"""Languages in the offline model: detection, sentences, words, and its own phrases.
 
 Sentences are found by `sentencex` (Wikimedia's rules for some 300 languages), stop words come from `stop-words`.
-Nothing is downloaded and nothing is learned: the same text gives the same answer.
+Nothing is downloaded: the same text always gives the same result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from sentencex import segment  # type: ignore[import-untyped]
 from stop_words import StopWordError, get_stop_words  # type: ignore[import-untyped]
 
-#: Languages with Latin script that are told apart by their stop words; the first wins a draw.
+#: Languages with Latin script, which are distinguished by their stop words; the first wins a tie.
 _LATIN = ("en", "de", "fr", "es", "it", "nl", "pt", "sv", "da", "pl", "tr", "id")
 _CYRILLIC = ("ru", "uk", "bg")
 
@@ -25,7 +25,7 @@ _JAPANESE_QUOTE_GOES_ON = re.compile(f"[{KANA}{HAN}、]")
 #: Where a full stop after a number makes it an ordinal: „am 5. Tag“.
 _ORDINAL_DOTS = frozenset({"de", "da", "pl", "tr", "fi", "cs", "hu", "no"})
 _ORDINAL = re.compile(r"\b\d{1,2}\.\Z")
-#: Korean words that end like this are verbs or adverbs, and no tags.
+#: Korean words with these endings are verbs or adverbs, and no tags.
 _KOREAN_NO_NAME = re.compile(r"[다요며고면지게서히한된할될인로]$")
 #: Particles and endings that are cut off Korean words, longest first, so that 계정은 and 계정을 are one word.
 _KOREAN_ENDINGS = re.compile(
@@ -36,7 +36,7 @@ _KOREAN_ENDINGS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Phrases:
-    """What the offline model says in its own name. `{topic}`, `{count}` and `{keyword}` are filled in."""
+    """The offline model's own sentences. `{topic}`, `{count}` and `{keyword}` are filled in."""
 
     closing: str
     no_source: str

@@ -1,7 +1,7 @@
-"""What a prompt asks for: the request and sources of the `blog` pipeline, or whatever else somebody sends.
+"""Parses a prompt: request and sources of the `blog` pipeline, or any other text.
 
-A prompt of the pipeline has its request as one line of JSON and its sources between fence lines that carry one id. A
-prompt without them is read as a plain person's: a short one is a topic, a long one is a source under its first line.
+A prompt of the pipeline has its request as one line of JSON, and its sources between fence lines with one id. Any other
+prompt is a topic if it is short, else a source whose first line is the topic.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-#: Sources and characters that are read of one prompt.
+#: Most sources that are read of one prompt.
 MAX_SOURCES = 50
 _REQUEST = re.compile(r"^\{.*\}$", re.MULTILINE)
 _FENCED = re.compile(
@@ -19,14 +19,14 @@ _FENCED = re.compile(
     r"\[source (?P=number) ends (?P=id)\]$",
     re.MULTILINE | re.DOTALL,
 )
-#: A prompt of more characters than this is text to write from, not only a topic.
+#: A longer prompt is a source, not only a topic.
 _LONGEST_TOPIC = 300
 _DEFAULT_WORDS = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to write about, and from what."""
+    """The topic and sources of an article."""
 
     topic: str
     sources: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Request:
 
 
 def read_prompt(prompt: str) -> Request:
-    """The request that stands in a prompt; never fails, since any text is a prompt."""
+    """The request in a prompt; any text is a valid prompt."""
     first_fence = prompt.find("\n[source ")
     head = prompt if first_fence < 0 else prompt[:first_fence]
     asked = _request_of(head)
@@ -55,7 +55,7 @@ def read_prompt(prompt: str) -> Request:
 
 
 def _sources_of(prompt: str) -> tuple[str, ...]:
-    """The fenced texts; only fences with the first fence's id count, so a source cannot open one of its own."""
+    """The fenced texts. Only fences with the first fence's id count, so a source cannot contain one."""
     found: list[str] = []
     fence_id: str | None = None
     for match in _FENCED.finditer(prompt):

@@ -1,7 +1,7 @@
-"""From a source text, plain or Markdown, to the sentences that can stand in an article.
+"""Extracts the sentences of a source text, plain or Markdown, that fit an article.
 
-What is no prose never comes through: code blocks, tables, images, HTML, badges, bare links, labels and headings.
-Code spans are kept; they travel between two private characters, so that everything around them can be escaped.
+Other content is left out: code blocks, tables, images, HTML, badges, bare links, labels and headings. Code spans are
+kept between two private characters, so that the text around them can be escaped.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from markdown_it.token import Token
 from .languages import HAN, HANGUL, KANA, sentences, word_count
 
 CODE_OPENS, CODE_CLOSES = "\ue000", "\ue001"
-#: More of one source is not read: the work per request stays bounded.
+#: Characters that are read of one source, which limits the work per request.
 MAX_CHARACTERS = 200_000
 
 _PRIVATE = re.compile("[\ue000-\uf8ff\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _FRONT_MATTER = re.compile(r"\A\ufeff?---\n(?:.*\n){0,100}?---\n")
 _HTML_PAGE = re.compile(r"\A\s*<(?:!doctype|html|head|body)\b", re.IGNORECASE)
-#: Also how many a Markdown README begins, with a logo: only a page when there is no Markdown in it.
+#: Many Markdown READMEs also begin like this, with a logo: it is HTML only if there is no Markdown in it.
 _HTML_FRAGMENT = re.compile(r"\A\s*<(?:article|section|main|div|p|h[1-6])\b", re.IGNORECASE)
 _HTML_BLOCK_END = re.compile(r"</(?:p|div|li|h[1-6]|tr|blockquote|section|article)>|<br\s*/?>", re.IGNORECASE)
 _MARKDOWN = re.compile(r"^(?:#{1,6} |```|~~~|\|.*\||[-*+] |\d+\. |> |={3,}$|-{3,}$)|\]\(|\*\*|`", re.MULTILINE)
@@ -38,14 +38,14 @@ _parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One sentence and where it stood; positions count from 0 within their source."""
+    """One sentence and its place; positions count from 0 within their source."""
 
     text: str
     source: int
     section: int
     paragraph: int
     position: int
-    #: It stood in a list, often out of a wider context.
+    #: It is from a list, so often without context.
     listed: bool
 
 
@@ -86,7 +86,7 @@ def read_sentences(sections: list[Section], source: int, language: str) -> list[
 
 
 def is_prose(text: str, *, opens_paragraph: bool) -> bool:
-    """True for a whole sentence that reads by itself."""
+    """True for a complete sentence."""
     shown = text.replace(CODE_OPENS, "").replace(CODE_CLOSES, "")
     wide = len(_WIDE.findall(shown))
     long_enough = wide >= 10 or (word_count(shown) >= 5 and len(shown) >= 25)
@@ -121,7 +121,7 @@ def escape(text: str) -> str:
     """Plain text as Markdown that shows it as it is."""
     text = _PRIVATE.sub("", text)
     escaped = re.sub(r"([\\`*_\[\]<>#|~&])", r"\\\1", text)
-    # At the beginning of a line these would begin a list.
+    # At the start of a line these would start a list.
     escaped = re.sub(r"^([-+])", r"\\\1", escaped)
     return re.sub(r"^(\d{1,9})([.)])", r"\1\\\2", escaped)
 
@@ -169,7 +169,7 @@ def _text_of_inline(children: list[Token]) -> str:
         elif token.type == "code_inline":
             out.append(f"{CODE_OPENS}{token.content}{CODE_CLOSES}")
         elif token.type in ("softbreak", "hardbreak"):
-            # Between two Han or Kana signs a line break is no space.
+            # Between two Han or Kana characters a line break is not a space.
             out.append("" if out and re.match(f"[{HAN}{KANA}。、]", out[-1][-1:]) else " ")
     return " ".join("".join(out).split())
 

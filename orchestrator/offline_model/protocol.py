@@ -1,7 +1,7 @@
-"""Gemini's `generateContent` on the wire: requests read in camelCase and snake_case alike, answers as Gemini's own.
+"""Gemini's `generateContent` on the wire: requests in camelCase or snake_case, answers like Gemini's.
 
-Only what the offline model can use is read; anything else in a request is passed over, as a text model without tools
-would. The shapes follow the public REST reference and what google-genai 3.4 sends.
+Other fields of a request than the used ones are ignored, as by a text model without tools. The shapes follow the public
+REST reference and google-genai 3.4.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """What the offline model uses of a request."""
+    """The used fields of a request."""
 
     prompt: str
     system: str
-    #: JSON is asked for; `schema` may still be None.
+    #: The answer is to be JSON; `schema` may still be None.
     wants_json: bool
     schema: Mapping[str, Any] | None
     max_output_tokens: int | None
@@ -34,7 +34,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model says, before it is put into Gemini's shape."""
+    """The model's answer, before it gets Gemini's shape."""
 
     text: str
     finish_reason: str = "STOP"
@@ -88,12 +88,12 @@ def pick(data: Mapping[str, Any], name: str) -> Any:
 
 
 def count_tokens(text: str) -> int:
-    """About how many tokens a text has: an estimate from its bytes, since there is no tokenizer here."""
+    """The estimated number of tokens, from the bytes of the text."""
     return -(-len(text.encode("utf-8", "replace")) // 4)
 
 
 def limit_tokens(text: str, limit: int | None) -> tuple[str, bool]:
-    """The text within a limit on tokens, and whether it had to be cut."""
+    """The text within a limit of tokens, and whether it was cut."""
     if limit is None or count_tokens(text) <= limit:
         return text, False
     return text.encode("utf-8", "replace")[: limit * 4].decode("utf-8", "ignore"), True
@@ -113,7 +113,7 @@ def whole_answer(answer: Answer, request: GenerateRequest, response_id: str) -> 
 
 
 def streamed_answer(answer: Answer, request: GenerateRequest, response_id: str) -> Iterator[dict[str, Any]]:
-    """The chunks of a `streamGenerateContent` answer; usage and the reason for its end come with the last."""
+    """The chunks of a `streamGenerateContent` answer; the last has usage and finish reason."""
     size = 400
     pieces = [answer.text[begin : begin + size] for begin in range(0, len(answer.text), size)]
     for piece in pieces[:-1]:
@@ -136,7 +136,7 @@ def error_body(code: int, status: str, message: str, details: list[dict[str, Any
 
 
 def model_card() -> dict[str, Any]:
-    """How the offline model shows in a list of models."""
+    """The offline model's entry in a list of models."""
     return {
         "name": f"models/{MODEL_NAME}",
         "version": MODEL_VERSION,
@@ -166,7 +166,7 @@ def _mapping(value: Any, name: str) -> Mapping[str, Any]:
 
 
 def _texts(content: Any) -> str:
-    """The text parts of a content; other parts (images, files) are passed over."""
+    """The text parts of a content; other parts (images, files) are ignored."""
     if not isinstance(content, dict):
         raise BadRequest("Invalid value at 'contents': an object with parts is expected")
     parts = content.get("parts")

@@ -1,7 +1,7 @@
-"""Which sentences matter: TextRank (Mihalcea and Tarau, 2004) over tf-idf, drawn towards the topic.
+"""Ranks sentences: TextRank (Mihalcea and Tarau, 2004) over tf-idf, biased towards the topic.
 
-Pure functions of their arguments. The work is bounded by `MAX_SENTENCES`; terms that stand in more than half of the
-sentences tell nothing apart and are left out.
+Pure functions. The work is limited by `MAX_SENTENCES`; terms in more than half of the sentences do not distinguish them
+and are left out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-#: More sentences than this are not compared with each other.
+#: Most sentences that are compared with each other.
 MAX_SENTENCES = 400
 _DAMPING = 0.85
 _ROUNDS = 40
@@ -20,7 +20,7 @@ Vector = Mapping[str, float]
 
 
 def vectors(documents: Sequence[Sequence[str]]) -> list[Vector]:
-    """A unit vector of tf-idf weights for each list of terms; empty where nothing tells it apart."""
+    """A unit vector of tf-idf weights for each list of terms; empty without distinguishing terms."""
     frequency = Counter(term for document in documents for term in set(document))
     common = max(4, len(documents) // 2)
     found: list[Vector] = []
@@ -42,14 +42,14 @@ def similarity(one: Vector, other: Vector) -> float:
     return sum(weight * other.get(term, 0.0) for term, weight in one.items())
 
 
-def text_rank(nodes: Sequence[Vector], pull: Sequence[float]) -> list[float]:
-    """A score for each node; they sum to 1. `pull` (positive) says where the random walk starts again."""
+def text_rank(nodes: Sequence[Vector], bias: Sequence[float]) -> list[float]:
+    """A score for each node; they sum to 1. `bias` (positive) is the restart distribution of the random walk."""
     count = len(nodes)
     if not count:
         return []
     edges = _edges(nodes)
-    total_pull = sum(pull)
-    start = [each / total_pull for each in pull]
+    total_bias = sum(bias)
+    start = [each / total_bias for each in bias]
     weight_out = [sum(each.values()) for each in edges]
     scores = start
     for _ in range(_ROUNDS):
@@ -66,7 +66,7 @@ def text_rank(nodes: Sequence[Vector], pull: Sequence[float]) -> list[float]:
 
 
 def _edges(nodes: Sequence[Vector]) -> list[dict[int, float]]:
-    """The similarity of each pair that shares a term, by way of an index from terms to nodes."""
+    """The similarity of each pair that shares a term, found with an index from terms to nodes."""
     index: dict[str, list[int]] = defaultdict(list)
     edges: list[dict[int, float]] = [{} for _ in nodes]
     for number, node in enumerate(nodes):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from actors.blog import BlogInput, build_prompt
-from orchestrator.offline_model.article import MAX_TAG, MAX_TAGS, MAX_TITLE, Article, leans, write_article
+from orchestrator.offline_model.article import MAX_TAG, MAX_TAGS, MAX_TITLE, Article, depends_on_previous, write_article
 from orchestrator.offline_model.languages import detect, sentences, word_count
 from orchestrator.offline_model.prompt import MAX_SOURCES, Request, read_prompt
 from orchestrator.offline_model.prose import escape, read_sections, to_markdown
@@ -71,12 +71,12 @@ def test_markdown_structure_never_leaks_as_prose() -> None:
     assert "A quotation may be part of the story" in text
 
 
-def test_a_sentence_that_leans_on_another_never_stands_alone() -> None:
+def test_a_sentence_that_depends_on_previous_on_another_never_stands_alone() -> None:
     text = source("readme.md") + "\n\n" + source("english.txt")
     for words in (50, 100, 200, 400):
         article = write(text, words=words)
         for before, after in zip(("", *article.sentences), article.sentences, strict=False):
-            if leans(after, "en"):
+            if depends_on_previous(after, "en"):
                 assert before, f"{after!r} opens the article"
                 flat = " ".join(text.replace("`", "").replace("*", "").split())
                 assert f"{before} {after}" in flat

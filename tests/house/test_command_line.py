@@ -389,3 +389,4 @@ def test_a_table_for_a_program_breaks_no_word_and_no_url(capsys: pytest.CaptureF
     assert head.split() == ["id", "base", "url", "error"]
     assert url in row
     assert message.rstrip() in row
+    assert all(line == line.rstrip() for line in (head, row))

@@ -150,6 +150,7 @@ def test_each_kind_of_refusal_has_its_class(address: tuple[str, int], onelane: O
     with pytest.raises(InvalidRequest) as wrong:
         onelane.jobs.create("acme", "sample", {"topic": 5})
     assert [place for place, _ in wrong.value.errors] == ["input.topic"]
+    assert str(wrong.value).count("input.topic") == 1, "a fault is printed once"
     base = "http://{}:{}".format(*address)
     with Onelane(base, key) as own, pytest.raises(Forbidden):
         own.workers()
