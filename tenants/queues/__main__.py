@@ -1,4 +1,4 @@
-"""`python -m tenants.queues carry-over URL`: brings the messages of an earlier release into this one's keys."""
+"""`python -m tenants.queues carry-over URL`: moves the messages of an earlier release to this release's keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import QueueError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Carry over until nothing is left or the time is over; 0 when all is done, 1 when something is left."""
+    """Moves messages until none is left or the time is over. Returns 0 if none is left, otherwise 1."""
     parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description=__doc__)
     parser.add_argument("command", choices=["carry-over"])
     parser.add_argument("url", help="of the server, such as redis://localhost:6379")

@@ -1,4 +1,4 @@
-"""The errors that need no client's library: the base of all, and that of the embedded server. `errors` has the tree."""
+"""The errors that need no client library: the base class, and the embedded server's. `errors` has the tree."""
 
 from __future__ import annotations
 

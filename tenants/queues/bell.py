@@ -1,10 +1,10 @@
-"""Waiting without polling: a consumer blocks on its lane's bell, on its own timer and on permits, all at once.
+"""The bell: a consumer waits for its lane's signal on the server, for a time-out and for `wake`, all at once.
 
-The server's blocking time-out is only as fine as its tick, so the command blocks for ever and this side keeps the
-time, by polling the sockets' readiness. The connection stays in the command between two waits.
+The signal is an element of a list on the server, which one blocking pop takes. The server's own time-outs are as coarse
+as its timer, so the pop has none: this side waits for the socket with `poll`, and the pop stays open between two waits.
 
-Invariants: at most one blocking command is out; a wait ends at once when `wake` is called, from any thread; a bell
-that was taken is reported exactly once.
+Invariants: at most one pop is open; a wait ends at once when any thread calls `wake`; a signal that was taken is
+reported exactly once.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from redis.exceptions import RedisError
 
 from .server import Server, Wire
 
-Heard = Literal["bell", "woken", "nothing"]
+Signal = Literal["bell", "woken", "timeout"]
 
 
 class Bell:
-    """One consumer's ear. Not thread-safe, but for `wake`."""
+    """One consumer's wait. Only `wake` is thread-safe."""
 
     def __init__(self, server: Server, key: str) -> None:
         self._server = server
         self._key = key
         self._connection: Wire | None = None
-        #: The server itself, or the node of a cluster, that the connection leads to.
+        #: The server, or the node of a cluster, of the connection.
         self._node = server
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
@@ -39,19 +39,19 @@ class Bell:
         self._mutex = threading.Lock()
 
     def wake(self) -> None:
-        """Ends the wait that is on, or the next one."""
+        """Ends the current wait, or the next one."""
         with self._mutex:
             if self._closed:
                 return
             try:
                 os.write(self._writing, b"!")
             except BlockingIOError:
-                return  # it is full of wake-ups already
+                return  # the pipe is full of wake-ups
 
-    def wait(self, seconds: float, *, listen: bool = True) -> Heard:
-        """Until the bell rings, `wake` is called or the time is over.
+    def wait(self, seconds: float, *, listen: bool = True) -> Signal:
+        """Waits until the bell is signalled, `wake` is called or the time is over.
 
-        With `listen` False no new blocking command is sent, but one that is out is still heard.
+        With `listen` False no new pop is sent; one that is open is still read.
 
         Raises:
             dramatiq.errors.ConnectionClosed: the server has gone.
@@ -75,7 +75,7 @@ class Bell:
                 os.read(self._reading, 4096)
                 return "woken"
             if left <= 0:
-                return "nothing"
+                return "timeout"
 
     def _listen(self) -> None:
         self._node = self._server.at(self._key)
@@ -104,7 +104,7 @@ class Bell:
         return True
 
     def close(self) -> None:
-        """Hangs up; the server forgets the blocked command with its connection."""
+        """Closes the connection, which also ends the pop on the server."""
         with self._mutex:
             if self._closed:
                 return

@@ -1,15 +1,15 @@
-"""One budget of free worker threads over all lanes of a process.
+"""The thread budget: the free worker threads of a process, shared by all lanes.
 
-A claimed message must never wait behind a long one, so a process claims no more than it has free threads. Each claim
-needs permits; a permit goes with its message until that is settled.
+A claimed message must not wait behind a long one, so a process claims no more messages than it has free threads. Each
+claim needs permits, one a message. The message holds its permit until it is settled.
 
-Threads are shared evenly: what becomes free stays with its lane, because a message that comes with the settle of the
-one before costs no call of its own, unless a waiting lane should have it (`may_chain`). A lane of long messages holds
-its share and no more, however many of a lane of short ones end meanwhile.
+Lanes get equal shares. A thread that becomes free stays with its lane, because a settle can claim the lane's next
+message in the same call, unless a waiting lane should have the thread (`may_chain`). So a lane of long messages gets
+its share and no more, however many messages of a lane of short ones end meanwhile.
 
-Invariants: permits out + permits free = capacity (until the worker has booted: no bound but the consumer's prefetch);
-permits that become free go to the waiting lane that holds the fewest; a lane's minimum is never lent to another lane.
-The shards of a lane (`lane/0`, `lane/1`) take turns as lanes do, and share its minimum.
+Invariants: permits in use + free permits = capacity (before the worker has booted, only the prefetch limits); free
+permits go to the waiting lane that holds the fewest; a lane's minimum is not given to other lanes. The shards of a lane
+(`lane/0`, `lane/1`) count as lanes of their own, and share its minimum.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-#: Where threads cannot be shared out evenly, a lane keeps the odd one for so long.
+#: If the threads cannot be divided evenly, the lanes take turns of this length with the remaining one.
 TURN_SECONDS = 0.1
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
-    """A lane's standing wish for permits."""
+class PermitRequest:
+    """A lane that waits for permits."""
 
     lane: str
     most: int
@@ -44,8 +44,8 @@ class ThreadBudget:
         self._used: dict[str, int] = {}
         self._total = 0
         self._minimum = dict(minimum or {})
-        self._tickets: list[Ticket] = []
-        #: When a lane was last given threads.
+        self._requests: list[PermitRequest] = []
+        #: When each lane last got permits.
         self._served_at: dict[str, float] = {}
 
     @property
@@ -56,13 +56,18 @@ class ThreadBudget:
     def used(self) -> int:
         return self._total
 
+    @property
+    def waiting(self) -> list[str]:
+        """The lanes that wait for permits."""
+        return [request.lane for request in self._requests]
+
     def open(self, capacity: int) -> None:
-        """A worker with `capacity` threads has booted: nothing is out."""
+        """A worker with `capacity` threads has booted: all permits are free."""
         with self._mutex:
             self._capacity = capacity
             self._used.clear()
             self._total = 0
-            self._tickets.clear()
+            self._requests.clear()
 
     def _free_for(self, lane: str, prefetch: int) -> int:
         if self._capacity is None:
@@ -82,70 +87,70 @@ class ThreadBudget:
         self._served_at[lane] = time.monotonic()
 
     def acquire(self, lane: str, prefetch: int) -> int:
-        """Permits at once, as many as are free; 0 when there are none or another lane waits already."""
+        """Takes all free permits at once; 0 if there are none or another lane waits."""
         with self._mutex:
-            if any(ticket.lane != lane for ticket in self._tickets):
+            if any(request.lane != lane for request in self._requests):
                 return 0
             number = max(0, self._free_for(lane, prefetch))
             if number:
                 self._grant(lane, number)
             return number
 
-    def queue_up(self, lane: str, prefetch: int, wake: Callable[[], None]) -> Ticket:
-        """Stands in the row for permits. End it with `leave`, which tells how many were granted."""
-        ticket = Ticket(lane, prefetch, wake, time.monotonic())
+    def request(self, lane: str, prefetch: int, wake: Callable[[], None]) -> PermitRequest:
+        """Waits for permits. The caller ends it with `withdraw`, which returns how many were granted."""
+        request = PermitRequest(lane, prefetch, wake, time.monotonic())
         with self._mutex:
-            self._tickets.append(ticket)
-            woken = self._serve()
-        for each in woken:
+            self._requests.append(request)
+            granted = self._serve()
+        for each in granted:
             each.wake()
-        return ticket
+        return request
 
-    def leave(self, ticket: Ticket) -> int:
-        """Ends a wish; what it was granted is the caller's."""
+    def withdraw(self, request: PermitRequest) -> int:
+        """Ends a request. The caller owns the permits that it was granted."""
         with self._mutex:
-            if ticket in self._tickets:
-                self._tickets.remove(ticket)
-            return ticket.granted
+            if request in self._requests:
+                self._requests.remove(request)
+            return request.granted
 
     def release(self, lane: str, number: int = 1) -> None:
-        """Gives permits back; who waits is served."""
+        """Frees permits, and grants them to lanes that wait."""
         with self._mutex:
             self._used[lane] = max(0, self._used.get(lane, 0) - number)
             self._total = max(0, self._total - number)
-            woken = self._serve() if self._tickets else []
-        for ticket in woken:
-            ticket.wake()
+            granted = self._serve() if self._requests else []
+        for request in granted:
+            request.wake()
 
-    def _serve(self) -> list[Ticket]:
+    def _serve(self) -> list[PermitRequest]:
         served = []
-        for ticket in sorted(self._tickets, key=self._turn):
-            # Everybody in the row gets a share; the rest of it is claimed the next time.
-            free = self._free_for(ticket.lane, ticket.most)
-            number = -(-free // len(self._tickets)) if free > 0 else 0
+        for request in sorted(self._requests, key=self._turn):
+            # An equal share for each waiting lane; the rest is granted when they ask again.
+            free = self._free_for(request.lane, request.most)
+            number = -(-free // len(self._requests)) if free > 0 else 0
             if number > 0:
-                self._grant(ticket.lane, number)
-                ticket.granted = number
-                self._tickets.remove(ticket)
-                served.append(ticket)
+                self._grant(request.lane, number)
+                request.granted = number
+                self._requests.remove(request)
+                served.append(request)
         return served
 
-    def _turn(self, ticket: Ticket) -> tuple[int, float]:
-        """What puts tickets in the order in which they are served."""
-        return self._used.get(ticket.lane, 0), ticket.since
+    def _turn(self, request: PermitRequest) -> tuple[int, float]:
+        """Sorts requests: the lane with the fewest permits first, then the one that has waited longest."""
+        return self._used.get(request.lane, 0), request.since
 
     def may_chain(self, lane: str) -> bool:
-        """Whether a message of the lane that ends may bring the lane's next one.
+        """Whether the settle of a message of the lane may claim the lane's next one.
 
-        Not while another lane waits that has no thread, or at least two fewer, or one fewer for the time of a turn.
+        Not while another lane waits that has no thread, or at least two fewer, or one fewer after a turn is over.
         """
-        if not self._tickets:
+        if not self._requests:
             return True
         with self._mutex:
             used = self._used.get(lane, 0)
-            had_its_turn = time.monotonic() - self._served_at.get(lane, 0.0) > TURN_SECONDS
-            enough = used if had_its_turn else used - 1
-            others = [self._used.get(ticket.lane, 0) for ticket in self._tickets if ticket.lane != lane]
+            turn_is_over = time.monotonic() - self._served_at.get(lane, 0.0) > TURN_SECONDS
+            enough = used if turn_is_over else used - 1
+            others = [self._used.get(request.lane, 0) for request in self._requests if request.lane != lane]
             return all(own > 0 and own >= enough for own in others)
 
 

@@ -1,11 +1,11 @@
-"""A cluster: a `Server` a node, and the map that says which node holds which hash slot.
+"""A cluster: one `Server` for each node, and the map of hash slots to nodes.
 
-All keys of a lane (of a lane's shard) carry one hash tag, so a script goes to one node. The map is learnt from any node
-that answers, anew when a node says that a slot has moved and when one does not serve.
+All keys of a lane (or of a lane's shard) have one hash tag, so a script runs on one node. Any node can give the map. It
+is read again after a node reports that a slot has moved, and after a node does not answer.
 
-Invariants: a call that a node refused with MOVED was not run and is sent on; a call whose answer was lost is never
-sent again from here; ASK is not followed, because the target of a slot that is still moving takes keys that have not
-come yet for missing ones. Such a lane waits, as for a server that is away, until its slot has arrived.
+Invariants: a call that a node refused with MOVED was not run, and is sent to the other node; a call whose answer was
+lost is never sent again here; ASK is not followed, because the target of a moving slot treats keys that have not yet
+arrived as missing. Such a lane waits until its slot has arrived, as for a server that does not answer.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .server import Argument, Call, Server, ServerInfo, with_time_limits
 from .urls import at_host, is_cluster_url, node_urls
 
 _MOST_MOVES = 5
-#: The map is asked for at most this often while nodes do not serve.
-_LEARN_SECONDS = 0.2
+#: The shortest time between two readings of the map.
+_READ_MAP_SECONDS = 0.2
 
 Address = tuple[str, int]
 
@@ -42,11 +42,12 @@ class ClusterServer(Server):
         self._url = urls[0]
         self._parameters = parameters
         self._seeds = [_address(each) for each in urls]
-        self._nodes: dict[Address, Server] = {}
+        #: Every node that was ever known.
+        self.nodes: dict[Address, Server] = {}
         self._holders: list[Address | None] = []
         self._mutex = threading.Lock()
-        self._learnt_at = float("-inf")
-        self._doubtful = True
+        self._map_read_at = float("-inf")
+        self._map_is_doubtful = True
         self._slots: dict[str, int] = {}
         self.clustered = True
         super().__init__(self._node(self._seeds[0])._pool, clustered=True)
@@ -57,30 +58,30 @@ class ClusterServer(Server):
 
     @property
     def connections(self) -> int:
-        return sum(node.connections for node in list(self._nodes.values()))
+        return sum(node.connections for node in list(self.nodes.values()))
 
     def at(self, key: str) -> Server:
         """The node that is known to hold the key.
 
         Raises:
-            dramatiq.errors.ConnectionClosed: nobody tells, or nobody holds it.
+            dramatiq.errors.ConnectionClosed: no node answers, or none holds the slot.
         """
-        if self._doubtful:
-            self._learn()
+        if self._map_is_doubtful:
+            self._read_map()
         slot = self._slots.get(key)
         if slot is None:
             slot = self._slots[key] = key_slot(key.encode())
         holder = self._holders[slot] if self._holders else None
         if holder is None:
-            self._doubtful = True
+            self._map_is_doubtful = True
             raise _closed(f"no node of the cluster holds slot {slot} of {key!r}")
         return self._node(holder)
 
     def distrust(self) -> None:
-        self._doubtful = True
+        self._map_is_doubtful = True
 
     def failure(self, error: redis.RedisError | OSError) -> Exception:
-        self._doubtful = True
+        self._map_is_doubtful = True
         if isinstance(error, redis.exceptions.MovedError):
             return _closed(f"MOVED {error}")
         return to_dramatiq(error)
@@ -94,7 +95,7 @@ class ClusterServer(Server):
         return self._following(str(arguments[1]), lambda node: node.command(*arguments))
 
     def run_many(self, calls: Sequence[Call]) -> list[Any]:
-        """As on one server; a node that does not serve costs only its own calls."""
+        """As on one server. If a node does not answer, only its own calls fail."""
         self._prepare()
         answers: list[Any] = [None] * len(calls)
         by_node: dict[Server, list[int]] = {}
@@ -107,7 +108,7 @@ class ClusterServer(Server):
             try:
                 found = node.run_many([calls[position] for position in positions])
             except dramatiq.errors.ConnectionClosed as error:
-                self._doubtful = True
+                self._map_is_doubtful = True
                 found = [error] * len(positions)
             for position, answer in zip(positions, found, strict=True):
                 answers[position] = answer
@@ -117,7 +118,7 @@ class ClusterServer(Server):
         return answers
 
     def check(self) -> ServerInfo:
-        """What answers; its `run_id` is made of all primaries', so it changes with each restart and failover."""
+        """As on one server. The `run_id` is made of all primaries', so it changes with each restart and failover."""
         infos = [node.check() for node in self._primaries()]
         together = ",".join(sorted(info.run_id for info in infos))
         run_id = hashlib.sha1(together.encode(), usedforsecurity=False).hexdigest()
@@ -127,7 +128,7 @@ class ClusterServer(Server):
         return [policy for node in self._primaries() for policy in node._memory_policies()]
 
     def close(self) -> None:
-        for node in list(self._nodes.values()):
+        for node in list(self.nodes.values()):
             node.close()
 
     def _following(self, key: str, call: Any) -> Any:
@@ -135,53 +136,53 @@ class ClusterServer(Server):
             try:
                 return call(self.at(key))
             except SlotMoved as moved:
-                # Who was asked knows better than the map, and than a third node that has not heard of it yet.
+                # The node's answer is newer than the map, and newer than what a third node may know.
                 if moved.holder[0]:
                     self._holders[moved.slot] = moved.holder
                 else:
-                    self._doubtful = True
+                    self._map_is_doubtful = True
             except dramatiq.errors.ConnectionClosed:
-                self._doubtful = True
+                self._map_is_doubtful = True
                 raise
-        raise _closed(f"{key!r} is sent from node to node")
+        raise _closed(f"{key!r}: each node names another one as the holder of its slot")
 
     def _node(self, address: Address) -> Server:
-        node = self._nodes.get(address)
+        node = self.nodes.get(address)
         if node is None:
             pool = redis.ConnectionPool.from_url(at_host(self._url, *address), **self._parameters)
-            node = self._nodes.setdefault(address, Server(pool, clustered=True))
+            node = self.nodes.setdefault(address, Server(pool, clustered=True))
         return node
 
     def _primaries(self) -> list[Server]:
-        self._learn()
+        self._read_map()
         return [self._node(address) for address in sorted({each for each in self._holders if each is not None})]
 
-    def _learn(self) -> None:
+    def _read_map(self) -> None:
         with self._mutex:
-            if time.monotonic() - self._learnt_at < _LEARN_SECONDS and self._holders:
+            if time.monotonic() - self._map_read_at < _READ_MAP_SECONDS and self._holders:
                 return
             failure: Exception | None = None
-            for address in self._asked():
+            for address in self._nodes_to_ask():
                 try:
                     ranges = self._node(address).command("CLUSTER", "SLOTS")
                 except Exception as error:
                     failure = error
                     continue
                 self._holders = _holders(ranges, address[0])
-                self._learnt_at = time.monotonic()
-                self._doubtful = False
+                self._map_read_at = time.monotonic()
+                self._map_is_doubtful = False
                 return
             raise _closed(f"no node of the cluster at {self.address} answers: {failure}")
 
-    def _asked(self) -> Iterator[Address]:
-        """Whom to ask: every node ever known, those that hold slots now first."""
+    def _nodes_to_ask(self) -> Iterator[Address]:
+        """The nodes to ask for the map: those that hold slots first, then all others that were ever known."""
         known = {each for each in self._holders if each is not None}
         yield from sorted(known)
-        yield from (each for each in [*self._seeds, *self._nodes] if each not in known)
+        yield from (each for each in [*self._seeds, *self.nodes] if each not in known)
 
 
 def connect(url: str | None, client: redis.Redis | None, parameters: dict[str, Any]) -> Server:
-    """The server, or the cluster, that the caller names."""
+    """The server or the cluster of the URL or client."""
     if client is None and url is not None and is_cluster_url(url):
         return ClusterServer(url, with_time_limits(parameters))
     return Server.connect(url, client, parameters)
@@ -191,7 +192,7 @@ def _holders(ranges: list[list[Any]], asked: str) -> list[Address | None]:
     """Slot → address of its primary, from the answer of CLUSTER SLOTS."""
     found: list[Address | None] = [None] * 16384
     for first, last, primary, *_ in ranges:
-        # A node that does not know its own address leaves it empty: it is where it was asked.
+        # A node that does not know its own address leaves it empty: then it is the address that was asked.
         address = (primary[0].decode() if primary[0] else asked, int(primary[1]))
         for slot in range(first, last + 1):
             found[slot] = address

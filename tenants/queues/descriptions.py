@@ -1,4 +1,4 @@
-"""What administration tells of tenant queues: frozen values, made from the scripts' answers.
+"""The answers of the administration: frozen values, made from the scripts' answers.
 
 Invariant: times are UTC datetimes made from the server's clock; durations are seconds.
 """
@@ -42,27 +42,27 @@ class QueueDescription:
     #: When the pause ends by itself; None: not paused, or for good.
     paused_until: datetime | None
     limits: QueueLimits
-    #: Where it stands: `ready` to start, `timed` (looked at again at a time), `full` (at its concurrency), `parked`
-    #: (paused for good), `busy` (nothing waits, something runs), `idle`, `absent` (settings only), `damaged` (its state
-    #: was lost; the next script that changes it, or the check, makes it anew).
+    #: `ready` to start, `timed` (checked again at a time), `full` (at its concurrency), `parked` (paused for good),
+    #: `busy` (nothing waits, something runs), `idle`, `absent` (settings only), `damaged` (its state was lost; the next
+    #: script that changes it, or the check, restores it).
     standing: Standing
     #: Moving average of the seconds that a message takes.
     mean_seconds: float
 
     @property
     def queue(self) -> str:
-        """The name for people."""
+        """The name that people see."""
         return f"{self.lane}_{self.account}" if self.account is not None else self.lane
 
 
 @dataclass(frozen=True, slots=True)
 class AccountLoad:
-    """What one account asks of a lane: seconds used in an hour, and messages waiting."""
+    """The load of one account on a lane: seconds used in an hour, and messages waiting."""
 
     account: str | None
     seconds: float
     waiting: int
-    #: Its part of the lane's total (0 to 1), of what the list is ordered by.
+    #: Its share (0 to 1) of the lane's total of the figure by which the list is ordered.
     share: float
 
 
@@ -78,21 +78,21 @@ class LaneTotals:
     #: Tenant queues that have state, and how many of them are empty.
     queues: int
     idle: int
-    #: Seconds since the arrival of the account's next message that has waited longest; None when none waits.
+    #: The longest wait of an account's next message, seconds since its arrival; None when none waits.
     oldest_wait: float | None
     paused: bool
     global_concurrency: int | None
     buried: int
-    #: Messages started since the lane began (each start of a message counts).
+    #: Starts of messages since the lane began.
     started: int
-    #: Seconds that those dwelt, from arrival (or due time) to start, summed. Both only grow: the difference of two
-    #: looks gives the mean dwell time between them.
+    #: Seconds from arrival (or due time) to start, summed over these. Both only grow: the differences between two
+    #: readings give the mean dwell time between them.
     dwelt_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class BuriedMessage:
-    """A dead message that belongs to nobody's job: unknown actor, undecodable, or failed for good."""
+    """A message that will not run again: unknown actor, undecodable, or failed for good."""
 
     lane: str
     burial_id: str
@@ -106,7 +106,7 @@ class BuriedMessage:
 
 @dataclass(frozen=True, slots=True)
 class HeldLease:
-    """A lease, as its record stands in the slot."""
+    """A lease, as its slot has it."""
 
     slot: int
     epoch: int
@@ -117,11 +117,11 @@ class HeldLease:
 
 @dataclass(frozen=True, slots=True)
 class HeldEntries:
-    """A page of what a tenant queue holds."""
+    """A page of the entries of a tenant queue."""
 
     lane: str
     account: str | None
-    #: Waiting in their order, then delayed ones by their time.
+    #: Waiting ones in order, then delayed ones by time.
     ids: tuple[str, ...]
     #: With a queue's first page only.
     leases: tuple[HeldLease, ...]
@@ -132,9 +132,9 @@ class Reason:
     """One reason why a message does not run."""
 
     #: `delayed` `behind_other_messages` `at_concurrency` `rate_limited` `queue_paused` `account_paused` `lane_paused`
-    #: `retry_backoff` (strict ordering) `lane_at_concurrency` `damaged` (a key was lost; the check repairs it)
+    #: `retry_backoff` (strict ordering) `lane_at_concurrency` `damaged` (a key was lost; the check repairs the queue)
     code: str
-    #: When it ends by itself, where that is known.
+    #: When it ends by itself, if that is known.
     until: datetime | None = None
     #: How many messages come first, or run.
     count: int | None = None
@@ -142,7 +142,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """An invariant that did not hold. The script that named it has repaired it."""
+    """An invariant that did not hold. The script that found it has repaired it."""
 
     lane: str
     #: Of a lane: `lane_state` `settings` `totals` `unlisted_grave` `empty_burial`. Of a tenant queue: `damaged`
@@ -178,8 +178,8 @@ def decode_description(lane: str, raw: bytes, now: int, lane_paused: int, fields
     )
 
 
-def decode_grave(lane: str, burial_id: bytes, at: bytes, grave: bytes) -> BuriedMessage:
-    head, body = grave.split(b"\n", 1)
+def decode_buried(lane: str, burial_id: bytes, at: bytes, stored: bytes) -> BuriedMessage:
+    head, body = stored.split(b"\n", 1)
     sizes = [int(part) for part in head.strip(b"[]").split(b",")]
     parts = []
     for size in sizes:
@@ -206,7 +206,7 @@ def settings_of(described: list[Any] | None) -> StoredSettings:
 
 
 def decode_reasons(answer: list[Any], settings: StoredSettings) -> list[Reason]:
-    """From the answer of `explain`, and the queue's settings, where its pauses stand."""
+    """From the answer of `explain`, and the queue's settings, which have its pauses."""
     now, state, due, place, used, allowed, backoff, rate, lane_paused, leases, most, damaged = answer
     due_at = int(float(due)) if state == b"delayed" else now
     if damaged:
@@ -220,7 +220,7 @@ def decode_reasons(answer: list[Any], settings: StoredSettings) -> list[Reason]:
         "account_paused": settings.account_paused,
     }
     for code, until in pauses.items():
-        # What ends before the message is due does not hold it up.
+        # A pause that ends before the message is due does not delay it.
         if until == FOR_GOOD or until > due_at:
             reasons.append(Reason(code, until=None if until == FOR_GOOD else when(until)))
     if state == b"delayed":

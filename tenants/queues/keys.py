@@ -1,19 +1,19 @@
-"""The names of all keys, for Python and for the scripts alike: no other module makes one.
+"""The names of all keys, for Python and for the scripts; no other module makes one.
 
-Every key of a lane (of a lane's shard) starts with its root, `namespace:layout:{lane}`. The braces are the hash tag
-that keeps the lane on one node of a cluster. The layout is the number of the form in which the keys are written, so
-releases with different layouts use different keys and never read each other's. What belongs to one tenant queue ends
-with the account's token, raw and last, so that no account id can reach into another's key, whatever characters it has:
+Every key of a lane (or of a lane's shard) starts with its root, `namespace:layout:{lane}`. The braces are the hash tag
+that keeps the lane on one node of a cluster. The layout is the version of the stored format, so releases with different
+layouts use different keys and never read each other's. A key of one tenant queue ends with the account's token, raw and
+last, so that no account id can name another account's key, whatever characters it has:
 
     account "a:b{c}"  →  token "@a:b{c}"  →  onelane:2:{publish}:waiting:@a:b{c}
     no account        →  token "-"
 
-The root itself holds the lane's own state, packed as doubles: virtual clock, last sequence, last epoch, waiting,
-delayed, pause, global concurrency, mean µs, last slot, whether settings exist, last look, unclocked work, starts,
-dwell time.
+The root itself holds the lane's own state, packed as doubles: virtual time, last sequence, last epoch, waiting,
+delayed, pause, global concurrency, mean µs, last slot, whether settings exist, last poll, work not in the virtual time
+yet, starts, dwell time.
 
-Invariants: `token` is injective; lane and namespace are of a plain character set that contains neither a brace nor a
-colon; a script receives the root as KEYS[1], and what it calls `K.name` is written out from this module.
+Invariants: `token` is injective; the names of lanes and namespaces contain neither a brace nor a colon; a script gets
+the root as KEYS[1], and `K.name` in it is replaced by the key's name from this module.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from .errors import InvalidEntry
 
 MAX_ACCOUNT_CHARACTERS = 200
 
-#: The layout of the keys. It changes with every change of a key's form that an older release cannot read. Layout 1 had
-#: no number in its keys. `scripts/include/account.lua` has the number too.
+#: The layout of the keys. It changes with every change of a stored format that an older release cannot read. Layout 1
+#: had no number in its keys. `scripts/include/queue.lua` has the number too.
 LAYOUT = 2
 
 #: Keys of the lane as a whole: name in the scripts → (suffix, what it holds).
 LANE_KEYS = {
     "ready": (":ready", "zset token → virtual start (µs): accounts that may start something now"),
-    "timers": (":timers", "zset token → ms: accounts to be looked at again at a time"),
+    "timers": (":timers", "zset token → ms: accounts to be checked again at a time"),
     "idle": (":idle", "zset token → ms: tenant queues that are empty, and since when"),
     "names": (":names", "zset token → 0: every tenant queue that has state, in the order of names"),
     "leases": (":leases", "zset slot:token → ms at which the lease expires"),
     "since": (":since", "zset token → ms at which the account's next message arrived"),
     "backlog": (":backlog", "zset token → number of waiting messages"),
     "limits": (":limits", "hash token → settings that differ from the defaults; survives the reaper"),
-    "bell": (":bell", "list, at most one element: something may be started, or an earlier due time is known"),
-    "damaged": (":damaged", "zset token → ms: tenant queues whose keys were found not to agree; checked first"),
+    "bell": (":bell", "list, at most one element: something can start, or an earlier due time is known"),
+    "damaged": (":damaged", "zset token → ms: tenant queues whose keys were found to disagree; checked first"),
     "buried": (":buried", "zset burial id → ms of the burial"),
     "graves": (":graves", "hash burial id → the buried message with reason, account and entry id"),
 }
@@ -78,7 +78,7 @@ def check_name(kind: str, name: str) -> str:
 
 
 def token(account: str | None) -> bytes:
-    """The account's name inside keys: injective over all accounts and None.
+    """The account's name in keys; different for all accounts and None.
 
     Raises:
         InvalidEntry: empty, longer than 200 characters, not a string, or not encodable (a lone surrogate).
@@ -101,7 +101,7 @@ def account_of(raw: bytes) -> str | None:
 
 
 def shard_of(raw: bytes, shards: int) -> int:
-    """Which of the lane's shards holds the account: the same in every process and release."""
+    """The number of the lane's shard that has the account, the same in every process and release."""
     return zlib.crc32(raw) % shards if shards > 1 else 0
 
 
@@ -117,9 +117,9 @@ class Keys:
         return self.namespace if layout == 1 else f"{self.namespace}:{layout}"
 
     def root(self, lane: str, shard: int = 0, *, layout: int = LAYOUT) -> str:
-        """KEYS[1] of every script; also the name of the lane's own state."""
+        """KEYS[1] of every script, and the name of the lane's own state."""
         check_name("lane", lane)
-        # A slash cannot be part of a lane's name, so no lane is mistaken for another one's shard.
+        # A lane's name has no slash, so no lane has the same tag as another lane's shard.
         tag = f"{lane}/{shard}" if self.shards > 1 else lane
         return f"{self._prefix_of(layout)}:{{{tag}}}"
 
@@ -144,17 +144,17 @@ class Keys:
 
     @property
     def lanes(self) -> str:
-        """Set of the lanes that ever had a message or a setting."""
+        """Set of the lanes that have ever had a message or a setting."""
         return f"{self._prefix}:lanes"
 
     @property
     def paused_accounts(self) -> str:
-        """Zset account's token → ms: accounts that are paused on all lanes, also on those to come; `+inf`: for good."""
+        """Zset account's token → ms: accounts that are paused on all lanes, also on future ones; `+inf`: for good."""
         return f"{self._prefix}:lanes:paused"
 
     @property
     def generation(self) -> str:
-        """The number that tells the reconciler whether this is still the same Redis."""
+        """The number by which the reconciler detects that Redis has lost its data."""
         return f"{self._prefix}:generation"
 
 
@@ -164,26 +164,24 @@ _SUFFIXES = {
     **{name: suffix for name, (suffix, _) in QUEUE_KEYS.items()},
     **{name: suffix for name, (suffix, _) in OTHER_KEYS.items()},
 }
-_NAMED = re.compile(r"\b([KS])\.(\w+)")
+_NAMED = re.compile(r"\bK\.(\w+)")
 
 
 def with_key_names(text: str) -> str:
-    """Lua with each `K.name` written out as the expression that makes that key: a call pays for those that it uses.
-
-    `S.name` is only what follows the root in it.
+    """Lua with each `K.name` replaced by the expression that makes the key, so that a call makes only what it uses.
 
     Raises:
         KeyError: there is no such key.
     """
-    return _NAMED.sub(lambda match: ("R .. " if match[1] == "K" else "") + f"'{_SUFFIXES[match[2]]}'", text)
+    return _NAMED.sub(lambda match: f"R .. '{_SUFFIXES[match[1]]}'", text)
 
 
 def lua_root(guarded: bool = False) -> str:
-    """Lua that gives `R`, the root; with `guarded` it touches the lane's keys at once.
+    """Lua that defines `R`, the root; with `guarded` it touches the lane's keys at once.
 
-    While a slot moves between two nodes of a cluster, a command on a key that is not here (any more) is an error, and
-    an error in the middle of a script leaves its first half done. So the guarded form begins with one command that
-    names every key of the lane and one that never exists: it fails exactly while the slot is moving, before a write.
+    While a slot moves between two nodes of a cluster, a command on a key that has moved is an error, and an error in
+    the middle of a script leaves its first half done. So the guarded form starts with one command on every key of the
+    lane and on one that never exists: it fails exactly while the slot moves, before anything is written.
     """
     root = "local R = KEYS[1]\n"
     if not guarded:

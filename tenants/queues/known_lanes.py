@@ -1,17 +1,16 @@
-"""Which lanes there are, and the accounts that are paused on all of them, also on those to come.
+"""The set of lanes, and the accounts that are paused on all lanes, also on future ones.
 
-A script sees one lane, so the pause of an account stands in its settings on each. It is kept beside the set of lanes as
-well, and whoever makes a lane known puts the pauses into its settings.
+A script works on one lane, so each lane's settings have the pauses of its accounts. Account pauses are also kept beside
+the set of lanes, and the process that registers a lane copies them to its settings.
 
-Invariants: a lane stands in the set before its first message or setting; of an account that is paused when a lane
-becomes known nothing starts there, and of one that is resumed meanwhile no pause is left.
+Invariants: a lane is in the set before its first message or setting; when a lane is registered, nothing of a paused
+account starts there, and no pause is left of an account that is resumed meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 from dramatiq.errors import BrokerConnectionError
 
@@ -20,11 +19,11 @@ from .limits import FOR_GOOD, RUNNING
 from .lua import script
 from .server import Argument, Call, Server
 
-# So many queues a script: others' calls come between two of them.
+#: Queues in one script call, so that other clients' calls run in between.
 _CONFIGURED_AT_ONCE = 100
 _SENT_AT_ONCE = 20
 _SCANNED_AT_ONCE = 500
-#: A pause that ended so long ago by this machine's clock is dropped; until then it is carried, and does nothing.
+#: A pause is dropped so long after its end by this machine's clock. Until then it is copied, and has no effect.
 _ENDED_MS = 86_400_000
 
 
@@ -37,13 +36,13 @@ class KnownLanes:
         self._seen: set[str] = set()
 
     def all(self) -> set[str]:
-        """Every lane that ever had a message or a setting."""
+        """Every lane that has ever had a message or a setting."""
         return {raw.decode() for raw in self._server.command("SMEMBERS", self._keys.lanes)}
 
     def make_known_once(self, lane: str) -> None:
         """As `make_known`, but asks the server only the first time. For the path of messages.
 
-        On a cluster the set may be on another node than the lane; while that one does not serve, the lane goes without.
+        On a cluster the set can be on another node than the lane. If that node does not answer, this does nothing.
         """
         if lane in self._seen:
             return
@@ -54,7 +53,7 @@ class KnownLanes:
                 raise
 
     def make_known(self, lane: str) -> None:
-        """Puts the lane into the set and, when it is new there, the accounts' pauses into its settings.
+        """Adds the lane to the set and, if it is new, copies the accounts' pauses to its settings.
 
         Raises:
             dramatiq.errors.ConnectionClosed: the server cannot be reached.
@@ -67,8 +66,8 @@ class KnownLanes:
         applied: dict[bytes, int] = {}
         is_in_set = False
         while True:
-            # Who pauses or resumes writes here first and looks for lanes then. So whatever was written before the last
-            # of these reads is applied by us, and whatever comes later is applied by him, who finds the lane.
+            # A caller that pauses or resumes writes here first and reads the set of lanes afterwards. So this loop
+            # applies what was written before its last read, and that caller finds the lane for what comes later.
             wanted = dict(self._paused())
             if is_in_set and wanted == applied:
                 return
@@ -85,24 +84,20 @@ class KnownLanes:
                 is_in_set = True
 
     def pause(self, raw: bytes, until: int) -> None:
-        """Keeps the pause of an account (by its token) for lanes to come; `until` as in `until_ms`."""
+        """Keeps the pause of an account (by its token) for future lanes; `until` as in `until_ms`."""
         ended = round(datetime.now(UTC).timestamp() * 1000) - _ENDED_MS
         self._server.command("ZREMRANGEBYSCORE", self._keys.paused_accounts, 0, ended)
         self._server.command("ZADD", self._keys.paused_accounts, "+inf" if until == FOR_GOOD else until, raw)
 
     def resume(self, raw: bytes) -> None:
-        """Forgets it."""
+        """Deletes the kept pause."""
         self._server.command("ZREM", self._keys.paused_accounts, raw)
 
     def _paused(self) -> Iterator[tuple[bytes, int]]:
-        cursor: Argument = 0
-        while True:
-            cursor, found = self._server.command("ZSCAN", self._keys.paused_accounts, cursor, "COUNT", _SCANNED_AT_ONCE)
+        for found in self._server.scan("ZSCAN", self._keys.paused_accounts, _SCANNED_AT_ONCE):
             for raw, score in zip(found[::2], found[1::2], strict=True):
                 until = float(score)
                 yield raw, FOR_GOOD if until == float("inf") else int(until)
-            if int(cursor) == 0:
-                return
 
 
 def configure(server: Server, keys: Keys, lane: str, tokens: Iterable[bytes], what: str, value: Argument) -> None:
@@ -114,17 +109,10 @@ def configure(server: Server, keys: Keys, lane: str, tokens: Iterable[bytes], wh
     by_root: dict[str, list[bytes]] = {}
     for raw in tokens:
         by_root.setdefault(keys.root(lane, shard_of(raw, keys.shards)), []).append(raw)
-    calls: list[Call] = []
-    for root, members in by_root.items():
-        calls.extend(
-            Call(script("configure"), root, (what, value, *members[start : start + _CONFIGURED_AT_ONCE]))
-            for start in range(0, len(members), _CONFIGURED_AT_ONCE)
-        )
-    for answer in _run_in_turns(server, calls):
-        if isinstance(answer, Exception):
-            raise answer
-
-
-def _run_in_turns(server: Server, calls: Sequence[Call]) -> Iterator[Any]:
-    for start in range(0, len(calls), _SENT_AT_ONCE):
-        yield from server.run_many(calls[start : start + _SENT_AT_ONCE])
+    calls = [
+        Call(script("configure"), root, (what, value, *members[start : start + _CONFIGURED_AT_ONCE]))
+        for root, members in by_root.items()
+        for start in range(0, len(members), _CONFIGURED_AT_ONCE)
+    ]
+    for _ in server.run_all(calls, _SENT_AT_ONCE):
+        pass

@@ -1,12 +1,12 @@
-"""Layouts of keys other than this release's: found, refused, carried over, removed.
+"""Keys of other releases with another layout: detected, refused, migrated to this layout, removed.
 
-Each layout has keys of its own (see `keys`), so releases with different layouts never read each other's state and can
-run side by side. What is left to decide is what becomes of messages in another layout. A broker that is used alone
-refuses to work beside them, because nobody would run them, and `carry_over` brings them here. Under onelane SQL holds
-them, and the reconciler sends them anew.
+Each layout has its own keys (see `keys`), so releases with different layouts never read each other's state and can run
+side by side. A broker that is used alone refuses to work beside messages in another layout, because no process would
+run them; `carry_over` moves them to this layout. Under onelane the messages are in SQL, and the reconciler sends them
+again.
 
-Invariant: keys of another layout are removed only when nothing is left in them, or on the word of a caller who has
-everything elsewhere, and then only when nobody has used them for a time.
+Invariant: keys of another layout are removed when they hold nothing. A caller that has all messages elsewhere can also
+have them removed (`remove`), once no process has used them for a time (`is_unused`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .errors import ScriptFailed, UnsupportedLayout
 from .keys import LAYOUT, QUEUE_KEYS, Keys, account_of
 from .limits import FOR_GOOD, StoredSettings
 from .lua import script
-from .server import Argument, Server
+from .server import Server
 from .tenant_queue import TenantQueues
 
 #: The layout that `carry_over` reads: that of the releases before the keys had a number.
 _OLD_LAYOUT = 1
-#: The lane's own state in layout 1, and where in it the pause and the bound of the whole lane stand.
+#: The lane's own state in layout 1, and the positions of its pause and its global concurrency.
 _LANE_STATE, _PAUSED, _GLOBAL = struct.Struct(">14d"), 5, 6
 _AT_ONCE = 200
 _SCANNED_AT_ONCE = 1000
@@ -49,21 +49,21 @@ class Layouts:
         self._admin = admin
 
     def others(self) -> list[int]:
-        """Numbers of other layouts of which the namespace has keys, ascending."""
+        """The numbers of the other layouts whose keys the namespace has, ascending."""
         numbers = {int(raw) for raw in self._server.command("SMEMBERS", self._keys.layouts)}
         if self._server.command("EXISTS", self._keys.lanes_of(_OLD_LAYOUT)):
             numbers.add(_OLD_LAYOUT)
         return sorted(numbers - {LAYOUT})
 
     def note(self) -> None:
-        """Note that the namespace has keys of this release's layout."""
+        """Records that the namespace has keys of this release's layout."""
         self._server.command("SADD", self._keys.layouts, LAYOUT)
 
     def refuse_others(self) -> None:
-        """Note this layout, unless the namespace has keys of another one.
+        """Records this layout, unless the namespace has keys of another one.
 
         Raises:
-            UnsupportedLayout: it has; the message says what to do.
+            UnsupportedLayout: it has; the text says what to do.
         """
         others = self.others()
         if others:
@@ -71,10 +71,10 @@ class Layouts:
             raise UnsupportedLayout(where, others, LAYOUT, can_carry=others == [_OLD_LAYOUT])
         self.note()
 
-    # -- carrying over
+    # -- migration from layout 1
 
     def carry_over(self) -> CarriedOver:
-        """Bring settings and messages of layout 1 into this layout, and remove its keys once nothing is left there.
+        """Moves settings and messages of layout 1 to this layout, and removes its keys once they hold nothing.
 
         The processes of the earlier release must have been stopped. It can be called again at any time.
 
@@ -104,15 +104,11 @@ class Layouts:
 
     def _carry_settings(self, lane: str, shard: int) -> None:
         old = self._keys.root(lane, shard, layout=_OLD_LAYOUT)
-        cursor: Argument = 0
-        while True:
-            cursor, pairs = self._server.command("HSCAN", f"{old}:limits", cursor, "COUNT", _AT_ONCE)
+        for pairs in self._server.scan("HSCAN", f"{old}:limits", _AT_ONCE):
             found = {account_of(raw): value for raw, value in zip(pairs[::2], pairs[1::2], strict=True)}
             settings = {name: StoredSettings.decode(value) for name, value in found.items() if name is not None}
             if settings:
                 self._admin.set_settings(lane, settings)
-            if int(cursor) == 0:
-                break
         state = self._server.command("GET", old)
         if state is not None and len(state) == _LANE_STATE.size:
             fields = _LANE_STATE.unpack(state)
@@ -123,14 +119,10 @@ class Layouts:
 
     def _carry_buried(self, lane: str, shard: int) -> None:
         old, new = self._keys.root(lane, shard, layout=_OLD_LAYOUT), self._keys.root(lane, shard)
-        cursor: Argument = 0
-        while True:
-            cursor, pairs = self._server.command("HSCAN", f"{old}:graves", cursor, "COUNT", _AT_ONCE)
-            for burial, grave in zip(pairs[::2], pairs[1::2], strict=True):
-                self._server.command("HSET", f"{new}:graves", burial, grave)
+        for pairs in self._server.scan("HSCAN", f"{old}:graves", _AT_ONCE):
+            for burial, message in zip(pairs[::2], pairs[1::2], strict=True):
+                self._server.command("HSET", f"{new}:graves", burial, message)
                 self._server.command("ZADD", f"{new}:buried", int(burial) // 1000, burial)
-            if int(cursor) == 0:
-                return
 
     def _carry_paused_accounts(self) -> None:
         old = f"{self._keys.lanes_of(_OLD_LAYOUT)}:paused"
@@ -156,9 +148,9 @@ class Layouts:
     # -- removing
 
     def is_unused(self, layout: int, seconds: float) -> bool:
-        """Whether nobody has read or written a lane's own state of that layout for so long; every claim does.
+        """Whether no lane's own state in that layout was used for so long; every claim uses it.
 
-        False where the server cannot tell: under a policy that counts uses, no times are kept.
+        False if the server cannot say: under a maxmemory-policy that counts uses, it keeps no times.
         """
         for raw in self._server.command("SMEMBERS", self._keys.lanes_of(layout)):
             for shard in range(self._keys.shards):
@@ -172,7 +164,7 @@ class Layouts:
         return True
 
     def remove(self, layout: int) -> None:
-        """Remove all keys of that layout."""
+        """Removes all keys of that layout."""
         lanes = self._keys.lanes_of(layout)
         for raw in self._server.command("SMEMBERS", lanes):
             for shard in range(self._keys.shards):
@@ -185,10 +177,5 @@ class Layouts:
         self._server.command("SREM", self._keys.layouts, layout)
 
     def _scan(self, root: str) -> Iterator[bytes]:
-        node = self._server.at(root)
-        cursor: Argument = 0
-        while True:
-            cursor, keys = node.command("SCAN", cursor, "MATCH", f"{root}*", "COUNT", _SCANNED_AT_ONCE)
-            yield from keys
-            if int(cursor) == 0:
-                return
+        for page in self._server.at(root).scan_keys(f"{root}*", _SCANNED_AT_ONCE):
+            yield from page

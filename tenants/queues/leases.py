@@ -1,10 +1,10 @@
-"""Keeps the leases of this process: extends them, and tells at once when one is lost.
+"""The lease renewer: extends the leases of this process, and calls a hook at once when one is lost.
 
-A thread of its own, because the threads that run messages may be held up for long. It names each message with its
-epoch; what the server holds for this worker and nobody here names (a claim whose answer was lost) goes back.
+It has its own thread, because the threads that run messages can be blocked for long. Each extension names the leases
+that this process knows. The server gives back leases of this worker that are not named: their claim's answer was lost.
 
-Invariants: a lease is extended until its settle was answered; requests whose answer may still come are named, so that
-their claims are not taken for forgotten ones; a lease that could not be confirmed for its whole length counts as lost
+Invariants: a lease is extended until its settle was answered; requests that may still be answered are named too, so
+that the server does not give back what they claimed; a lease that was not confirmed for its whole length counts as lost
 here, because another worker may have it.
 """
 
@@ -31,17 +31,21 @@ _RETRY_SECONDS = 1.0
 
 
 def lease_holder(worker_id: str) -> str:
-    """How a broker's `worker_id` stands in its leases, up to the last dot."""
+    """A broker's `worker_id` as its leases have it, up to the last dot."""
     return re.sub(r"[^A-Za-z0-9_.\-]", "_", worker_id)[:100]
 
 
 def interrupt(message: LeasedMessage) -> None:
-    """What happens by default to an actor whose lease is lost: it is interrupted, like at a time limit."""
-    if message.thread_id is not None:
-        raise_thread_exception(message.thread_id, LeaseLost)  # type: ignore[no-untyped-call]
+    """Raises `LeaseLost` in the thread that runs the message, as Dramatiq does at a time limit.
+
+    Not once the message is being settled: its thread may then be sending other messages' settles.
+    """
+    with message.ending:
+        if message.thread_id is not None and not message.settling:
+            raise_thread_exception(message.thread_id, LeaseLost)  # type: ignore[no-untyped-call]
 
 
-class LeaseKeeper:
+class LeaseRenewer:
     """The leases and open requests of one process."""
 
     def __init__(
@@ -74,7 +78,7 @@ class LeaseKeeper:
             return list(self._held.values())
 
     def open_request(self, number: int | None = None) -> int:
-        """A request number, new or `number` once more; until it is closed, its claims are not given back."""
+        """A new request number, or `number` opened again. What it claims is not given back until it is closed."""
         with self._mutex:
             if number is None:
                 self._issued += 1
@@ -90,7 +94,7 @@ class LeaseKeeper:
         with self._mutex:
             for message in messages:
                 self._held[id(message)] = message
-                self._roots.add(message.shard.root)
+                self._roots.add(message.lane_state.root)
         if self._thread is None:
             self.start()
 
@@ -100,7 +104,7 @@ class LeaseKeeper:
                 self._held.pop(id(message), None)
 
     def start(self) -> None:
-        """Starts the thread; nothing when it runs."""
+        """Starts the thread if it does not run."""
         with self._mutex:
             if self._thread is not None:
                 return
@@ -109,7 +113,7 @@ class LeaseKeeper:
             self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; leases that are left will expire."""
+        """Ends the thread. Leases that are still held will expire."""
         self._stop.set()
         with self._mutex:
             thread, self._thread = self._thread, None
@@ -140,18 +144,18 @@ class LeaseKeeper:
             issued, in_flight = self._issued, sorted(self._in_flight)
             by_root: dict[str, list[LeasedMessage]] = defaultdict(list)
             for message in self._held.values():
-                by_root[message.shard.root].append(message)
+                by_root[message.lane_state.root].append(message)
             roots = list(self._roots)
         failure: BrokerConnectionError | None = None
-        silent: set[Server] = set()
+        failed: set[Server] = set()
         for root in roots:
             try:
                 node = self._server.at(root)
-                if node in silent:
-                    continue  # each try of a node that hangs would take the time that other nodes' leases have left
-                silent.add(node)
+                if node in failed:
+                    continue  # a second time-out on the same node could let the leases on other nodes expire
+                failed.add(node)
                 self._extend(root, by_root.get(root, []), issued, in_flight)
-                silent.discard(node)
+                failed.discard(node)
             except BrokerConnectionError as error:
                 failure = error
         if failure is not None:
@@ -165,15 +169,14 @@ class LeaseKeeper:
         )
         if given_back:
             self.logger.warning("Gave back %d messages whose claim was never answered (%s).", given_back, root)
-        gone = set(lost)
         for position, message in enumerate(messages):
-            if position not in gone:
+            if position not in lost:
                 message.confirmed_at = asked_at
             elif self._is_held(message):
                 self._lose(message, "the server gave it to another worker")
 
     def _is_held(self, message: LeasedMessage) -> bool:
-        # A settle that ran between the list and the answer looks like a loss.
+        # A message that was settled after its lease was listed here looks lost to the server.
         with self._mutex:
             return id(message) in self._held and not message.settling
 

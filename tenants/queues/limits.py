@@ -1,7 +1,6 @@
-"""Limits of a tenant queue: frozen values, checked when made, and their form on the server.
+"""Limits of a tenant queue: frozen values, checked when created, and their stored form.
 
-Invariant: `QueueLimits()` is what an account has that nobody has configured; such an account takes no space in the
-lane's settings.
+Invariant: an account without settings has `QueueLimits()`, and takes no space in the lane's settings.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from .errors import InvalidEntry
 MAX_CONCURRENCY = 1000
 MAX_WEIGHT = 100
 
-#: In the stored form: not paused, paused for good.
+#: Stored pauses: not paused, and paused for good.
 RUNNING, FOR_GOOD = 0, -1
 
 
 def until_ms(until: datetime | None) -> int:
-    """The end of a pause in the stored form; None: for good."""
+    """The stored form of a pause's end; None: for good."""
     if until is None:
         return FOR_GOOD
     if until.tzinfo is None:
@@ -30,7 +29,7 @@ def until_ms(until: datetime | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most `limit` starts in `per` seconds: a bucket of `limit`, refilled evenly. Each start counts."""
+    """At most `limit` starts in `per` seconds: a token bucket of `limit`, refilled evenly. Each start counts."""
 
     limit: int
     per: float
@@ -42,7 +41,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """What a tenant queue may do. A change acts at once on what waits already.
+    """The limits of a tenant queue. A change acts at once on messages that wait.
 
     Raises:
         InvalidEntry: a value is out of bounds, or `strict` is asked for with a concurrency above 1.
@@ -102,7 +101,7 @@ class QueueLimits:
 
 @dataclass(frozen=True, slots=True)
 class StoredSettings:
-    """Limits and pauses of a tenant queue as the server keeps them: nine numbers joined by colons."""
+    """Limits and pauses of a tenant queue. The server stores them as nine numbers joined by colons."""
 
     limits: QueueLimits = QueueLimits()
     #: ms since 1970 until which the queue is paused; 0 not, -1 for good.
@@ -121,4 +120,4 @@ class StoredSettings:
             numbers = tuple(int(part) for part in raw.split(b":"))
             return cls(QueueLimits.from_fields(numbers[:7]), numbers[7], numbers[8])
         except (ValueError, IndexError):
-            return cls(QueueLimits(), RUNNING, RUNNING)  # it cannot be read: the scripts go by the defaults as well
+            return cls(QueueLimits(), RUNNING, RUNNING)  # it cannot be read: the scripts use the defaults too

@@ -1,6 +1,6 @@
-"""Log lines about what repeats itself: the first at once, then one a minute with the number of those between.
+"""Log lines that repeat: the first is written at once, then one a minute with the number of those left out.
 
-A server that is full refuses every call of every thread. Hundreds of equal lines a minute hide all others.
+A full server refuses every call of every thread. Hundreds of equal lines a minute would hide all others.
 """
 
 from __future__ import annotations
@@ -16,37 +16,38 @@ QUIET_SECONDS = 60.0
 
 
 class Notices:
-    """What was said when, by key. Thread-safe."""
+    """When a line was last written, by key. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._mutex = threading.Lock()
-        self._said: dict[str, tuple[float, int]] = {}
+        #: Key → time of the last line, and how many were left out since.
+        self._written: dict[str, tuple[float, int]] = {}
 
     def due(self, key: str) -> int | None:
-        """How often it came since the last line, this one left out; None: no line is due."""
+        """How many lines were left out since the last one; None: no line is due."""
         with self._mutex:
             now = self._clock()
-            said_at, unsaid = self._said.get(key, (now - QUIET_SECONDS, 0))
-            if now - said_at < QUIET_SECONDS:
-                self._said[key] = (said_at, unsaid + 1)
+            written_at, left_out = self._written.get(key, (now - QUIET_SECONDS, 0))
+            if now - written_at < QUIET_SECONDS:
+                self._written[key] = (written_at, left_out + 1)
                 return None
-            self._said[key] = (now, 0)
-            return unsaid
+            self._written[key] = (now, 0)
+            return left_out
 
 
-#: One for the process, because all of its threads meet the same server.
-_refusals = Notices()
+#: One for the process, because all its threads call the same server.
+refusals = Notices()
 
 
 def warn(logger: logging.Logger, error: Exception, message: str, *arguments: object) -> None:
-    """Log the message as a warning; of a refusing server one line a minute, whoever in this process met it."""
+    """Logs the message as a warning; if the server refuses, only one line a minute for each reason in this process."""
     if not isinstance(error, ServerRefuses):
         logger.warning(message, *arguments)
         return
-    unsaid = _refusals.due(error.reason)
-    if unsaid is None:
+    left_out = refusals.due(error.reason)
+    if left_out is None:
         logger.debug(message, *arguments)
         return
-    more = f" ({unsaid} more refusals since the last such line)" if unsaid else ""
+    more = f" ({left_out} more refusals since the last such line)" if left_out else ""
     logger.warning("%s%s: %s", error, more, message % arguments if arguments else message)

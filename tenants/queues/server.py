@@ -1,19 +1,18 @@
-"""The way to the server: runs scripts on connections of its own, and never runs one twice by itself.
+"""The connection to the server: runs scripts, and sends each one exactly once.
 
-redis-py's clients repeat a command whose answer was lost; for a claim that would take messages that nobody runs. So
-this module sends each script exactly once and raises; whoever calls decides whether the same request may be sent
-again. Connections are kept in a stack that every thread shares, so a process holds as many as it has calls at one
-moment, not as many as it has threads.
+redis-py's clients repeat a command whose answer was lost. A repeated claim would lease messages that no thread runs. So
+this module raises instead, and the caller decides whether the same request may be sent again. All threads share one
+stack of connections, so a process has as many connections as calls at one moment, not as many as threads.
 
-Invariants: a connection that failed is closed before anybody else gets it; a connection inherited through `fork` is
-never used; transient errors leave as Dramatiq's `ConnectionClosed`.
+Invariants: a connection that failed is closed before another thread gets it; a connection inherited through `fork` is
+never used; transient errors are raised as Dramatiq's `ConnectionClosed`.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from socket import socket
 from typing import Any, Protocol, cast
@@ -30,7 +29,7 @@ from .urls import check_url
 
 Argument = str | bytes | int | float
 
-#: A connection unused for longer is looked at before it is used again: the server may have closed it.
+#: A connection that was unused for longer is checked before it is used again: the server may have closed it.
 _FRESH_SECONDS = 0.05
 _LEAST_VERSION = (6, 2)
 #: The maxmemory-policy with which a full server refuses writes and removes nothing.
@@ -38,7 +37,7 @@ KEEPING_POLICY = "noeviction"
 
 
 class Wire(Protocol):
-    """What is used of redis-py's connections, typed."""
+    """The part of redis-py's connections that is used here, with types."""
 
     _sock: socket
 
@@ -51,9 +50,9 @@ class Wire(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What answers at the address."""
+    """Which server answers at the address."""
 
-    #: As the server tells it: Redis' version, or Valkey's own.
+    #: Redis' version, or Valkey's own.
     version: str
     #: Changes with every start of the server.
     run_id: str
@@ -92,14 +91,14 @@ class Server:
         if pool.connection_kwargs.get("decode_responses"):
             raise InvalidEntry("client: it was made with decode_responses=True; the broker needs one without")
         self._pool = pool
-        #: It is a node of a cluster: scripts are run in their guarded form.
+        #: It is a node of a cluster, which runs the guarded form of each script.
         self.clustered = clustered
-        #: For others' commands; the broker itself does not use it.
+        #: For the caller's own commands; the broker does not use it.
         self.client = client or redis.Redis(connection_pool=pool)
         self._idle: deque[tuple[Wire, float]] = deque()
         self._generation = forks.generation()
         self._opened = 0
-        #: Called before every script until it returns once: a broker looks there whether it may work on these keys.
+        #: Called before every script until it returns once: a broker checks there whether it may use these keys.
         self.before_scripts: Callable[[], None] | None = None
 
     def _prepare(self) -> None:
@@ -120,14 +119,14 @@ class Server:
         return cls(redis.Redis(**parameters).connection_pool)
 
     def at(self, key: str) -> Server:
-        """Who serves the key: this server; on a cluster, the node that is known to hold it."""
+        """The server of the key: this one, or the node of a cluster that is known to hold it."""
         return self
 
     def distrust(self) -> None:
-        """A node that `at` gave did not serve: a cluster asks anew who holds what."""
+        """A node from `at` did not answer: a cluster reads its map of slots again."""
 
     def failure(self, error: RedisError | OSError) -> Exception:
-        """What to raise for an error met on a connection of `at`."""
+        """The exception for an error on a connection of a node from `at`."""
         return to_dramatiq(error)
 
     @property
@@ -142,7 +141,7 @@ class Server:
         return self._opened
 
     def take(self) -> Wire:
-        """A connection for the caller alone; give it back with `keep`, or `drop` it.
+        """A connection for this caller alone, until `keep` or `drop`.
 
         Raises:
             dramatiq.errors.ConnectionClosed: it cannot be opened.
@@ -184,75 +183,92 @@ class Server:
             dramatiq.errors.ConnectionClosed: no answer, or the server cannot serve now.
             ScriptFailed: the server refused it.
         """
-        if self.before_scripts is not None:
-            self._prepare()
-        if self.clustered:
-            script = script.guarded
-        packed = pack_command(("EVALSHA", script.sha, 1, root, *arguments))  # type: ignore[arg-type]
-        connection = self.take()
-        try:
-            try:
-                connection.send_packed_command((packed,), check_health=False)
-                answer = connection.read_response()
-            except NoScriptError:
-                connection.send_command("EVAL", script.text, 1, root, *arguments)
-                answer = connection.read_response()
-        except ResponseError as error:
-            self._after_refusal(connection, error)
-            raise to_dramatiq(error) from error
-        except (RedisError, OSError) as error:
-            self.drop(connection)
-            raise to_dramatiq(error) from error
-        except BaseException:
-            # An interrupt between sending and reading: the answer would be taken for the next command's.
-            self.drop(connection)
-            raise
-        self._idle.append((connection, time.monotonic()))
+        (answer,) = self._run_calls([Call(script, root, arguments)])
+        if isinstance(answer, ResponseError):
+            raise to_dramatiq(answer) from answer
         return answer
 
     def run_many(self, calls: Sequence[Call]) -> list[Any]:
-        """The answers of several scripts sent in one go, an exception standing in the place of a refused one."""
+        """The answers of several scripts, sent together. The answer of a refused script is its exception."""
+        answers = self._run_calls(calls)
+        return [to_dramatiq(answer) if isinstance(answer, ResponseError) else answer for answer in answers]
+
+    def run_all(self, calls: Sequence[Call], at_once: int) -> Iterator[Any]:
+        """The answers of scripts, `at_once` in a round trip.
+
+        Raises:
+            the first exception among the answers.
+        """
+        for start in range(0, len(calls), at_once):
+            for answer in self.run_many(calls[start : start + at_once]):
+                if isinstance(answer, Exception):
+                    raise answer
+                yield answer
+
+    def command(self, *arguments: Argument) -> Any:
+        """The answer of a plain command."""
+
+        def talk(connection: Wire) -> Any:
+            connection.send_command(*arguments)
+            return connection.read_response()
+
+        return self._exchange(talk)
+
+    def scan(self, command: str, key: str, count: int) -> Iterator[list[Any]]:
+        """The pages of a key, by HSCAN, SSCAN or ZSCAN."""
+        cursor: Argument = 0
+        while True:
+            cursor, page = self.command(command, key, cursor, "COUNT", count)
+            yield page
+            if int(cursor) == 0:
+                return
+
+    def scan_keys(self, pattern: str, count: int) -> Iterator[list[bytes]]:
+        """Pages of the names of keys that match; of a cluster, call it on the node."""
+        cursor: Argument = 0
+        while True:
+            cursor, page = self.command("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+            yield page
+            if int(cursor) == 0:
+                return
+
+    def _run_calls(self, calls: Sequence[Call]) -> list[Any]:
+        """The answers of scripts; a refused one's is a `ResponseError`."""
         if self.before_scripts is not None:
             self._prepare()
         if self.clustered:
             calls = [Call(call.script.guarded, call.root, call.arguments) for call in calls]
-        connection = self.take()
-        answers: list[Any] = []
-        try:
-            packed = [
-                pack_command(("EVALSHA", call.script.sha, 1, call.root, *call.arguments))  # type: ignore[arg-type]
-                for call in calls
-            ]
+        packed = [
+            pack_command(("EVALSHA", call.script.sha, 1, call.root, *call.arguments))  # type: ignore[arg-type]
+            for call in calls
+        ]
+
+        def talk(connection: Wire) -> list[Any]:
             connection.send_packed_command((b"".join(packed),), check_health=False)
-            for _ in calls:
-                try:
-                    answers.append(connection.read_response())
-                except ResponseError as error:
-                    answers.append(error)
+            answers = [_read(connection) for _ in calls]
             for position, call in enumerate(calls):
                 if isinstance(answers[position], NoScriptError):
                     connection.send_command("EVAL", call.script.text, 1, call.root, *call.arguments)
-                    try:
-                        answers[position] = connection.read_response()
-                    except ResponseError as error:
-                        answers[position] = error
-        except (RedisError, OSError) as error:
-            self.drop(connection)
-            raise to_dramatiq(error) from error
-        except BaseException:
-            self.drop(connection)
-            raise
-        self.keep(connection)
-        return [to_dramatiq(answer) if isinstance(answer, ResponseError) else answer for answer in answers]
+                    answers[position] = _read(connection)
+            if any(isinstance(answer, ResponseError) and is_transient(answer) for answer in answers):
+                connection.disconnect()  # this may be a former primary now: the next use finds the new one
+            return answers
 
-    def command(self, *arguments: Argument) -> Any:
-        """The answer of a plain command."""
+        return cast(list[Any], self._exchange(talk))
+
+    def _exchange(self, talk: Callable[[Wire], Any]) -> Any:
+        """Sends and reads on a connection. After an error or an interrupt the connection is not used again.
+
+        Else the rest of an answer would be read as the answer of the next command.
+        """
         connection = self.take()
         try:
-            connection.send_command(*arguments)
-            answer = connection.read_response()
+            answer = talk(connection)
         except ResponseError as error:
-            self._after_refusal(connection, error)
+            if is_transient(error):
+                self.drop(connection)
+            else:
+                self.keep(connection)
             raise to_dramatiq(error) from error
         except (RedisError, OSError) as error:
             self.drop(connection)
@@ -263,18 +279,11 @@ class Server:
         self.keep(connection)
         return answer
 
-    def _after_refusal(self, connection: Wire, error: ResponseError) -> None:
-        # A server that is read-only now may be a former primary: ask anew who the primary is.
-        if is_transient(error):
-            self.drop(connection)
-        else:
-            self.keep(connection)
-
     def check(self) -> ServerInfo:
-        """What answers.
+        """Which server answers.
 
         Raises:
-            ServerUnreachable: nobody answers there.
+            ServerUnreachable: no server answers.
             UnsupportedServer: it is older than Redis 6.2.
         """
         try:
@@ -298,10 +307,10 @@ class Server:
         return ServerInfo(version=version, run_id=fields.get("run_id", ""), flavour=flavour)
 
     def health(self, keys: Sequence[str]) -> ServerHealth:
-        """Whether the server takes writes to these keys, which are left as they are, and never evicts any.
+        """Whether the server takes writes to these keys, which stay unchanged, and never evicts keys.
 
         Raises:
-            dramatiq.errors.ConnectionClosed: nobody answers.
+            dramatiq.errors.ConnectionClosed: the server does not answer.
         """
         faults: dict[str, str] = {}
         for key in keys:
@@ -321,11 +330,11 @@ class Server:
         try:
             fields = _info_fields(self.command("INFO", "memory"))
         except ServerRefuses:
-            return []  # it is loading; it will say so later
+            return []  # it is loading its data
         return [fields.get("maxmemory_policy", KEEPING_POLICY)]
 
     def close(self) -> None:
-        """Closes what is not in use; the server may be used again afterwards."""
+        """Closes the unused connections. The server can be used again afterwards."""
         while True:
             try:
                 connection, _ = self._idle.pop()
@@ -334,8 +343,16 @@ class Server:
             self.drop(connection)
 
 
+def _read(connection: Wire) -> Any:
+    """The next answer; a refusal as its error."""
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
+
+
 def with_time_limits(parameters: dict[str, Any]) -> dict[str, Any]:
-    """redis-py's connection parameters, with ours where the caller gave none."""
+    """redis-py's connection parameters, with our time limits as defaults."""
     return {"socket_timeout": 5.0, "socket_connect_timeout": 5.0, "max_connections": 2**20, **parameters}
 
 

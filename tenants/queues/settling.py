@@ -1,14 +1,15 @@
 """Settles of a lane, many in one round trip.
 
-The thread that settles while no other does becomes the **leader**: it goes to the server, and what other threads
-settle meanwhile it takes along on its next way, so a busy process makes one round trip for many messages and an idle
-one waits for nobody. Once half of the worker's threads have settled and no answer has come, a second thread leads as
-well: otherwise most threads would stand idle while the server works, and the server while they do. The others return
-at once; their messages stay leased, and are extended, until the answer came.
+A thread that settles while no other sends becomes a **sender**: it sends the pending settlements of all threads, batch
+after batch, until none is left. The other threads return at once; their messages stay leased until the answer came. So
+a busy process makes one round trip for many messages, and an idle one never waits. Once half of the worker's threads
+have settlements pending, a second thread becomes a sender too: otherwise most threads would wait for the server, and
+then the server for them.
 
-Invariants: whatever was handed in is sent by somebody: by a leader, which leads until nothing is left, or after a
-failure by whoever settles or looks for work next; a batch keeps its request number and its members until it is
-answered, so that sending it again settles nothing twice; no two unanswered batches share a channel.
+Invariants: every settlement is sent: by a sender, or after a failure by the next thread that settles or looks for work;
+a batch keeps its request number and its members until it is answered, so that sending it again settles nothing twice;
+no two unanswered batches share a channel. A thread can be interrupted anywhere (time limits, lost leases), also while
+it sends for others.
 """
 
 from __future__ import annotations
@@ -19,25 +20,24 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dramatiq.errors import BrokerConnectionError
 
+from .claims import Claims, with_one_retry
 from .entry import milliseconds
+from .lane_state import LaneState
 from .lua import script
 from .message import LeasedMessage
-from .server import Argument
-
-if TYPE_CHECKING:
-    from .broker import TenantBroker
-    from .consumer import LaneShard, TenantConsumer
+from .server import Argument, Server
+from .worker_state import WorkerState
 
 _SETTLE = script("settle")
-#: Messages that one call settles.
-_MOST = 64
-#: Round trips after which a leader lets another thread lead, so that its own message comes to an end.
-_ROUNDS = 50
-_MOST_LEADERS = 2
+#: Settlements in one call.
+_MAX_BATCH_SIZE = 64
+#: After so many round trips a sender returns, so that its own message ends; another thread becomes the sender.
+_MAX_BATCHES = 50
+_MAX_SENDERS = 2
 
 
 @dataclass(eq=False, slots=True)
@@ -45,17 +45,18 @@ class Settlement:
     """How one message ended."""
 
     message: LeasedMessage
+    #: `done`, `retry` or `bury`.
     outcome: str
-    reason: str
-    #: Whether the message holds a permit: a free thread that its end makes available.
-    permit: bool
+    reason: str = ""
+    #: Whether the message holds a permit: a thread that becomes free when the message is settled.
+    permit: bool = True
 
     @property
     def is_done(self) -> bool:
         return self.outcome == "done"
 
     def arguments(self) -> tuple[Argument, ...]:
-        """As the script takes them, which are fewer for a message that is done."""
+        """As the script takes them; fewer for a message that is done."""
         message = self.message
         lease = (message.token, message.slot, message.epoch)
         if self.is_done:
@@ -70,37 +71,36 @@ class Settlement:
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """Settlements that are sent together, always under the same number."""
+    """Settlements that are sent together, always under the same request number."""
 
-    consumer: TenantConsumer
-    #: Those that are done first; the answer names them by their places.
+    #: Those that are done first; the answer names them by position.
     settlements: Sequence[Settlement]
     request: int
     channel: int
     #: It was sent before, and no answer came.
-    tried: bool = False
+    was_sent: bool = False
     answered: bool = False
-    #: The leader that has it; None while it waits for one, and once it was answered.
-    leader: object = None
+    #: The thread that sends it now.
+    sender: object = None
     arguments: list[Argument] = field(default_factory=list)
 
 
 class Settler:
     """The settles of one lane in this process."""
 
-    def __init__(self, broker: TenantBroker, shard: LaneShard) -> None:
+    def __init__(self, server: Server, worker: WorkerState, claims: Claims, state: LaneState) -> None:
         self.logger = logging.getLogger(__name__)
-        self._broker = broker
-        self._shard = shard
+        self.state = state
+        self._server = server
+        self._worker = worker
+        self._claims = claims
         self._mutex = threading.Lock()
-        self._handed_in: list[tuple[TenantConsumer, Settlement]] = []
+        self._pending: list[Settlement] = []
         self._unanswered: deque[Batch] = deque()
-        self._leaders: set[object] = set()
-        self._channels: list[int] = []
-        self._channels_made = 0
+        self._senders: set[object] = set()
 
-    def settle(self, consumer: TenantConsumer, settlement: Settlement) -> None:
-        """Settles it now, or leaves it to the thread that is on its way to the server.
+    def settle(self, settlement: Settlement) -> None:
+        """Sends the settlement, or leaves it to the thread that sends now.
 
         Raises:
             dramatiq.errors.ConnectionClosed: the server did not answer. The settlement is kept; call again.
@@ -109,152 +109,144 @@ class Settler:
         with message.ending, self._mutex:
             if not message.settling:
                 message.settling = True
-                self._handed_in.append((consumer, settlement))
-        self._lead()
+                self._pending.append(settlement)
+        self._send_pending()
 
     def flush(self) -> None:
-        """Sends what a failure has left behind; nothing while a thread leads.
+        """Sends what a failure has left unsent, unless another thread sends now.
 
         Raises: as `settle`.
         """
-        if self._handed_in or self._unanswered:
-            self._lead()
+        if self._pending or self._unanswered:
+            self._send_pending()
 
-    def take_channel(self) -> int:
-        """A channel for a claim, until `leave_channel`."""
-        with self._mutex:
-            return self._take_channel()
-
-    def leave_channel(self, channel: int) -> None:
-        with self._mutex:
-            self._channels.append(channel)
-
-    def _lead(self) -> None:
-        """Sends batches until nothing is left, unless other threads do."""
-        # A leader that finds nothing left leaves under the mutex with which it looked. So whoever has handed something
-        # in and finds one now needs no mutex to know that it is seen.
-        if not self._needs_leader():
+    def _send_pending(self) -> None:
+        """Sends batches until none is left, unless enough other threads do."""
+        # A sender that finds nothing left gives up its role under the mutex with which it looked. So a thread that has
+        # added a settlement and sees a sender needs no mutex to know that the sender will find it.
+        if not self._needs_sender():
             return
         me = object()
         batch: Batch | None = None
         try:
             with self._mutex:
-                if not self._needs_leader():
+                if not self._needs_sender():
                     return
-                self._leaders.add(me)
-            for turn in range(_ROUNDS):
+                self._senders.add(me)
+            for turn in range(_MAX_BATCHES):
                 with self._mutex:
                     batch = self._next_batch()
                     if batch is not None:
-                        batch.leader = me
-                    if batch is None or turn == _ROUNDS - 1:
-                        self._leaders.discard(me)
+                        batch.sender = me
+                    if batch is None or turn == _MAX_BATCHES - 1:
+                        self._senders.discard(me)
                 if batch is None:
                     return
                 self._send(batch)
         finally:
-            # Also after an interrupt, wherever it struck: with nobody to lead, nothing would be settled ever again, and
-            # a batch that nobody has would be extended for ever.
-            if me in self._leaders or (batch is not None and batch.leader is me):
+            # An interrupt can strike at any point above. Without this, nothing of the lane would be settled again, or
+            # the leases of a batch that no thread has would be extended for ever.
+            if me in self._senders or (batch is not None and batch.sender is me):
                 with self._mutex:
-                    self._leaders.discard(me)
-                    if batch is not None and batch.leader is me:
-                        self._let_go(batch)
+                    self._senders.discard(me)
+                    if batch is not None and batch.sender is me:
+                        self._release(batch)
 
-    def _needs_leader(self) -> bool:
-        if not self._leaders:
+    def _needs_sender(self) -> bool:
+        if not self._senders:
             return True
-        threads = self._broker.budget.capacity
-        return len(self._leaders) < _MOST_LEADERS and threads is not None and 2 * len(self._handed_in) >= threads
+        threads = self._worker.budget.capacity
+        return len(self._senders) < _MAX_SENDERS and threads is not None and 2 * len(self._pending) >= threads
 
     def _next_batch(self) -> Batch | None:
         if self._unanswered:
             return self._unanswered.popleft()
-        if not self._handed_in:
+        if not self._pending:
             return None
-        members, self._handed_in = self._handed_in[:_MOST], self._handed_in[_MOST:]
-        channel = self._take_channel()
-        settlements = sorted((settlement for _, settlement in members), key=lambda each: not each.is_done)
-        return Batch(members[0][0], settlements, self._broker.keeper.open_request(), channel)
-
-    def _take_channel(self) -> int:
-        if self._channels:
-            return self._channels.pop()
-        self._channels_made += 1
-        return self._channels_made - 1
+        members = sorted(self._pending[:_MAX_BATCH_SIZE], key=lambda each: not each.is_done)
+        batch = Batch(members, self._worker.leases.open_request(), self.state.take_channel())
+        # Last, so that an interrupt in the lines above loses no settlement.
+        self._pending = self._pending[_MAX_BATCH_SIZE:]
+        return batch
 
     def _send(self, batch: Batch) -> None:
-        broker, keeper, shard = self._broker, self._broker.keeper, self._shard
+        worker, state = self._worker, self.state
         permits = sum(each.permit for each in batch.settlements)
         threads = sum(each.permit and each.message.thread_id is not None for each in batch.settlements)
-        count = threads if threads and broker.may_chain(shard) else 0
-        if not batch.arguments:
-            batch.arguments.append(sum(each.is_done for each in batch.settlements))
-            for each in batch.settlements:
-                batch.arguments.extend(each.arguments())
+        count = threads if threads and worker.may_chain(state) else 0
+        chained: list[LeasedMessage] = []
+        undecodable: list[LeasedMessage] = []
         sent_at = time.monotonic()
         try:
-            if batch.tried:
-                keeper.open_request(batch.request)
-            answer = self._ask(batch, count)
-            if count and shard.note(answer[0], answer[1], sent_at):
-                batch.consumer.wake()
-            chained = batch.consumer.receive(answer[2], answer[3], sent_at) if answer[2] else []
+            answer = self._call(batch, count)
+            if count and state.record_answer(answer[0], answer[1], sent_at):
+                state.wake_consumer()
+            if answer[2]:
+                chained, undecodable = self._claims.receive(state, answer[2], answer[3], sent_at)
             batch.answered = True
         except BrokerConnectionError:
-            raise  # it is sent again, under the same number
+            raise  # the batch is sent again, under the same number
         except Exception:
-            # The server refused it: the leases are no longer extended, so that they can expire.
+            # The server refused it for good: the leases are no longer extended, so that they expire.
             batch.answered = True
-            self._forget(batch, permits)
+            self.logger.error(
+                "Not settled, and left to expire: %r.", [each.message.entry_id for each in batch.settlements]
+            )
+            worker.leases.remove_all(each.message for each in batch.settlements)
+            worker.budget.release(state.key, permits)
             raise
         finally:
-            # Also when an interrupt ended the wait for the answer: others' messages are in the batch.
-            keeper.close_request(batch.request)
-            batch.tried = True
+            # Also after an interrupt while it waited for the answer, because the batch has other threads' messages.
+            worker.leases.close_request(batch.request)
+            batch.was_sent = True
             with self._mutex:
-                self._let_go(batch)
+                self._release(batch)
         self._end(batch, answer[5])
         if permits > len(chained):
-            broker.budget.release(shard.key, permits - len(chained))
+            worker.budget.release(state.key, permits - len(chained))
         if chained:
-            broker.hand_on(batch.consumer, chained)
+            self._start(chained)
+        for message in undecodable:
+            self.settle(Settlement(message, "bury", "undecodable", permit=False))
 
-    def _let_go(self, batch: Batch) -> None:
-        """Its leader is done with it; called with the mutex."""
-        batch.leader = None
+    def _release(self, batch: Batch) -> None:
+        """Its sender is finished with it. The caller holds the mutex."""
+        batch.sender = None
         if batch.answered:
-            self._channels.append(batch.channel)
+            self.state.return_channel(batch.channel)
         else:
             self._unanswered.append(batch)
 
-    def _ask(self, batch: Batch, count: int) -> Any:
-        try:
-            return self._call(batch, count, int(batch.tried))
-        except BrokerConnectionError:
-            return self._call(batch, count, 1)
-
-    def _call(self, batch: Batch, count: int, again: int) -> Any:
-        keeper = self._broker.keeper
-        return self._broker.server.run(
-            _SETTLE,
-            self._shard.root,
-            keeper.worker,
-            batch.request,
-            again,
-            count,
-            keeper.lease_ms,
-            batch.channel,
-            *batch.arguments,
+    def _call(self, batch: Batch, count: int) -> Any:
+        leases = self._worker.leases
+        if batch.was_sent:
+            leases.open_request(batch.request)
+        if not batch.arguments:
+            done = sum(each.is_done for each in batch.settlements)
+            batch.arguments = [done, *(part for each in batch.settlements for part in each.arguments())]
+        return with_one_retry(
+            lambda again: self._server.run(
+                _SETTLE,
+                self.state.root,
+                leases.worker,
+                batch.request,
+                again,
+                count,
+                leases.lease_ms,
+                batch.channel,
+                *batch.arguments,
+            ),
+            int(batch.was_sent),
         )
 
-    def _forget(self, batch: Batch, permits: int) -> None:
-        self.logger.error("Not settled, and left to expire: %r.", [each.message.entry_id for each in batch.settlements])
-        self._broker.keeper.remove_all([each.message for each in batch.settlements])
-        self._broker.budget.release(self._shard.key, permits)
+    def _start(self, messages: list[LeasedMessage]) -> None:
+        if self._worker.stopping:
+            self._claims.give_back(messages)
+        else:
+            self._worker.queue_messages(self.state.lane, messages)
 
     def _end(self, batch: Batch, lost: Sequence[int]) -> None:
-        self._broker.keeper.remove_all([each.message for each in batch.settlements])
+        self._worker.leases.remove_all(each.message for each in batch.settlements)
         for position in lost:
             message = batch.settlements[position].message
             if not message.is_lost:

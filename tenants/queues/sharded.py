@@ -1,75 +1,83 @@
-"""The consumer of a lane that is cut into shards (experimental): one waiting thread a shard, one voice to the worker.
+"""The consumer of a lane that is divided into shards (experimental).
 
-Each shard has a `TenantConsumer` of its own, with its own bell, because a blocking command can wait on one slot only.
-What they claim comes together here in the order of its arrival.
+Each shard has a `TenantConsumer` and a thread of its own, because one blocking command can wait for one slot of a
+cluster only. The threads put what they claim into one queue, from which Dramatiq's worker takes it.
 
-Invariants: permits bound what has arrived and not been taken by the worker; a shard whose node does not serve holds up
-no other; a message is settled by the shard that claimed it.
+Invariants: permits bound the number of messages in that queue; a shard whose node does not answer delays no other
+shard; a message is settled by the consumer of its own shard.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
 
 from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.errors import BrokerConnectionError
 
-from .consumer import LaneShard, TenantConsumer
+from .claims import Claims
+from .consumer import TenantConsumer
 from .message import LeasedMessage
-
-if TYPE_CHECKING:
-    from .broker import TenantBroker
+from .worker_state import WorkerState
 
 _RETRY_SECONDS = 0.5
 _JOIN_SECONDS = 10.0
 
 
 class ShardedConsumer(Consumer):
-    """Yields `LeasedMessage`s of all shards of a lane; see the module."""
+    """Yields `LeasedMessage`s of all shards of a lane; see the module.
 
-    def __init__(self, broker: TenantBroker, shards: Sequence[LaneShard], prefetch: int, timeout_ms: int) -> None:
+    `consume_shard` makes the consumer of the shard with that number.
+    """
+
+    def __init__(
+        self,
+        worker: WorkerState,
+        claims: Claims,
+        consume_shard: Callable[[int], TenantConsumer],
+        shards: int,
+        timeout_ms: int,
+    ) -> None:
         self.logger = logging.getLogger(__name__)
-        self._broker = broker
-        self._prefetch = prefetch
-        self._timeout_ms = timeout_ms
+        self._worker = worker
+        self._claims = claims
+        self._consume_shard = consume_shard
+        self._timeout_seconds = timeout_ms / 1000
         self._arrived: SimpleQueue[LeasedMessage] = SimpleQueue()
         self._stop = threading.Event()
-        self._parts = [TenantConsumer(broker, shard, prefetch, timeout_ms) for shard in shards]
+        self._consumers = [consume_shard(number) for number in range(shards)]
         self._threads = [
-            threading.Thread(target=self._wait_on, args=(number,), name=f"onelane-{part.shard.key}", daemon=True)
-            for number, part in enumerate(self._parts)
+            threading.Thread(target=self._run_shard, args=(number,), name=f"onelane-{each.state.key}", daemon=True)
+            for number, each in enumerate(self._consumers)
         ]
         for thread in self._threads:
             thread.start()
 
     def __next__(self) -> LeasedMessage | None:
-        """The next message; None once the time-out is over."""
-        if self._broker.stopping:
+        """The next message; None after the time-out."""
+        if self._worker.stopping:
             self._give_back_arrived()
         try:
-            message = self._arrived.get(timeout=self._timeout_ms / 1000)
+            message = self._arrived.get(timeout=self._timeout_seconds)
         except Empty:
             return None
-        if self._broker.stopping:
-            message.consumer.give_back([message])
+        if self._worker.stopping:
+            self._claims.give_back([message])
             return None
         return message
 
-    def _wait_on(self, number: int) -> None:
+    def _run_shard(self, number: int) -> None:
         while not self._stop.is_set():
-            part = self._parts[number]
+            consumer = self._consumers[number]
             try:
-                message = next(part)
+                message = next(consumer)
             except BrokerConnectionError as error:
-                self.logger.warning("Shard %s does not serve, trying again: %s", part.shard.key, error)
+                self.logger.warning("Shard %s does not serve, trying again: %s", consumer.state.key, error)
                 self._reopen(number)
             except Exception:
-                self.logger.critical("Shard %s failed, trying again.", part.shard.key, exc_info=True)
+                self.logger.critical("Shard %s failed, trying again.", consumer.state.key, exc_info=True)
                 self._reopen(number)
             else:
                 if message is not None:
@@ -77,41 +85,37 @@ class ShardedConsumer(Consumer):
 
     def _reopen(self, number: int) -> None:
         self._stop.wait(_RETRY_SECONDS)
-        old = self._parts[number]
+        old = self._consumers[number]
         try:
             old.close()
         except BrokerConnectionError as error:
-            self.logger.debug("What shard %s had claimed is left to expire: %s", old.shard.key, error)
+            self.logger.debug("What shard %s had claimed is left to expire: %s", old.state.key, error)
         if not self._stop.is_set():
-            self._parts[number] = TenantConsumer(self._broker, old.shard, self._prefetch, self._timeout_ms)
+            self._consumers[number] = self._consume_shard(number)
 
     def ack(self, message: MessageProxy) -> None:
-        self._of(message).ack(message)
+        self._consumer_of(message).ack(message)
 
     def nack(self, message: MessageProxy) -> None:
-        self._of(message).nack(message)
+        self._consumer_of(message).nack(message)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        by_part: dict[TenantConsumer, list[MessageProxy]] = defaultdict(list)
-        for message in messages:
-            by_part[self._of(message)].append(message)
-        for part, members in by_part.items():
-            part.requeue(members)
+        self._consumers[0].requeue(messages)
 
-    def _of(self, message: MessageProxy) -> TenantConsumer:
-        return message.consumer if isinstance(message, LeasedMessage) else self._parts[0]
+    def _consumer_of(self, message: MessageProxy) -> TenantConsumer:
+        return self._consumers[message.lane_state.shard if isinstance(message, LeasedMessage) else 0]
 
     def wake(self) -> None:
-        """Ends the waits that are on, from any thread."""
-        for part in self._parts:
-            part.wake()
+        """Ends the waits of all shards, from any thread."""
+        for consumer in self._consumers:
+            consumer.wake()
 
     @property
     def closed(self) -> bool:
         return self._stop.is_set()
 
     def close(self) -> None:
-        """Ends the threads and gives back what has arrived and was not yielded."""
+        """Ends the threads and gives back what was claimed and not yielded."""
         if self._stop.is_set():
             return
         self._stop.set()
@@ -119,7 +123,7 @@ class ShardedConsumer(Consumer):
         for thread in self._threads:
             thread.join(timeout=_JOIN_SECONDS)
         failure: BrokerConnectionError | None = None
-        for close in (*(part.close for part in self._parts), self._give_back_arrived):
+        for close in (*(each.close for each in self._consumers), self._give_back_arrived):
             try:
                 close()
             except BrokerConnectionError as error:
@@ -128,9 +132,9 @@ class ShardedConsumer(Consumer):
             raise failure
 
     def _give_back_arrived(self) -> None:
-        while True:
-            try:
-                message = self._arrived.get_nowait()
-            except Empty:
-                return
-            message.consumer.give_back([message])
+        arrived = []
+        try:
+            while True:
+                arrived.append(self._arrived.get_nowait())
+        except Empty:
+            self._claims.give_back(arrived)

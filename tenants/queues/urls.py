@@ -1,7 +1,7 @@
-"""The server's URL: read in one place, and refused with a sentence that quotes nothing of it.
+"""The server's URL. It is checked here only, and errors quote nothing of it, because it may have a password.
 
-A cluster's is `redis+cluster://user:password@host:port,host:port/0?option=value` (or `rediss+cluster` for TLS): what
-stands before the hosts, the database 0 and the options hold for each node, also for those that are learnt later.
+A cluster's URL is `redis+cluster://user:password@host:port,host:port/0?option=value` (or `rediss+cluster` for TLS). Its
+credentials, database 0 and options hold for every node, also for nodes that are found later.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import redis
 from .errors import InvalidEntry
 
 SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
-#: Every scheme that a URL may have.
+#: Every allowed scheme.
 ALL_SCHEMES = ("redis", "rediss", "unix", *SCHEMES)
 _ENCODE = "percent-encode special characters of the password (@ is %40, / is %2F, : is %3A, # is %23, ? is %3F)"
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:@/?#\s]*)(?::(\d+))?")
@@ -26,10 +26,10 @@ def is_cluster_url(url: str) -> bool:
 
 
 def node_urls(url: str) -> list[str]:
-    """The URL of each server that the URL names: several for a cluster, else itself.
+    """The URL of each server: several for a cluster, otherwise the URL itself.
 
     Raises:
-        InvalidEntry: as `check_url` has it.
+        InvalidEntry: as `check_url`.
     """
     check_url(url)
     if not is_cluster_url(url):
@@ -39,16 +39,16 @@ def node_urls(url: str) -> list[str]:
 
 
 def at_host(node_url: str, host: str, port: int) -> str:
-    """The URL of another node of the same cluster: all but its host and port as in a URL of `node_urls`."""
+    """The URL of another node of the same cluster: a URL of `node_urls` with another host and port."""
     scheme, credentials, _, query = _parts(node_url)
     return f"{scheme}://{credentials}{f'[{host}]' if ':' in host else host}:{port}{query}"
 
 
 def check_url(url: str) -> None:
-    """Refuse a URL that cannot be meant: nothing in it is dropped, nor taken for something else.
+    """Refuses an invalid URL, so that no part of it is ignored or misread.
 
     Raises:
-        InvalidEntry: with a sentence that quotes nothing of the URL.
+        InvalidEntry: with a text that quotes nothing of the URL.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ALL_SCHEMES:
@@ -84,7 +84,7 @@ def _parts(url: str) -> tuple[str, str, str, str]:
 
 
 def _try(node_url: str) -> None:
-    """Let redis-py read it and make a connection, which is not opened."""
+    """Has redis-py parse the URL and make a connection, without opening it."""
     try:
         redis.ConnectionPool.from_url(node_url).make_connection()
     except (ValueError, TypeError, redis.RedisError):

@@ -1,15 +1,15 @@
-"""The queue between a Dramatiq worker's consumers and its threads, with as few wake-ups and comparisons as will do.
+"""The queue between a Dramatiq worker's consumers and its threads. It replaces `queue.PriorityQueue`, which costs more.
 
-The standard library's wakes a thread for each message that is put. A wake-up is a system call made under the
-interpreter's lock, and of several short messages the first thread that wakes has often done all before the second
-comes. Here one thread at a time is on its way: a woken thread that leaves messages behind wakes the next.
+`queue.PriorityQueue` wakes one thread for each item. Each wake-up is a system call that holds the GIL, and the first
+thread that wakes has often run all short messages before the second one starts. This queue wakes one thread at a time:
+a woken thread that leaves items behind wakes the next thread.
 
-It is also a heap, which compares Dramatiq's items (in Python) ten times for each message of a batch. Here items of one
-priority stand in a row of their own; there are as many rows as the actors have priorities.
+`queue.PriorityQueue` is also a heap, which compares Dramatiq's items in Python about ten times a message. This queue
+has one FIFO list for each priority; there are few, because actors have few priorities.
 
-Invariants: while messages and idle threads are there, a thread is on its way to them; no wake-up is lost to a thread
-whose wait ends by time at the same moment. A thread may be interrupted anywhere (time limits, lost leases), so nothing
-but the rows says what is in the queue, and taking an item is one step.
+Invariants: while there are items and idle threads, one thread is being woken; a wake-up that arrives just as the
+thread's wait times out is passed on. A thread can be interrupted anywhere (time limits, lost leases), so the lists
+alone say what is in the queue, and an item is taken in one step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dramatiq.broker import MessageProxy
 
 
 class Item(Protocol):
-    """What stands in the queue; Dramatiq's own items are such."""
+    """An item of the queue. Dramatiq's own items have this form too."""
 
     @property
     def priority(self) -> int:
@@ -37,7 +37,7 @@ class Item(Protocol):
 
     @property
     def message(self) -> MessageProxy:
-        """What a thread shall run."""
+        """The message to run."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -49,15 +49,15 @@ class WorkItem:
 
 
 class WorkQueue(queue.PriorityQueue[Any]):
-    """An unbounded queue, by priority, first in first out in each; see the module."""
+    """An unbounded queue: lowest priority first, FIFO within a priority; see the module."""
 
     def __init__(self) -> None:
         super().__init__()
-        #: (priority, its items), the first priority first; a row stays when it is empty.
-        self._rows: list[tuple[int, deque[Item]]] = []
-        #: A locked lock for each idle thread; the latest first, because its memory is the warmest.
+        #: (priority, its items) in order of priority; empty lists stay.
+        self._lists: list[tuple[int, deque[Item]]] = []
+        #: One locked lock for each idle thread. The last is woken first: its memory is still in the CPU's cache.
         self._idle: list[threading.Lock] = []
-        self._one_comes = False
+        self._waking = False
 
     def put(self, item: Item, block: bool = True, timeout: float | None = None) -> None:
         """Adds an item; never waits."""
@@ -69,7 +69,7 @@ class WorkQueue(queue.PriorityQueue[Any]):
             for item in items:
                 self._put(item)
                 self.unfinished_tasks += 1
-            self._call_one()
+            self._wake_one()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Item:
         """The first item.
@@ -79,53 +79,53 @@ class WorkQueue(queue.PriorityQueue[Any]):
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.mutex:
-            while (row := self._first_row()) is None:
+            while (items := self._first_list()) is None:
                 left = -1.0 if deadline is None else deadline - time.monotonic()
                 if not block or (deadline is not None and left <= 0):
                     raise Empty
                 try:
                     self._wait(left)
                 except BaseException:
-                    self._call_one()  # an interrupt: another thread must come in this one's place
+                    self._wake_one()  # this thread is interrupted: wake another one instead
                     raise
-            item = row.popleft()
-            self._call_one()
+            item = items.popleft()
+            self._wake_one()
             return item
 
     def _qsize(self) -> int:
-        return sum(len(row) for _, row in self._rows)
+        return sum(len(items) for _, items in self._lists)
 
     def _put(self, item: Item) -> None:
         priority = item.priority
-        for known, row in self._rows:
+        for known, items in self._lists:
             if known == priority:
-                row.append(item)
+                items.append(item)
                 return
-        insort(self._rows, (priority, deque([item])), key=itemgetter(0))
+        insort(self._lists, (priority, deque([item])), key=itemgetter(0))
 
-    def _first_row(self) -> deque[Item] | None:
-        """The row whose turn it is; None when nothing is there."""
-        for _, row in self._rows:
-            if row:
-                return row
+    def _first_list(self) -> deque[Item] | None:
+        """The first list that has items; None if the queue is empty."""
+        for _, items in self._lists:
+            if items:
+                return items
         return None
 
-    def _call_one(self) -> None:
-        if self._idle and not self._one_comes and self._first_row() is not None:
-            self._one_comes = True
+    def _wake_one(self) -> None:
+        if self._idle and not self._waking and self._first_list() is not None:
+            self._waking = True
             self._idle.pop().release()
 
     def _wait(self, seconds: float) -> None:
-        call = threading.Lock()
-        call.acquire()
-        self._idle.append(call)
+        woken = threading.Lock()
+        woken.acquire()
+        self._idle.append(woken)
         self.mutex.release()
         try:
-            call.acquire(timeout=seconds)
+            woken.acquire(timeout=seconds)
         finally:
             self.mutex.acquire()
-            if call in self._idle:
-                self._idle.remove(call)
+            if woken in self._idle:
+                self._idle.remove(woken)
             else:
-                # Called, though perhaps only when the time was over: the call counts as answered either way.
-                self._one_comes = False
+                # This thread was woken, perhaps at the moment of its time-out. Either way it is awake now.
+                self._waking = False

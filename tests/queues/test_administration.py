@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tenants.queues import InvalidEntry, QueueLimits, Rate, TenantBroker, tenant_queue
+from tenants.queues import InvalidEntry, QueueLimits, Rate, TenantBroker
 from tests.queues.lanes import LANE, Client, Hand, age_lease, entry, set_state, state_of
 
 #: Of a tenant queue's state.
@@ -189,7 +189,7 @@ def test_the_heaviest_accounts_by_name(broker: TenantBroker, client: Client) -> 
 def test_the_loads_of_a_lane_have_both_figures_and_their_share(
     broker: TenantBroker, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tenant_queue, "_LISTED_AT_ONCE", 1)  # several pages of the hour's accounts
+    monkeypatch.setattr("tenants.queues.queue_loads.LISTED_AT_ONCE", 1)  # several pages of the hour's accounts
     broker.enqueue_many([entry(str(number), "noisy") for number in range(4)] + [entry("1", "quiet")])
     hand = Hand(broker)
     for lease, seconds in zip(hand.claim(2), (30, 10), strict=True):

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tenants.queues.budget import ThreadBudget, Ticket
+from tenants.queues.budget import PermitRequest, ThreadBudget
 
 
 class Lanes:
@@ -21,7 +21,7 @@ class Lanes:
         self.budget.open(threads)
         #: When the message of each busy thread ends, and of which lane it is.
         self.running: list[tuple[float, str]] = []
-        self.tickets: dict[str, Ticket] = {}
+        self.requests: dict[str, PermitRequest] = {}
         self.worked: Counter[str] = Counter()
         self.claims = 0
         self.random = random.Random(1)
@@ -31,7 +31,7 @@ class Lanes:
         number = self.budget.acquire(lane, 100)
         for _ in range(number):
             self._begin(lane)
-        self.tickets[lane] = self.budget.queue_up(lane, 100, lambda: None)
+        self.requests[lane] = self.budget.request(lane, 100, lambda: None)
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
@@ -43,12 +43,12 @@ class Lanes:
                 self._begin(lane)
             else:
                 self.budget.release(lane)
-            for each, ticket in list(self.tickets.items()):
-                if ticket.granted:
+            for each, request in list(self.requests.items()):
+                if request.granted:
                     self.claims += 1
-                    for _ in range(self.budget.leave(ticket)):
+                    for _ in range(self.budget.withdraw(request)):
                         self._begin(each)
-                    self.tickets[each] = self.budget.queue_up(each, 100, lambda: None)
+                    self.requests[each] = self.budget.request(each, 100, lambda: None)
         self.now = end
 
     def _begin(self, lane: str) -> None:

@@ -156,7 +156,7 @@ def test_a_worker_waits_for_a_full_server_with_one_line_and_goes_on(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tenants.queues.notices._refusals", Notices())
+    monkeypatch.setattr("tenants.queues.notices.refusals", Notices())
     caplog.set_level(logging.DEBUG, "tenants.queues.consumer")
     done: list[int] = []
 

@@ -1,21 +1,27 @@
-"""Settles that share round trips: what is handed in is sent by somebody, whatever strikes the thread that leads."""
+"""Settles that share round trips: every settlement is sent, whatever interrupts the thread that sends."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+from dramatiq.broker import Consumer
 
 from tenants.queues import LeasedMessage, LeaseLost, TenantBroker
-from tenants.queues.bell import Heard
-from tenants.queues.settling import Batch, Settler
+from tenants.queues.leases import interrupt
+from tenants.queues.lua import Script
 from tests.queues.conftest import PATIENCE_MS, eventually
 from tests.queues.lanes import LANE, Client, entry
 
+PATIENCE = PATIENCE_MS / 1000
+Around = Callable[[Callable[[], Any], tuple[Any, ...]], Any]
 
-def claimed(broker: TenantBroker, *accounts: str) -> list[LeasedMessage]:
+
+def claimed(broker: TenantBroker, *accounts: str) -> tuple[Consumer, list[LeasedMessage]]:
     """A message of each account, claimed through one consumer."""
     broker.enqueue_many(entry(f"of {account}", account) for account in accounts)
     consumer = broker.consume(LANE, prefetch=len(accounts), timeout=PATIENCE_MS)
@@ -24,160 +30,180 @@ def claimed(broker: TenantBroker, *accounts: str) -> list[LeasedMessage]:
         message = next(consumer)
         assert isinstance(message, LeasedMessage)
         found.append(message)
-    return found
+    return consumer, found
 
 
-@pytest.mark.parametrize("where", ["_next_batch", "_send"])
-def test_an_interrupt_of_the_leader_leaves_nobody_behind(
+def around_settles(broker: TenantBroker, monkeypatch: pytest.MonkeyPatch, around: Around) -> None:
+    """Runs `around(send, arguments)` in place of each settle call, after the script's first six arguments."""
+    run = broker.server.run
+
+    def patched(script: Script, root: str, *arguments: Any) -> Any:
+        def send() -> Any:
+            return run(script, root, *arguments)
+
+        return around(send, arguments[6:]) if script.name == "settle" else send()
+
+    monkeypatch.setattr(broker.server, "run", patched)
+
+
+def sizes_of_held_settles(broker: TenantBroker, monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> list[int]:
+    """The number of settlements in each settle call, in a list that grows; the calls wait for the gate."""
+    sizes: list[int] = []
+
+    def hold(send: Callable[[], Any], settlements: tuple[Any, ...]) -> Any:
+        sizes.append(settlements[0])
+        gate.wait(PATIENCE)
+        return send()
+
+    around_settles(broker, monkeypatch, hold)
+    return sizes
+
+
+def is_waiting(client: Client) -> bool:
+    """Whether a consumer waits for its bell on the server."""
+    return int(client.info("clients")["blocked_clients"]) == 1
+
+
+@pytest.mark.parametrize("where", ["making the batch", "waiting for the answer"])
+def test_an_interrupt_of_the_sender_leaves_no_settlement_unsent(
     broker: TenantBroker, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    first, second = claimed(broker, "a", "b")
-    struck = getattr(Settler, where)
+    consumer, (first, second) = claimed(broker, "a", "b")
 
-    def strike(*arguments: object) -> None:
-        monkeypatch.setattr(Settler, where, struck)
+    def strike(*_: object) -> Any:
         raise LeaseLost("as if its own message had been lost")
 
-    monkeypatch.setattr(Settler, where, strike)
-    with pytest.raises(LeaseLost):
-        first.consumer.ack(first)
-    second.consumer.ack(second)
+    with monkeypatch.context() as patch:
+        if where == "making the batch":
+            patch.setattr(broker.worker.leases, "open_request", strike)
+        else:
+            around_settles(broker, patch, strike)
+        with pytest.raises(LeaseLost):
+            consumer.ack(first)
+    consumer.ack(second)
 
-    # The next that settles takes along what the interrupted one has left.
+    # The next thread that settles also sends what the interrupted one has left.
     for account in ("a", "b"):
         eventually(lambda account=account: not broker.queues_admin.contains(LANE, account, [f"of {account}"]))  # type: ignore[misc]
 
 
-def test_many_threads_settle_in_few_round_trips_and_none_is_forgotten(
+def test_many_threads_settle_in_few_round_trips_and_none_is_lost(
     broker: TenantBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accounts = [f"account {number}" for number in range(40)]
-    messages = claimed(broker, *accounts)
-    sizes: list[int] = []
-    send, gate = Settler._send, threading.Event()
-
-    def note(self: Settler, batch: Batch) -> None:
-        sizes.append(len(batch.settlements))
-        gate.wait(PATIENCE_MS / 1000)  # the others hand theirs in while the first is under way
-        send(self, batch)
-
-    monkeypatch.setattr(Settler, "_send", note)
-    threads = [threading.Thread(target=message.consumer.ack, args=(message,)) for message in messages]
+    consumer, messages = claimed(broker, *accounts)
+    gate = threading.Event()
+    sizes = sizes_of_held_settles(broker, monkeypatch, gate)
+    threads = [threading.Thread(target=consumer.ack, args=(message,)) for message in messages]
     threads[0].start()
     eventually(lambda: sizes == [1])
     for thread in threads[1:]:
         thread.start()
     for thread in threads[1:]:
-        thread.join(PATIENCE_MS / 1000)  # they do not wait for the server
+        thread.join(PATIENCE)  # they do not wait for the server
         assert not thread.is_alive()
     gate.set()
-    threads[0].join(PATIENCE_MS / 1000)
+    threads[0].join(PATIENCE)
 
     assert sum(sizes) == 40
     assert len(sizes) <= 3
     assert broker.queues_admin.totals(LANE).active == 0
 
 
-def test_a_second_thread_leads_once_half_of_the_threads_wait_for_the_first(
+def test_a_second_thread_sends_once_half_of_the_threads_are_pending(
     broker: TenantBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    messages = claimed(broker, *(f"account {number}" for number in range(7)))
-    broker.budget.open(6)  # a worker of six threads
-    sizes: list[int] = []
-    send, gate = Settler._send, threading.Event()
-
-    def note(self: Settler, batch: Batch) -> None:
-        sizes.append(len(batch.settlements))
-        gate.wait(PATIENCE_MS / 1000)
-        send(self, batch)
-
-    monkeypatch.setattr(Settler, "_send", note)
-    threads = [threading.Thread(target=message.consumer.ack, args=(message,)) for message in messages]
+    consumer, messages = claimed(broker, *(f"account {number}" for number in range(7)))
+    broker.worker.budget.open(6)  # a worker of six threads
+    gate = threading.Event()
+    sizes = sizes_of_held_settles(broker, monkeypatch, gate)
+    threads = [threading.Thread(target=consumer.ack, args=(message,)) for message in messages]
     seen: list[list[int]] = []
-    leaders = {0: 1, 3: 2}
+    senders = {0: 1, 3: 2}
     for number, thread in enumerate(threads):
         thread.start()
-        if number in leaders:
-            eventually(lambda under_way=leaders[number]: len(sizes) == under_way)  # type: ignore[misc]
+        if number in senders:
+            eventually(lambda under_way=senders[number]: len(sizes) == under_way)  # type: ignore[misc]
         else:
-            thread.join(PATIENCE_MS / 1000)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
         seen.append(list(sizes))
     gate.set()
     for thread in threads:
-        thread.join(PATIENCE_MS / 1000)
+        thread.join(PATIENCE)
 
-    # The first goes at once; of the next three the third goes for all; no third leader beside these two.
+    # The first sends at once; of the next three the third sends for all; there is no third sender beside these two.
     assert seen == [[1], [1], [1], [1, 3], [1, 3], [1, 3], [1, 3]]
     assert sum(sizes) == 7
     assert broker.queues_admin.totals(LANE).active == 0
 
 
-def test_an_answer_that_comes_late_takes_nothing_back_of_what_a_later_one_told(
+def test_a_late_answer_does_not_undo_what_a_later_call_answered(
     broker: TenantBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a message due soon is looked at only when the lane is looked at anyway."""
-    first, second = claimed(broker, "a", "b")
-    shard = first.shard
-    broker.budget.open(2)
-    monkeypatch.setattr(broker, "may_chain", lambda _: True)
+    """Else a message that is due soon would wait for the next regular poll."""
+    consumer, (first, second) = claimed(broker, "a", "b")
+    state = first.lane_state
+    broker.worker.budget.open(2)
+    monkeypatch.setattr(broker.worker, "may_chain", lambda _: True)
     for message in (first, second):
         message.thread_id = threading.get_ident()
-    ask, asked, gate = Settler._ask, threading.Event(), threading.Event()
+    asked, gate = threading.Event(), threading.Event()
 
-    def hold_the_first(self: Settler, batch: Batch, count: int) -> object:
-        answer = ask(self, batch, count)
-        if batch.settlements[0].message is first:
+    def hold_the_first(send: Callable[[], Any], settlements: tuple[Any, ...]) -> Any:
+        answer = send()
+        if first.token in settlements:
             asked.set()
-            assert gate.wait(PATIENCE_MS / 1000)
+            assert gate.wait(PATIENCE)
         return answer
 
-    monkeypatch.setattr(Settler, "_ask", hold_the_first)
-    thread = threading.Thread(target=first.consumer.ack, args=(first,))
+    around_settles(broker, monkeypatch, hold_the_first)
+    thread = threading.Thread(target=consumer.ack, args=(first,))
     thread.start()
-    assert asked.wait(PATIENCE_MS / 1000)
+    assert asked.wait(PATIENCE)
     second.reschedule(5)
-    second.consumer.ack(second)
-    told = shard.look_at
-    assert told is not None
+    consumer.ack(second)
+    known = state.poll_at
+    assert known is not None
     gate.set()
-    thread.join(PATIENCE_MS / 1000)
-    assert shard.look_at == told
+    thread.join(PATIENCE)
+    assert state.poll_at == known
 
 
 def test_a_settle_that_chains_wakes_the_consumer_for_what_is_due_soon(
     broker: TenantBroker, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A retry's time is told to the settle alone, because it takes another account's message along: no bell rings."""
-    (message,) = claimed(broker, "a")
-    broker.budget.open(2)
-    broker.budget._grant(LANE, 1)
+    """Only the settle knows the time of a retry: it also claims another account's message, so no bell is signalled."""
+    consumer, (message,) = claimed(broker, "a")
+    budget, state, woken = broker.worker.budget, message.lane_state, threading.Event()
+    budget.open(2)
+    budget.release(LANE, budget.acquire(LANE, 1) - 1)
     chained: list[LeasedMessage] = []
-    monkeypatch.setattr(broker, "may_chain", lambda _: True)
-    monkeypatch.setattr(broker, "hand_on", lambda _, messages: chained.extend(messages))
-    monkeypatch.setattr("tenants.queues.consumer.IDLE_SECONDS", PATIENCE_MS / 1000)
+    monkeypatch.setattr(broker.worker, "may_chain", lambda _: True)
+    monkeypatch.setattr(broker.worker, "queue_messages", lambda _, messages: chained.extend(messages))
+    monkeypatch.setattr("tenants.queues.lane_state.IDLE_SECONDS", PATIENCE)
     message.thread_id = threading.get_ident()
-    consumer, shard, woken = message.consumer, message.shard, threading.Event()
+    wake = state.wake_consumer
 
-    def wake() -> None:
+    def note_and_wake() -> None:
         woken.set()
-        consumer._bell.wake()
+        wake()
 
-    monkeypatch.setattr(consumer, "wake", wake)
+    state.wake_consumer = note_and_wake
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(next, consumer)
-        eventually(lambda: not shard.more and shard._waits_until > time.monotonic())
-        # As if the bell had gone to another process, which had no free thread.
+        eventually(lambda: not state.has_work and is_waiting(client))
+        # As if another process without a free thread had taken the bell.
         broker.queues_admin.pause(LANE, "b")
         broker.enqueue_once(entry("of b", "b"))
         client.hdel(broker.keys.limits(LANE), "@b")
         client.zadd(f"{broker.keys.root(LANE)}:ready", {"@b": 1})
         message.reschedule(0.05)
-        message.consumer.ack(message)
+        consumer.ack(message)
         assert [each.account for each in chained] == ["b"]
         assert woken.is_set()
-        retried = following.result(PATIENCE_MS / 1000)
-        assert retried is not None
+        retried = following.result(PATIENCE)
+        assert isinstance(retried, LeasedMessage)
         assert retried.account == "a"
 
 
@@ -186,61 +212,54 @@ def calls_of_scripts(client: Client) -> int:
 
 
 @pytest.mark.parametrize("why", ["something is ready", "a time has come"])
-def test_a_consumer_without_a_free_thread_waits_for_one_and_asks_nobody(
-    broker: TenantBroker, client: Client, monkeypatch: pytest.MonkeyPatch, why: str
+def test_a_consumer_without_a_free_thread_waits_and_calls_no_script(
+    broker: TenantBroker, client: Client, why: str
 ) -> None:
-    (message,) = claimed(broker, "a")
-    consumer, shard = message.consumer, message.shard
-    broker.budget.open(1)
-    assert broker.budget.acquire("another lane", 1) == 1
+    consumer, (message,) = claimed(broker, "a")
+    budget = broker.worker.budget
+    budget.open(1)
+    assert budget.acquire("another lane", 1) == 1
     broker.enqueue_once(entry("of b", "b"))
-    shard.note(1 if why == "something is ready" else 0, 0, time.monotonic())
+    message.lane_state.record_answer(1 if why == "something is ready" else 0, 0, time.monotonic())
     asked = calls_of_scripts(client)
-    waits, wait = threading.Event(), consumer._bell.wait
-
-    def noted(seconds: float, *, listen: bool = True) -> Heard:
-        if not listen:
-            waits.set()
-        return wait(seconds, listen=listen)
-
-    monkeypatch.setattr(consumer._bell, "wait", noted)
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(next, consumer)
-        assert waits.wait(PATIENCE_MS / 1000), "it does not wait"
-        assert len(broker.budget._tickets) == 1
+        eventually(lambda: budget.waiting == [LANE])
         assert calls_of_scripts(client) == asked
-        broker.budget.release("another lane")
-        found = following.result(PATIENCE_MS / 1000)
-    assert found is not None
+        assert not following.done()
+        budget.release("another lane")
+        found = following.result(PATIENCE)
+    assert isinstance(found, LeasedMessage)
     assert found.account == "b"
 
 
-def test_a_consumer_that_took_the_bell_and_has_no_free_thread_leaves_it_to_another_process(
-    broker: TenantBroker, client: Client
-) -> None:
-    (message,) = claimed(broker, "a")
-    bell = f"{broker.keys.root(LANE)}:bell"
-    broker.budget.open(1)
-    assert broker.budget.acquire("another lane", 1) == 1
-    message.shard.note(0, -1, time.monotonic())
+def test_a_consumer_without_a_free_thread_signals_the_bell_again(broker: TenantBroker, client: Client) -> None:
+    """It took the bell and cannot use it, so another process must get it."""
+    consumer, (message,) = claimed(broker, "a")
+    bell = broker.keys.bell(LANE)
+    budget = broker.worker.budget
+    budget.open(1)
+    assert budget.acquire("another lane", 1) == 1
+    message.lane_state.record_answer(0, -1, time.monotonic())
     client.delete(bell)
     with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(next, message.consumer)
-        eventually(lambda: message.consumer._bell._connection is not None)
+        following = thread.submit(next, consumer)
+        eventually(lambda: is_waiting(client))
         broker.enqueue_once(entry("of b", "b"))
-        eventually(lambda: client.llen(bell) == 1 and len(broker.budget._tickets) == 1)
-        broker.budget.release("another lane")
-        found = following.result(PATIENCE_MS / 1000)
-    assert found is not None
+        eventually(lambda: client.llen(bell) == 1 and budget.waiting == [LANE])
+        budget.release("another lane")
+        found = following.result(PATIENCE)
+    assert isinstance(found, LeasedMessage)
     assert found.account == "b"
 
 
 def test_a_message_that_is_settled_is_not_interrupted(broker: TenantBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    (message,) = claimed(broker, "a")
-    struck: list[LeasedMessage] = []
-    monkeypatch.setattr("tenants.queues.broker.interrupt", struck.append)
-    broker._tell_lost(message)
-    assert struck == [message]
-    message.consumer.ack(message)
-    broker._tell_lost(message)
-    assert struck == [message]
+    consumer, (message,) = claimed(broker, "a")
+    interrupted: list[int] = []
+    monkeypatch.setattr("tenants.queues.leases.raise_thread_exception", lambda thread, _: interrupted.append(thread))
+    message.thread_id = 17
+    interrupt(message)
+    assert interrupted == [17]
+    consumer.ack(message)
+    interrupt(message)
+    assert interrupted == [17]

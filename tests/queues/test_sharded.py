@@ -62,7 +62,7 @@ def test_messages_run_in_order_and_one_at_a_time(sharded: TenantBroker, start_wo
     assert overlaps == []
     assert done == {account: [0, 1, 2, 3, 4] for account in ACCOUNTS}
     sharded.join(LANE, timeout=PATIENCE_MS)
-    eventually(lambda: sharded.budget.used == 0)
+    eventually(lambda: sharded.worker.budget.used == 0)
 
 
 def test_no_shards_backlog_starves_another(sharded: TenantBroker, start_worker: StartWorker) -> None:
@@ -111,7 +111,7 @@ def test_the_lanes_limits_are_divided_and_pauses_are_not(sharded: TenantBroker, 
     assert admin.totals(LANE).active == 0
     admin.resume(LANE)
     eventually(lambda: admin.totals(LANE).active == 4)
-    assert sharded.budget.used <= 8
+    assert sharded.worker.budget.used <= 8
     admin.set_lane_limits(LANE, None)
     eventually(lambda: admin.totals(LANE).active == 8)
     go.set()
@@ -134,7 +134,7 @@ def test_stopping_gives_everything_back_at_once(sharded: TenantBroker) -> None:
     eventually(lambda: len(started) == 2)
     stopper = threading.Thread(target=worker.stop)
     stopper.start()
-    eventually(lambda: sharded.stopping)
+    eventually(lambda: sharded.worker.stopping)
     eventually(lambda: sharded.queues_admin.totals(LANE).active <= 2)
     go.set()
     stopper.join(PATIENCE_MS / 1000)

@@ -19,6 +19,7 @@ from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
 from tenants.queues import Entry, QueueLimits, TenantBroker, current_message, entry_id_of
+from tenants.queues.entry import plain_message
 from tests.queues.conftest import PATIENCE_MS, eventually
 from tests.queues.lanes import LANE, Client
 
@@ -78,7 +79,7 @@ def test_what_send_gives_back_names_the_entry(broker: TenantBroker, start_worker
     def act() -> None:
         current = current_message()
         assert current is not None
-        received.append(current._message)
+        received.append(plain_message(current))
 
     first = act.send_with_options(account="acme")
     second = act.send_with_options(account="acme")
@@ -365,11 +366,11 @@ def test_no_more_is_claimed_than_threads_are_free(broker: TenantBroker, start_wo
     start_worker(broker, threads=4)
     # A lane that asks holds permits for a moment before it has messages, so it is the server that tells.
     eventually(lambda: sum(broker.queues_admin.totals(lane).active for lane in (LANE, "generate")) == 4)
-    assert broker.budget.used == 4
+    assert broker.worker.budget.used == 4
     go.set()
     broker.join(LANE, timeout=PATIENCE_MS)
     broker.join("generate", timeout=PATIENCE_MS)
-    eventually(lambda: broker.budget.used == 0)
+    eventually(lambda: broker.worker.budget.used == 0)
 
 
 def test_one_lanes_backlog_starves_no_other_lane(broker: TenantBroker, start_worker: StartWorker) -> None:
@@ -417,7 +418,7 @@ def test_a_lane_minimum_keeps_threads_free(make_broker: Callable[..., TenantBrok
     for number in range(5):
         publish.send_with_options(account=f"a{number}")
     start_worker(broker, threads=2)
-    eventually(lambda: broker.budget.used == 1)
+    eventually(lambda: broker.worker.budget.used == 1)
     generate.send_with_options(account="acme")
     eventually(lambda: done == [1])
     go.set()
@@ -440,7 +441,7 @@ def test_stopping_gives_back_what_has_not_started(broker: TenantBroker) -> None:
     eventually(lambda: len(started) == 2)
     stopper = threading.Thread(target=worker.stop)
     stopper.start()
-    eventually(lambda: broker.stopping)
+    eventually(lambda: broker.worker.stopping)
     eventually(lambda: broker.queues_admin.totals("default").active <= 2)
     go.set()
     stopper.join(PATIENCE_MS / 1000)

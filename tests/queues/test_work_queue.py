@@ -115,7 +115,7 @@ def test_a_worker_of_greenlets_keeps_its_own_queue(
     def act() -> None:
         runs.append(1)
 
-    monkeypatch.setattr("tenants.queues.broker.is_gevent_active", lambda: True)
+    monkeypatch.setattr("tenants.queues.worker_state.is_gevent_active", lambda: True)
     act.send_with_options(account="acme")
     worker = start_worker(broker)
     broker.join("default", timeout=PATIENCE_MS)

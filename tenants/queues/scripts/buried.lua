@@ -1,7 +1,7 @@
--- Buried messages, oldest first; or, with ids, takes those away.
+-- Lists buried messages, oldest first; or removes some.
 -- KEYS: root
 -- ARGV: 'list', most | 'take', burial ids
--- Returns list: {burial id, ms, grave, ...}; take: the number removed.
+-- Returns list: {burial id, ms, stored message, ...}; take: the number removed.
 -- @include keys
 if ARGV[1] == 'list' then
   local out = {}

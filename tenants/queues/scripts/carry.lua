@@ -1,16 +1,14 @@
--- Carries messages of one tenant queue over from the keys of layout 1, a part at a time.
+-- Moves messages of one tenant queue from the keys of layout 1 to this layout, a part at a time.
 -- KEYS: root
 -- ARGV: root in layout 1, token, number
--- Returns {messages carried over, messages left because their lease has not ended, 1 when there may be more}
--- Invariant: a message is moved in one script, so it is in one of the two layouts at any time; one that a worker of the
--- earlier release may still run is left until its lease ends.
+-- Returns {messages moved, messages left because their lease has not ended, 1 if there may be more}
+-- Invariant: a message is moved in one script, so it is always in exactly one of the two layouts; one that a worker of
+-- the earlier release may still run is left until its lease ends.
 -- @include writable
--- @include lane
--- @include account
 -- @include lease
 local old, token, number = ARGV[1], ARGV[2], ARGV[3]
 local entries, waiting, delayed = old .. ':entries:' .. token, old .. ':waiting:' .. token, old .. ':delayed:' .. token
-local a = open(token)
+local queue = open(token)
 
 local function is_leased()
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', old .. ':leases', now, '+inf')) do
@@ -22,13 +20,13 @@ end
 local function carry(id, value, due)
   local score, added = decode_entry(value)
   if not score then
-    bury(a, id, 0, 'unreadable', value)
+    bury(queue, id, 'unreadable', value)
   elseif redis.call('HSETNX', K.entries .. token, id, value) == 1 then
     if due then
-      put_delayed(a, id, due)
+      put_delayed(queue, id, due)
     else
-      if added > now and a.limits.strict then a.hold = math.max(a.hold, added) end
-      put_waiting(a, id, score, added)
+      if added > now and queue.limits.strict then queue.hold = math.max(queue.hold, added) end
+      put_waiting(queue, id, score, added)
     end
   end
   redis.call('HDEL', entries, id)
@@ -51,10 +49,9 @@ for i = 1, #answer[2], 2 do
   end
 end
 if carried > 0 then
-  place(a)
-  close(a)
-  save_accounts()
-  ring()
-  save_lane()
+  place(queue)
+  mark_changed(queue)
+  must_signal = true
+  save()
 end
 return { carried, left, carried > 0 and answer[1] ~= '0' and 1 or 0 }

@@ -1,30 +1,27 @@
--- Checks, and repairs, a page of a lane: of its damaged tenant queues, its own keys, its leases, its tenant queues, the
+-- Checks and repairs a page of a lane: of its damaged tenant queues, its own keys, its leases, its tenant queues, the
 -- entries of one of them, its buried messages, or its totals.
 -- KEYS: root
--- ARGV: what (damaged | lane | leases | queues | tokens | entries | buried | totals), where to go on ('' from the first;
---       queues: a token; leases: a position; buried: a cursor; entries: kind:cursor), number, lease in ms, tokens (of
---       entries one; of tokens those to look at)
--- Returns {where to go on ('' at the end), tokens whose entries are too many for this page, violations: {kind, token,
+-- ARGV: part (damaged | lane | leases | queues | tokens | entries | buried | totals), where to continue ('' from the
+--       first; queues: a token; leases: a position; buried: a cursor; entries: kind:cursor), number, lease in ms, tokens
+--       (entries: one; tokens: those to check)
+-- Returns {where to continue ('' at the end), tokens whose entries are too many for this page, violations: {kind, token,
 --         detail}, ...}
 -- Invariants: those of the parts, and: leases in the zset = slots; the lane's totals are the sums of its queues.
 -- @include writable
--- @include lane
--- @include account
--- @include lease
 -- @include repair
 local what, after, number, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
--- Entries that one page looks at.
+-- Entries that one page checks.
 local BUDGET = 1000
--- Of a lane with more tenant queues the totals are not counted.
+-- The totals of a lane with more tenant queues are not counted.
 local COUNTED_QUEUES = 1000
 local go_on, large = '', {}
 
 local function check_tokens(tokens, from)
   local budget = BUDGET
-  open_soon(tokens, from, 1)
+  read_states(tokens, from, 1)
   for i = from, #tokens do
-    local looked = repair_queue(tokens[i], lease_ms, math.max(budget, 0))
-    if looked then budget = budget - looked else large[#large + 1] = tokens[i] end
+    local checked = repair_queue(tokens[i], lease_ms, math.max(budget, 0))
+    if checked then budget = budget - checked else large[#large + 1] = tokens[i] end
   end
 end
 
@@ -32,7 +29,7 @@ local function check_damaged()
   local tokens = redis.call('ZRANGE', K.damaged, 0, number - 1)
   check_tokens(tokens, 1)
   for _, token in ipairs(tokens) do
-    if not open(token).damaged then violation('damaged', token, 'a script met keys of it that did not agree') end
+    if not open(token).damaged then violation('damaged', token, 'a script found keys of it that disagree') end
   end
 end
 
@@ -47,7 +44,7 @@ local function check_lane()
     violation('lane_state', '-', 'it was lost, or could not be read')
   end
   if lane.configured == 0 and redis.call('EXISTS', K.limits) == 1 then
-    violation('settings', '-', 'there are some, and none were known of')
+    violation('settings', '-', 'there are some, and the lane had none recorded')
     lane.configured = 1
   end
 end
@@ -58,16 +55,16 @@ local function check_leases()
   local removed = 0
   for _, member in ipairs(members) do
     local slot, token = string.match(member, '^(%d+):(.*)$')
-    local a = token and open(token)
-    if a and not lease_in(a, slot) then
+    local queue = token and open(token)
+    if queue and not lease_in(queue, slot) then
       violation('lease_without_slot', token, slot)
       if tonumber(redis.call('ZSCORE', K.leases, member)) > now then
-        keep_lease(a, slot, lost_lease())
-        a.damaged = true
-        place(a)
-        close(a)
+        keep_lease(queue, slot, lost_lease())
+        queue.damaged = true
+        place(queue)
+        mark_changed(queue)
       else
-        free_lost_slot(a, slot, member)
+        free_lost_slot(queue, slot, member)
         removed = removed + 1
       end
     end
@@ -75,7 +72,7 @@ local function check_leases()
   if #members == number then go_on = whole(from + number - removed) end
 end
 
--- Each grave is in the list of burials, and each burial has its grave.
+-- Each stored message must be in the list of buried messages, and each listed one must be stored.
 local function check_buried()
   local answer = redis.call('HSCAN', K.graves, after == '' and '0' or after, 'COUNT', number)
   for i = 1, #answer[2], 2 do
@@ -121,21 +118,19 @@ elseif what == 'queues' then
 elseif what == 'tokens' then
   check_tokens(ARGV, 5)
 elseif what == 'entries' then
-  local a = open(ARGV[5])
+  local queue = open(ARGV[5])
   local kind, cursor = string.match(after, '^(%l+):(%d+)$')
-  if a.stands then
-    cursor = repair_part(a, kind, cursor, number)
+  if queue.standing then
+    cursor = repair_part(queue, kind, cursor, number)
     local following = { waiting = 'delayed:0', delayed = 'entries:0', entries = '' }
     go_on = cursor == '0' and following[kind] or kind .. ':' .. cursor
-    recount(a)
-    put(a)
-    if wake then ring() end
+    recount(queue)
+    update(queue)
   end
 elseif what == 'buried' then
   check_buried()
 else
   check_totals()
 end
-save_accounts()
-save_lane()
+save()
 return { go_on, large, unpack(found) }

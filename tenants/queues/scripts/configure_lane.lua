@@ -6,5 +6,5 @@
 -- @include lane
 lane[ARGV[1]] = tonumber(ARGV[2])
 save_lane()
-ring()
+signal()
 return 1

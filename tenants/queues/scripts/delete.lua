@@ -1,8 +1,7 @@
--- Tears down a tenant queue that holds nothing; its settings stay.
+-- Deletes the state of a tenant queue that holds nothing; its settings stay.
 -- KEYS: root
 -- ARGV: token
--- Returns 1, or 0 when it holds something.
+-- Returns 1, or 0 if it holds something.
 -- @include writable
--- @include lane
--- @include account
-return tear_down(open(ARGV[1])) and 1 or 0
+-- @include queue
+return delete_queue(open(ARGV[1])) and 1 or 0

@@ -1,31 +1,26 @@
--- Tears down tenant queues that are empty and unused for a time.
+-- Deletes the state of tenant queues that are empty and unused for a time.
 -- KEYS: root
--- ARGV: idle in ms, most, dry (1: only tells)
+-- ARGV: idle in ms, most, dry (1: only lists them)
 -- Returns tokens.
--- Invariant: empty is looked at here, in the script, so no enqueue is ever lost to the reaper; a queue whose rate has
--- starts to answer for is not torn down, because with its state they would be forgotten.
+-- Invariant: the script itself checks that a queue is empty, so the reaper loses no enqueue. A queue whose rate limit
+-- still counts recent starts stays, because these would be forgotten with its state.
 -- @include writable
--- @include lane
--- @include account
+-- @include queue
 local idle, most, dry = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
 local reaped = {}
-
-local function owes_starts(a)
-  return a.limits.rate_limit > 0 and a.rate_at > now
-end
-
 local tokens = redis.call('ZRANGEBYSCORE', K.idle, '-inf', now - idle, 'LIMIT', 0, most)
-open_soon(tokens, 1, 1)
+read_states(tokens, 1, 1)
 for _, token in ipairs(tokens) do
-  local a = open(token)
-  if not owes_starts(a) and (dry or tear_down(a)) then
+  local queue = open(token)
+  local counts_starts = queue.limits.rate_limit > 0 and queue.rate_at > now
+  if not counts_starts and (dry or delete_queue(queue)) then
     reaped[#reaped + 1] = token
   elseif not dry then
-    -- It owes starts, or holds something after all and does not belong among the idle ones.
-    place(a)
-    close(a)
-    save_accounts()
-    if a.stands == 'i' then redis.call('ZADD', K.idle, now, token) else redis.call('ZREM', K.idle, token) end
+    -- It counts starts, or it is not empty and does not belong to the idle ones.
+    place(queue)
+    mark_changed(queue)
+    save()
+    if queue.standing == 'i' then redis.call('ZADD', K.idle, now, token) else redis.call('ZREM', K.idle, token) end
   end
 end
 return reaped

@@ -2,19 +2,7 @@
 -- KEYS: root
 -- ARGV: token, entry ids
 -- Returns the ids removed.
--- Invariant: an entry that runs is only ever ended by its lease's holder.
+-- Invariant: only the holder of its lease ends a running entry.
 -- @include writable
--- @include lane
--- @include account
 -- @include drop
-local a = open(ARGV[1])
-local removed = {}
-for i = 2, #ARGV do
-  if drop(a, ARGV[i]) then removed[#removed + 1] = ARGV[i] end
-end
-if #removed > 0 then
-  after_drops(a)
-  save_accounts()
-  save_lane()
-end
-return removed
+return drop_all(open(ARGV[1]), { unpack(ARGV, 2) })

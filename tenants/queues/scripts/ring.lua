@@ -1,11 +1,8 @@
--- Rings the bell again for a consumer that took it and could not use it.
+-- Signals the bell again for a consumer that took it and has no free thread.
 -- KEYS: root
--- Returns the number of accounts ready.
+-- Returns the number of ready accounts.
 -- @include writable
--- @include lane
--- @include account
--- @include lease
 -- @include start
-local left = pass_on()
-if left == 0 and redis.call('ZCARD', K.timers) > 0 then ring() end
-return left
+local ready = signal_ready()
+if ready == 0 and redis.call('ZCARD', K.timers) > 0 then signal() end
+return ready

@@ -1,7 +1,7 @@
--- What is left of a tenant queue anywhere in the lane: messages, state, leases, settings, what it used. Changes nothing.
+-- Which keys of the lane still have something of a tenant queue: messages, state, leases, settings, use. Changes nothing.
 -- KEYS: root
 -- ARGV: token
--- Returns the names (see keys.py) of what holds something of it, in any order.
+-- Returns the names of the keys (see keys.py), in any order.
 -- @include lane
 -- Slots are numbered below the highest concurrency that can be set.
 local SLOTS = 1000

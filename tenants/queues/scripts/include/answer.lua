@@ -1,9 +1,11 @@
--- Needs lease.lua. Gives: keep_answer(worker, channel, request, results, claimed) and kept_answer(worker, channel,
--- request): the results, or nil where no answer to this very request is kept, and the messages that it started.
--- Invariant: a channel has one request at a time, so what is kept lasts until its answer has come. Of the messages only
--- names are kept: each is told as its lease says, and for as long as this request's lease lasts.
+-- Answers that are kept, so that a request that is sent again gets the same answer.
+-- Gives: keep_answer(worker, channel, request, results, claimed); kept_answer(worker, channel, request) → its results
+-- (nil: no answer to this request is kept) and the messages that it claimed.
+-- Invariant: a channel has one unanswered request at a time, so its answer is kept until it has arrived. Only the names
+-- of the claimed messages are kept: they are read from their leases, if this request still holds these.
+-- @include lease
 
--- `results`: digits.
+-- `results`: a text of digits.
 local function keep_answer(worker, channel, request, results, claimed)
   local named = {}
   for i = 1, #claimed, CLAIM_FIELDS do
@@ -25,10 +27,10 @@ local function kept_answer(worker, channel, request)
   named = cmsgpack.unpack(named)
   for i = 1, #named, 2 do
     local token, slot = named[i], named[i + 1]
-    local record = lease_in(open(token), slot)
-    if record and record.worker == worker and record.request == tonumber(request) then
-      local value = redis.call('HGET', K.entries .. token, record.id)
-      if value then tell_claim(claimed, token, slot, whole(record.epoch), record.id, value) end
+    local lease = lease_in(open(token), slot)
+    if lease and lease.worker == worker and lease.request == tonumber(request) then
+      local value = redis.call('HGET', K.entries .. token, lease.id)
+      if value then add_claim(claimed, token, slot, whole(lease.epoch), lease.id, value) end
     end
   end
   return results, claimed

@@ -1,12 +1,14 @@
--- Repairs tenant queues whose keys were lost, or do not agree. Needs lease.lua. Gives: found (the violations, each
--- repaired when the script ends), violation(kind, token, detail), repair_queue(token, lease_ms, budget), leased_ids(a),
--- repair_entry(a, id, value, leased), repair_part(a, kind, cursor, count).
--- Invariant: after a repair each entry stands in exactly one of waiting, delayed and a lease; a message whose bytes are
--- there is never dropped; a slot that somebody may still use stays taken until its lease ends.
+-- Repairs of tenant queues whose keys were lost or disagree.
+-- Gives: found, the violations, each of which the script has repaired at its end; violation(kind, token, detail);
+-- repair_type(key, type, token), repair_queue(token, lease_ms, budget), leased_ids(queue), repair_entry(queue, id,
+-- value, leased), repair_part(queue, kind, cursor, count).
+-- Invariant: after a repair each entry is in exactly one of waiting, delayed and a lease; a message that can be read is
+-- never dropped; a slot that a worker may still use stays taken until its lease ends.
+-- @include lease
 local found = {}
 local function violation(kind, token, detail) found[#found + 1] = { kind, token, detail } end
 
--- A key of another type raises an error wherever it is used.
+-- Deletes a key of another type: every command on it would be an error.
 local function repair_type(key, kind, token)
   local is = redis.call('TYPE', key).ok
   if is ~= kind and is ~= 'none' then
@@ -15,133 +17,129 @@ local function repair_type(key, kind, token)
   end
 end
 
-local function repair_counts(a)
-  local waiting, due, others = a.count, a.due, a.others
-  recount(a)
-  if a.count ~= waiting then violation('waiting', a.token, waiting .. ' counted, ' .. a.count .. ' wait') end
-  if a.due ~= due then violation('delayed', a.token, whole(due) .. ' known, the first is due at ' .. whole(a.due)) end
-  if a.others ~= others then violation('slots', a.token, others .. ' counted, ' .. a.others .. ' taken') end
+local function repair_counts(queue)
+  local waiting, due, others = queue.waiting, queue.due, queue.other_slots
+  recount(queue)
+  if queue.waiting ~= waiting then violation('waiting', queue.token, waiting .. ' counted, ' .. queue.waiting .. ' wait') end
+  if queue.due ~= due then violation('delayed', queue.token, whole(due) .. ' known, the first is due at ' .. whole(queue.due)) end
+  if queue.other_slots ~= others then violation('slots', queue.token, others .. ' counted, ' .. queue.other_slots .. ' taken') end
 end
 
-local function repair_slots(a, lease_ms)
-  for _, slot in ipairs(slots_of(a)) do
-    local member = slot .. ':' .. a.token
+local function repair_slots(queue, lease_ms)
+  for _, slot in ipairs(slots_of(queue)) do
+    local member = slot .. ':' .. queue.token
     local expires = redis.call('ZSCORE', K.leases, member)
-    if not lease_in(a, slot) then
-      violation('unreadable_slot', a.token, slot)
-      if expires then keep_lease(a, slot, lost_lease()) else drop_lease(a, slot) end
+    if not lease_in(queue, slot) then
+      violation('unreadable_slot', queue.token, slot)
+      if expires then keep_lease(queue, slot, lost_lease()) else drop_lease(queue, slot) end
     elseif not expires then
-      violation('slot_without_lease', a.token, slot)
-      -- Its worker, if it lives, extends it within that time.
+      violation('slot_without_lease', queue.token, slot)
+      -- Its worker, if it is alive, extends it within that time.
       redis.call('ZADD', K.leases, whole(now + lease_ms), member)
     end
   end
 end
 
--- Entry id → true for each that is leased; '' → true where it is not known which one a lease has.
-local function leased_ids(a)
+-- Entry id → true for each leased entry; '' → true if a lease was lost, which can have any entry.
+local function leased_ids(queue)
   local leased = {}
-  for _, slot in ipairs(slots_of(a)) do
-    local record = lease_in(a, slot)
-    leased[record and record.id or ''] = true
+  for _, slot in ipairs(slots_of(queue)) do
+    local lease = lease_in(queue, slot)
+    leased[lease and lease.id or ''] = true
   end
   return leased
 end
 
-local function take_delayed(a, id)
-  lane.delayed = lane.delayed - redis.call('ZREM', K.delayed .. a.token, id)
-end
-
--- An entry in no place waits again, or is delayed until its own time.
-local function place_entry(a, id, score, added)
-  if added > now and not a.limits.strict then
-    put_delayed(a, id, added)
+-- Puts an entry that is in no place back into waiting, or into delayed if its time has not come.
+local function place_entry(queue, id, score, added)
+  if added > now and not queue.limits.strict then
+    put_delayed(queue, id, added)
   else
-    if added > now then a.hold = math.max(a.hold, added) end
-    put_waiting(a, id, score, added)
+    if added > now then queue.hold = math.max(queue.hold, added) end
+    put_waiting(queue, id, score, added)
   end
 end
 
-local function repair_entry(a, id, value, leased)
+local function repair_entry(queue, id, value, leased)
   local score, added = decode_entry(value)
-  local waits = redis.call('ZSCORE', K.waiting .. a.token, id)
-  local delayed = redis.call('ZSCORE', K.delayed .. a.token, id)
+  local waits = redis.call('ZSCORE', K.waiting .. queue.token, id)
+  local delayed = redis.call('ZSCORE', K.delayed .. queue.token, id)
   if not score then
-    violation('unreadable_entry', a.token, id)
-    take_waiting(a, id)
-    take_delayed(a, id)
-    bury(a, id, 0, 'unreadable', value)
+    violation('unreadable_entry', queue.token, id)
+    take_waiting(queue, id)
+    take_delayed(queue, id)
+    bury(queue, id, 'unreadable', value)
   elseif leased[id] then
     if not waits and not delayed then return end
-    violation('leased_and_waiting', a.token, id)
-    take_waiting(a, id)
-    take_delayed(a, id)
+    violation('leased_and_waiting', queue.token, id)
+    take_waiting(queue, id)
+    take_delayed(queue, id)
   elseif waits and delayed then
-    violation('in_two_places', a.token, id)
-    if added > now and not a.limits.strict then take_waiting(a, id) else take_delayed(a, id) end
+    violation('in_two_places', queue.token, id)
+    if added > now and not queue.limits.strict then take_waiting(queue, id) else take_delayed(queue, id) end
   elseif not waits and not delayed and not leased[''] then
-    violation('in_no_place', a.token, id)
-    place_entry(a, id, score, added)
+    violation('in_no_place', queue.token, id)
+    place_entry(queue, id, score, added)
   end
 end
 
--- A part of what one key of the queue holds: entries (is each in one place?), waiting or delayed (has each a message?).
+-- Checks a part of one key: entries (is each in exactly one place?), waiting or delayed (does each have a message?).
 -- Returns the cursor of the next part, '0' at the end.
-local function repair_part(a, kind, cursor, count)
+local function repair_part(queue, kind, cursor, count)
   if kind == 'entries' then
-    local answer = redis.call('HSCAN', K.entries .. a.token, cursor, 'COUNT', count)
-    local leased = leased_ids(a)
-    for i = 1, #answer[2], 2 do repair_entry(a, answer[2][i], answer[2][i + 1], leased) end
+    local answer = redis.call('HSCAN', K.entries .. queue.token, cursor, 'COUNT', count)
+    local leased = leased_ids(queue)
+    for i = 1, #answer[2], 2 do repair_entry(queue, answer[2][i], answer[2][i + 1], leased) end
     return answer[1]
   end
-  local key = (kind == 'waiting' and K.waiting or K.delayed) .. a.token
+  local key = (kind == 'waiting' and K.waiting or K.delayed) .. queue.token
   local answer = redis.call('ZSCAN', key, cursor, 'COUNT', count)
   for i = 1, #answer[2], 2 do
     local id = answer[2][i]
-    if redis.call('HEXISTS', K.entries .. a.token, id) == 0 then
-      violation('no_message', a.token, id)
-      if kind == 'waiting' then take_waiting(a, id) else take_delayed(a, id) end
+    if redis.call('HEXISTS', K.entries .. queue.token, id) == 0 then
+      violation('no_message', queue.token, id)
+      if kind == 'waiting' then take_waiting(queue, id) else take_delayed(queue, id) end
     end
   end
   return answer[1]
 end
 
--- Where the queue stands, and in no other set.
-local function repair_sets(a)
-  local token, stands = a.token, a.stands
-  if stands ~= 'n' and not redis.call('ZSCORE', K.names, token) then
+-- Puts the queue into the set of its standing, and in no other.
+local function repair_sets(queue)
+  local token, standing = queue.token, queue.standing
+  if standing ~= 'n' and not redis.call('ZSCORE', K.names, token) then
     violation('nameless', token, '')
     redis.call('ZADD', K.names, 0, token)
   end
   for key, set in pairs({ [K.ready] = 'ready', [K.timers] = 'timers', [K.idle] = 'idle' }) do
     local letter = string.sub(set, 1, 1)
     local present = redis.call('ZSCORE', key, token)
-    if present and stands ~= letter then
-      if stands ~= 'n' then violation('stands_twice', token, set) end
+    if present and standing ~= letter then
+      if standing ~= 'n' then violation('stands_twice', token, set) end
       redis.call('ZREM', key, token)
-    elseif not present and stands == letter then
+    elseif not present and standing == letter then
       violation('stands_nowhere', token, set)
-      a.stood = 'x' -- in no set: placing it writes it
+      queue.listed = 'x' -- in no set: save() adds it
     end
   end
 end
 
--- Places it where its contents say. `clean`: nothing else was found.
-local function repair_standing(a, clean)
-  local stands = a.stands
-  local placed = place(a)
-  -- A time that has come since the last look is no violation: the next claim looks.
-  if clean and placed ~= stands and not (stands == 't' and placed == 'r') and a.due == a.due_read then
-    violation('misplaced', a.token, stands .. ' instead of ' .. placed)
+-- Places the queue by its contents. `clean`: no other violation was found.
+local function repair_standing(queue, clean)
+  local standing = queue.standing
+  local placed = place(queue)
+  -- A time that has come since the last poll is no violation: the next claim polls.
+  if clean and placed ~= standing and not (standing == 't' and placed == 'r') and queue.due == queue.due_stored then
+    violation('misplaced', queue.token, standing .. ' instead of ' .. placed)
   end
-  -- A lane whose state is an old one has a clock that is far behind those who wait.
-  if placed == 'r' and running(a) == 0 and a.v > lane.v + MOST_DEBT then lane.v = a.v - MOST_DEBT end
-  close(a)
-  if placed == 'r' then ring() end
+  -- If the lane's state is an old copy, its virtual time is far behind the accounts that wait.
+  if placed == 'r' and running(queue) == 0 and queue.vtime > lane.vtime + MOST_DEBT then lane.vtime = queue.vtime - MOST_DEBT end
+  mark_changed(queue)
+  if placed == 'r' then signal() end
 end
 
--- Repairs one queue. Returns how many of its entries were looked at; nil: they are more than `budget`, and
--- repair_part is called for each of its three kinds. `budget` false: they are not looked at.
+-- Repairs one queue. Returns how many of its entries were checked; nil: they are more than `budget`, and the caller
+-- must call repair_part for each of the three kinds. `budget` false: entries are not checked.
 local function repair_queue(token, lease_ms, budget)
   repair_type(K.state .. token, 'string', token)
   repair_type(K.waiting .. token, 'zset', token)
@@ -149,38 +147,38 @@ local function repair_queue(token, lease_ms, budget)
   repair_type(K.entries .. token, 'hash', token)
   repair_type(K.slots .. token, 'hash', token)
   local before = #found
-  local a = open(token)
-  if not a.stands then
-    -- Nothing of it is left but perhaps its name.
+  local queue = open(token)
+  if not queue.standing then
+    -- Only its name can be left.
     if redis.call('ZSCORE', K.names, token) then violation('no_state', token, '') end
-    tear_down(a)
+    delete_queue(queue)
     return 0
   end
-  if a.recovered then violation('no_state', token, 'its state was lost, or could not be read') end
-  repair_counts(a)
+  if queue.recovered then violation('no_state', token, 'its state was lost, or could not be read') end
+  repair_counts(queue)
   local expires = redis.call('ZSCORE', K.leases, '0:' .. token)
-  if expires and not a.held then
+  if expires and not queue.lease then
     violation('lease_without_slot', token, '0')
-    a.held = lost_lease()
+    queue.lease = lost_lease()
   end
-  repair_slots(a, lease_ms)
-  local looked = 0
+  repair_slots(queue, lease_ms)
+  local checked = 0
   if budget then
-    looked = redis.call('HLEN', K.entries .. token) + a.count + redis.call('ZCARD', K.delayed .. token)
-    if looked <= budget then
+    checked = redis.call('HLEN', K.entries .. token) + queue.waiting + redis.call('ZCARD', K.delayed .. token)
+    if checked <= budget then
       for _, kind in ipairs({ 'waiting', 'delayed', 'entries' }) do
         local cursor = '0'
-        repeat cursor = repair_part(a, kind, cursor, 1000) until cursor == '0'
+        repeat cursor = repair_part(queue, kind, cursor, 1000) until cursor == '0'
       end
-      recount(a)
+      recount(queue)
     else
-      looked = nil
+      checked = nil
     end
   end
-  repair_sets(a)
-  repair_standing(a, #found == before)
-  -- It is looked at again once the lease has ended of which nobody knows what it has.
-  a.damaged = leased_ids(a)[''] or false
-  if not a.damaged then redis.call('ZREM', K.damaged, token) end
-  return looked
+  repair_sets(queue)
+  repair_standing(queue, #found == before)
+  -- It is checked again after a lost lease has ended.
+  queue.damaged = leased_ids(queue)[''] or false
+  if not queue.damaged then redis.call('ZREM', K.damaged, token) end
+  return checked
 end

@@ -1,26 +1,27 @@
--- Starting messages. Needs lease.lua. Gives: start_some(worker, request, lease_ms, count) → claimed messages,
--- pass_on() → accounts that are still ready, next_look(left): in how many ms somebody should look again (-1: no time
--- is known).
-local LOOKED_AT = 32
+-- Starts of messages, in the order of a weighted fair queue.
+-- Gives: start_some(worker, request, lease_ms, count) → claimed messages; signal_ready() → number of ready accounts;
+-- next_poll(ready): in how many ms a consumer should poll (-1: no time is known).
+-- @include lease
+local POLLED_AT_ONCE = 32
 local RESCUED_AT_ONCE = 8
--- Between two settles of a busy lane the timers need no look: a due message is at most this late, ms.
-local LOOK_EVERY = 3
+-- A busy lane polls its timers at most this often, ms: a due message is at most that late.
+local POLL_EVERY = 3
 
--- Expired leases go back, and queues whose time has come are placed anew; bounded, the rest at the next look.
-local function look()
-  lane.looked = now
+-- Ends expired leases, and places queues whose time has come; a bounded number, the rest at the next poll.
+local function poll()
+  lane.polled = now
   rescue_some(RESCUED_AT_ONCE)
   save_sets()
-  local due = redis.call('ZRANGEBYSCORE', K.timers, '-inf', now, 'LIMIT', 0, LOOKED_AT)
-  open_soon(due, 1, 1)
+  local due = redis.call('ZRANGEBYSCORE', K.timers, '-inf', now, 'LIMIT', 0, POLLED_AT_ONCE)
+  read_states(due, 1, 1)
   for _, token in ipairs(due) do
-    local a = open(token)
-    place(a)
-    close(a)
+    local queue = open(token)
+    place(queue)
+    mark_changed(queue)
   end
 end
 
--- Pairs from `from` on, each turned round: what ZPOPMIN gave, as ZADD takes it.
+-- The pairs from `from` on, each reversed: ZPOPMIN gives member and score, ZADD takes score and member.
 local function reversed(list, from)
   local out = {}
   for i = from, #list, 2 do
@@ -30,18 +31,18 @@ local function reversed(list, from)
   return out
 end
 
--- The clock goes on with the work done, so that an account in debt is reached even while newcomers never end; but
--- never far ahead of the first in the row, so that newcomers do not wait for what others were charged too much.
--- `popped`: how many were taken out of the row.
-local function advance_clock(first, popped)
+-- Advances the lane's virtual time by the work done, so that an account in debt starts at last even if new accounts
+-- always come; but not far past the first ready account, so that new accounts do not wait because others were charged
+-- too much. `popped`: how many accounts were removed from ready.
+local function advance_vtime(first, popped)
   if lane.worked > 0 then
     local sharers = redis.call('ZCARD', K.ready) + popped
-    lane.v = math.max(lane.v, math.min(lane.v + lane.worked / sharers, first + lane.mean))
+    lane.vtime = math.max(lane.vtime, math.min(lane.vtime + lane.worked / sharers, first + lane.mean))
     lane.worked = 0
   end
 end
 
--- The first `most` of the row, as tokens and scores.
+-- Removes the first `most` ready accounts: tokens and scores.
 local function pop_ready(most)
   save_sets()
   return redis.call('ZPOPMIN', K.ready, most)
@@ -49,54 +50,54 @@ end
 
 local function start_some(worker, request, lease_ms, count)
   local claimed = {}
-  local looked = now - lane.looked >= LOOK_EVERY or now < lane.looked
-  if looked then look() end
+  local polled = now - lane.polled >= POLL_EVERY or now < lane.polled
+  if polled then poll() end
   local at_once = count
-  -- An account that cannot start after all is placed elsewhere and costs one turn, so the loop is bounded.
-  local turns = count + LOOKED_AT
+  -- An account that cannot start is placed elsewhere and costs one turn, so the loop is bounded.
+  local turns = count + POLLED_AT_ONCE
   while turns > 0 and #claimed < count * CLAIM_FIELDS do
-    if lane.global > 0 then save_leases() end -- they are counted
+    if lane.global > 0 then save_leases() end -- lane_room() counts them
     local most = math.min(count - #claimed / CLAIM_FIELDS, at_once, turns, lane_room())
     if most == 0 then break end
     local popped = pop_ready(most)
-    if not popped[1] and not looked then
-      looked = true
-      look()
+    if not popped[1] and not polled then
+      polled = true
+      poll()
       popped = pop_ready(most)
     end
     if not popped[1] then break end
-    open_soon(popped, 1, 2)
+    read_states(popped, 1, 2)
     local again
     for i = 1, #popped, 2 do
       local start = tonumber(popped[i + 1])
       if again and again < start then
-        -- An account that has just started a message may start its next one before these.
-        call_each('ZADD', { [S.ready] = reversed(popped, i) })
+        -- An account that has just started a message may be next again, before these.
+        call_each('ZADD', { [K.ready] = reversed(popped, i) })
         at_once = 1
         break
       end
       turns = turns - 1
-      advance_clock(start, (#popped - i + 1) / 2)
-      local a = open(popped[i])
-      a.stands, a.stood = 'r', 'x' -- in no set
-      take(a, start, worker, request, lease_ms, claimed)
-      if a.stands == 'r' and (not again or a.v < again) then again = a.v end
+      advance_vtime(start, (#popped - i + 1) / 2)
+      local queue = open(popped[i])
+      queue.standing, queue.listed = 'r', 'x' -- in no set
+      start_first(queue, start, worker, request, lease_ms, claimed)
+      if queue.standing == 'r' and (not again or queue.vtime < again) then again = queue.vtime end
     end
   end
   return claimed
 end
 
--- Leaves the bell to the next consumer when something could still be started.
-local function pass_on()
-  local left = redis.call('ZCARD', K.ready)
-  if left > 0 then
-    if lane_room() > 0 then ring() else left = 0 end
+-- Signals the bell for the next consumer if a message can still start.
+local function signal_ready()
+  local ready = redis.call('ZCARD', K.ready)
+  if ready > 0 then
+    if lane_room() > 0 then signal() else ready = 0 end
   end
-  return left
+  return ready
 end
 
-local function next_look(left)
-  if left > 0 then return 0 end
+local function next_poll(ready)
+  if ready > 0 then return 0 end
   local at
   for _, key in ipairs({ K.timers, K.leases }) do
     local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')

@@ -1,13 +1,12 @@
-"""Keeps an embedded server alive exactly as long as its owner: run as a script by `embedded.py`.
+"""The server watchdog: runs an embedded server and stops it when its owner dies. `embedded.py` runs it as a script.
 
-    python _keep_server.py SERVER_PROGRAM CONFIG
+    python _server_watchdog.py SERVER_PROGRAM CONFIG
 
-Standard input is a pipe whose other end only the owner holds: its end of file means that the owner has gone, however
-it died. The first line of standard output is the server's process id. The server in turn is ended by the kernel (Linux:
-parent death signal) when this process dies, which is safe here because this process has one thread: the signal comes
-when the *thread* that started the child ends.
+Standard input is a pipe whose other end only the owner has: end of file means that the owner is dead, however it died.
+The first line of standard output is the server's process id. If the watchdog dies, the kernel ends the server (Linux:
+parent death signal). That signal comes when the *thread* that started the child ends; this process has one thread.
 
-Exit status: the server's own; 0 after the owner has gone.
+Exit status: the server's own; 0 after the owner's death.
 """
 
 import ctypes
@@ -24,12 +23,12 @@ def die_with_parent() -> None:
     """In the child, before it becomes the server."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    # A Ctrl-C in the owner's terminal must not end the server before the owner has finished with it.
+    # A Ctrl-C in the owner's terminal must not end the server before its owner.
     os.setsid()
 
 
 def main(program: str, config: str) -> int:
-    """Runs the server until it ends or the owner does."""
+    """Runs the server until it or the owner ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ended, end = os.pipe()
     os.set_blocking(end, False)
