@@ -150,10 +150,10 @@ def test_every_script_touches_its_keys_before_it_writes(verb: str) -> None:
 def test_what_the_url_says_holds_for_every_node(cluster: Cluster, on_cluster: TenantBroker) -> None:
     broker = TenantBroker(url=f"{cluster.url}/0?socket_timeout=17&client_name=50%25", shards=SHARDS)
     broker.check_server()
-    nodes = broker.server._nodes  # type: ignore[attr-defined]
+    nodes = broker.server.nodes  # type: ignore[attr-defined]
     assert len(nodes) >= 3
     for node in nodes.values():
-        known = node._pool.connection_kwargs
+        known = node.client.connection_pool.connection_kwargs
         assert (known["socket_timeout"], known["client_name"]) == (17, "50%")
     broker.close()
 
