@@ -1,7 +1,8 @@
 """Tenant-queue broker against its rivals, in one run: `python -m tests.benchmarks.broker [--quick] [--only ...]`.
 
 On one Valkey with its append-only file off, no-op jobs:
-- burst: jobs that wait already, spread over the accounts, from the first start to the last; rounds are taken in turn
+- burst: jobs that wait already, spread over the accounts, from the first start to the last, and the CPU time of worker
+  and server for each job; rounds are taken in turn
   over all sides, and the best of each side is kept, because other work on the machine only ever slows a round down;
 - at rest after it: memory of the worker processes and of the server, connections, threads, CPU;
 - start latency on the idle worker, from before the send to the job's first line;
@@ -64,6 +65,11 @@ class Bench:
     def _memory(self) -> float:
         return float(self.client.info("memory")["used_memory"]) / 1e6
 
+    def _server_cpu(self) -> float:
+        """Seconds of CPU that the server has used."""
+        used = self.client.info("cpu")
+        return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
+
     def burst(self, side: Side, *, rest: bool) -> dict[str, float]:
         """A burst; with `rest` also what the side needs afterwards, and its start latency."""
         self.client.flushall()
@@ -72,13 +78,15 @@ class Bench:
         side.run("fill", self.url, jobs)
         workers = Workers(side, self.url)
         try:
-            before = sum(each["cpu"] for each in workers.report())
+            before, server_before = sum(each["cpu"] for each in workers.report()), self._server_cpu()
             workers.go()
             reports = self._wait(side, workers, jobs)
+            server_cpu = self._server_cpu() - server_before
             seconds = max(each["last"] for each in reports) - min(each["first"] for each in reports if each["jobs"])
             found = {
                 "jobs_per_second": jobs / seconds,
                 "worker_cpu_us_per_job": 1e6 * (sum(each["cpu"] for each in reports) - before) / jobs,
+                "server_cpu_us_per_job": 1e6 * server_cpu / jobs,
             }
             if rest:
                 found.update(self._rest(workers, empty))
@@ -205,7 +213,11 @@ def compare(bench: Bench, sides: list[Side], rounds: int) -> dict[str, dict[str,
             known = results.setdefault(side.name, {"serial": side.serial, "rounds": [], **found})
             known["rounds"].append(found["jobs_per_second"])
             print(f"round {round_number + 1}: {side.name}: {found['jobs_per_second']:.0f} jobs/s", file=sys.stderr)
-            for name, best in (("jobs_per_second", max), ("worker_cpu_us_per_job", min)):
+            for name, best in (
+                ("jobs_per_second", max),
+                ("worker_cpu_us_per_job", min),
+                ("server_cpu_us_per_job", min),
+            ):
                 known[name] = best(known[name], found[name])
     return results
 
@@ -216,7 +228,7 @@ def print_comparison(results: dict[str, dict[str, Any]], rounds: int) -> None:
         f"Burst of no-op jobs, best of {rounds} interleaved rounds; one worker process of {THREADS} threads if not said"
     )
     head = f"{'':37} {'serial':>6} {'jobs/s':>7} {'x Dram.':>7} {'x Bull':>6} {'worker':>7} {'server':>7} {'conn':>5}"
-    print(f"{head} {'thr.':>5} {'idle':>6} {'p50':>7} {'p99':>7}")
+    print(f"{head} {'thr.':>5} {'idle':>6} {'p50':>7} {'p99':>7} {'worker':>8} {'server':>8}")
     for name, row in results.items():
         rate = row["jobs_per_second"]
         against = f"{rate / bull['jobs_per_second']:6.2f}" if bull else f"{'-':>6}"
@@ -224,7 +236,8 @@ def print_comparison(results: dict[str, dict[str, Any]], rounds: int) -> None:
             f"{name:37} {'yes' if row['serial'] else 'NO':>6} {rate:7.0f} {rate / stock['jobs_per_second']:7.2f} "
             f"{against} "
             f"{row['worker_mb']:4.0f} MB {row['server_mb']:4.0f} MB {row['connections']:5.0f} {row['threads']:5.0f} "
-            f"{row['idle_cpu_percent']:4.1f} % {row['start_p50_ms']:4.1f} ms {row['start_p99_ms']:4.1f} ms"
+            f"{row['idle_cpu_percent']:4.1f} % {row['start_p50_ms']:4.1f} ms {row['start_p99_ms']:4.1f} ms "
+            f"{row['worker_cpu_us_per_job']:5.0f} µs {row['server_cpu_us_per_job']:5.0f} µs"
         )
 
 

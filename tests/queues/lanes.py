@@ -134,7 +134,7 @@ def age_lease(client: Client, broker: TenantBroker, lease: Lease, seconds: float
         client.hset(key, lease.slot, epoch + client.hget(key, lease.slot)[EPOCH.size :])
 
 
-#: The state of a tenant queue, as account.lua packs it, before the lease of slot 0; fields of it.
+#: The state of a tenant queue, as queue.lua packs it, before the lease of slot 0; fields of it.
 STATE = struct.Struct(">cc8dII")
 VIRTUAL_START, DUE = 2, 7
 #: What a lease record begins with, and the lane's own state.

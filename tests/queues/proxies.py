@@ -36,14 +36,14 @@ class LossyProxy:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def cut(self) -> None:
-        """Ends every connection; new ones are ended at once, until `mend`."""
+        """Ends every connection; new ones are ended at once, until `restore`."""
         with self._mutex:
             self._open = False
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
             _end(*pair)
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         with self._mutex:
             self._open = True
 

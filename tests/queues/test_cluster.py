@@ -118,11 +118,11 @@ def test_every_script_keeps_to_one_slot(
     assert admin.check_damaged(LANE) == []
     assert admin.missing(LANE, [("a0", "1"), ("a0", "unknown")])[1] == []
     assert on_cluster.check_health().faults == {}
-    graves = admin.buried(LANE)
-    assert len(graves) == len(ACCOUNTS)
-    assert admin.take_buried(LANE, [each.burial_id for each in graves]) == len(ACCOUNTS)
+    buried = admin.buried(LANE)
+    assert len(buried) == len(ACCOUNTS)
+    assert admin.take_buried(LANE, [each.burial_id for each in buried]) == len(ACCOUNTS)
     # Whose messages were buried is a matter of turns, and those of the time that each took.
-    left = 4 - sum(each.account == "a0" for each in graves)
+    left = 4 - sum(each.account == "a0" for each in buried)
     assert len(admin.remove(LANE, "a0", ["0", "1", "2", "3"])) == left
     for account in ACCOUNTS[1:]:
         admin.purge(LANE, account)

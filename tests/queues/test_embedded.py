@@ -76,10 +76,10 @@ def test_no_server_outlives_a_killed_owner(tmp_path: Path) -> None:
     eventually(lambda: not psutil.pid_exists(pid))
 
 
-def test_no_server_outlives_its_killed_keeper(tmp_path: Path) -> None:
+def test_no_server_outlives_its_killed_watchdog(tmp_path: Path) -> None:
     owner, pid, _ = start_owner(tmp_path)
-    keeper = psutil.Process(pid).ppid()
-    os.kill(keeper, signal.SIGKILL)
+    watchdog = psutil.Process(pid).ppid()
+    os.kill(watchdog, signal.SIGKILL)
     eventually(lambda: not psutil.pid_exists(pid))
     owner.kill()
     owner.wait()

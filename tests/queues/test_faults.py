@@ -188,7 +188,7 @@ def test_a_cut_of_every_connection_is_survived(
         eventually(lambda: len(events(client, "end")) >= 40)
         proxy.cut()
         eventually(lambda: len(events(client, "start")) == len(events(client, "end")))
-        proxy.mend()
+        proxy.restore()
         mended_at = time.time()
         eventually(lambda: is_empty(broker), 60)
     finally:

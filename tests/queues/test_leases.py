@@ -80,7 +80,7 @@ def test_a_claim_whose_answer_was_lost_gives_the_same_answer(broker: TenantBroke
     assert [each.id for each in hand.claim(2)] == ["3"]
 
 
-def test_a_large_answer_that_was_lost_is_given_again_whatever_the_accounts_are_called(broker: TenantBroker) -> None:
+def test_a_large_lost_answer_is_repeated_for_any_account_names(broker: TenantBroker) -> None:
     names = [f"{number}\0:\n%é" for number in range(40)]
     broker.enqueue_many([entry(name, name) for name in names])
     hand = Hand(broker)
@@ -92,7 +92,7 @@ def test_a_large_answer_that_was_lost_is_given_again_whatever_the_accounts_are_c
     assert [each.account for each in next_lost] == names[20:21]
 
 
-def test_a_settle_whose_answer_was_lost_settles_once_and_gives_the_same_next(broker: TenantBroker) -> None:
+def test_a_settle_that_is_sent_again_settles_once_and_answers_the_same(broker: TenantBroker) -> None:
     broker.enqueue_many([entry("1"), entry("2"), entry("3", "other")])
     hand = Hand(broker)
     first = hand.claim_one()
@@ -187,10 +187,10 @@ def test_a_poisonous_message_is_buried(broker: TenantBroker, client: Client) -> 
         expire(client, broker)
         hand.rescue()
     assert hand.claim() == []
-    (grave,) = broker.queues_admin.buried(LANE)
-    assert (grave.account, grave.entry_id, grave.reason) == ("acme", "1", "max_deliveries")
-    assert Message.decode(grave.payload).queue_name == LANE
-    assert broker.queues_admin.take_buried(LANE, [grave.burial_id]) == 1
+    (buried,) = broker.queues_admin.buried(LANE)
+    assert (buried.account, buried.entry_id, buried.reason) == ("acme", "1", "max_deliveries")
+    assert Message.decode(buried.payload).queue_name == LANE
+    assert broker.queues_admin.take_buried(LANE, [buried.burial_id]) == 1
     assert broker.queues_admin.buried(LANE) == []
 
 
@@ -198,44 +198,44 @@ def test_a_lost_lease_interrupts_the_actor(
     make_broker: Callable[..., TenantBroker], start_worker: Callable[..., Worker], client: Client
 ) -> None:
     broker = make_broker(lease_seconds=30.0, extend_seconds=0.05, middleware=[])
-    heard: list[str] = []
+    seen: list[str] = []
 
     @dramatiq.actor(broker=broker, queue_name=LANE)
     def act() -> None:
-        heard.append("started")
+        seen.append("started")
         try:
             deadline = time.monotonic() + PATIENCE_MS / 1000
             while time.monotonic() < deadline:
                 time.sleep(0.005)
         except LeaseLost:
-            heard.append("interrupted")
+            seen.append("interrupted")
 
     act.send_with_options(account="acme")
     start_worker(broker)
-    eventually(lambda: heard == ["started"])
+    eventually(lambda: seen == ["started"])
     client.flushall()
-    eventually(lambda: heard == ["started", "interrupted"])
+    eventually(lambda: seen == ["started", "interrupted"])
 
 
 def test_a_lost_lease_interrupts_an_actor_that_awaits(
     make_broker: Callable[..., TenantBroker], start_worker: Callable[..., Worker], client: Client
 ) -> None:
     broker = make_broker(lease_seconds=30.0, extend_seconds=0.05, middleware=[AsyncIO()])
-    heard: list[str] = []
+    seen: list[str] = []
 
     async def act() -> None:
-        heard.append("started")
+        seen.append("started")
         try:
             await asyncio.sleep(PATIENCE_MS / 1000)
         except asyncio.CancelledError:
-            heard.append("interrupted")
+            seen.append("interrupted")
             raise
 
     dramatiq.actor(broker=broker, queue_name=LANE)(act).send_with_options(account="acme")
     start_worker(broker)
-    eventually(lambda: heard == ["started"])
+    eventually(lambda: seen == ["started"])
     client.flushall()
-    eventually(lambda: heard == ["started", "interrupted"])
+    eventually(lambda: seen == ["started", "interrupted"])
 
 
 def test_a_long_message_keeps_its_lease(

@@ -55,9 +55,7 @@ def test_a_rate_counts_starts_and_tells_when_to_look_again(broker: TenantBroker,
 
 
 @pytest.mark.parametrize("many", [350, 1000])
-def test_max_waiting_takes_all_or_nothing_of_a_queue_in_a_batch_of_any_accounts(
-    broker: TenantBroker, many: int
-) -> None:
+def test_max_waiting_takes_all_or_nothing_of_each_queue_in_a_batch(broker: TenantBroker, many: int) -> None:
     """More than one script adds, and others' entries stand between the queue's own."""
     broker.queues_admin.set_limits(LANE, "acme", QueueLimits(max_waiting=many - 1))
     batch = [entry(f"{number}", account) for number in range(many) for account in ("acme", f"other {number % 30}")]
