@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from .clients.publishers.base import Post, Publisher, capabilities
-from .errors import ProviderError, StepError
+from .errors import StepError
 from .port import Draft, SessionState
-from .publishing import READ_PAUSES_SECONDS, find_difference
+from .publishing import find_difference, read_back
 
 #: Everything that a draft's Markdown may hold and a target may spoil.
 TRIAL_BODY = """\
@@ -117,19 +117,10 @@ class Trial:
 
     def _read_back(self) -> str:
         assert self.post is not None
-        failure: ProviderError | None = None
-        for seconds in READ_PAUSES_SECONDS:
-            self.pause(seconds)
-            try:
-                difference = find_difference(self.draft, self.publisher.read_back(self.post.url))
-            except ProviderError as error:  # a page that is not there yet
-                failure = error
-                continue
-            if difference:
-                raise TrialFailed(f"the public page is not the draft: {difference}")
-            return "the public page has the title and the whole text"
-        assert failure is not None
-        raise failure
+        difference = find_difference(self.draft, read_back(self.publisher, self.post.url, self.pause))
+        if difference:
+            raise TrialFailed(f"the public page is not the draft: {difference}")
+        return "the public page has the title and the whole text"
 
     def _find_again(self) -> str:
         found = self.publisher.find(self.marker)

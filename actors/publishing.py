@@ -195,7 +195,7 @@ class PublishOnce:
 
     def _confirm(self, post: Post) -> dict[str, Any]:
         self.ctx.progress(85, f"reading {post.url} back")
-        difference = find_difference(self.draft, self._read_back(post.url))
+        difference = find_difference(self.draft, read_back(self.publisher, post.url, self.pause))
         if difference:
             reason = f"the post at {post.url} is not the draft: {difference}"
             self.ctx.publication.unknown(reason)
@@ -204,16 +204,22 @@ class PublishOnce:
         self.ctx.progress(100, f"published at {post.url}")
         return _output(self.draft, self.publisher.name, post.url, post.external_id)
 
-    def _read_back(self, url: str) -> PublicPost:
-        failure: ProviderError | None = None
-        for seconds in READ_PAUSES_SECONDS:
-            self.pause(seconds)
-            try:
-                return self.publisher.read_back(url)
-            except ProviderError as error:  # a page that is not there yet; the post itself is
-                failure = error
-        assert failure is not None, "READ_PAUSES_SECONDS has at least one entry"
-        raise failure
+
+def read_back(publisher: Publisher, url: str, pause: Callable[[float], None]) -> PublicPost:
+    """The public page, with retries while it is not there yet.
+
+    Raises:
+        ProviderError: it cannot be read.
+    """
+    failure: ProviderError | None = None
+    for seconds in READ_PAUSES_SECONDS:
+        pause(seconds)
+        try:
+            return publisher.read_back(url)
+        except ProviderError as error:
+            failure = error
+    assert failure is not None, "READ_PAUSES_SECONDS has at least one entry"
+    raise failure
 
 
 def find_difference(draft: Draft, public: PublicPost) -> str | None:

@@ -33,9 +33,7 @@ class Clients:
         from .gemini import TextModel
 
         settings = self._port.call("client.settings", {"name": "text_model"})
-        return TextModel.from_settings(
-            settings, remaining_seconds=self._remaining_seconds, report_usage=self._report_usage
-        )
+        return TextModel(settings, remaining_seconds=self._remaining_seconds, report_usage=self._report_usage)
 
     def browser(self) -> AbstractContextManager[Browser]:
         """A browser of this step's own; it ends with the `with` block, and with the step in any case.

@@ -60,6 +60,11 @@ class Browser:
         """What pages asked for and were denied, oldest first."""
         return tuple(self._proxy.refusals)
 
+    @property
+    def contexts(self) -> Sequence[BrowserContext]:
+        """The open contexts, oldest first."""
+        return self._chromium.contexts
+
     def timeout_ms(self, at_most_seconds: float = _ACTION_SECONDS) -> float:
         """A time-out for Playwright: no more than asked for, and no more than the step has left."""
         return max(1.0, 1000 * min(at_most_seconds, self._remaining_seconds()))
@@ -107,7 +112,7 @@ class Browser:
 
     def evidence(self) -> bytes | None:
         """A picture (PNG) of the page that was opened last, or None when there is none to be had in 5 seconds."""
-        pages = [page for context in self._chromium.contexts for page in context.pages if not page.is_closed()]
+        pages = [page for context in self.contexts for page in context.pages if not page.is_closed()]
         if not pages:
             return None
         try:

@@ -63,56 +63,30 @@ class TextModel:
 
     def __init__(
         self,
-        *,
-        api_key: str,
-        base_url: str | None,
-        model: str,
-        offline: bool,
-        credential: str,
-        remaining_seconds: Callable[[], float],
-        report_usage: Callable[[int, int], None] | None = None,
-        busy_seconds: float | None = None,
-    ) -> None:
-        #: The model's name as it is set.
-        self.model = model
-        #: True when the settings choose the offline model.
-        self.offline = offline
-        self._api_key = api_key
-        # What messages are scrubbed of; the offline model's key is a word that stands in its messages.
-        self._secret = "" if offline else api_key
-        self._base_url = base_url
-        self._credential = credential
-        self._remaining_seconds = remaining_seconds
-        self._report_usage = report_usage
-        self._busy_seconds = busy_seconds
-
-    def __repr__(self) -> str:
-        return f"TextModel(model={self.model!r}, offline={self.offline}, credential={self._credential!r})"
-
-    @classmethod
-    def from_settings(
-        cls,
         settings: Mapping[str, Any],
         remaining_seconds: Callable[[], float],
         report_usage: Callable[[int, int], None] | None = None,
-    ) -> TextModel:
-        """The model that the worker's settings name: `api_key base_url model offline credential`.
+    ) -> None:
+        """`settings` are the worker's: `api_key base_url model offline credential busy_seconds`.
 
-        `report_usage` is called with tokens in and out for every answer, also for one that cannot be used: it is
-        billed all the same.
+        `report_usage` is called with tokens in and out for every answer, even an unusable one: it is billed too.
         """
-        offline = bool(settings["offline"])
-        return cls(
-            # The SDK refuses to start without a key; the offline model wants none.
-            api_key=settings.get("api_key") or ("offline" if offline else ""),
-            base_url=settings.get("base_url"),
-            model=settings["model"],
-            offline=offline,
-            credential=settings["credential"],
-            remaining_seconds=remaining_seconds,
-            report_usage=report_usage,
-            busy_seconds=settings.get("busy_seconds"),
-        )
+        #: The configured model name.
+        self.model = str(settings["model"])
+        #: True if the offline model is configured.
+        self.offline = bool(settings["offline"])
+        # The SDK requires a key; the offline model needs none.
+        self._api_key = settings.get("api_key") or ("offline" if self.offline else "")
+        #: Removed from messages. The offline model's key is a word of its messages.
+        self._secret = "" if self.offline else self._api_key
+        self._base_url = settings.get("base_url")
+        self._credential = settings["credential"]
+        self._busy_seconds = settings.get("busy_seconds")
+        self._remaining_seconds = remaining_seconds
+        self._report_usage = report_usage
+
+    def __repr__(self) -> str:
+        return f"TextModel(model={self.model!r}, offline={self.offline}, credential={self._credential!r})"
 
     def generate_json(
         self,

@@ -108,7 +108,7 @@ def _attempts(service: Service, job_id: str) -> int:
     return sum(1 for attempt in attempts if attempt["outcome"] is not None)
 
 
-def test_the_page_lists_the_codes_that_the_api_describes_and_that_steps_fail_with() -> None:
+def test_the_page_lists_the_error_codes_of_the_api_and_of_steps() -> None:
     listed = set(re.findall(r"`(\w+)`", PAGE[PAGE.index("## Error codes") : PAGE.index("An error that can never")]))
     described = JobError.model_fields["code"].description
     assert described is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import pytest
 import uvicorn
@@ -13,17 +12,7 @@ import uvicorn
 from actors.clients.gemini import TextModel
 from orchestrator.offline_model.app import create_app
 from orchestrator.offline_model.faults import Faults
-
-#: What stands for a secret key in these tests; no message may contain it.
-KEY = "AIzaSy-a-key-that-must-not-leak"
-
-
-@dataclass
-class OfflineModel:
-    """A running offline model."""
-
-    url: str
-    faults: Faults
+from tests.generation.local_model import KEY, OfflineModel
 
 
 class _Server(uvicorn.Server):
@@ -73,6 +62,6 @@ def text_model(offline_model: OfflineModel) -> Callable[..., TextModel]:
             "offline": offline,
             "credential": "3f2a",
         }
-        return TextModel.from_settings(settings, lambda: seconds)
+        return TextModel(settings, lambda: seconds)
 
     return make

@@ -24,7 +24,7 @@ from actors.errors import (
 )
 from actors.signals import ProviderBusy
 from orchestrator.offline_model.faults import Fault
-from tests.generation.conftest import KEY, OfflineModel
+from tests.generation.local_model import KEY, OfflineModel
 
 MakeModel = Callable[..., TextModel]
 SOURCE = "Every account has its own queue. The queue runs one job at a time, in the order in which they came in."
@@ -117,7 +117,7 @@ def test_a_quota_per_minute_makes_everybody_with_the_key_wait(
     assert caught.value.scope == "gemini:3f2a"
 
 
-def test_a_key_without_quota_or_credits_is_refused_for_everybody_who_uses_it(
+def test_a_key_without_quota_or_credits_is_refused_for_all_its_users(
     text_model: MakeModel, offline_model: OfflineModel
 ) -> None:
     refused = [Fault("quota", reason="zero"), Fault("quota", reason="credits"), Fault("status", status=403)]
@@ -137,7 +137,7 @@ def test_a_key_without_quota_or_credits_is_refused_for_everybody_who_uses_it(
 
 def test_a_credential_that_must_rest_is_not_asked(offline_model: OfflineModel) -> None:
     settings = {"api_key": KEY, "base_url": offline_model.url, "model": "m", "offline": False, "credential": "3f2a"}
-    model = TextModel.from_settings({**settings, "busy_seconds": 12.5}, lambda: 30.0)
+    model = TextModel({**settings, "busy_seconds": 12.5}, lambda: 30.0)
     offline_model.faults.add(Fault("status", status=500))
     with pytest.raises(ProviderBusy) as caught:
         ask(model)
@@ -262,7 +262,7 @@ def test_usage_is_reported_also_for_an_answer_that_cannot_be_used(offline_model:
         "offline": False,
         "credential": "x",
     }
-    model = TextModel.from_settings(settings, lambda: 30.0, lambda *tokens: reported.append(tokens))
+    model = TextModel(settings, lambda: 30.0, lambda *tokens: reported.append(tokens))
     offline_model.faults.add(Fault("finish", reason="MAX_TOKENS"))
     with pytest.raises(OutputTruncated):
         ask(model)
@@ -279,7 +279,7 @@ def test_a_call_works_inside_a_thread_that_runs_a_loop(text_model: MakeModel) ->
     assert asyncio.run(inside()).value.title
 
 
-def test_a_proxy_of_the_environment_does_not_take_the_offline_models_requests(
+def test_offline_model_requests_ignore_the_environments_proxy(
     text_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")

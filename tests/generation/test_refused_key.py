@@ -17,7 +17,7 @@ from orchestrator.step_clients import text_model_scope
 from tenants.models import Alert
 from tenants.sealing import new_key
 from tenants.store import provider_backoffs
-from tests.generation.conftest import KEY, OfflineModel
+from tests.generation.local_model import KEY, OfflineModel
 from tests.service.conftest import Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]

@@ -7,10 +7,8 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import pytest
 import uvicorn
 
@@ -20,13 +18,11 @@ from actors.clients.publishers.base import PublisherClients
 from actors.testing import MemoryPort
 from orchestrator.demo_blog.app import create_app
 from orchestrator.demo_blog.faults import Faults
-from orchestrator.demo_blog.store import BlogStore
 from orchestrator.settings import CHROMIUM_NAMES
 from tests.ports import make_context
+from tests.publishers.demo_site import DemoBlog
 from tests.servers import free_port
 from tests.wordpress import WordPressSite, running_wordpress, wordpress_or_skip
-
-PASSWORD = "a long enough password"
 
 
 @pytest.fixture(scope="session")
@@ -39,23 +35,6 @@ def chromium() -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return found
-
-
-def browser_processes() -> list[psutil.Process]:
-    """The processes of all browsers below this one; those that have ended since they were listed are left out."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "chrom" in process.name():
-                found.append(process)
-    return found
-
-
-def kill_browsers() -> None:
-    """Kill them all. The death of the first ends others by itself, maybe before it is their turn."""
-    for process in browser_processes():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
 
 
 @pytest.fixture
@@ -90,7 +69,7 @@ def lent_browser(module_browser: Browser, monkeypatch: pytest.MonkeyPatch) -> Br
         try:
             yield module_browser
         finally:
-            for context in module_browser._chromium.contexts:
+            for context in module_browser.contexts:
                 context.close()
 
     monkeypatch.setattr(Clients, "browser", lend)
@@ -102,19 +81,6 @@ def clients(lent_browser: Browser) -> Iterator[PublisherClients]:
     """What a publisher of one attempt gets, over the module's browser."""
     with PublisherClients(make_context(MemoryPort()).clients) as made:
         yield made
-
-
-@dataclass(frozen=True, slots=True)
-class DemoBlog:
-    """A running demo blog, with the store behind it and the faults that can be set."""
-
-    url: str
-    store: BlogStore
-    faults: Faults
-
-    @property
-    def host(self) -> str:
-        return self.url.removeprefix("http://")
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,8 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Route
 
 from actors.clients.browser import Browser
-from actors.clients.publishers import open_publisher
+from actors.clients.publishers import open_publisher, wordpress_scripts
 from actors.clients.publishers.base import Post, PublisherClients
-from actors.clients.publishers.wordpress import WordPressPublisher
 from actors.errors import LoginRequired, ProviderError, PublishFailed, PublishRefused, StepError
 from actors.markdown import comparable, plain_text, render
 from actors.port import Credentials, SessionState, Target
@@ -25,7 +24,7 @@ from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
 from actors.testing import MemoryPort
 from tests.ports import make_context
-from tests.publishers.conftest import PASSWORD, DemoBlog
+from tests.publishers.demo_site import PASSWORD, DemoBlog
 from tests.wordpress import WordPressSite
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240), pytest.mark.usefixtures("lent_browser")]
@@ -134,7 +133,7 @@ def account(request: pytest.FixtureRequest, name: str) -> Account:
     )
 
 
-def test_publish_with_credentials_and_again_with_the_session_that_came_of_it(
+def test_publish_with_credentials_and_again_with_the_new_session(
     account: Account, name: str, clients: PublisherClients
 ) -> None:
     # Given an account with credentials and no session: it signs in, and the session is kept
@@ -241,7 +240,7 @@ def test_a_connection_that_breaks_during_the_click_publishes_once(
 
     def break_from_now_on() -> None:
         port.fail.clear()
-        for context in lent_browser._chromium.contexts:
+        for context in lent_browser.contexts:
             context.route("**/*", end)
 
     port.fail["publication.started"] = break_from_now_on
@@ -453,7 +452,14 @@ class TestWordPress:
         if moment == "the draft is saved":
             port.fail["publication.started"] = end_session
         else:
-            patch.setattr(WordPressPublisher, "_close_welcome_guide", lambda publisher, page: end_session())
+            evaluate = Page.evaluate
+
+            def end_session_first(page: Page, script: str, *values: Any) -> Any:
+                if script == wordpress_scripts.GUIDE_IS_DUE:  # the first script after the editor is open
+                    end_session()
+                return evaluate(page, script, *values)
+
+            patch.setattr(Page, "evaluate", end_session_first)
         # When it goes on, and is tried again where the click got nothing through
         now = [0.0]
         port.now = lambda: now[0]

@@ -17,7 +17,7 @@ from actors.publishing import publish_draft
 from actors.signals import Retry
 from actors.testing import MemoryPort
 from tests.ports import make_context
-from tests.publishers.conftest import PASSWORD, DemoBlog
+from tests.publishers.demo_site import PASSWORD, DemoBlog
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240), pytest.mark.usefixtures("lent_browser")]
 
@@ -111,7 +111,7 @@ def test_an_editor_that_is_slower_than_the_click_gets_its_time(
     assert "All of <strong>this</strong> text." in demo_blog.store.posts(name)[0].body
 
 
-def test_a_post_without_its_text_is_noticed_although_the_site_reports_success(
+def test_a_post_without_its_text_is_noticed_despite_reported_success(
     demo_blog: DemoBlog, port: MemoryPort, name: str
 ) -> None:
     demo_blog.faults.add("lose_body", user=name)
@@ -130,7 +130,7 @@ def test_a_public_page_that_is_late_is_read_again_and_never_published_again(
     assert len(demo_blog.store.posts(name)) == 1
 
 
-def test_a_public_page_that_stays_broken_leaves_the_post_to_the_next_attempt(
+def test_a_broken_public_page_leaves_the_post_to_the_next_attempt(
     demo_blog: DemoBlog, port: MemoryPort, name: str
 ) -> None:
     demo_blog.faults.add("broken_page", user=name, times=4)
@@ -142,7 +142,7 @@ def test_a_public_page_that_stays_broken_leaves_the_post_to_the_next_attempt(
     assert len(demo_blog.store.posts(name)) == 1
 
 
-def test_a_session_that_ends_as_the_post_is_sent_and_cannot_be_renewed_stays_open(
+def test_a_session_that_ends_at_the_post_and_is_not_renewed_stays_open(
     demo_blog: DemoBlog, port: MemoryPort, name: str
 ) -> None:
     first = attempt(port)

@@ -13,7 +13,7 @@ from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
 from actors.testing import MemoryPort
 from tests.ports import make_context
-from tests.publishers.conftest import PASSWORD, DemoBlog, kill_browsers
+from tests.publishers.demo_site import PASSWORD, DemoBlog, kill_browsers
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 

@@ -14,7 +14,7 @@ import pytest
 from actors.clients.publishers.demo import DemoPublisher
 from actors.port import Credentials
 from actors.publisher_contract import ContractSite, PublisherContract
-from tests.publishers.conftest import PASSWORD, DemoBlog
+from tests.publishers.demo_site import PASSWORD, DemoBlog
 from tests.wordpress import WordPressSite
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -101,7 +101,7 @@ def test_a_site_that_may_not_show_everything_gets_no_second_post(clock: Clock, s
     assert 0 < unknown <= 3
 
 
-def test_a_second_try_waits_until_the_first_has_settled_and_spends_no_attempt(clock: Clock, site: Site) -> None:
+def test_a_second_try_waits_for_the_first_and_spends_no_attempt(clock: Clock, site: Site) -> None:
     port = port_to(site)
     port.call("publication.open", {"publisher": "model", "base_url": "https://site.example"})
     port.call("publication.started", {})
@@ -261,9 +261,7 @@ def test_a_session_that_ends_before_the_editor_opens_is_renewed_once(site: Site)
 @pytest.mark.parametrize(
     ("publisher", "base_url"), [("elsewhere", "https://site.example"), ("model", "https://elsewhere")]
 )
-def test_a_target_that_changed_after_the_start_leaves_the_outcome_to_a_person(
-    site: Site, publisher: str, base_url: str
-) -> None:
+def test_a_target_changed_after_the_start_needs_a_person(site: Site, publisher: str, base_url: str) -> None:
     port = port_to(site)
     port.call("publication.open", {"publisher": publisher, "base_url": base_url})
     port.call("publication.started", {})

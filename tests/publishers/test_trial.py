@@ -22,7 +22,7 @@ from tenants.models import Job, Publication
 from tenants.sealing import Sealer, new_key, split_keys
 from tenants.sessions import Sessions
 from tenants.store import accounts
-from tests.publishers.conftest import PASSWORD, DemoBlog
+from tests.publishers.demo_site import PASSWORD, DemoBlog
 
 
 class Honest:
