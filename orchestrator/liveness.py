@@ -1,11 +1,11 @@
-"""The worker's liveness: renews its row, reports to the guard, and looks for steps that somebody wants cancelled.
+"""The worker's liveness: renews its row in SQL, writes the heartbeat, and ends steps whose jobs were cancelled.
 
-The timing, all by the database's clock where it compares: renewed every 5 s; after 8 s without renewal the guard ends
-the steps, and this worker itself; after 15 s the rescuer declares it dead and its steps run elsewhere. The guard gets a
-renewal only after it was committed, so a worker that is cut off from the database loses its steps in time.
+Timing: the row is renewed every 5 s. After 8 s without a renewal the steps are ended, and then this worker. After 15 s
+by the database's clock the rescuer declares it dead, and its steps run elsewhere. The heartbeat is written only after
+the renewal was committed, so a worker that cannot reach the database loses its steps in time.
 
-The renewal has a thread of its own, since a write may wait behind others. On SQLite a migration keeps everybody from
-writing; while it is announced (`tenants.migrations.announced`), reading so counts as a renewal.
+The renewal has its own thread, because a write may wait behind others. On SQLite a migration blocks all writes; while
+it is announced (`tenants.migrations.announced`), reading the announcement counts as a renewal.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .isolation.posix import now
 
 log = logging.getLogger(__name__)
 
-#: Seconds between looks for cancelled jobs; also between renewals that failed.
+#: Seconds between checks for cancelled jobs; also between failed renewals.
 TICK_SECONDS = 1.0
-#: Seconds without a renewal after which the worker looks whether a migration is announced: early enough for two looks.
-LOOK_SECONDS = store.RENEWAL_SECONDS + TICK_SECONDS / 2
+#: Seconds without a renewal after which an announced migration is looked up: early enough for two look-ups.
+CHECK_ANNOUNCEMENT_SECONDS = store.RENEWAL_SECONDS + TICK_SECONDS / 2
 
 
 class Liveness:
-    """A thread of the worker; see the module's docstring."""
+    """Two threads of the worker; see the module's docstring."""
 
     def __init__(
         self,
@@ -52,8 +52,8 @@ class Liveness:
         self._on_superseded = on_superseded
         self._stopping = threading.Event()
         self._renewed_at = now()
-        #: Both threads note renewals; the moment must never go back.
-        self._noting = threading.Lock()
+        #: Both threads set `_renewed_at`, which must never go back.
+        self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._run, name="liveness", daemon=True),
             threading.Thread(target=self._keep_renewing, name="liveness-renewal", daemon=True),
@@ -87,10 +87,10 @@ class Liveness:
                 self._on_unfit(f"its liveness could not be renewed for {silent:.1f} s")
 
     def renew_when_due(self) -> None:
-        """Renew when it is time.
+        """Renew the row if it is due.
 
         Raises:
-            Unavailable: the database is away.
+            Unavailable: the database cannot be reached.
         """
         if now() - self._renewed_at < store.RENEWAL_SECONDS - TICK_SECONDS / 2:
             return
@@ -110,10 +110,10 @@ class Liveness:
         """Count an announced migration as a renewal, and end the steps whose jobs were cancelled.
 
         Raises:
-            Unavailable: the database is away.
+            Unavailable: the database cannot be reached.
         """
         asked_at = now()
-        if asked_at - self._renewed_at > LOOK_SECONDS and self._database.read(
+        if asked_at - self._renewed_at > CHECK_ANNOUNCEMENT_SECONDS and self._database.read(
             lambda connection: store.is_excused(connection, self._worker_id)
         ):
             self._renewed(asked_at)
@@ -122,7 +122,7 @@ class Liveness:
                 self._execution.cancel(step_id)
 
     def _renewed(self, asked_at: float) -> None:
-        # A renewal that waited behind a migration was asked for before the last look at the announcement.
-        with self._noting:
+        # A renewal that waited behind a migration was requested before the last announcement was read.
+        with self._lock:
             self._renewed_at = max(self._renewed_at, asked_at)
             self._guard.beat(self._renewed_at)

@@ -1,7 +1,7 @@
-"""A publisher's trial with an account's own target and session, in this process and without a job.
+"""Tries a publisher with an account's own target and session, in this process and without a job.
 
-Invariant: nothing of jobs, drafts and the publication ledger is read or written. The account's session is opened, and a
-new state that comes of a sign-in is kept, as a publish keeps it.
+Invariant: jobs, drafts and the publication ledger are not read or written. The account's session is used, and the new
+state after a sign-in is kept, as in a publish step.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from .schema import missing_revisions
 from .settings import Settings, SettingsError
 from .step_clients import client_settings
 
-#: What one trial may take in all; a publish step has as much.
+#: The time limit of one trial, equal to a publish step's.
 TRIAL_SECONDS = 300.0
 
 
 class PreparedTrial:
-    """A trial that is ready to run: target and session are known, and nothing was opened."""
+    """A trial that is ready to run. Nothing was opened yet."""
 
     def __init__(self, trial: Trial, target: Target, account: str, sessions: Sessions, database: Database) -> None:
         self._trial = trial
@@ -55,11 +55,11 @@ class PreparedTrial:
 
     @property
     def url(self) -> str | None:
-        """Where the trial's post is now; None when there is none."""
+        """The address of the trial's post; None if there is none."""
         return self._trial.post.url if self._trial.post is not None else None
 
     def stages(self) -> Iterator[Stage]:
-        """Run the trial; its stages as they end."""
+        """Run the trial, and yield its stages as they end."""
         for stage in self._trial.run():
             if stage.name == "session" and self._trial.renewed is not None:
                 self._keep(self._trial.renewed.storage_state)
@@ -80,12 +80,12 @@ class PreparedTrial:
 def prepared(
     settings: Settings, name: str, account: str, *, base_url: str | None = None, keep: bool = False
 ) -> Iterator[PreparedTrial]:
-    """Everything that a trial of this publisher needs; the browser ends with the block.
+    """Prepare a trial; its browser ends with the block.
 
     Raises:
         SettingsError: the secret key is missing, or the schema is not up to date.
         PublisherError, InvalidInput, NotFound, StepError: there is no such publisher, account or target, or the target
-            is another's; the message says which.
+            belongs to another publisher; the message says which.
     """
     parse_account(account)
     known = load_publishers(settings.publishers).get(name)
@@ -111,7 +111,7 @@ def prepared(
 
 
 class _SettingsPort:
-    """The port of a trial: it gives the settings of clients, and there is no step that could ask for more."""
+    """The port of a trial: it answers only the settings of clients."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -126,7 +126,7 @@ class _SettingsPort:
 
 
 def _with_keys(settings: Settings) -> Settings:
-    """The settings with what `onelane up` adds to them for its own processes: the made key, and its demo blog."""
+    """The settings as `onelane up` completes them: with its generated key, and its demo blog's host."""
     folder = DataFolder(settings.data_dir)
     changed: dict[str, Any] = {}
     if settings.secret_key is None:

@@ -1,13 +1,13 @@
-"""What running steps say about themselves, log lines and progress, written to SQL in batches.
+"""Log lines and progress of running steps, written to SQL in batches.
 
-A step must not wait for a commit per line. Lines of an attempt gather in its `StepJournal` and are written together:
-by a thread a quarter of a second after the first, earlier when there are many, before the step's next call of the
-worker, and at the attempt's end.
+A step does not wait for a commit per line. The lines of an attempt gather in its `StepJournal`. They are written by a
+thread a quarter of a second after the first, or when a batch is full; before the step's next call; and at the
+attempt's end.
 
 Invariants
-- What an attempt has pending is bounded; what comes on top is left out, and one line says how many.
-- Lines of an attempt are written in the order in which they came.
-- A journal that cannot be written (no database, the step was removed) never fails the step.
+- An attempt's pending lines are bounded; further lines are dropped, and one line says how many.
+- Lines of an attempt are written in order.
+- A journal that cannot be written (no database, the step was removed) does not fail the step.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tenants.store.events import NewEvent, record
 
 log = logging.getLogger(__name__)
 
-#: The longest that a line waits while its step goes on and makes no call.
+#: The longest time that a line waits while its step makes no call.
 FLUSH_SECONDS = 0.25
-#: Lines of one transaction; so many pending ones are written at once.
+#: Lines per transaction; a full batch is written without waiting.
 BATCH_LINES = 500
-#: Bounds of what one attempt has pending.
+#: Bounds of an attempt's pending lines.
 MAX_PENDING_LINES = 5_000
 MAX_PENDING_CHARACTERS = 2 << 20
 
@@ -50,18 +50,18 @@ class StepJournal:
         self._database = database
         self._on_pending = on_pending
         self._state = threading.Lock()
-        #: Held while a batch is written, so that two threads cannot swap two batches.
+        #: Held while a batch is written, so that batches stay in order.
         self._writing = threading.Lock()
         self._lines: deque[tuple[str, str]] = deque()
         self._characters = 0
         self._left_out = 0
         self._progress: tuple[int, str] | None = None
         self._closed = False
-        #: Another attempt owns the step now, or it was removed. Noticed when a batch was written.
+        #: Another attempt owns the step now, or it was removed; found when a batch was written.
         self.ownership_lost = False
 
     def add_line(self, level: str, message: str) -> None:
-        """Keep a line for the next batch."""
+        """Add a line to the next batch."""
         with self._state:
             first = self._is_empty
             if len(self._lines) >= MAX_PENDING_LINES or self._characters + len(message) > MAX_PENDING_CHARACTERS:
@@ -74,7 +74,7 @@ class StepJournal:
             self._notify(full)
 
     def leave_out(self, count: int) -> None:
-        """Count lines that the step left out itself."""
+        """Count lines that the step's process dropped."""
         with self._state:
             first = self._is_empty
             self._left_out += count
@@ -82,7 +82,7 @@ class StepJournal:
             self._notify(False)
 
     def set_progress(self, percent: int, note: str) -> None:
-        """Keep the progress for the next batch, in place of one that was not written yet."""
+        """Set the progress of the next batch."""
         with self._state:
             first = self._is_empty
             self._progress = (percent, note)
@@ -90,7 +90,7 @@ class StepJournal:
             self._notify(False)
 
     def flush(self) -> None:
-        """Write what is pending. Returns also where it cannot be written now; it stays pending then."""
+        """Write what is pending. Where that fails for now, it stays pending."""
         with self._writing:
             while batch := self._take():
                 try:
@@ -109,7 +109,7 @@ class StepJournal:
                     self.ownership_lost = self.ownership_lost or batch.ownership_lost
 
     def close(self) -> None:
-        """Write what is pending, once; what cannot be written now never will be."""
+        """Write what is pending for the last time."""
         self.flush()
         with self._state:
             self._closed = True
@@ -135,7 +135,7 @@ class StepJournal:
             lines = [self._lines.popleft() for _ in range(min(BATCH_LINES, len(self._lines)))]
             self._characters -= sum(len(message) for _, message in lines)
             left_out, progress = 0, None
-            if not self._lines:  # the last batch: what was left out came after these lines
+            if not self._lines:  # the last batch: the dropped lines came after these
                 left_out, self._left_out = self._left_out, 0
                 progress, self._progress = self._progress, None
         return _Batch(self._owned, lines, left_out, progress)
@@ -152,7 +152,7 @@ class StepJournal:
 
 
 class _Batch:
-    """One transaction's worth of an attempt's lines and progress."""
+    """The lines and progress of one transaction."""
 
     def __init__(
         self, owned: OwnedAttempt, lines: list[tuple[str, str]], left_out: int, progress: tuple[int, str] | None
@@ -164,9 +164,7 @@ class _Batch:
         self.ownership_lost = False
 
     def write(self, connection: Connection) -> None:
-        """Write all of it.
-
-        Lines count as evidence whoever owns the step now; progress counts only from its owner.
+        """Write the batch: lines even if another attempt owns the step now, progress only from the owner.
 
         Raises:
             OwnershipLost: the step was removed.
@@ -190,7 +188,7 @@ class _Batch:
 
 
 class JournalWriter:
-    """Writes the journals of a worker process in time; its thread starts with the first journal that has something."""
+    """Writes the journals of a worker process in a thread, which starts with the first pending line."""
 
     def __init__(self) -> None:
         self._state = threading.Condition()
@@ -199,7 +197,7 @@ class JournalWriter:
         self._thread: threading.Thread | None = None
 
     def add(self, journal: StepJournal, full: bool) -> None:
-        """Have the journal written within `FLUSH_SECONDS`; soon where a batch is full."""
+        """Write the journal within `FLUSH_SECONDS`, or at once if a batch is full."""
         with self._state:
             self._pending[journal] = None
             self._full = self._full or full

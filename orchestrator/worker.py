@@ -1,8 +1,8 @@
-"""A worker process: stock Dramatiq `Worker` over the tenant broker, one actor per step.
+"""A worker process: Dramatiq's own `Worker` over the tenant broker, with one actor per step.
 
-The order of the start matters: guard and zygote first, before any thread or connection exists; then the row that says
-that this worker lives; then claims. The order of the stop: no more claims; the running steps may finish within the
-grace; what still runs is handed back; the row is closed, if nothing runs; guard last.
+Start, in this order: guard and zygote, before any thread or connection exists; the worker's row in SQL; claims.
+Stop: claims end; running steps may finish within the grace; the others are handed back; the row is closed if no step
+runs; the guard ends last.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from .settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
-#: The exit status of a worker that ended itself because it may no longer run steps; whoever started it starts another.
+#: The exit status of a worker that ended itself because it may not run steps; its supervisor starts another.
 EXIT_UNFIT = 70
-#: How long a stopping worker waits for its threads, once their steps were to end: for the kills and for the outcomes.
+#: How long a stopping worker waits for its threads after the grace: for the kills and for the outcomes.
 PATIENCE_SECONDS = 6.0
-#: The same where it may not run steps any more; within the guard's own grace, which ends with the worker's death.
+#: The same for a worker that may not run steps: less than the guard's grace, after which the worker is killed.
 UNFIT_PATIENCE_SECONDS = 2.0
-#: How long after its steps were ended for its silence a worker is killed by its guard, with what runs in its threads.
+#: How long after the end of its steps the guard kills a silent worker, and with it the steps in its threads.
 WORKER_GRACE_SECONDS = 2.0
-#: What `ctx.clients` imports at first use. Loaded once here, because each step's child would pay for it again: the
-#: Gemini SDK alone takes 1.5 s of processor time.
+#: Modules that `ctx.clients` imports at first use. They are loaded once in the zygote, because each child would load
+#: them again: the Gemini SDK alone takes 1.5 s of processor time.
 PRELOADED_CLIENTS = frozenset(f"actors.clients.{name}" for name in ("browser", "gemini", "http", "publishers.pages"))
 
 
@@ -65,9 +65,9 @@ def run_worker(
     threads: int | None = None,
     may_begin: threading.Event | None = None,
 ) -> int:
-    """Run a worker until SIGTERM or SIGINT; gives back the exit status.
+    """Run a worker until SIGTERM or SIGINT; returns the exit status.
 
-    `may_begin` is set once database and Redis may be used; what needs neither is started before.
+    `may_begin` is set when database and Redis may be used; guard and zygote start before.
 
     Raises:
         SettingsError, PipelineError, PublisherError: it cannot start; the message says what to correct.
@@ -79,7 +79,7 @@ def run_worker(
 
 
 class WorkerProcess:
-    """What `run_worker` runs, with its parts; tests start it in processes of their own."""
+    """One worker. `run` it once, in the main thread of its process."""
 
     def __init__(
         self,
@@ -94,33 +94,33 @@ class WorkerProcess:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._only = tuple(lanes) if lanes else settings.lanes
         self._threads = threads
-        self._wanted_stop = threading.Event()
+        self._stop_requested = threading.Event()
         self._unfit: str | None = None
 
     def stop(self) -> None:
-        """Ask for an orderly stop; safe in a signal handler, and from any thread."""
-        self._wanted_stop.set()
+        """Request an orderly stop; safe in a signal handler, and from any thread."""
+        self._stop_requested.set()
         if self._may_begin is not None:
             self._may_begin.set()
 
-    def give_up(self, reason: str) -> None:
-        """End soon, because this worker may no longer run steps."""
+    def stop_unfit(self, reason: str) -> None:
+        """Stop without a grace, because this worker may not run steps."""
         if self._unfit is None:
             self._unfit = reason
             log.error("worker %s ends itself: %s", self.id, reason)
-        self._wanted_stop.set()
+        self._stop_requested.set()
 
     def run(self) -> int:
         pipelines = load_pipelines(self.settings.pipelines)
         publishers = load_publishers(self.settings.publishers)
-        guard = Guard(on_lost=self.give_up, worker_grace_seconds=WORKER_GRACE_SECONDS)
+        guard = Guard(on_lost=self.stop_unfit, worker_grace_seconds=WORKER_GRACE_SECONDS)
         guard.start()
         sandbox = self._make_sandbox(pipelines.values(), publishers.values(), guard)
         try:
             sandbox.start()
             if self._may_begin is not None:
                 self._may_begin.wait()
-            if not self._wanted_stop.is_set():
+            if not self._stop_requested.is_set():
                 with _metrics_served(self.settings):
                     self._serve(guard, sandbox)
         finally:
@@ -145,12 +145,12 @@ class WorkerProcess:
     def _serve(self, guard: Guard, sandbox: Sandbox) -> None:
         runtime = Runtime(self.settings, worker_id=self.id)
         try:
-            when_available(runtime.broker.check_server, self._wanted_stop)
-            when_available(lambda: _require_schema(runtime.database), self._wanted_stop)
+            when_available(runtime.broker.check_server, self._stop_requested)
+            when_available(lambda: _require_schema(runtime.database), self._stop_requested)
             execution = Execution(runtime, worker_id=self.id, sandbox=sandbox, guard=guard)
             lanes = self._lanes(runtime)
             declare_actors(runtime, execution, lanes)
-            when_available(lambda: self._register(runtime, lanes), self._wanted_stop)
+            when_available(lambda: self._register(runtime, lanes), self._stop_requested)
             self._claim_until_stopped(runtime, execution, guard, lanes)
         except StoppedWaiting as error:
             log.info("worker %s stops before it has started: %s", self.id, error)
@@ -168,33 +168,35 @@ class WorkerProcess:
         )
 
     def _claim_until_stopped(self, runtime: Runtime, execution: Execution, guard: Guard, lanes: Sequence[str]) -> None:
-        liveness = Liveness(self.id, runtime.database, execution, guard, on_unfit=self.give_up, on_superseded=self.stop)
+        liveness = Liveness(
+            self.id, runtime.database, execution, guard, on_unfit=self.stop_unfit, on_superseded=self.stop
+        )
         liveness.start()
         worker = Worker(runtime.broker, queues=set(lanes), worker_threads=self._threads, worker_timeout=200)
         freeze_heap()
         worker.start()
         log.info("worker %s serves %s with %d threads", self.id, ", ".join(lanes), self._threads)
         try:
-            self._wanted_stop.wait()
+            self._stop_requested.wait()
             self._stop_in_order(worker, execution)
         finally:
             liveness.stop()
-            self._leave(runtime, execution, guard)
+            self._record_stop(runtime, execution, guard)
 
-    def _leave(self, runtime: Runtime, execution: Execution, guard: Guard) -> None:
-        """Note the orderly stop, if nothing runs any more.
+    def _record_stop(self, runtime: Runtime, execution: Execution, guard: Guard) -> None:
+        """Record the orderly stop in the worker's row, unless a step still runs.
 
-        What nothing can end, a step in a thread, ends with this process and not before. Until then its row must say
-        that this worker may live: with the stop noted, the step would run elsewhere within two seconds, beside itself.
+        A step in a thread ends only with this process. Until then the worker must not be recorded as stopped: the step
+        would be started elsewhere within two seconds, while it still runs here.
         """
         if not execution.is_idle:
-            log.warning("worker %s leaves %d step(s) that it cannot end; they end with it", self.id, execution.busy)
+            log.warning("worker %s cannot end %d step(s) in threads; they end with it", self.id, execution.busy)
             return
         try:
             runtime.database.write(lambda connection: store.stop(connection, self.id))
         except Unavailable as error:
-            log.warning("worker %s has stopped, and the database does not know: %s", self.id, error)
-        guard.heartbeat.stand_down()  # last: a database that does not even refuse would hold up the leave for ever
+            log.warning("worker %s has stopped, but could not record it in the database: %s", self.id, error)
+        guard.heartbeat.stand_down()  # last: until then the guard ends a worker that hangs in the write above
 
     def _stop_in_order(self, worker: Worker, execution: Execution) -> None:
         grace = 0.0 if self._unfit else self.settings.shutdown_grace_seconds
@@ -203,8 +205,8 @@ class WorkerProcess:
         timer.daemon = True
         timer.start()
         try:
-            # Ends claims first, then waits for the threads; `hand_back_all` bounds that wait, except where a step in a
-            # thread goes on. If this worker may not run it any more, that one must end, and does so with the process.
+            # Ends claims, then waits for the threads. `hand_back_all` ends their steps, except a step in a thread,
+            # which ends with the process.
             patience = UNFIT_PATIENCE_SECONDS if self._unfit else PATIENCE_SECONDS
             worker.stop(timeout=int((grace + patience) * 1000))
         finally:
@@ -220,11 +222,11 @@ class WorkerProcess:
 
 
 def _require_schema(database: Database) -> None:
-    """Refuse a schema that lacks what this release needs.
+    """Check that the schema has this release's migrations.
 
     Raises:
-        Unavailable: it does, or the database cannot be reached; a migration may come at any time.
-        NewerRelease: the data belong to a release that this one does not understand.
+        Unavailable: it lacks some, or the database cannot be reached.
+        NewerRelease: the data belong to a newer, incompatible release.
     """
     missing = missing_revisions(database)
     if missing:
@@ -233,7 +235,7 @@ def _require_schema(database: Database) -> None:
 
 @contextlib.contextmanager
 def _metrics_served(settings: Settings) -> Iterator[None]:
-    """What steps take and how they end is counted in this process, so it is scraped here."""
+    """Serve this process's metrics: the durations and outcomes of steps are counted here."""
     if settings.worker_metrics_port is None:
         yield
         return
