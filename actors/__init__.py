@@ -1,14 +1,14 @@
-"""What jobs do: pipelines, steps, and the clients that they speak through.
+"""What jobs do: pipelines, steps, and their clients.
 
-This package knows no Redis, SQL or HTTP server; a test (import-linter) keeps it so. The names below are public, and so
-are the tools for publishers in `actors.pages` and `actors.markdown`. A name is imported at its first use: who needs one
-small module of this package does not wait for all others.
+This package imports no Redis, SQL or HTTP server (checked by import-linter). The names below are public, and so are the
+tools for publishers in `actors.pages` and `actors.markdown`. A name is imported at its first use, so that importing one
+small module does not load all others.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Not at its first use: the module that it is in has the same name.
+# Not at its first use, because its module has the same name.
 from .step import step
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ __all__ = [
     "step",
 ]
 
-#: Where the public names are.
+#: The modules of the public names.
 _MODULES = {
     "clients.publishers.base": "AddsImages Image Post PublicPost Publisher PublisherClients Removes Updates "
     "capabilities",

@@ -1,10 +1,10 @@
 """The `blog` pipeline: generate a post with a text model, keep it as a draft, publish it through a browser.
 
-`generate` leaves a draft behind and pays a model for it, so it is idempotent: a second attempt finds the draft of the
-first and asks nobody again. `publish` is irreversible; how it is done once only is in `actors.publishing`.
+`generate` pays a model for a draft, so it is idempotent: a second attempt finds the draft of the first and does not
+call the model. `publish` is irreversible; `actors.publishing` makes sure that it happens once.
 
-Sources are somebody else's text. They reach the model only as data: fenced by a line that no source can contain, with
-an instruction from us, apart from them, that says so.
+Sources are untrusted text. They reach the model only as data: between fence lines that no source can contain, and a
+separate instruction says so.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 #: Characters of all sources of a job together.
 MAX_SOURCE_CHARACTERS = 500_000
-#: What each length asks of the model, in words.
+#: Words that the model is asked for.
 WORDS = {"short": 250, "medium": 600, "long": 1200}
-#: A whole long post with the model's thoughts; a runaway answer is cut off, and paid, no further than this.
+#: Enough for a long post with the model's thoughts; a runaway answer is cut off, and billed, at this length.
 MAX_OUTPUT_TOKENS = 32_768
 MAX_TITLE, MAX_TAGS, MAX_TAG = 200, 10, 50
 
@@ -39,7 +39,7 @@ Keyword = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, 
 
 
 class BlogInput(BaseModel):
-    """What a blog post should be about, and from what it should be written."""
+    """The topic of a blog post, and the sources to write it from."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -100,7 +100,7 @@ class BlogInput(BaseModel):
 
 
 class Article(BaseModel):
-    """What the model is asked to answer with."""
+    """The schema of the model's answer."""
 
     title: str = Field(min_length=1, description="The post's title: plain text, one line, no Markdown.")
     body: str = Field(
@@ -149,12 +149,12 @@ def build_prompt(wanted: BlogInput) -> str:
 
 
 def tidy(article: Article) -> Article:
-    """The article with its title in one plain line, not repeated in the body, and its tags bounded and unlike.
+    """The article with a plain one-line title that the body does not repeat, and with bounded, distinct tags.
 
-    Escapes that the model wrote in place of line feeds and other characters are decoded.
+    Escapes that the model wrote instead of line feeds and other characters are decoded.
 
     Raises:
-        ValueError: nothing is left of the title or the body, or escapes stand in their prose.
+        ValueError: title or body is empty, or their prose contains escapes.
     """
     title = re.sub(r"^#{1,6}(\s+|$)", "", _one_line(unescaped_title(article.title)))
     title = re.sub(r"^(\*{1,2})(.+)\1$", r"\2", title)[:MAX_TITLE].strip()
@@ -196,8 +196,8 @@ def generate(ctx: StepContext[BlogInput]) -> dict[str, Any]:
     model = ctx.clients.text_model()
     kept = _existing_draft(ctx)
     if kept is not None:
-        # An earlier attempt was lost after its draft was kept: it is paid for, and somebody may have edited it since.
-        ctx.progress(90, "the draft is there from an earlier attempt")
+        # An earlier attempt was lost after its draft was kept: it is paid for, and may have been edited since.
+        ctx.progress(90, "an earlier attempt has made the draft")
         return _output(kept, model.model, model.offline, 0, 0)
     ctx.progress(10, "asking the offline model" if model.offline else f"asking {model.model}")
     answer = model.generate_json(

@@ -1,7 +1,7 @@
-"""What a step declares that it uses, and which of its calls needs which word of it.
+"""What a step declares that it uses, and which declaration each of its calls needs.
 
-Invariant: the worker's end of the port checks every call with `Declaration.check` before it answers. A step's own
-process is not asked, so code that a web page took over cannot widen what the step was given.
+Invariant: the worker's end of the port checks every call with `Declaration.check`. The step's own process cannot widen
+its declaration, even if a web page has taken it over.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, Literal, cast, get_args
 from .errors import NotDeclared
 
 ClientName = Literal["browser", "gemini", "http"]
-#: What `clients` may name; `docs/pipelines.md` says what each of them gives.
+#: The names for `clients`; see `docs/pipelines.md`.
 CLIENT_NAMES: frozenset[str] = frozenset(get_args(ClientName))
 
-#: The client that the settings of a name belong to, where the two differ.
+#: The client of each settings name, where the two differ.
 _CLIENT_OF_SETTINGS: Mapping[str, str] = {"text_model": "gemini"}
-#: Calls that need one client, whatever their payload.
+#: Calls that need a certain client.
 _CLIENT_OF_CALL: Mapping[str, str] = {"usage.add": "gemini"}
-#: Calls that need a word of their own, by what stands before their first full stop.
+#: Other declarations, by the part of the call's name before the first full stop.
 _WORDS: Mapping[str, str] = {
     "draft": "drafts",
     "publication": "publication",
@@ -31,7 +31,7 @@ _WORDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What `@step` was given: see its arguments of the same names."""
+    """The arguments of `@step` with the same names."""
 
     clients: frozenset[str] = frozenset()
     session: bool = False
@@ -56,10 +56,10 @@ class Declaration:
         return cls(names, session=session, drafts=drafts, publication=publication)
 
     def check(self, step: str, call: str, payload: Mapping[str, Any]) -> None:
-        """Refuse a call that the declaration does not cover; `step` is its name in the message.
+        """Refuse a call that is not declared; `step` is the step's name for the message.
 
         Raises:
-            NotDeclared: it does not; the message has the argument that `@step` lacks.
+            NotDeclared: the message has the missing argument of `@step`.
         """
         missing = self._missing(call, payload)
         if missing is not None:

@@ -1,7 +1,7 @@
 """The errors with which a step can fail. Each has a stable `code`, which the job shows.
 
     StepError                  step_failed         the step's own code failed, as with any other exception
-    ├── InvalidCall            step_failed         permanent: it asked for what can never be, such as too large a file
+    ├── InvalidCall            step_failed         permanent: an invalid call, such as too large a file
     ├── LoginRequired          login_required      permanent: a person must sign in
     ├── ContentBlocked         content_blocked     permanent: the model refuses this content
     ├── OutputTruncated        output_truncated    the model was cut off
@@ -11,14 +11,14 @@
     ├── PublishFailed          publish_failed      nothing was published, and that is known
     │   └── PublishRefused     publish_failed      permanent: … and only a person can change that
     ├── ReadbackMismatch       readback_mismatch   permanent: a post is there, but not the draft's content
-    ├── OutcomeUnknown         outcome_unknown     permanent: nobody can tell whether the post is there
-    ├── CallbackFailed         callback_failed     a webhook's receiver did not take it
-    ├── UnsafeUrl              unsafe_url          permanent: the URL leads where it must not
+    ├── OutcomeUnknown         outcome_unknown     permanent: it cannot be determined whether the post is there
+    ├── CallbackFailed         callback_failed     a webhook's receiver did not accept it
+    ├── UnsafeUrl              unsafe_url          permanent: the URL leads to an address that is not allowed
     ├── NotDeclared            not_declared        permanent: the step uses what its `@step` does not declare
     └── OwnershipLost          lost                another attempt owns the step now
 
-A permanent error is not retried. Any other exception that leaves a step is `step_failed` and is retried. `internal` is
-for faults of onelane itself. A class of your own derives from `StepError` and may have a `code` of its own.
+A permanent error is not retried. Any other exception of a step is `step_failed` and is retried. `internal` is for
+faults of onelane itself. Your own classes derive from `StepError` and may have their own `code`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import ClassVar
 
 
 class StepError(Exception):
-    """A step's failure with a stable `code`; `permanent` errors are not tried again."""
+    """A step's failure with a stable `code`; `permanent` errors are not retried."""
 
     code: ClassVar[str] = "step_failed"
     permanent: ClassVar[bool] = False
@@ -60,7 +60,7 @@ class OutputTruncated(StepError):
 
 
 class ProviderError(StepError):
-    """A provider answered with an error, or with nothing that can be used."""
+    """A provider answered with an error, or with an unusable answer."""
 
     code = "provider_error"
 
@@ -70,9 +70,9 @@ class ProviderTimeout(ProviderError):
 
 
 class ProviderRefused(ProviderError):
-    """A provider refused in a way that only a person can change: a bad key, an unknown model, a wrong request.
+    """A provider refused for a reason that only a person can change: a bad key, an unknown model, a wrong request.
 
-    `scope` names provider and credential, as in `ProviderBusy`, where everything that uses the credential is refused.
+    `scope` names provider and credential, as in `ProviderBusy`, if every request with the credential is refused.
     """
 
     permanent = True
@@ -89,7 +89,7 @@ class PublishFailed(StepError):
 
 
 class PublishRefused(PublishFailed):
-    """Nothing was published, and another try would end the same way until a person has changed something."""
+    """Nothing was published, and a person must change something before a retry can succeed."""
 
     permanent = True
 
@@ -122,7 +122,7 @@ class UnsafeUrl(StepError):
 
 
 class NotDeclared(StepError):
-    """A step asked the worker for something that its `@step` does not declare; the message has the missing word."""
+    """A step used what its `@step` does not declare; the message has the missing argument."""
 
     code = "not_declared"
     permanent = True

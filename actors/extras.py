@@ -1,6 +1,6 @@
-"""What an installation can do without: parts whose packages are extras of the distribution (`onelane[alerts]`).
+"""Optional parts, whose packages are extras of the distribution (`onelane[alerts]`).
 
-A part checks with `require` before it imports its package, so that one sentence names the extra where it is missing.
+A part calls `require` before it imports its package, so that the error names the missing extra.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NEEDED_BY = {
 
 
 class ExtraMissing(StepError):
-    """A part is used whose packages are not installed; the message names the extra."""
+    """A part's packages are not installed; the message names the extra."""
 
     code: ClassVar[str] = "provider_error"
     permanent: ClassVar[bool] = True
@@ -38,7 +38,7 @@ class ExtraMissing(StepError):
 
 
 def is_installed(extra: str) -> bool:
-    """Whether the extra's package can be imported; it is not imported."""
+    """Whether the extra's package is installed; does not import it."""
     try:
         return find_spec(EXTRAS[extra]) is not None
     except ModuleNotFoundError:  # of a package above it
@@ -46,17 +46,17 @@ def is_installed(extra: str) -> bool:
 
 
 def require(extra: str, what: str) -> None:
-    """Raise `ExtraMissing` where the extra is not installed; `what` is the part that needs it."""
+    """Raise `ExtraMissing` if the extra is not installed; `what` names the part that needs it."""
     if not is_installed(extra):
         raise ExtraMissing(extra, what)
 
 
 def require_for_module(module: str, what: str) -> None:
-    """The same for a module of this package that needs an extra."""
+    """`require` for a module of this package, if it needs an extra."""
     if module in _NEEDED_BY:
         require(_NEEDED_BY[module], what)
 
 
 def importable(modules: Iterable[str]) -> set[str]:
-    """Those of the modules whose extras are installed."""
+    """The modules whose extras are installed."""
     return {module for module in modules if module not in _NEEDED_BY or is_installed(_NEEDED_BY[module])}

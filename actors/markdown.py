@@ -1,7 +1,7 @@
-"""Markdown to safe HTML, and text that can be compared after a publisher has been at it.
+"""Markdown to safe HTML, and text that can be compared after a publisher has typeset it.
 
-`render` is the only way from a draft's body to HTML. Raw HTML in the Markdown is shown as text, and what comes out is
-cleaned once more, so that a model that was talked into writing a script or a ``data:`` URL publishes neither.
+Only `render` turns a draft's body into HTML. Raw HTML in the Markdown is shown as text, and the result is cleaned
+again, so that a manipulated model can publish neither a script nor a ``data:`` URL.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import nh3
 from markdown_it import MarkdownIt
 from markdown_it.rules_core import StateCore
 
-#: What a task in a list begins with, and the sign for it: a check box would be a form's, which no post may have.
+#: The beginnings of tasks in a list, and their signs: check boxes are form elements, which no post may have.
 _TASKS = {"[ ] ": "\u2610 ", "[x] ": "\u2611 ", "[X] ": "\u2611 "}
 
 
 def _mark_tasks(state: StateCore) -> None:
-    """Turn ``[ ]`` and ``[x]`` at the beginning of a list item into a sign; elsewhere they stay what they are."""
+    """Turn ``[ ]`` and ``[x]`` at the beginning of a list item into signs."""
     for item, paragraph, text in zip(state.tokens, state.tokens[1:], state.tokens[2:], strict=False):
         if (item.type, paragraph.type, text.type) != ("list_item_open", "paragraph_open", "inline"):
             continue
@@ -43,18 +43,18 @@ _ATTRIBUTES = {
     "td": {"colspan", "rowspan", "style"},
     "th": {"colspan", "rowspan", "scope", "style"},
 }
-#: Of a cell's style only its alignment is kept.
+#: Only the alignment of a cell's style is kept.
 _STYLES = {"text-align"}
 _URL_SCHEMES = {"http", "https", "mailto"}
 
-#: Elements whose edges part words: without a space here "<p>one</p><p>two</p>" would read "onetwo".
+#: Elements that separate words: without a space "<p>one</p><p>two</p>" would read "onetwo".
 _BLOCKS = frozenset(
     "address article aside blockquote br caption dd div dl dt figcaption figure footer h1 h2 h3 h4 h5 h6 header hr li "
     "main nav ol p pre section table tbody td tfoot th thead tr ul".split()
 )
 _UNSEEN = frozenset({"script", "style", "template", "noscript", "head"})
 
-# WordPress shows these as emoji (wp-includes/functions.php, smilies_init), so a comparison has to pass over them.
+# WordPress shows these as emoji (wp-includes/functions.php, smilies_init), so a comparison ignores them.
 _SMILIES = frozenset(
     ":mrgreen: :neutral: :twisted: :arrow: :shock: :smile: :???: :cool: :evil: :grin: :idea: :oops: :razz: :roll: "
     ":wink: :cry: :eek: :lol: :mad: :sad: 8-) 8-O :-( :-) :-? :-D :-P :-o :-x :-| ;-) 8O :( :) :? :D :P :o :x :| ;) "
@@ -68,7 +68,7 @@ def render(markdown: str) -> str:
 
 
 def clean_html(html: str) -> str:
-    """The HTML reduced to text markup that is safe on a public page, whoever wrote it."""
+    """The HTML reduced to text markup that is safe on a public page."""
     return nh3.clean(
         html,
         tags=set(_TAGS),
@@ -80,7 +80,7 @@ def clean_html(html: str) -> str:
 
 
 def plain_text(html: str) -> str:
-    """What a reader sees of the HTML, as one line: no markup, each run of white space a single space."""
+    """The visible text of the HTML as one line: without markup, each run of white space a single space."""
     reader = _TextReader()
     reader.feed(html)
     reader.close()
@@ -88,11 +88,11 @@ def plain_text(html: str) -> str:
 
 
 def comparable(text: str) -> str:
-    """A key that stays the same when a publisher typesets a text, and changes when it loses or alters words.
+    """A key that is equal after a publisher has typeset a text, and different if words are missing or changed.
 
     Publishers turn quotes and dashes into typographic ones, ``...`` into an ellipsis, ``2x4`` into ``2×4``,
     ``Wordpress`` into ``WordPress`` and ``:)`` into an emoji. Letters, digits, currency and mathematical signs are
-    kept, in order; everything else is dropped. A text without any of them is compared as it is, less white space.
+    kept, in order; everything else is dropped. A text with none of them is compared without white space.
     """
     words = [word for word in unicodedata.normalize("NFKC", text).split() if word not in _SMILIES]
     folded = re.sub(r"(?<=\d)×(?=\d)", "x", "".join(words)).casefold()

@@ -1,4 +1,4 @@
-"""The options of an account's target, each checked where a publisher reads it."""
+"""Reads and checks the options of an account's target."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .errors import PublishRefused
 
 
 def text_option(options: Mapping[str, Any], name: str, default: str = "") -> str:
-    """A target's option that must be text.
+    """An option that must be text.
 
     Raises:
-        PublishRefused: it is something else.
+        PublishRefused: it is not.
     """
     value = options.get(name, default)
     if not isinstance(value, str):
@@ -21,10 +21,10 @@ def text_option(options: Mapping[str, Any], name: str, default: str = "") -> str
 
 
 def list_option(options: Mapping[str, Any], name: str) -> list[str]:
-    """A target's option that must be a list of texts; one text alone counts as a list of one.
+    """An option that must be a list of texts; a single text counts as a list of one.
 
     Raises:
-        PublishRefused: it is something else.
+        PublishRefused: it is not.
     """
     value = options.get(name, [])
     values = [value] if isinstance(value, str) else value

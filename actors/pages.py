@@ -1,7 +1,7 @@
-"""The public tools for publishers: pages of a browser, forms, options of a target, and text that can be compared.
+"""The public tools for publishers: browser pages, forms, a target's options, and comparable text.
 
-Importing this module loads Playwright; a publisher that speaks HTTP alone takes `text_option` and `list_option` from
-`actors.options` and the rest of what it needs from `actors` and `actors.markdown`.
+Importing this module loads Playwright. A publisher that uses only HTTP imports `text_option` and `list_option` from
+`actors.options`, and everything else from `actors` and `actors.markdown`.
 """
 
 from .clients.browser import Browser, page_errors

@@ -1,7 +1,7 @@
-"""Pipelines: an input model and an ordered list of steps; and how they are found and loaded.
+"""Pipelines: an input model and an ordered list of steps; and how they are loaded.
 
-Built-in pipelines and a user's own are loaded the same way: from the entry-point group ``onelane.pipelines`` and from
-the modules that ``ONELANE_PIPELINES`` names. A pipeline module has a list called ``PIPELINES``.
+Pipelines are loaded from the entry-point group ``onelane.pipelines`` and from the modules in ``ONELANE_PIPELINES``. A
+pipeline module has a list called ``PIPELINES``.
 """
 
 from __future__ import annotations

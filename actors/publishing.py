@@ -1,14 +1,14 @@
-"""Publish a draft at most once, whatever crashes: the order of calls over a `Publisher` and the publication ledger.
+"""Publishes a draft at most once, whatever crashes: the order of calls to a `Publisher` and the publication ledger.
 
     intent ──before_submit──▶ started ──read back, same content──▶ confirmed
       ▲                          │
-      └──── absent ◀── looked for after the settling time, and nobody can say ──▶ unknown
+      └── absent ◀── searched after the settling time ──▶ unknown (the target cannot tell)
 
-Invariants:
-- ``started`` is committed before the irreversible request leaves. Whoever finds it looks for the post (`find`) before
-  anything else, and a "no" counts only once a request of a killed browser cannot come into effect any more.
-- After ``started`` no failure says that nothing was published unless the target was asked and said so.
-- A post counts as published when its public page was read and carries the draft's title and text.
+Invariants
+- ``started`` is committed before the irreversible request is sent. An attempt that reads it first searches for the post
+  (`find`), and "not found" counts only after the settling time: a killed browser's request may still take effect.
+- After ``started`` a failure says that nothing was published only if the target has said so.
+- A post counts as published when its public page was read and has the draft's title and text.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ from .signals import Reject, Retry, Signal, Snooze
 
 _log = logging.getLogger(__name__)
 
-#: After a failed submit, settling times up to this are waited out on the spot; for longer ones the step comes back.
+#: After a failed submit, the step itself waits for settling times up to this; for longer ones it is retried.
 MAX_WAIT_SECONDS = 15.0
-#: What looking for a post and reading it back may take; no wait on the spot eats into it.
+#: Reserved for finding a post and reading it back.
 LOOK_SECONDS = 30.0
-#: With less time than this left, nothing irreversible is begun.
+#: With less remaining time than this, no irreversible request is sent.
 LEAST_SUBMIT_SECONDS = 5.0
-#: Pauses before each try to read a public page that is not there yet.
+#: Pauses before each try to read a public page, which may not be there yet.
 READ_PAUSES_SECONDS = (0.0, 1.0, 3.0)
 
 
 def publish_draft(ctx: StepContext[Any], *, pause: Callable[[float], None] = time.sleep) -> dict[str, Any]:
     """Publish the job's draft at the account's target.
 
-    Gives back `{url, external_id, publisher, title, draft_id}`.
+    Returns `{url, external_id, publisher, title, draft_id}`.
 
     Raises:
         Reject: the account has no target.
         LoginRequired, PublishFailed, ReadbackMismatch, OutcomeUnknown, ProviderError: see `actors.errors`.
-        Snooze: an earlier try has not settled yet. Retry: a try failed, and the next one must look first.
+        Snooze: an earlier attempt has not settled yet. Retry: it failed, and the next attempt must search first.
     """
     target = ctx.target
     if target is None:
@@ -73,7 +73,7 @@ def publish_draft(ctx: StepContext[Any], *, pause: Callable[[float], None] = tim
             f"{target.publisher} {target.base_url} now"
         )
         ctx.publication.unknown(reason)
-        raise OutcomeUnknown(f"nobody can tell whether draft {draft.id} was published: {reason}")
+        raise OutcomeUnknown(f"it cannot be determined whether draft {draft.id} was published: {reason}")
     if entry.status == "intent":
         _check_text(draft)
     ctx.progress(5, f"opening publisher {target.publisher}")
@@ -97,10 +97,10 @@ class PublishOnce:
     publisher: Publisher
     draft: Draft
     entry: Publication
-    #: Called at the moment of a failure, before anything else changes the page.
+    #: Called at a failure, before the page changes.
     keep_evidence: Callable[[], None] = lambda: None
     pause: Callable[[float], None] = time.sleep
-    #: True from the moment at which ``started`` may stand in the ledger.
+    #: True if ``started`` may have been recorded in the ledger.
     _started: bool = field(default=False, init=False)
 
     def run(self) -> dict[str, Any]:
@@ -121,26 +121,26 @@ class PublishOnce:
             self.ctx.session.save(renewed.storage_state, session_ends_at(renewed.storage_state))
 
     def _post_of_earlier_try(self) -> Post | None:
-        """What an earlier try left at the target; None once it is certain that it left nothing."""
+        """The post of an earlier attempt; None if there certainly is none."""
         self.ctx.progress(30, "looking for the post of an earlier try")
         post = self.publisher.find(self.entry.marker)
         if post is not None:
             self._started = True
             return post
-        # The age was measured before the look, so a request that is younger than it could not be missed.
+        # The age was measured before the search, so a request that is old enough has been found.
         unsettled = self.publisher.settle_seconds - (self.entry.started_seconds_ago or 0.0)
         if unsettled > 0:
             raise Snooze(datetime.now(UTC) + timedelta(seconds=unsettled), "an earlier try may still come into effect")
-        self._write_absent()
+        self._record_absent()
         return None
 
-    def _write_absent(self) -> None:
+    def _record_absent(self) -> None:
         if self.publisher.find_is_reliable:
             self.ctx.publication.absent()
             return
         reason = f"{self.publisher.name} shows no post {self.entry.marker}, but it may not show everything"
         self.ctx.publication.unknown(reason)
-        raise OutcomeUnknown(f"nobody can tell whether draft {self.draft.id} was published: {reason}")
+        raise OutcomeUnknown(f"it cannot be determined whether draft {self.draft.id} was published: {reason}")
 
     def _publish(self, *, signed_in_again: bool = False) -> Post:
         self.ctx.progress(40, f"writing the post at {self.publisher.name}")
@@ -152,11 +152,11 @@ class PublishOnce:
             if self._started:
                 return self._after_failed_submit(error)
             if isinstance(error, LoginRequired) and not signed_in_again:
-                # The session ended between the check and the editor. Nothing has left yet.
+                # The session ended between the check and the editor. No request was sent yet.
                 self._sign_in()
                 return self._publish(signed_in_again=True)
             raise
-        if not self._started:  # the target had the post already: only its confirmation is left to do
+        if not self._started:  # the target already had the post, which is still to be confirmed
             self._started = True
             self.ctx.publication.started(self.draft)
         return post
@@ -170,7 +170,7 @@ class PublishOnce:
         self.ctx.publication.started(self.draft)
 
     def _after_failed_submit(self, error: Exception) -> Post:
-        """Find out what a failed submit did; its post, or a failure that says what is known."""
+        """Search for the post after a failed submit. Returns it, or raises what is known."""
         self.keep_evidence()
         message = f"publishing failed after the request may have left: {error}"
         self.ctx.log.warning(message)
@@ -188,7 +188,7 @@ class PublishOnce:
             raise Retry(settle, f"publishing failed ({error}), and so did looking for the post: {second}") from error
         if post is not None:
             return post
-        self._write_absent()
+        self._record_absent()
         if isinstance(error, Signal) or (isinstance(error, StepError) and not isinstance(error, LoginRequired)):
             raise error
         raise PublishFailed(f"{self.publisher.name} did not take the post: {error}") from error
@@ -223,13 +223,13 @@ def read_back(publisher: Publisher, url: str, pause: Callable[[float], None]) ->
 
 
 def find_difference(draft: Draft, public: PublicPost) -> str | None:
-    """In what the public post differs from the draft, in one line; None when it carries title and text whole.
+    """How the public post differs from the draft, in one line; None if it has the whole title and text.
 
-    What a theme adds around them (share buttons, related posts) is no difference.
+    Additions of a theme (share buttons, related posts) are ignored.
     """
     if comparable(unescaped_title(draft.title)) not in comparable(public.title):
         return f"its title is {public.title[:120]!r} and should be {draft.title[:120]!r}"
-    # What was meant, and not what an escape once too many made of it: that would be the same on both sides.
+    # Decoded on the expected side: a wrongly escaped text would be equal on both sides.
     expected, found = comparable(plain_text(render(unescaped(draft.body)))), comparable(public.text)
     if expected not in found:
         return f"its text has {len(found)} letters and digits, and the draft's {len(expected)} are not all among them"
@@ -237,7 +237,7 @@ def find_difference(draft: Draft, public: PublicPost) -> str | None:
 
 
 def _check_text(draft: Draft) -> None:
-    """Refuse a draft whose text was escaped once too often, before anything of it is public.
+    """Refuse a draft whose text was escaped once too often, before it is public.
 
     Raises:
         PublishRefused: it was.
@@ -251,7 +251,7 @@ def _check_text(draft: Draft) -> None:
 
 
 def session_ends_at(storage_state: dict[str, Any]) -> datetime | None:
-    """When the session ends: the latest end of a cookie that scripts cannot read; sessions are kept in such."""
+    """When the session ends: the latest expiry of an HttpOnly cookie, which holds a session."""
     ends = [cookie["expires"] for cookie in storage_state.get("cookies", ()) if cookie.get("httpOnly")]
     latest = max(ends, default=-1)
     return datetime.fromtimestamp(latest, UTC) if latest > 0 else None
@@ -268,7 +268,7 @@ def _output(draft: Draft, publisher: str, url: str | None, external_id: str | No
 
 
 class _Evidence:
-    """A picture of the page at the attempt's first failure; what comes after it shows less."""
+    """A screenshot at the attempt's first failure; later ones show less."""
 
     def __init__(self, ctx: StepContext[Any], clients: PublisherClients) -> None:
         self._ctx = ctx
@@ -286,5 +286,5 @@ class _Evidence:
             self._ctx.artifact("publish-failure.png", "image/png", picture)
         except OwnershipLost:
             raise
-        except Exception:  # a picture that cannot be kept must not keep us from looking for the post
-            _log.exception("the picture of the failure was not kept")
+        except Exception:  # the search for the post must continue
+            _log.exception("the screenshot of the failure was not kept")

@@ -1,12 +1,10 @@
-"""Signals that steer: a step raises one to say what should happen next.
-
-They are not errors. None of them makes a dead letter by itself except `Reject`.
+"""Signals: a step raises one to choose what happens next. They are not errors.
 
     Signal
-    ├── Retry         try again after a delay; the attempt is spent
-    ├── Snooze        try again at a time; no attempt is spent
-    ├── Reject        never try again; the step fails now
-    └── ProviderBusy  everybody who uses this credential waits; no attempt is spent
+    ├── Retry         run again after a delay; the attempt is spent
+    ├── Snooze        run again at a given time; no attempt is spent
+    ├── Reject        do not run again; the step fails now
+    └── ProviderBusy  every step that uses this credential waits; no attempt is spent
 
 Signals cross a process boundary as plain data (`kind` and `data()`), never as pickled objects.
 """
@@ -18,7 +16,7 @@ from typing import Any, ClassVar
 
 
 class Signal(Exception):
-    """Base of the signals. `signal_kind` is the stable word that crosses the process boundary."""
+    """Base class. `signal_kind` is the stable name that crosses the process boundary."""
 
     signal_kind: ClassVar[str]
 
@@ -46,7 +44,7 @@ class Retry(Signal):
 
 
 class Snooze(Signal):
-    """Stop now and go on at `until` (an aware datetime); the attempt does not count."""
+    """Stop now and run again at `until` (an aware datetime); the attempt does not count."""
 
     signal_kind = "snooze"
 
@@ -61,10 +59,7 @@ class Snooze(Signal):
 
 
 class Reject(Signal):
-    """Fail this step for good: another try would end the same way.
-
-    `code` is the error code that the step and the job then show.
-    """
+    """Fail this step for good. `code` is the error code of step and job."""
 
     signal_kind = "reject"
 
@@ -77,10 +72,10 @@ class Reject(Signal):
 
 
 class ProviderBusy(Signal):
-    """A provider refuses for now, whatever the job: its quota is used up.
+    """A provider refuses for now, because a quota is used up.
 
     `after` is in seconds (None: the worker's own backoff); `scope` names provider and credential, e.g.
-    ``gemini:3f2a``. Every step that uses that scope waits, and nobody else does; no attempt is spent.
+    ``gemini:3f2a``. Only the steps that use the scope wait; no attempt is spent.
     """
 
     signal_kind = "provider_busy"

@@ -1,7 +1,7 @@
 """The built-in pipeline `webhook`: one step that calls a job's `callback_url`. Only onelane makes its jobs.
 
-As a step it has what every step has: one at a time per account, retries, leases, dead letters, replay. The request is
-made in a child process that is ended at the limit, and which never sees the secret: the worker signs.
+A delivery is a step, so it has retries, a lease, dead letters and replay, and runs one at a time per account. The child
+process that makes the request does not know the secret: the worker signs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .pipeline import Pipeline
 from .signals import Reject
 from .step import step
 
-#: "Gone": the receiver wants no more of this, so another try would be rude.
+#: "Gone": the receiver wants no more calls.
 _GONE = 410
 
 
 class Delivery(BaseModel):
-    """Which job's end is told, and how it ended."""
+    """The job that has ended, and its final status."""
 
     job: str
     status: str
@@ -41,7 +41,7 @@ def deliver(ctx: StepContext[Delivery]) -> dict[str, Any]:
     """Call the URL once.
 
     Raises:
-        CallbackFailed, UnsafeUrl: it was not taken, or must not be called.
+        CallbackFailed, UnsafeUrl: it was not accepted, or must not be called.
     """
     call = ctx.callback.load()
     if call is None:

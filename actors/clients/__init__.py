@@ -1,4 +1,4 @@
-"""The clients that steps speak through, made from settings that the worker hands over the pipe."""
+"""The clients of steps: the text model, the browser and HTTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Clients:
-    """Makes clients for one step. Keys come by the pipe at first use and never stand in the environment."""
+    """Makes clients for one step. Keys come through the port, and are never in the environment."""
 
     def __init__(self, port: Port, remaining_seconds: Callable[[], float]) -> None:
         self._port = port
@@ -26,7 +26,7 @@ class Clients:
         """The text model that this installation uses: Gemini, or the offline model behind the same protocol.
 
         Raises:
-            ProviderBusy: the credential's quota is used up, and its rest is not over.
+            ProviderBusy: the credential's quota is used up for now.
             ExtraMissing: google-genai is not installed.
         """
         require("gemini", "the text model")
@@ -36,7 +36,7 @@ class Clients:
         return TextModel(settings, remaining_seconds=self._remaining_seconds, report_usage=self._report_usage)
 
     def browser(self) -> AbstractContextManager[Browser]:
-        """A browser of this step's own; it ends with the `with` block, and with the step in any case.
+        """A browser for this step; it ends with the `with` block.
 
         Raises:
             ExtraMissing: Playwright is not installed.
@@ -48,7 +48,7 @@ class Clients:
         return open_browser(settings, remaining_seconds=self._remaining_seconds)
 
     def http(self) -> Http:
-        """HTTP requests under the same guard as the browser's, with a bound on the time and the size of each."""
+        """HTTP requests with the browser's address checks, bounded in time and size."""
         from .http import Http
 
         settings = self._port.call("client.settings", {"name": "http"})

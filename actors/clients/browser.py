@@ -1,12 +1,12 @@
-"""A real Chromium for one step: started for it, ended with it, and shut in by the egress proxy.
+"""A real Chromium for one step, whose only network access is the egress proxy.
 
-Invariants:
-- One step, one browser, one profile that is gone afterwards: two accounts never share either.
+Invariants
+- Each step has its own browser with its own temporary profile: accounts never share them.
 - Every connection of every page goes through `EgressProxy`; Chromium resolves no name and connects to nothing else.
-- Waiting is bounded by the step's own deadline. What Playwright cannot bound (`evaluate`, `content`, …) the guard
-  process ends with the step.
+- Waits are bounded by the step's deadline. Calls that Playwright cannot bound (`evaluate`, `content`, …) end with the
+  step's process.
 
-Chromium runs without its own sandbox because containers seldom allow it; the step's process is the wall.
+Chromium runs without its own sandbox, because containers seldom allow it; the step's process isolates it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
-    # Nothing may pass by the proxy: no name is resolved here, no UDP leaves.
+    # Nothing may bypass the proxy: names are not resolved here, and UDP is off.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--disable-quic",
     "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
@@ -48,7 +48,7 @@ _FLAGS = (
 
 
 class Browser:
-    """A running Chromium. Make contexts from it; all of them end with it."""
+    """A running Chromium. Its contexts end with it."""
 
     def __init__(self, chromium: Chromium, proxy: EgressProxy, remaining_seconds: Callable[[], float]) -> None:
         self._chromium = chromium
@@ -57,7 +57,7 @@ class Browser:
 
     @property
     def refusals(self) -> Sequence[str]:
-        """What pages asked for and were denied, oldest first."""
+        """The refused requests of pages, oldest first."""
         return tuple(self._proxy.refusals)
 
     @property
@@ -66,13 +66,13 @@ class Browser:
         return self._chromium.contexts
 
     def timeout_ms(self, at_most_seconds: float = _ACTION_SECONDS) -> float:
-        """A time-out for Playwright: no more than asked for, and no more than the step has left."""
+        """A time-out for Playwright: `at_most_seconds`, or the step's remaining time if that is less."""
         return max(1.0, 1000 * min(at_most_seconds, self._remaining_seconds()))
 
     def context(
         self, storage_state: Mapping[str, Any] | None = None, *, javascript: bool = True, width: int = 1440
     ) -> BrowserContext:
-        """A fresh context: its own cookies and storage, restored from `storage_state` when that is given."""
+        """A new context with its own cookies and storage, restored from `storage_state` if given."""
         context = self._chromium.new_context(
             storage_state=cast("StorageState | None", storage_state),
             java_script_enabled=javascript,
@@ -86,10 +86,10 @@ class Browser:
         return context
 
     def goto(self, page: Page, url: str, *, at_most_seconds: float = _ACTION_SECONDS) -> Response:
-        """Open a URL and wait until its document is read; gives back the response of the last hop, whatever its status.
+        """Open a URL and wait for its document; returns the response of the last hop, whatever its status.
 
         Raises:
-            UnsafeUrl: the page, or a redirect on the way to it, leads where this installation does not allow.
+            UnsafeUrl: the page, or a redirect, leads to an address that is not allowed.
             ProviderTimeout: it did not answer in time.
             ProviderError: it could not be reached.
         """
@@ -102,7 +102,7 @@ class Browser:
                 raise UnsafeUrl(self.refusals[-1]) from error
             raise ProviderError(f"{url} cannot be opened: {first_line(error)}") from error
         if response is None:
-            raise ProviderError(f"{url} is the page that is open already; nothing was fetched")
+            raise ProviderError(f"{url} is already open; nothing was fetched")
         refused = response.headers.get(REFUSED_HEADER)
         if refused == "unsafe":
             raise UnsafeUrl(response.text()[:500])
@@ -111,29 +111,29 @@ class Browser:
         return response
 
     def evidence(self) -> bytes | None:
-        """A picture (PNG) of the page that was opened last, or None when there is none to be had in 5 seconds."""
+        """A screenshot (PNG) of the page that was opened last; None if there is no page, or it takes over 5 seconds."""
         pages = [page for context in self.contexts for page in context.pages if not page.is_closed()]
         if not pages:
             return None
         try:
             return pages[-1].screenshot(timeout=self.timeout_ms(5), animations="disabled")
         except PlaywrightError as error:
-            _log.warning("no screenshot for evidence: %s", first_line(error))
+            _log.warning("no screenshot of the page: %s", first_line(error))
             return None
 
 
 def first_line(error: PlaywrightError) -> str:
-    """A Playwright error in one line: without its call log, which quotes pages at length."""
+    """A Playwright error in one line, without its long call log."""
     return error.message.partition("\n")[0][:300]
 
 
 @contextlib.contextmanager
 def page_errors(what: str) -> Iterator[None]:
-    """Turn Playwright's errors into the steps' own, saying what was being done.
+    """Turn Playwright's errors into step errors; `what` describes the action.
 
     Raises:
-        ProviderTimeout: a page did not do in time what it should.
-        ProviderError: anything else that Playwright reports, the browser's death too.
+        ProviderTimeout: a page was too slow.
+        ProviderError: any other error of Playwright, including the browser's death.
     """
     try:
         yield
@@ -171,7 +171,7 @@ def open_browser(settings: Mapping[str, Any], remaining_seconds: Callable[[], fl
         try:
             yield Browser(chromium, proxy, remaining_seconds)
         finally:
-            # All of them, as they are now: a single frozen renderer holds the pipe that Playwright waits for.
+            # All current ones: a single frozen renderer holds the pipe that Playwright waits for.
             with _killed_after(_CLOSE_SECONDS, _children() - driver_children):
                 _close(chromium)
 
@@ -184,7 +184,7 @@ def _driver() -> Iterator[Playwright]:
     except Exception as error:  # Playwright raises bare ones when its driver dies at the start
         raise ProviderError(
             f"Playwright's driver does not start: {str(error)[:300]}; `playwright --version` says why, and often "
-            "libatomic1 is what lacks"
+            "libatomic1 is missing"
         ) from error
     try:
         yield playwright
@@ -195,8 +195,8 @@ def _driver() -> Iterator[Playwright]:
 def _close(chromium: Chromium) -> None:
     try:
         chromium.close()
-    except PlaywrightError as error:  # it was dead already, or was killed because it hung
-        _log.warning("the browser did not close in order: %s", first_line(error))
+    except PlaywrightError as error:  # it was already dead, or was killed because it hung
+        _log.warning("the browser did not close: %s", first_line(error))
 
 
 def _children() -> set[psutil.Process]:
@@ -205,7 +205,7 @@ def _children() -> set[psutil.Process]:
 
 @contextlib.contextmanager
 def _killed_after(seconds: float, processes: set[psutil.Process]) -> Iterator[None]:
-    """Kill the processes when the block takes too long: closing a frozen Chromium would take 30 seconds."""
+    """Kill the processes if the block takes too long: closing a frozen Chromium would take 30 seconds."""
 
     def kill() -> None:
         for process in processes:

@@ -1,12 +1,12 @@
-"""The browser's only way out: a forward proxy on loopback that judges every connection.
+"""The browser's only network access: a forward proxy on loopback that checks every connection.
 
-A route handler in Playwright does not see redirects, service workers or what a name resolves to by the time Chromium
-connects. A proxy sees every connection of every page, and it connects to the very address that it judged. Chromium is
-told to send everything here, loopback too, and to resolve no name by itself (`browser.py`).
+A Playwright route handler does not see redirects, service workers, or the address that Chromium finally connects to. A
+proxy sees every connection, and connects to the address that it has checked. Chromium sends everything here, including
+loopback, and resolves no names (`browser.py`).
 
-Invariants:
-- Each connection carries one request or one tunnel, to one origin, which was judged by `safe_url.check_host`.
-- It listens on loopback, lives as long as its `with` block, and runs in one thread of its own.
+Invariants
+- Each connection carries one request or one tunnel, to one origin, which `safe_url.check_host` has checked.
+- It listens on loopback in a thread of its own, until its `with` block ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .safe_url import HostNotFound, ResolvedUrl, check_host, check_url
 
 _log = logging.getLogger(__name__)
 
-#: Marks an answer that is the proxy's own: ``unsafe``, ``unreachable`` or ``unreadable``.
+#: Header of the proxy's own answers: ``unsafe``, ``unreachable`` or ``unreadable``.
 REFUSED_HEADER = "x-egress-refused"
 
 _HEAD_BYTES = 64 * 1024
@@ -37,7 +37,7 @@ _HOP_HEADERS = (b"connection:", b"proxy-connection:", b"proxy-authorization:", b
 
 
 class EgressProxy:
-    """Run with `with`; give `url` to the browser. `refusals` holds the last reasons for which it said no."""
+    """Run it with `with`, and give `url` to the browser."""
 
     def __init__(self, allowed_hosts: Collection[str]) -> None:
         self._allowed_hosts = tuple(allowed_hosts)
@@ -47,9 +47,9 @@ class EgressProxy:
         self._failure: OSError | None = None
         self._port = 0
         self._stop = asyncio.Event()
-        # asyncio itself refers to a connection only weakly: one that waits for a silent origin could be collected.
+        # asyncio has only weak references to tasks: one that waits for a silent origin could be garbage-collected.
         self._open: set[asyncio.Task[object]] = set()
-        #: The latest refusals, oldest first: what a page asked for and why it was denied.
+        #: The last refused requests and their reasons, oldest first.
         self.refusals: deque[str] = deque(maxlen=50)
 
     @property
@@ -68,7 +68,7 @@ class EgressProxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+        with contextlib.suppress(RuntimeError):  # the loop has already ended
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
@@ -77,7 +77,7 @@ class EgressProxy:
         try:
             self._loop.run_until_complete(self._serve())
         finally:
-            self._loop.close()  # does not wait for a name server that is still silent
+            self._loop.close()  # does not wait for a silent name server
 
     async def _serve(self) -> None:
         try:
@@ -90,7 +90,7 @@ class EgressProxy:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        # One round is not enough: a wait that ends at the same moment swallows the cancellation (asyncio.wait_for).
+        # More than once: asyncio.wait_for can swallow a cancellation that comes as it ends.
         while rest := asyncio.all_tasks() - {asyncio.current_task()}:
             for one in rest:
                 one.cancel()
@@ -115,7 +115,7 @@ class EgressProxy:
         request_line, _, headers = head.partition(b"\r\n")
         try:
             method, target, _version = request_line.decode("latin-1").split(" ")
-            resolved = await asyncio.to_thread(self._judge, method, target)
+            resolved = await asyncio.to_thread(self._check, method, target)
         except HostNotFound as error:
             return await _answer(writer, "502 Bad Gateway", "unreachable", str(error))
         except UnsafeUrl as error:
@@ -136,7 +136,7 @@ class EgressProxy:
         finally:
             upstream.close()
 
-    def _judge(self, method: str, target: str) -> ResolvedUrl:
+    def _check(self, method: str, target: str) -> ResolvedUrl:
         if method == "CONNECT":
             parts = urlsplit(f"//{target}")
             if not parts.hostname or not parts.port:
@@ -156,7 +156,7 @@ async def _connect(resolved: ResolvedUrl) -> tuple[asyncio.StreamReader, asyncio
 
 
 def _origin_request(method: str, target: str, headers: bytes) -> bytes:
-    """The request as the origin expects it, and the connection closed after it: the next one is judged anew."""
+    """The request in origin form. The connection closes after it, so that the next request is checked again."""
     parts = urlsplit(target)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     kept = [line for line in headers.split(b"\r\n") if line and not line.lower().startswith(_HOP_HEADERS)]
@@ -170,7 +170,7 @@ async def _join(
     upstream_reader: asyncio.StreamReader,
     upstream: asyncio.StreamWriter,
 ) -> None:
-    """Carry bytes both ways until the origin is done; the browser may well be done sending before that."""
+    """Copy bytes both ways until the origin closes; the browser may stop sending earlier."""
     sending = asyncio.ensure_future(_pipe(reader, upstream))
     try:
         await _pipe(upstream_reader, writer)

@@ -1,9 +1,9 @@
 """Text from Gemini through the google-genai SDK, or from the offline model behind the same protocol.
 
-Invariants:
-- One call is one request. The SDK's retries stay off: the worker alone counts and delays attempts.
-- A call ends in time, whatever the server does. The SDK's own time-out counts per socket read, so a body that trickles
-  outlives it; here the whole call stands under `asyncio.wait_for`, within the time that the step has left.
+Invariants
+- One call is one request. The SDK's retries are off: only the worker counts and delays attempts.
+- A call ends within the step's remaining time. The SDK's time-out applies per socket read, so a slow body can exceed
+  it; `asyncio.wait_for` bounds the whole call.
 - The API key appears in no error and no log line.
 """
 
@@ -30,14 +30,14 @@ from .json_answers import parse_answer
 T = TypeVar("T", bound=BaseModel)
 R = TypeVar("R")
 
-#: Kept back from the step's time, so that a time-out is told as such and not as a killed process.
+#: Reserved from the step's time, so that a time-out is reported before the process is killed.
 MARGIN_SECONDS = 2.0
-#: No call takes longer, however much time the step has left.
+#: The time limit of one call.
 LONGEST_CALL_SECONDS = 600.0
-#: How the offline model's versions begin.
+#: The prefix of the offline model's versions.
 OFFLINE_PREFIX = "offline-model"
 
-#: The part of JSON Schema that Gemini reads; other keywords are checked here, after the answer.
+#: The JSON Schema keywords that Gemini accepts; the others are checked here, after the answer.
 _SCHEMA_KEYWORDS = frozenset(
     {"$defs", "$ref", "additionalProperties", "anyOf", "description", "enum", "format", "items", "maxItems", "maximum"}
     | {"minItems", "minimum", "oneOf", "prefixItems", "properties", "propertyOrdering", "required", "title", "type"}
@@ -46,12 +46,12 @@ _SCHEMA_KEYWORDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Generation(Generic[T]):
-    """A model's answer, checked against the schema that was asked for."""
+    """A model's answer, checked against the requested schema."""
 
     value: T
-    #: The version that answered, as the server names it.
+    #: The server's name of the version that answered.
     model: str
-    #: True when the offline model answered, whatever the settings say.
+    #: True if the offline model answered.
     offline: bool
     tokens_in: int
     #: Answer and thoughts: both are billed.
@@ -102,9 +102,9 @@ class TextModel:
         Raises:
             ContentBlocked: the prompt or the answer was blocked (permanent).
             OutputTruncated: the answer was cut off.
-            ProviderBusy: a quota is used up; nobody with this credential should ask before `after`.
+            ProviderBusy: a quota is used up; no step with this credential should call before `after`.
             ProviderRefused: the key, the model's name or the request is wrong (permanent).
-            ProviderTimeout: no whole answer in time.
+            ProviderTimeout: no complete answer in time.
             ProviderError: unreachable, an error of the server, or an answer that does not match the schema.
         """
         config = types.GenerateContentConfig(
@@ -113,7 +113,7 @@ class TextModel:
             max_output_tokens=max_output_tokens,
             response_mime_type="application/json",
             response_json_schema=wire_schema(schema),
-            # Each follow-up would be a second billed request that nobody counts.
+            # Each follow-up would be a second billed request that is not counted.
             automatic_continuation=False,
             automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
         )
@@ -135,8 +135,8 @@ class TextModel:
 
     def _ask(self, prompt: str, config: types.GenerateContentConfig) -> types.GenerateContentResponse:
         if self._busy_seconds:
-            # Another step of this credential was told to wait; to ask all the same would prolong it for everybody.
-            reason = "the Gemini key is at its limit for now, as another step was told"
+            # Another step with this credential must wait; a call now would prolong the wait for all of them.
+            reason = "the Gemini key is at its limit for now, by the answer to another step"
             raise ProviderBusy(self._busy_seconds, f"gemini:{self._credential}", reason)
         seconds = min(self._remaining_seconds() - MARGIN_SECONDS, LONGEST_CALL_SECONDS)
         if seconds <= 0:
@@ -151,9 +151,9 @@ class TextModel:
             mapped = ProviderTimeout(f"{self._name()} did not answer in {seconds:.0f} s")
         except (httpx2.HTTPError, OSError) as error:
             mapped = ProviderError(f"{self._name()} cannot be reached: {self._scrub(error)}")
-        except Exception as error:  # what the SDK raises on a body out of shape is documented nowhere
+        except Exception as error:  # what the SDK raises for a malformed body is not documented
             mapped = ProviderError(f"{self._name()} gave an answer that is not its protocol: {self._scrub(error)}")
-        # Outside the handlers and without a cause: the SDK's own errors quote bodies and requests at length.
+        # Outside the handlers and without a cause: the SDK's errors quote whole bodies and requests.
         raise mapped
 
     async def _request(
@@ -162,7 +162,7 @@ class TextModel:
         options = types.HttpOptions(
             base_url=self._base_url,
             timeout=max(1, int(seconds * 1000)),
-            # A proxy from the environment would carry requests for our own loopback address away.
+            # A proxy of the environment could not reach our loopback address.
             async_client_args={"trust_env": False} if self.offline else None,
         )
         client = genai.Client(vertexai=False, api_key=self._api_key, http_options=options)
@@ -182,10 +182,10 @@ class TextModel:
 
 
 def run_bounded(call: Callable[[], Coroutine[Any, Any, R]], seconds: float) -> R:
-    """Run a coroutine in a thread and loop of its own, and come back within `seconds` plus one.
+    """Run a coroutine in a thread and loop of its own, and return within `seconds` plus one.
 
-    A thread of its own, because a loop may be running in this one already (Playwright's synchronous API leaves it so)
-    and because a name look-up that hangs cannot be cancelled: it is left behind, and the caller goes on.
+    In a thread, because a loop may already run in this one (Playwright's synchronous API starts one), and because a
+    hanging name look-up cannot be cancelled: then the thread is abandoned.
 
     Raises:
         TimeoutError: the time is over.
@@ -203,7 +203,7 @@ def run_bounded(call: Callable[[], Coroutine[Any, Any, R]], seconds: float) -> R
 
 
 def wire_schema(schema: type[BaseModel]) -> dict[str, Any]:
-    """The model's JSON schema with only the keywords that Gemini reads; it refuses requests with others."""
+    """The model's JSON schema with only the keywords that Gemini accepts; it refuses requests with others."""
     return _only_known(schema.model_json_schema())
 
 

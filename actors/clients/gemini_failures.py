@@ -1,8 +1,7 @@
-"""What Gemini's failure answers mean: each becomes one of `actors.errors`, or `ProviderBusy`.
+"""Maps Gemini's failure answers to `actors.errors` and `ProviderBusy`.
 
-Everything here is a pure function of the answer, and no message carries an API key: what a server says is cut short
-and scrubbed first. Where the facts come from: the error model and rate-limit pages of the Gemini API, and the source
-of google-genai 3.4 (`errors.APIError`).
+Only pure functions of the answer. No message contains an API key: server messages are cut short and scrubbed. Sources:
+the error model and rate-limit pages of the Gemini API, and google-genai 3.4 (`errors.APIError`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ..signals import ProviderBusy
 
 #: Seconds to wait after a 429 that does not say how long.
 DEFAULT_BUSY_SECONDS = 60.0
-#: A RetryInfo longer than this is not believed: a per-minute quota is over sooner.
+#: The longest RetryInfo that is used: a per-minute quota ends sooner.
 LONGEST_BUSY_SECONDS = 3600.0
 #: Gemini's quota day ends at midnight in this zone.
 QUOTA_ZONE = "America/Los_Angeles"
@@ -41,8 +40,8 @@ _BLOCKED = frozenset(
     }
 )
 _CUT_OFF = frozenset({"MAX_TOKENS", "CONTINUATION"})
-#: A 429 that no waiting ends, in the words of Google's answers: a quota of zero, a model without a free tier, an empty
-#: or capped balance.
+#: Google's messages for a 429 that does not pass: a quota of zero, a model without a free tier, an empty or capped
+#: balance.
 _NO_QUOTA = re.compile(r"\blimit: ?0(?![\d.])|doesn't have a free quota tier", re.IGNORECASE)
 _NO_CREDIT = re.compile(
     r"credits? (?:are|is|have been|has been) (?:depleted|exhausted|used up)|depleted credits"
@@ -56,7 +55,7 @@ _RETRY_DELAY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 def from_http(
     error: errors.APIError, *, model: str, credential: str, secret: str, now: datetime
 ) -> ProviderError | ProviderBusy:
-    """What an HTTP error answer means. `now` is an aware datetime; `secret` is scrubbed from the message."""
+    """The error for an HTTP error answer. `now` is an aware datetime; `secret` is scrubbed from the message."""
     said = _said(error, secret)
     code, scope = error.code, f"gemini:{credential}"
     if code == 429:
@@ -79,7 +78,7 @@ def from_http(
 
 
 def check_finish(response: types.GenerateContentResponse, credential: str) -> None:
-    """Check that an answer of status 200 was finished in the ordinary way.
+    """Check that an answer of status 200 is complete.
 
     Raises:
         ContentBlocked: the prompt or the answer was blocked.
@@ -112,12 +111,12 @@ def seconds_until_quota_day_ends(now: datetime) -> float:
     zone = ZoneInfo(QUOTA_ZONE)
     tomorrow = now.astimezone(zone).date() + timedelta(days=1)
     midnight = datetime.combine(tomorrow, time.min, tzinfo=zone)
-    # Both sides in UTC terms: subtracting two datetimes of one zone would ignore a change of the clock between them.
+    # By timestamps: subtracting two datetimes of one zone would ignore a change of the clock between them.
     return midnight.timestamp() - now.timestamp()
 
 
 def _refused_quota(error: errors.APIError, said: str, model: str, scope: str) -> ProviderRefused | None:
-    """A 429 that another try cannot pass, whenever it comes; None for one that is over after a while."""
+    """The error for a 429 that a retry cannot pass; None for one that ends after a while."""
     message = str(error.message or "")
     values = [str(each.get("quotaValue", "")).strip() for each in _violations(error)]
     if "0" in values or _NO_QUOTA.search(message):
@@ -162,7 +161,7 @@ def _violations(error: errors.APIError) -> Iterator[dict[str, Any]]:
 
 
 def _details(error: errors.APIError) -> list[dict[str, Any]]:
-    """The `details` list of Google's error model; empty when a proxy answered in a shape of its own."""
+    """The `details` list of Google's error model; empty for the answer of a proxy."""
     body: Any = error.details
     inner = body.get("error") if isinstance(body, dict) else None
     details = inner.get("details") if isinstance(inner, dict) else None

@@ -1,9 +1,8 @@
-"""A model's answer as JSON of a given shape, also where the model wrapped or punctuated it wrongly.
+"""Parses a model's answer as JSON of a given schema, and repairs unambiguous faults.
 
-Repaired is what has only one meaning: a Markdown fence or prose around the object, a comma before a closing bracket,
-raw line feeds inside a string, the object in a list of one or in a string. An answer that was cut off is never
-completed: half an article would be published as a whole one. `docs/decisions/json-answers.md` says why no library does
-this.
+Repaired are: a Markdown fence or prose around the object, a comma before a closing bracket, raw line feeds inside a
+string, the object in a list of one or in a string. An answer that was cut off is never completed: half an article would
+be published. `docs/decisions/json-answers.md` says why no library is used.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ..errors import OutputTruncated, ProviderError
 
 T = TypeVar("T", bound=BaseModel)
 
-#: A string as a whole, so that nothing inside one is touched; or a comma that a closing bracket follows.
+#: A whole string, so that its content stays unchanged; or a comma before a closing bracket.
 _STRING_OR_LAST_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
 
 
@@ -52,14 +51,14 @@ def parse_answer(text: str, schema: type[T]) -> T:
 
 
 def _repaired(text: str) -> str | None:
-    """The text as plain JSON, where only its wrapping and punctuation were wrong; None where there is no object."""
+    """The text as plain JSON, with wrapping and punctuation repaired; None if it has no object."""
     begin, end = text.find("{"), text.rfind("}")
     if begin < 0:
         return None
     inside = text[begin : end + 1] if end > begin else text[begin:]
     inside = _STRING_OR_LAST_COMMA.sub(lambda found: found[1] or "", inside)
     try:
-        # Not strict: raw line feeds inside strings are taken as they are.
+        # Not strict: raw line feeds inside strings are accepted.
         value: Any = json.loads(inside, strict=False)
     except (ValueError, RecursionError):
         value = _from_string(text)
@@ -69,7 +68,7 @@ def _repaired(text: str) -> str | None:
 
 
 def _from_string(text: str) -> Any:
-    """The object in a JSON string, for a model that encoded its answer twice; None for anything else."""
+    """The object inside a JSON string, if the model encoded its answer twice; else None."""
     try:
         inner = json.loads(text, strict=False)
         return json.loads(inner, strict=False) if isinstance(inner, str) else None
@@ -82,7 +81,7 @@ def _is_no_json(error: ValidationError) -> bool:
 
 
 def _ends_early(error: ValidationError) -> bool:
-    # The parser's word for a text that ends too early; anything else is wrong where it stands.
+    # The parser's message for a text that ends too early.
     return "EOF while parsing" in error.errors(include_url=False, include_input=False)[0]["msg"]
 
 

@@ -54,7 +54,7 @@ def test_dead_spares_cost_no_zygote(make_sandbox: Callable[..., Sandbox]) -> Non
     assert sandbox.zygote_pid == zygote
 
 
-def test_a_function_is_entered_only_with_leave(sandbox: Sandbox) -> None:
+def test_a_function_is_entered_only_with_permission(sandbox: Sandbox) -> None:
     asked: list[str] = []
     leave = threading.Event()
 
