@@ -5,7 +5,7 @@
         def site(self) -> ContractSite:
             return ContractSite(Mine, "http://127.0.0.1:8080", Credentials("me", "…"), allowed_hosts=("127.0.0.1",))
 
-It needs pytest and a target to which it may publish. Every test draws a marker of its own.
+It needs pytest and a target to which it may publish. Every test has its own marker.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class ContractSite:
 
 
 class Stopped(Exception):
-    """Raised by the suite in place of the commit to the ledger."""
+    """Raised by the suite instead of the commit to the ledger."""
 
 
 class PublisherContract:
-    """What every publisher must do. A subclass gives the fixture `site`."""
+    """The tests for every publisher. A subclass defines the fixture `site`."""
 
     @pytest.fixture
     def site(self) -> ContractSite:
@@ -114,7 +114,7 @@ class PublisherContract:
         assert find_difference(wanted, publisher.read_back(post.url)) is None
 
     @pytest.mark.parametrize("wrong", ["password", "nothing"])
-    def test_who_cannot_sign_in_is_told_without_the_password(
+    def test_a_refused_sign_in_does_not_reveal_the_password(
         self, site: ContractSite, clients: PublisherClients, wrong: str
     ) -> None:
         credentials = Credentials(site.credentials.username, "not-this-password") if wrong == "password" else None
@@ -153,12 +153,12 @@ class PublisherContract:
 
 
 def draft(title: str) -> Draft:
-    """A draft with everything in it that a target may spoil."""
+    """A draft with all Markdown elements that a target may change."""
     return Draft("contract", title, TRIAL_BODY, ("onelane",), "pending_publish", 1)
 
 
 def opened(site: ContractSite, clients: PublisherClients) -> Publisher:
-    """The publisher for the suite's target, as a step would open it."""
+    """The publisher for the suite's target."""
     made = site.publisher(Target(site.publisher.name, site.base_url, site.options), clients)
     assert isinstance(made.settle_seconds, int | float), "settle_seconds must be a number of seconds"
     assert isinstance(made.find_is_reliable, bool), "find_is_reliable must be True or False"
@@ -173,7 +173,7 @@ def _capability(publisher: Publisher, name: str) -> Callable[..., Any]:
 
 
 class _Settings:
-    """The worker's answers to what clients ask, from the suite's target."""
+    """The port of the suite: it answers only the settings of clients."""
 
     def __init__(self, site: ContractSite) -> None:
         self._site = site

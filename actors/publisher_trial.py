@@ -1,7 +1,7 @@
 """A trial of a publisher against its real target, without a job: session, find, publish, read back, find.
 
-It makes the calls of `actors.publishing` in their order, each once, and checks what the protocol promises of each. The
-post is a real one; a publisher that can remove posts removes it at the end.
+It makes the calls of `actors.publishing` in their order, once each, and checks them against the protocol. The post is
+real; a publisher that can remove posts removes it at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .errors import StepError
 from .port import Draft, SessionState
 from .publishing import find_difference, read_back
 
-#: Everything that a draft's Markdown may hold and a target may spoil.
+#: All Markdown elements that a target may change.
 TRIAL_BODY = """\
 ## This is a trial
 
@@ -42,7 +42,7 @@ if x < 1 && y: [kept]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One call of the trial: what it was, whether it did what the protocol says, and what came of it."""
+    """One call of the trial, and whether it obeyed the protocol."""
 
     name: str
     ok: bool
@@ -51,22 +51,22 @@ class Stage:
 
 
 class TrialFailed(StepError):
-    """A call came back, and its answer is not what the protocol promises."""
+    """A call's answer violates the protocol."""
 
 
 @dataclass
 class Trial:
-    """One trial over one publisher; iterate over `run` once. `post` is there once the target has it."""
+    """One trial of one publisher; iterate over `run` once. `post` is the published post."""
 
     publisher: Publisher
     session: SessionState
-    #: Leave the post there, also where the publisher could remove it.
+    #: Do not remove the post at the end.
     keep: bool = False
     pause: Callable[[float], None] = time.sleep
     marker: str = field(default_factory=lambda: f"onelane-trial-{secrets.token_hex(5)}")
     draft: Draft = field(init=False)
     post: Post | None = field(default=None, init=False)
-    #: The new state that `ensure_session` gave back, for the caller to keep.
+    #: The new state that `ensure_session` returned, for the caller to keep.
     renewed: SessionState | None = field(default=None, init=False)
     _submits: int = field(default=0, init=False)
 
@@ -75,7 +75,7 @@ class Trial:
         self.draft = Draft("trial", title, TRIAL_BODY, ("onelane",), "pending_publish", 1)
 
     def run(self) -> Iterator[Stage]:
-        """The stages as they end. The first that fails is the last, except that what was published is removed."""
+        """Yield the stages as they end. After a failed one only the removal of the post follows."""
         removes = "remove" in capabilities(self.publisher) and not self.keep
         for name, call in (
             ("session", self._ensure_session),

@@ -1,8 +1,8 @@
-"""Publishers: one protocol (`base`), one implementation a module, one contract suite over all of them.
+"""Publishers: one protocol (`base`), one implementation per module, one contract suite over all of them.
 
-Besides the built-in ones there are those of installed packages (entry-point group ``onelane.publishers``, each entry
-``name = "module:Class"``) and those that ``ONELANE_PUBLISHERS`` names (``module:Class``). The worker tells a step's
-process which class the account's target means, so that process needs no settings of its own.
+Publishers are built in, or come from installed packages (entry-point group ``onelane.publishers``, each entry
+``name = "module:Class"``) or from ``ONELANE_PUBLISHERS`` (``module:Class``). A step's process needs no settings: the
+worker sends it the class of the account's publisher.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "onelane.publishers"
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 
-#: Loaded whatever is installed. By name, so that asking which publishers there are imports no browser.
+#: By name, so that listing the publishers imports no browser.
 BUILT_IN = MappingProxyType(
     {
         "demo": f"{__name__}.demo:DemoPublisher",
@@ -38,7 +38,7 @@ _ATTRIBUTES = ("settle_seconds", "find_is_reliable")
 
 
 class PublisherError(Exception):
-    """A publisher is declared wrongly or its module cannot be loaded; the message says which and why."""
+    """A publisher's class is invalid or cannot be loaded; the message says which and why."""
 
 
 class UnknownPublisher(StepError):
@@ -50,7 +50,7 @@ class UnknownPublisher(StepError):
 
 @dataclass(frozen=True, slots=True)
 class KnownPublisher:
-    """A publisher of this installation: the class, as ``module:Class``, and who named it."""
+    """A publisher of this installation: its class as ``module:Class``, and where it was declared."""
 
     name: str
     reference: str
@@ -58,14 +58,14 @@ class KnownPublisher:
 
     @property
     def module(self) -> str:
-        """The module that holds the class; workers load it before they fork the steps' processes."""
+        """The class's module; workers load it before they fork the steps' processes."""
         return self.reference.partition(":")[0]
 
 
 def load_publishers(references: Iterable[str] = ()) -> Mapping[str, KnownPublisher]:
     """All publishers by name, read-only: built-in ones, those of installed packages, and `references`.
 
-    Everything that is not built in is imported and checked, so that a fault shows at start.
+    Publishers that are not built in are imported and checked, so that a fault is reported at start.
 
     Raises:
         PublisherError: a class cannot be imported or is no publisher, or two publishers share a name.
@@ -92,7 +92,7 @@ def _add(found: dict[str, KnownPublisher], new: KnownPublisher) -> None:
 
 
 def _checked_name(reference: str, origin: str) -> str:
-    """The name of the class behind the reference, once it is certain that it is a publisher's."""
+    """The name of a publisher class, after a check that it is one."""
     try:
         made = class_of(reference)
     except Exception as error:
@@ -110,8 +110,8 @@ def class_of(reference: str) -> type[Publisher]:
     """The class that ``module:Class`` names.
 
     Raises:
-        ValueError: the reference is out of shape, or names something that is no class.
-        ImportError, AttributeError: there is no such module or class. Whatever the module raises goes through.
+        ValueError: the reference is malformed, or does not name a class.
+        ImportError, AttributeError: there is no such module or class. Other errors of the module are not caught.
     """
     module, colon, name = reference.partition(":")
     if not module or not colon or not name:
@@ -130,7 +130,7 @@ def open_publisher(target: Target, clients: PublisherClients) -> Publisher:
     Raises:
         UnknownPublisher: no publisher has that name.
         ExtraMissing: the publisher is built in, and Playwright is not installed.
-        PublishFailed: the target's options are wrong, and the message names the option; or the class is no publisher.
+        PublishFailed: an option of the target is wrong (the message names it), or the class is no publisher.
     """
     reference = target.implementation or BUILT_IN.get(target.publisher)
     if reference is None:

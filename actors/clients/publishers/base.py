@@ -1,11 +1,10 @@
-"""The Publisher protocol: what a target must be able to do so that a draft is published exactly once.
+"""The Publisher protocol: what is needed to publish a draft exactly once.
 
-One contract suite (`actors.publisher_contract`) runs over every implementation. The order of the calls is fixed
-by `actors.publishing`: `ensure_session`, `find` before any second try, `publish` (which calls `before_submit` right
-before the irreversible request leaves), `read_back`.
+One contract suite (`actors.publisher_contract`) runs over every implementation. `actors.publishing` fixes the order of
+the calls: `ensure_session`, `find` before any second try, `publish` (which calls `before_submit` right before it sends
+the irreversible request), `read_back`.
 
-What not every target can do is optional: `Updates`, `Removes`, `AddsImages`. A publisher has such a capability by
-having its method; `capabilities` says which.
+`Updates`, `Removes` and `AddsImages` are optional capabilities: a publisher has one if it has its method.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A post as the target knows it. `external_id` is the target's own id, where it has one."""
+    """A post at the target. `external_id` is the target's own id, if it has one."""
 
     url: str
     external_id: str | None
@@ -34,7 +33,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class PublicPost:
-    """A post as a reader sees it: its title, and its text without markup."""
+    """A post's public title, and its text without markup."""
 
     title: str
     text: str
@@ -42,7 +41,7 @@ class PublicPost:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture for a post: `name` is a file name, `alt` the text for those who cannot see it."""
+    """A picture for a post: `name` is a file name, `alt` the alternative text."""
 
     name: str
     content_type: str
@@ -51,9 +50,9 @@ class Image:
 
 
 class PublisherClients:
-    """What one attempt reaches its target with: a browser and HTTP, both under the guard against private addresses.
+    """The browser and HTTP client of one attempt; both refuse private addresses.
 
-    The browser starts at its first use and ends with the `with` block; a publisher that needs none never starts one.
+    The browser starts at its first use and ends with the `with` block.
     """
 
     def __init__(self, clients: Clients) -> None:
@@ -67,7 +66,7 @@ class PublisherClients:
         """The attempt's own browser.
 
         Raises:
-            ProviderError: it does not start.
+            ProviderError: the browser does not start.
         """
         if self._browser is None:
             self._browser = self._open.enter_context(self._clients.browser())
@@ -75,13 +74,13 @@ class PublisherClients:
 
     @property
     def http(self) -> Http:
-        """HTTP requests, for targets with an interface for programs."""
+        """HTTP requests, for targets with an HTTP API."""
         if self._http is None:
             self._http = self._clients.http()
         return self._http
 
     def evidence(self) -> bytes | None:
-        """A picture (PNG) of the browser's page; None when no browser was started, or none can be taken."""
+        """A screenshot (PNG) of the browser's page; None if there is none."""
         return None if self._browser is None else self._browser.evidence()
 
     def __enter__(self) -> Self:
@@ -97,35 +96,35 @@ class PublisherClients:
 class Publisher(Protocol):
     """Publishes drafts at one target for one account, through that account's own session."""
 
-    #: The word in an account's target, e.g. ``wordpress``.
+    #: The publisher's name in an account's target, e.g. ``wordpress``.
     name: ClassVar[str]
-    #: Seconds after which a request of a killed process cannot come into effect any more.
+    #: Seconds after which a request of a killed process can no longer take effect.
     settle_seconds: float
-    #: False when `find` can miss a post that is there: then a started publish is never repeated.
+    #: False if `find` can miss an existing post: then a started publish is never repeated.
     find_is_reliable: bool
 
     def __init__(self, target: Target, clients: PublisherClients) -> None:
-        """Check the target's options; open nothing. All requests go through `clients.browser` or `clients.http`.
+        """Check the target's options, without a request. All requests go through `clients.browser` or `clients.http`.
 
         Raises:
             PublishFailed: an option is wrong; the message names it.
         """
 
     def ensure_session(self, session: SessionState) -> SessionState | None:
-        """Make sure that the account is signed in; give back a new state when one came of it, else None.
+        """Make sure that the account is signed in; returns the session's new state after a sign-in, else None.
 
         Raises:
-            LoginRequired: the session is over and there are no credentials, or they are refused.
+            LoginRequired: the session is over, and credentials are missing or refused.
         """
 
     def find(self, marker: str) -> Post | None:
-        """The post that carries the marker, or None when the target has none."""
+        """The post with the marker; None if the target has none."""
 
     def publish(self, draft: Draft, marker: str, before_submit: Callable[[], None]) -> Post:
-        """Publish the draft; `before_submit` is called once, right before the irreversible request leaves.
+        """Publish the draft; calls `before_submit` once, right before it sends the irreversible request.
 
         Raises:
-            PublishFailed: it is certain that nothing was published.
+            PublishFailed: nothing was published, for certain.
         """
 
     def read_back(self, url: str) -> PublicPost:
@@ -136,10 +135,10 @@ class Updates(Protocol):
     """Optional: the target can change a post that it has."""
 
     def update(self, post: Post, draft: Draft) -> Post:
-        """Make the post say what the draft says, at the same address. Doing it twice is doing it once.
+        """Replace the post's content with the draft's, at the same address; idempotent.
 
         Raises:
-            PublishFailed: it is certain that the post is as it was.
+            PublishFailed: the post is unchanged, for certain.
         """
 
 
@@ -147,10 +146,10 @@ class Removes(Protocol):
     """Optional: the target can take a post off the public page."""
 
     def remove(self, post: Post) -> None:
-        """Remove the post; one that is gone already is no fault.
+        """Remove the post, if it is still there.
 
         Raises:
-            PublishFailed: it is certain that the post is still there.
+            PublishFailed: the post is still there, for certain.
         """
 
 
@@ -158,13 +157,13 @@ class AddsImages(Protocol):
     """Optional: the target can keep pictures and show them in posts."""
 
     def add_images(self, marker: str, images: Sequence[Image]) -> Sequence[str]:
-        """Store the pictures for the post of that marker; gives back the public URL of each, in the same order.
+        """Store the pictures for the post with the marker; returns their public URLs in the same order.
 
-        It is called before `publish`. A picture that an earlier try has stored is found again by its name, not doubled.
+        Called before `publish`. A picture that an earlier attempt has stored is found by its name.
         """
 
 
-#: The optional methods, each a capability's name.
+#: The optional methods.
 CAPABILITIES = ("update", "remove", "add_images")
 
 

@@ -1,7 +1,7 @@
 """Publishes at the demo blog (`orchestrator/demo_blog`) through its own pages.
 
-The post's slug is the marker. The blog lists posts by the slug that was asked for, so `find` sees a doubled post too,
-whose slug got a ``-2``.
+The post's slug is the marker. The blog lists posts by the requested slug, so `find` also finds a duplicate, whose slug
+got a ``-2``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class DemoPublisher:
             if response.status != 200:
                 raise ProviderError(f"the demo blog answers {response.status} when asked for its posts")
             posts = json.loads(response.text())["posts"]
-        # The oldest is the first one that was made; later ones would be doubles.
+        # The oldest is the original; later ones would be duplicates.
         return Post(posts[-1]["url"], str(posts[-1]["id"])) if posts else None
 
     def publish(self, draft: Draft, marker: str, before_submit: Callable[[], None]) -> Post:
@@ -90,7 +90,7 @@ class DemoPublisher:
             raise ProviderError(f"{self._base}/-/editor answers {response.status} and is no demo blog's editor")
 
     def _signed_in(self, page: Page, credentials: Credentials | None) -> bool:
-        """Whether the editor is open for the account's own user; credentials for another user end the old session."""
+        """Whether the editor is open for the account's own user, who must be that of the credentials."""
         editor = page.locator(_EDITOR)
         if not editor.count():
             return False
@@ -108,12 +108,12 @@ class DemoPublisher:
         with page.expect_navigation(timeout=self._browser.timeout_ms()):
             form.get_by_role("button").click()
         if not self._signed_in(page, credentials):
-            told = page.locator("[role=alert]")
-            reason = told.inner_text() if told.count() else f"the page is {page.title()!r}"
+            alert = page.locator("[role=alert]")
+            reason = alert.inner_text() if alert.count() else f"the page is {page.title()!r}"
             raise LoginRequired(f"{self._base} refuses to sign {credentials.username!r} in: {reason}")
 
     def _fill(self, page: Page, draft: Draft, marker: str) -> None:
-        """Fill the editor and wait until it has taken up the text: a click that outruns it sends an empty body."""
+        """Fill the editor and wait until it has processed the text: an earlier click would send an empty body."""
         form, html = page.locator(_EDITOR), render(draft.body)
         fill_in(
             (form.locator("[name=title]"), draft.title),
@@ -124,7 +124,7 @@ class DemoPublisher:
         page.wait_for_selector(f"{_EDITOR}[data-state=synced]", timeout=self._browser.timeout_ms())
         taken = form.locator("[name=body]").input_value()
         if comparable(plain_text(taken)) != comparable(plain_text(html)):
-            raise PublishFailed("the demo blog's editor did not take up the draft's text")
+            raise PublishFailed("the demo blog's editor did not accept the draft's text")
 
     def _published(self, page: Page, response: Response) -> Post:
         if response.status >= 400:

@@ -1,7 +1,7 @@
-"""What publishers that work through web pages share: a signed-in context, a reader's context, and forms.
+"""Shared by publishers that use web pages: a signed-in context, a reader's context, and forms.
 
-The author's context carries the account's cookies. The reader's has none and runs no scripts: it sees what the site
-sends to a stranger, and nothing that a script of the page made up afterwards.
+The author's context has the account's cookies. The reader's context has none and runs no scripts: it sees exactly what
+the site sends to the public.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...port import SessionState
 from ..browser import page_errors
 from .base import PublisherClients
 
-#: A script that moves the focus does so once for each time that its page is loaded.
+#: A script that moves the focus does so once per load of its page.
 _FILLS = 3
 
 
@@ -32,13 +32,13 @@ class Pages:
 
     @property
     def author(self) -> Page:
-        """The signed-in page; `ensure_session` must have been called."""
+        """The signed-in page; call `ensure_session` first."""
         if self._author is None:
-            raise LoginRequired(f"nobody is signed in at {self._site} yet")
+            raise LoginRequired(f"there is no signed-in session at {self._site} yet")
         return self._author
 
     def open_author(self, storage_state: Mapping[str, Any] | None) -> Page:
-        """A new context for the author in place of the last one; a state that cannot be read counts as none."""
+        """Replace the author's context. An unreadable storage state is ignored."""
         if self._author is not None:
             with page_errors("closing the last session's pages"):
                 self._author.context.close()
@@ -53,15 +53,15 @@ class Pages:
         return self._author
 
     def state(self, session: SessionState) -> SessionState:
-        """The author's storage state as it is now, to be kept for the next time."""
+        """The author's current session state."""
         with page_errors("reading the session's state"):
             return SessionState(dict(self.author.context.storage_state()), session.credentials)
 
     def open_public(self, url: str) -> Page:
-        """A public page as a stranger gets it.
+        """A page in the reader's context.
 
         Raises:
-            ProviderError: it cannot be read (now); the message has the status.
+            ProviderError: its status is not 200; the message has it.
         """
         with page_errors(f"opening {url}"):
             if self._reader is None:
@@ -73,13 +73,13 @@ class Pages:
 
 
 def fill_in(*fields: tuple[Locator, str]) -> None:
-    """Fill the fields of a form, and see that each keeps its text.
+    """Fill the fields of a form, and check that each has its text.
 
-    The browser types into what has the focus, and a page's script may move that: WordPress' sign-in page does so 200 ms
-    after it came. What was meant for one field then stands in another, a password in that of the user name.
+    The browser types into the focused field, and a page's script may move the focus: WordPress' sign-in page does so
+    200 ms after it was loaded. A password could then be typed into the user name's field.
 
     Raises:
-        ProviderError: the page changes what is written each time.
+        ProviderError: the page has changed the fields each time.
     """
     for _ in range(_FILLS):
         for field, text in fields:
@@ -90,7 +90,7 @@ def fill_in(*fields: tuple[Locator, str]) -> None:
 
 
 def paste_html(field: Locator, html: str) -> None:
-    """Paste HTML into a rich-text field, as a person does who copied it from another page."""
+    """Paste HTML into a rich-text field, as if it was copied from another page."""
     field.click()
     field.evaluate(
         """(element, html) => {

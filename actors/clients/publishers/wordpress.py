@@ -1,13 +1,12 @@
-"""Publishes at WordPress through its block editor, as a person would, in the account's own signed-in browser.
+"""Publishes at WordPress through its block editor, in the account's own signed-in browser.
 
-How a post is made only once here: the post is first saved as a draft whose slug is the marker, and only then
-published, which changes the state of that one post. A second try finds the post under its slug, published or still a
-draft, and goes on with the very same one; so even a request that comes into effect late publishes nothing twice.
-`find` asks WordPress's REST interface with the browser's own session, which shows all of the user's posts whatever
-their state; its "no" is sure.
+A post is made only once: it is first saved as a draft whose slug is the marker, and then published, which changes the
+state of that post. A second attempt finds the post by its slug, published or still a draft, and continues with it. So
+even a request that takes effect late publishes nothing twice. `find` uses WordPress's REST API with the browser's
+session, which lists all posts of the user in any state, so "not found" is reliable.
 
-The editor is driven by its documented JavaScript interface (`wp.data`, `wp.blocks`) where its markup changes between
-releases, and by its buttons where a person's click counts. Run against WordPress 6.1.
+The editor is controlled by its documented JavaScript API (`wp.data`, `wp.blocks`) where its markup changes between
+releases, and by its buttons elsewhere. Tested with WordPress 6.1.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from . import wordpress_scripts as scripts
 from .base import Post, PublicPost, PublisherClients
 from .pages import Pages, fill_in
 
-# A slug that is taken gets "-2" when the post is published; a post of ours under such a slug is still ours.
+# WordPress adds "-2" to a slug that is taken when the post is published.
 _SLUG_SUFFIXES = ("", "-2", "-3")
 _PUBLISHED = ("publish", "future", "private")
 _MARKER = re.compile(r"[a-z0-9][a-z0-9-]{0,180}")
@@ -47,17 +46,16 @@ _GUIDE_SECONDS = 2.0
 class WordPressPublisher:
     """See `base.Publisher`.
 
-    Options of the target: `categories` and `tags` (names; `tags` come on top of the draft's), `admin_path` and
-    `login_path` where a site has moved them, `title_selector` and `content_selector` for themes whose public page
-    cannot be told by the usual classes.
+    Options of the target: `categories` and `tags` (names; `tags` are added to the draft's), `admin_path` and
+    `login_path` if the site has moved them, `title_selector` and `content_selector` for themes without the usual
+    classes.
     """
 
     name: ClassVar[str] = "wordpress"
     find_is_reliable = True
 
     def __init__(self, target: Target, clients: PublisherClients, *, submit_seconds: float = 45.0) -> None:
-        #: PHP ends a request after 30 s of work by default; one that is older than this has long been answered, and
-        #: a later one would still only publish the same post.
+        #: A request is answered within this time; a later one would still only publish the same post.
         self.settle_seconds = 10.0
         self._base = target.base_url.rstrip("/")
         self._admin = self._base + "/" + text_option(target.options, "admin_path", "wp-admin").strip("/")
@@ -128,35 +126,35 @@ class WordPressPublisher:
     # The session
 
     def _signed_in(self, page: Page) -> bool:
-        """Whether WordPress knows this browser; keeps the nonce that REST calls of its session need."""
+        """Whether this browser is signed in; keeps the nonce for the session's REST calls."""
         response = self._browser.goto(page, f"{self._admin}/admin-ajax.php?action=rest-nonce")
         check_origin(self._base, page.url)
         answer = response.text().strip()
         if response.status == 200 and _NONCE.fullmatch(answer):
             self._nonce = answer
             return True
-        # Without a session WordPress answers 400 and "0"; a site may also send every stranger to its sign-in page.
+        # Without a session WordPress answers 400 and "0"; some sites redirect to their sign-in page.
         if answer == "0" or page.url.startswith(self._login):
             return False
         raise ProviderError(f"{self._admin} answers {response.status} and does not look like WordPress")
 
     def _check_address(self, page: Page) -> None:
-        """Compare base_url with the address that WordPress itself says that it has, before anybody must sign in.
+        """Compare base_url with WordPress's configured address, before the sign-in.
 
-        A session counts for one host. Under another name of the site (www, the bare domain, localhost) WordPress
-        sends its sign-in form, its cookies and its links to its own.
+        A session is valid for one host. Under another name of the site (www, the bare domain, localhost) WordPress's
+        sign-in form, cookies and links lead to the configured one.
         """
         response = self._browser.goto(page, f"{self._base}/?rest_route=/")
         try:
             site = json.loads(response.text())
         except ValueError:
-            return  # its REST interface is closed to strangers; the sign-in form is looked at too
+            return  # its REST API is not public; the sign-in form is checked later
         address = site.get("url") if isinstance(site, dict) else None
         if isinstance(address, str) and address:
             check_origin(self._base, address, claimed=True)
 
     def _is_user(self, credentials: Credentials | None) -> bool:
-        """Whether the session belongs to the credentials' user; a session of somebody else must not be used."""
+        """Whether the session belongs to the credentials' user; another user's session must not be used."""
         if credentials is None:
             return True
         status, user = self._rest("GET", "/wp/v2/users/me", {"context": "edit", "_fields": "username,email"})
@@ -174,15 +172,15 @@ class WordPressPublisher:
             page.locator("#rememberme").check()
         with page.expect_navigation(wait_until="domcontentloaded", timeout=self._browser.timeout_ms()):
             page.locator("#wp-submit").click()
-        told = page.locator("#login_error")
-        reason = plain_text(told.inner_html()) if told.count() else f"it asks for more at {page.url}"
+        alert = page.locator("#login_error")
+        reason = plain_text(alert.inner_html()) if alert.count() else f"it asks for more at {page.url}"
         if not self._signed_in(page):
             raise LoginRequired(f"{self._base} refuses to sign {credentials.username!r} in: {reason}")
 
-    # Posts and terms, by the REST interface
+    # Posts and terms, by the REST API
 
     def _posts(self, marker: str) -> list[dict[str, Any]]:
-        """The user's posts under the marker's slug, whatever their state: `{id, link, slug, status}`, oldest first."""
+        """The user's posts with the marker's slug, in any state: `{id, link, slug, status}`, oldest first."""
         if not _MARKER.fullmatch(marker):
             raise ValueError(f"marker {marker!r} cannot be a slug")
         query = {
@@ -198,14 +196,14 @@ class WordPressPublisher:
         if _is_signed_out(status, answer):
             raise LoginRequired(f"the session at {self._base} ended: {_message(answer)}")
         if status in (401, 403) or (status == 400 and "status" in str(answer)):
-            # Who may not edit posts may not even ask for those that are not public yet.
+            # A user who may not edit posts may not list unpublished ones.
             raise PublishRefused(f"the user at {self._base} may not write posts: {_message(answer)}")
         if status != 200 or not isinstance(answer, list):
             raise ProviderError(f"WordPress answers {status} when asked for its posts: {_message(answer)}")
         return answer
 
     def _term(self, taxonomy: str, name: str) -> int:
-        """The id of a tag or category, which is made when there is none."""
+        """The id of a tag or category, which is created if missing."""
         status, found = self._rest(
             "GET", f"/wp/v2/{taxonomy}", {"search": name, "per_page": "100", "_fields": "id,name,slug"}
         )
@@ -225,7 +223,7 @@ class WordPressPublisher:
     def _rest(
         self, method: str, route: str, query: dict[str, str], body: dict[str, Any] | None = None
     ) -> tuple[int, Any]:
-        # rest_route works whatever the site's permalinks look like; /wp-json/ does not.
+        # rest_route works with any permalink setting of the site; /wp-json/ does not.
         url = f"{self._base}/?{urlencode({'rest_route': route, **query})}"
         asked = {"method": method, "url": url, "nonce": self._nonce, "milliseconds": self._browser.timeout_ms()}
         answer = self._pages.author.evaluate(scripts.REST, {**asked, "body": body})
@@ -253,17 +251,17 @@ class WordPressPublisher:
         self._close_welcome_guide(page)
 
     def _close_welcome_guide(self, page: Page) -> None:
-        """A fresh user is greeted by a dialog over the editor, which takes every click."""
+        """Close the dialog that covers a new user's editor."""
         if not page.evaluate(scripts.GUIDE_IS_DUE):
             return
         try:
             close = page.locator(".edit-post-welcome-guide .components-modal__header button").first
             close.click(timeout=self._browser.timeout_ms(_GUIDE_SECONDS))
-        except PlaywrightError:  # another release's markup: tell the editor instead
+        except PlaywrightError:  # another release's markup: use the editor's API
             page.evaluate(scripts.DISMISS_GUIDE)
 
     def _write(self, page: Page, draft: Draft, marker: str, terms: dict[str, list[int]]) -> str:
-        """Fill the editor and save the post as a draft under its slug; the content as the site has kept it."""
+        """Fill the editor and save the post as a draft with its slug; returns the content that the site has saved."""
         html = render(draft.body)
         content = {"title": draft.title, "html": html, "slug": marker, **terms}
         saved = page.evaluate(scripts.SAVE_DRAFT, {**content, "milliseconds": self._browser.timeout_ms()})
@@ -272,13 +270,13 @@ class WordPressPublisher:
                 raise LoginRequired(f"the session at {self._base} ended while the post was written")
             raise PublishFailed(f"WordPress did not keep the draft: {saved['error']}")
         if comparable(plain_text(html)) not in comparable(plain_text(saved["content"])):
-            raise PublishFailed("WordPress's editor did not take up the draft's text")
+            raise PublishFailed("WordPress's editor did not accept the draft's text")
         if saved["slug"] != marker:
             raise PublishFailed(f"WordPress gave the post the slug {saved['slug']!r}, so it could not be found again")
         return str(saved["content"])
 
     def _publish_button(self, page: Page) -> str:
-        """Open the publish panel where the user's editor has one; the selector of the button that publishes."""
+        """Open the publish panel if the editor has one; returns the selector of the button that publishes."""
         toggle = page.locator(".editor-post-publish-panel__toggle")
         if toggle.count():
             toggle.first.click(timeout=self._browser.timeout_ms())
@@ -309,7 +307,7 @@ def check_origin(base: str, url: str, *, claimed: bool = False) -> None:
 
 
 def _is_signed_out(status: int, answer: Any) -> bool:
-    """Whether WordPress refuses because it does not know the session any more, and not for want of a right."""
+    """Whether WordPress refuses because the session is over, and not for a missing permission."""
     code = answer.get("code") if isinstance(answer, dict) else None
     return status in (401, 403) and code in ("rest_not_logged_in", "rest_cookie_invalid_nonce")
 

@@ -1,6 +1,6 @@
-"""The scripts that `wordpress.py` runs in WordPress's pages. They use `wp.data`, `wp.blocks` and `fetch` only.
+"""The scripts that `wordpress.py` runs in WordPress's pages. They use only `wp.data`, `wp.blocks` and `fetch`.
 
-Every script that waits for the site gives up after the milliseconds it is told: Playwright's `evaluate` never does.
+Scripts that wait for the site take a time-out in milliseconds, because Playwright's `evaluate` has none.
 """
 
 #: ``{method, url, nonce, body, milliseconds}`` → ``{status, text}``: a REST call with the session of the page.
@@ -14,7 +14,7 @@ REST = """async ({method, url, nonce, body, milliseconds}) => {
     return {status: answer.status, text: await answer.text()};
 }"""
 
-#: ``blocks`` once the block editor is ready, ``classic`` for the classic one; before that nothing.
+#: ``blocks`` when the block editor is ready, ``classic`` for the classic editor; null before.
 EDITOR_IS_READY = """() => {
     if (document.querySelector("form#post #titlediv") && !document.querySelector(".block-editor")) return "classic";
     const editor = window.wp && wp.data && wp.blocks && wp.data.select("core/editor");
@@ -46,9 +46,9 @@ DISMISS_GUIDE = """() => {
 }"""
 
 #: ``{title, html, slug, categories, tags, milliseconds}`` → ``{error, content, slug}``: fills the editor and saves the
-#: post as a draft. Three things in plain text would come alive in WordPress and are kept from it:
-#: a ``[`` could begin a shortcode and becomes a character reference; an address alone in a paragraph would be turned
-#: into an embedded page and becomes a link; ``<`` and ``&`` in the title would be markup.
+#: post as a draft. Three things in plain text are escaped, because WordPress would interpret them: a ``[`` could begin
+#: a shortcode and becomes a character reference; an address alone in a paragraph would become an embedded page and
+#: becomes a link; ``<`` and ``&`` in the title would be markup.
 SAVE_DRAFT = """async ({title, html, slug, categories, tags, milliseconds}) => {
     const {blocks, data} = wp;
     const editor = data.select("core/editor");
@@ -95,7 +95,7 @@ SAVE_DRAFT = """async ({title, html, slug, categories, tags, milliseconds}) => {
     const edits = {title: escape_html(title), slug, tags, status: "draft"};
     if (categories.length) edits.categories = categories;
     if (content.includes("&#91;")) {
-        // As blocks in the editor the references would be decoded again; it saves what this function says instead.
+        // As blocks the editor would decode the references again; it saves this function's result instead.
         edits.content = () => content;
     } else {
         data.dispatch("core/block-editor").resetBlocks(made);
@@ -103,21 +103,21 @@ SAVE_DRAFT = """async ({title, html, slug, categories, tags, milliseconds}) => {
     data.dispatch("core/editor").editPost(edits);
     const saved = data.dispatch("core/editor").savePost();
     const late = new Promise((resolve) => setTimeout(() => resolve("late"), milliseconds));
-    const told = await Promise.race([saved, late]);
+    const winner = await Promise.race([saved, late]);
     const notices = data.select("core/notices").getNotices().filter((each) => each.status === "error");
     let error = null;
-    if (told === "late") error = "it did not answer in time";
+    if (winner === "late") error = "it did not answer in time";
     else if (!editor.didPostSaveRequestSucceed()) error = notices.map((each) => each.content).join(" ") || "no reason";
     const post = editor.getCurrentPost();
     const raw = post.content && post.content.raw !== undefined ? post.content.raw : post.content;
     return {error, content: String(raw || ""), slug: post.slug};
 }"""
 
-#: The content that was saved → nothing: lets the publish request carry the very same. The editor has parsed it again
-#: after the draft was saved, and what it makes of that has lost the character references.
+#: The saved content → nothing: makes the publish request send the same content. The editor has parsed it again after
+#: the draft was saved, and has lost the character references.
 KEEP_CONTENT = """(content) => { wp.data.dispatch("core/editor").editPost({content: () => content}); }"""
 
-#: ``{error, url, id}`` once the publish request is answered; before that nothing, so that the waiting goes on.
+#: ``{error, url, id}`` when the publish request was answered; null before.
 PUBLISH_OUTCOME = """() => {
     const editor = wp.data.select("core/editor");
     if (editor.isSavingPost()) return null;
