@@ -45,8 +45,8 @@ def _record(runtime: Runtime, dead: BuriedMessage) -> bool:
         lane=dead.lane,
         account=dead.account,
         entry_id=dead.entry_id,
-        burial_id=dead.burial_id,
-        buried_at=dead.buried_at,
+        record_id=dead.burial_id,
+        set_aside_at=dead.buried_at,
         reason=dead.reason,
         payload=dead.payload,
     )

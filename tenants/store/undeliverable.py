@@ -40,8 +40,8 @@ class UndeliverableMessage:
     #: The message's id: a step's id, if the message is onelane's own.
     entry_id: str
     #: Unique in its lane.
-    burial_id: str
-    buried_at: datetime
+    record_id: str
+    set_aside_at: datetime
     reason: str
     payload: bytes
 
@@ -84,9 +84,9 @@ def record(connection: Connection, dead: UndeliverableMessage) -> Recorded:
 
 def letter_id_of(dead: UndeliverableMessage) -> str:
     """A UUIDv7 that is the same for the same message: its time, and a hash instead of random bits."""
-    names = json.dumps([dead.lane, dead.burial_id, dead.account, dead.entry_id])
+    names = json.dumps([dead.lane, dead.record_id, dead.account, dead.entry_id])
     bits = int.from_bytes(hashlib.sha256(names.encode()).digest()[:10])
-    value = int(dead.buried_at.timestamp() * 1000) << 80 | bits
+    value = int(dead.set_aside_at.timestamp() * 1000) << 80 | bits
     value = value & ~(0xF << 76) | 0x7 << 76
     return str(uuid.UUID(int=value & ~(0x3 << 62) | 0x2 << 62))
 

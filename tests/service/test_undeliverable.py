@@ -1,4 +1,4 @@
-"""What Redis buries comes to an end in SQL: a dead letter that people see, a job that can go on, an empty grave."""
+"""Undeliverable messages become dead letters that people see, and their jobs end; then Redis has them no longer."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def letters(runtime: Runtime) -> list[Any]:
     return runtime.database.read(read)
 
 
-def graves(runtime: Runtime) -> int:
+def left_in_redis(runtime: Runtime) -> int:
     return runtime.broker.queues_admin.totals(LANE).buried
 
 
-def test_the_job_of_a_buried_message_fails_and_can_go_on(runtime: Runtime) -> None:
+def test_the_job_of_an_undeliverable_message_fails_and_can_be_resumed(runtime: Runtime) -> None:
     job_id, step_id = make(runtime)
     bury(runtime)
     assert not move_undeliverable(runtime)
@@ -77,13 +77,13 @@ def test_the_job_of_a_buried_message_fails_and_can_go_on(runtime: Runtime) -> No
     (letter,) = letters(runtime)
     assert (letter["job_id"], letter["step_id"], letter["account"]) == (job_id, step_id, "acme")
     assert letter["message"]["args"] == [step_id]
-    assert graves(runtime) == 0
+    assert left_in_redis(runtime) == 0
     runtime.jobs.retry(job_id)
     assert letters(runtime) == [], "a replay settles its letter"
     assert [lease.id for lease in Hand(runtime.broker, lane=LANE).claim(2)] == [step_id]
 
 
-def test_a_crash_before_the_grave_is_emptied_costs_nothing(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_before_the_message_is_removed_costs_nothing(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept twice, it is one letter; and a job that was replayed in between is left alone."""
     job_id, _ = make(runtime)
     bury(runtime)
@@ -91,10 +91,10 @@ def test_a_crash_before_the_grave_is_emptied_costs_nothing(runtime: Runtime, mon
         crash.setattr(runtime.broker.queues_admin, "take_buried", lambda *_: 0)
         move_undeliverable(runtime)
         move_undeliverable(runtime)
-    assert (len(letters(runtime)), graves(runtime)) == (1, 1)
+    assert (len(letters(runtime)), left_in_redis(runtime)) == (1, 1)
     runtime.jobs.retry(job_id)
     move_undeliverable(runtime)
-    assert (letters(runtime), graves(runtime)) == ([], 0)
+    assert (letters(runtime), left_in_redis(runtime)) == ([], 0)
     assert runtime.jobs.get(job_id)["status"] == "queued"
 
 
@@ -115,18 +115,18 @@ def test_a_message_of_no_job_is_a_letter_without_one(runtime: Runtime) -> None:
         ("stranger", "quick.quick", None, LANE),
         (None, "theirs", None, LANE),
     ]
-    assert graves(runtime) == 0
+    assert left_in_redis(runtime) == 0
 
 
-def test_a_grave_whose_step_moved_on_is_only_emptied(runtime: Runtime) -> None:
+def test_a_message_whose_step_has_ended_is_only_removed(runtime: Runtime) -> None:
     job_id, _ = make(runtime)
     bury(runtime)
     runtime.jobs.cancel(job_id)
     move_undeliverable(runtime)
-    assert (letters(runtime), graves(runtime), runtime.jobs.get(job_id)["status"]) == ([], 0, "cancelled")
+    assert (letters(runtime), left_in_redis(runtime), runtime.jobs.get(job_id)["status"]) == ([], 0, "cancelled")
 
 
-def test_a_buried_best_effort_step_lets_the_job_go_on(runtime: Runtime) -> None:
+def test_an_undeliverable_best_effort_step_does_not_end_the_job(runtime: Runtime) -> None:
     job_id, first = make(runtime, "lingering")
     second = runtime.jobs.get(job_id)["steps"][1]
 
@@ -137,8 +137,8 @@ def test_a_buried_best_effort_step_lets_the_job_go_on(runtime: Runtime) -> None:
         return finish_steps.complete(connection, owned, {"done": 1})
 
     assert runtime.database.write(run_the_first).id == second["id"]
-    burial = UndeliverableMessage(second["lane"], "acme", second["id"], "1", datetime.now(UTC), "undecodable", b"\xff")
-    runtime.database.write(lambda connection: undeliverable.record(connection, burial))
+    dead = UndeliverableMessage(second["lane"], "acme", second["id"], "1", datetime.now(UTC), "undecodable", b"\xff")
+    runtime.database.write(lambda connection: undeliverable.record(connection, dead))
     job = runtime.jobs.get(job_id)
     assert (job["status"], job["steps"][1]["status"], letters(runtime)) == ("completed", "failed", [])
 
@@ -217,10 +217,10 @@ def test_any_message_becomes_a_document(payload: bytes, kept: dict[str, Any]) ->
     json.dumps(kept).encode()
 
 
-def test_a_letters_id_follows_from_the_burial() -> None:
-    burial = UndeliverableMessage(LANE, "acme", "m", "17", datetime(2030, 1, 1, tzinfo=UTC), "reason", b"")
-    other = UndeliverableMessage(LANE, "acme", "m", "18", burial.buried_at, "reason", b"")
-    assert letter_id_of(burial) == letter_id_of(burial) != letter_id_of(other)
-    made = UUID(letter_id_of(burial))
+def test_a_letters_id_is_derived_from_the_message() -> None:
+    dead = UndeliverableMessage(LANE, "acme", "m", "17", datetime(2030, 1, 1, tzinfo=UTC), "reason", b"")
+    other = UndeliverableMessage(LANE, "acme", "m", "18", dead.set_aside_at, "reason", b"")
+    assert letter_id_of(dead) == letter_id_of(dead) != letter_id_of(other)
+    made = UUID(letter_id_of(dead))
     assert (made.version, made.variant) == (7, "specified in RFC 4122")
-    assert int(made) >> 80 == burial.buried_at.timestamp() * 1000
+    assert int(made) >> 80 == dead.set_aside_at.timestamp() * 1000

@@ -150,11 +150,11 @@ def test_a_job_that_ends_with_a_publish_started_is_told(bench: Bench, watch: Wat
     assert [row.kind for row in watch.rows()] == ["needs_review"]
 
 
-def test_a_message_that_belongs_to_no_job_is_told(bench: Bench, watch: Watch) -> None:
-    burial = UndeliverableMessage(
+def test_a_message_that_belongs_to_no_job_raises_an_alert(bench: Bench, watch: Watch) -> None:
+    dead = UndeliverableMessage(
         "publish", None, "nobody's", "b1", datetime.now(UTC), "undecodable", b'{"actor_name": "x"}'
     )
-    bench.write(lambda c: undeliverable.record(c, burial))
+    bench.write(lambda c: undeliverable.record(c, dead))
     (row,) = watch.rows()
     assert (row.kind, row.account, row.details["lane"]) == ("dead_letter", None, "publish")
 
