@@ -1,7 +1,7 @@
 """Column types and SQL functions that mean the same on SQLite and PostgreSQL.
 
-All times in the store are the database's: `db_now` is evaluated by the server (on SQLite, by this host, which is the
-server), so that no worker's clock decides about ownership.
+All times in the store are the database's: the server evaluates `db_now` (on SQLite, this host is the server), so no
+worker's clock decides about ownership.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def _now_on_postgresql(element: db_now, compiler: Any, **kw: Any) -> str:
 
 @compiles(db_now, "sqlite")
 def _now_on_sqlite(element: db_now, compiler: Any, **kw: Any) -> str:
-    # As a subquery, which runs once for a statement unless it names a column. The bare call would run for each row and
-    # take the interpreter's lock for it, while the only writer's turn is held.
+    # As a subquery, which runs once in a statement unless it names a column. The bare call would run for each row, and
+    # wait for the GIL each time while it holds the writer lock.
     seconds = compiler.process(element.clauses, **kw) if len(element.clauses) else "0"
     return f"(SELECT onelane_now({seconds}))"
 
@@ -121,7 +121,7 @@ def _between_on_postgresql(element: seconds_between, compiler: Any, **kw: Any) -
 
 @compiles(seconds_between, "sqlite")
 def _between_on_sqlite(element: seconds_between, compiler: Any, **kw: Any) -> str:
-    # SQLite's own functions know milliseconds; the microseconds are the last six characters of the text.
+    # SQLite's own functions have milliseconds; the microseconds are the last six characters of the text.
     start, end = (compiler.process(each, **kw) for each in element.clauses)
     whole = f"strftime('%s', {end}) - strftime('%s', {start})"
     return f"({whole} + (substr({end}, 21) - substr({start}, 21)) / 1000000.0)"
@@ -146,17 +146,17 @@ def _day_on_sqlite(element: utc_day, compiler: Any, **kw: Any) -> str:
 
 
 def big_serial() -> TypeEngine[Any]:
-    """A growing 64-bit key. SQLite numbers only a column of exactly type INTEGER by itself."""
+    """An autoincremented 64-bit key. On SQLite only a column of exactly type INTEGER is one."""
     return BigInteger().with_variant(Integer, "sqlite")
 
 
 def json_document() -> TypeEngine[Any]:
-    """JSON that is kept as it came (PostgreSQL's ``json``, not ``jsonb``, which reorders keys)."""
+    """JSON that keeps its text (PostgreSQL's ``json``; ``jsonb`` reorders keys)."""
     return JSON(none_as_null=True)
 
 
 def json_index() -> TypeEngine[Any]:
-    """JSON that is searched."""
+    """JSON that queries search in."""
     return JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
@@ -166,5 +166,5 @@ def exact_text(length: int | None = None) -> TypeEngine[Any]:
 
 
 def upsert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT that can be told what to do on a conflict, in words that both databases have."""
+    """An INSERT with the conflict clauses that both databases have."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

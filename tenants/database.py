@@ -17,7 +17,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -223,21 +223,21 @@ class Database:
     def _run_statement(self, run_all: Callable[[Any, Sequence[Any]], Sequence[Any]], items: Sequence[Any]) -> list[Any]:
         """Run a batch on PostgreSQL, below SQLAlchemy's own connection, whose bookkeeping costs more than the rest."""
         assert self._sessions is not None
-        pooled = self.engine.raw_connection()
         try:
-            driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
-            try:
-                with self._sessions.autocommit(pooled):
-                    answers = list(run_all(PreparedStatements.of(pooled), items))
-            except psycopg.Error as error:
-                if not driver.closed:
-                    raise DBAPIError.instance(None, None, error, psycopg.Error) from error
-                pooled.invalidate(error)
-                raise CommitUnknown(
-                    "the database connection was lost in the middle of a statement; its outcome is unknown"
-                ) from error
-        finally:
-            pooled.close()
+            with closing(self.engine.raw_connection()) as pooled:
+                driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
+                try:
+                    with self._sessions.autocommit(pooled):
+                        answers = list(run_all(PreparedStatements.of(pooled), items))
+                except psycopg.Error as error:
+                    if not driver.closed:
+                        raise
+                    pooled.invalidate(error)
+                    raise CommitUnknown(
+                        "the database connection was lost in the middle of a statement; its outcome is unknown"
+                    ) from error
+        except psycopg.Error as error:
+            raise DBAPIError.instance(None, None, error, psycopg.Error) from error
         self._notify()
         return answers
 

@@ -116,10 +116,10 @@ def _check_names(url: URL) -> None:
 
 
 def options_of(url: URL, environment: Mapping[str, str], ours: Mapping[str, Any]) -> dict[str, str]:
-    """Server settings that the URL's `options`, or else `PGOPTIONS`, give: `-c name=value` or `--name=value` each.
+    """Server settings from the URL's `options`, or else from `PGOPTIONS`: `-c name=value` or `--name=value` each.
 
     Args:
-        url: as `parse` gave it.
+        url: as `parse` returned it.
         environment: of the process.
         ours: names that onelane sets itself.
 

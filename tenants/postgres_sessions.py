@@ -1,11 +1,11 @@
-"""Connections to PostgreSQL: what holds on each of them, and whether a session of the server belongs to it alone.
+"""Connections to PostgreSQL: their settings, and whether a connection has a session of the server for itself.
 
 A pooler such as pgbouncer in transaction mode gives a client another session of the server for each transaction. There
-a prepared statement may be missing or be another client's, and settings of a session are lost or somebody else's.
+a prepared statement may be missing or another client's, and so may a session's settings.
 
 Invariants
-- A connection counts as direct only if the server itself shows what only this connection has sent to it and was
-  told by it: a random number among its start-up options, and its process id. Nothing else may use named statements.
+- A connection counts as direct only if the server returns two values that belong to this connection: a random number
+  that it sent among its start-up options, and its process id. Only direct connections use named statements.
 - On any other connection (shared) nothing depends on the session: no statement has a name, and each transaction begins
   by setting for itself what a direct connection sets once.
 """
@@ -27,21 +27,21 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from .database_url import options_of, parse
 
-#: Seconds that a statement may take before it is cancelled.
+#: Seconds after which the server cancels a statement.
 STATEMENT_TIMEOUT_SECONDS = 30
-#: What holds for each statement of ours.
+#: Settings for each statement of ours.
 SESSION_SETTINGS = {
     "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "60s",
     "timezone": "UTC",
     "jit": "off",
-    # A plan is kept with the connection: one that was made while a table was small must not be to read all of it.
-    # Everything that is asked has an index.
+    # A plan is kept with the connection: one that was made while a table was small must not scan it later. Every query
+    # has an index.
     "enable_seqscan": "off",
 }
 
-#: Says in a connection's `info` that its session is not its own.
+#: Marks a connection's `info` where it is shared.
 _SHARED = "onelane_shared"
 #: The setting that carries a direct connection's random number.
 _PROOF = "onelane.session"
@@ -72,7 +72,7 @@ class PostgresSessions:
             InvalidDatabaseUrl: the URL's `options` cannot be merged with them.
         """
         self._settings = {**options_of(url, os.environ, settings), **settings}
-        #: Whether a connection was seen that is not direct; None before the first one.
+        #: Whether the last connection that was opened is shared; None before the first one.
         self.shared: bool | None = None
         pairs = [
             sql.SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
@@ -113,7 +113,7 @@ class PostgresSessions:
         self, dialect: Dialect, record: ConnectionPoolEntry, arguments: Any, parameters: dict[str, Any]
     ) -> DBAPIConnection:
         proof = secrets.token_hex(16)
-        # No statement may get a name before the connection is known to be direct.
+        # No statement may have a name before the connection is known to be direct.
         parameters = {**parameters, "prepare_threshold": None}
         try:
             connection = dialect.connect(
@@ -122,7 +122,7 @@ class PostgresSessions:
         except psycopg.OperationalError as error:
             if not _REFUSED_OPTIONS.search(str(error)):
                 raise
-            # Not left out, which would let libpq take PGOPTIONS instead.
+            # An empty value: without any, libpq would use PGOPTIONS.
             connection = dialect.connect(*arguments, **{**parameters, "options": ""})
         driver = cast("psycopg.Connection[Any]", connection)
         try:
@@ -138,7 +138,7 @@ class PostgresSessions:
 
 
 def is_shared(pooled: PoolProxiedConnection) -> bool:
-    """Whether the server's session may serve others between two transactions."""
+    """Whether the server's session may serve other clients between two transactions."""
     return _SHARED in pooled.info
 
 
@@ -150,6 +150,6 @@ def _is_direct(driver: psycopg.Connection[Any], proof: str) -> bool:
 
 
 def _as_options(settings: Mapping[str, str]) -> str:
-    """As libpq's `options` has them: a space or a backslash of a value needs a backslash before it."""
+    """In the form of libpq's `options`: a space or a backslash of a value needs a backslash before it."""
     escaped = {name: re.sub(r"([\\\s])", r"\\\1", value) for name, value in settings.items()}
     return " ".join(f"-c {name}={value}" for name, value in escaped.items())

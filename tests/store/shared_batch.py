@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from tenants.database import Database
+from tenants.postgres_statements import PreparedStatements
 
 PATIENCE_SECONDS = 60.0
 
@@ -47,3 +48,13 @@ def share(database: Database, threads: ThreadPoolExecutor, *calls: Callable[[], 
     block.released.set()
     assert isinstance(blocked.exception(PATIENCE_SECONDS), _Released)
     return [each.exception(PATIENCE_SECONDS) or each.result() for each in started]
+
+
+def run_statement(database: Database, statement: str, **parameters: str) -> Any:
+    """Run a statement on PostgreSQL in a batch of its own: its only value, a JSON document or null."""
+    return database.batch(_run_statement, (statement, parameters))
+
+
+def _run_statement(statements: PreparedStatements, items: Sequence[tuple[str, dict[str, str]]]) -> list[Any]:
+    ((statement, parameters),) = items
+    return [statements.run(statement, parameters)]

@@ -29,6 +29,7 @@ from tenants.store import create_jobs, jobs, meta, workers
 from tenants.store.create_jobs import JobPlan, StepPlan
 from tests.crashes.installation import ROOT
 from tests.crashes.postgres import Postgres, running_postgres
+from tests.store.shared_batch import run_statement
 
 #: They start a PostgreSQL of their own, which no fixture of the shared servers tells.
 pytestmark = pytest.mark.integration
@@ -171,15 +172,15 @@ def test_a_database_that_cannot_write_is_told_at_once_and_keeps_nothing(postgres
     )
 
 
-@pytest.mark.parametrize("short_way", [False, True])
-def test_connections_to_a_former_primary_are_left(postgres: Database, short_way: bool) -> None:
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_connections_to_a_former_primary_are_left(postgres: Database, in_batch: bool) -> None:
     """After a failover the old primary may live on, read-only, with all its connections."""
     with postgres.engine.connect() as pooled:
         pooled.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
         pooled.commit()
-    if short_way:
-        statement = "INSERT INTO meta (key, value) VALUES (%(name)s, 'x') RETURNING value"
-        assert postgres.run_one(statement, {"name": "after the failover"})[0].value == "x"
+    if in_batch:
+        statement = "INSERT INTO meta (key, value) VALUES (%(name)s, 'x') RETURNING to_json(value)"
+        assert run_statement(postgres, statement, name="after the failover") == "x"
     else:
         postgres.write(lambda c: meta.put(c, "after the failover, too", "x"))
 
@@ -366,7 +367,7 @@ def test_a_database_that_is_gone_accepts_nothing(proxy: Proxy, through: Database
     with pytest.raises(Unavailable) as told:
         through.write(lambda c: create_jobs.create(c, "acme", [plan()]))
     with pytest.raises(Unavailable) as told_of_one:
-        through.run_one("SELECT 1", {})
+        run_statement(through, "SELECT to_json(1)")
     for each in (told, told_of_one):
         assert str(each.value).splitlines() == [str(each.value)], "a log takes more lines for more messages"
     proxy.do("heal")

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 
 from tenants.database import Database
 from tenants.errors import NotWritable
 from tenants.store import meta, writability
+from tests.store.shared_batch import run_statement
 
 on_postgresql = pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
 on_sqlite = pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
+
+
+def put_all(connection: Connection, keys: Sequence[str]) -> list[None]:
+    for key in keys:
+        meta.put(connection, key, "b")
+    return [None] * len(keys)
 
 
 def for_each_connection(database: Database, do: Callable[[sqlite3.Connection], object]) -> None:
@@ -37,13 +44,13 @@ def test_a_full_disk_on_sqlite_is_over_only_when_there_is_room_for_much(database
 
 
 @on_sqlite
-@pytest.mark.parametrize("fast_path", [False, True])
-def test_a_read_only_sqlite_is_named(database: Database, fast_path: bool) -> None:
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_a_read_only_sqlite_is_named(database: Database, in_batch: bool) -> None:
     for_each_connection(database, lambda raw: raw.execute("PRAGMA query_only = ON"))
 
     def write() -> None:
-        if fast_path:
-            database.run_on_sqlite(lambda raw: raw.execute("INSERT INTO meta (key, value) VALUES ('a', 'b')"))
+        if in_batch:
+            database.batch(put_all, "a")
         else:
             database.write(lambda c: meta.put(c, "a", "b"))
 
@@ -54,13 +61,13 @@ def test_a_read_only_sqlite_is_named(database: Database, fast_path: bool) -> Non
 
 
 @on_postgresql
-@pytest.mark.parametrize("fast_path", [False, True])
+@pytest.mark.parametrize("in_batch", [False, True])
 @pytest.mark.parametrize(("state", "reason"), [("53100", "disk_full"), ("58030", "disk_failed")])
-def test_what_postgresql_could_not_write_is_named(database: Database, state: str, reason: str, fast_path: bool) -> None:
+def test_what_postgresql_could_not_write_is_named(database: Database, state: str, reason: str, in_batch: bool) -> None:
     statement = f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"
 
     def write() -> object:
-        return database.run_one(statement, {}) if fast_path else database.write(lambda c: c.execute(text(statement)))
+        return run_statement(database, statement) if in_batch else database.write(lambda c: c.execute(text(statement)))
 
     with pytest.raises(NotWritable) as told:
         write()

@@ -23,6 +23,7 @@ from tenants.store import jobs, workers
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.job_store import job_store
 from tests.pgbouncer import pgbouncer_or_skip, running_pgbouncer
+from tests.store.shared_batch import run_statement
 from tests.web.sample_pipelines import PIPELINES
 
 pytestmark = pytest.mark.integration
@@ -94,8 +95,7 @@ def test_jobs_are_made_run_and_found_by_many_clients_at_once(clients: list[Datab
 def test_no_session_keeps_a_statement(clients: list[Database]) -> None:
     for database, turn in itertools.product(clients, range(5)):
         database.write(lambda c: c.execute(text("SELECT 'one of many'")).scalar_one())
-        database.run_one("SELECT %(a)s::int AS x", {"a": turn})
-        database.run_together(lambda items: f"SELECT json_agg(json_build_object('place', {len(items)}))", {"a": "b"})
+        run_statement(database, "SELECT to_json(%(a)s::int)", a=str(turn))
     for database in clients:
         found = database.read(lambda c: c.execute(text("SELECT statement FROM pg_prepared_statements")).all())
         assert found == []
@@ -107,8 +107,8 @@ def test_each_transaction_has_our_settings_and_leaves_none(clients: list[Databas
     for database in clients:
         assert tuple(database.read(lambda c: c.execute(shown).one())) == ours
         assert tuple(database.write(lambda c: c.execute(shown).one())) == ours
-        row = database.run_one("SELECT current_setting('statement_timeout') AS a, current_setting('jit') AS b", {})[0]
-        assert tuple(row) == (ours[0], "off")
+        both = "SELECT json_build_array(current_setting('statement_timeout'), current_setting('jit'))"
+        assert run_statement(database, both) == [ours[0], "off"]
     for database in clients:
         database.close()
     with psycopg.connect(bouncer) as other:

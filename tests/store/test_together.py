@@ -19,7 +19,7 @@ from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.create_jobs import StepPlan
 from tenants.store.dispatch import Dispatch
 from tests.store.conftest import Bench
-from tests.store.shared_batch import PATIENCE_SECONDS, share
+from tests.store.shared_batch import PATIENCE_SECONDS, run_statement, share
 
 on_postgresql = pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
 on_sqlite = pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
@@ -144,13 +144,9 @@ def test_what_is_large_or_of_any_letters_comes_back_as_it_was(bench: Bench, thre
 
 def rows_read(database: Database) -> int:
     """Rows of tables that statements have looked at, since the server counts."""
-    database.run_one("SELECT pg_stat_force_next_flush()", {})
-    (found,) = database.run_one(
-        "SELECT coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0) AS rows "
-        "FROM pg_stat_user_tables",
-        {},
-    )
-    return int(found.rows)
+    run_statement(database, "SELECT to_json(pg_stat_force_next_flush()::text)")
+    read = "coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0)"
+    return int(run_statement(database, f"SELECT to_json({read}) FROM pg_stat_user_tables"))
 
 
 @on_sqlite
