@@ -27,7 +27,7 @@ demo: ## Publish one post per text file for five accounts, live (DEMO_DIR=folder
 
 test: ## Every kind of test on real servers and a real browser, with a kill of each kind (10 minutes on two cores)
 	@deploy/bootstrap test
-	$(PYTEST) -m "not campaign" $(PYTEST_ARGS)
+	$(PYTEST) -m "not campaign or sample" $(PYTEST_ARGS)
 
 test-all: ## What CI runs: linters, types, layers, and all tests with the long campaigns (25 minutes on two cores)
 	@deploy/bootstrap test

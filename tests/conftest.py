@@ -19,12 +19,39 @@ NOT_UNIT = ("integration", "processes", "browser", "wordpress", "slow")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever uses a real server is an integration test, whether its author said so or not."""
+    """Mark what uses a real server as an integration test, and one of two databases as a campaign.
+
+    A test that starts processes and runs on both databases is part of `make test` with one of them, in turns: the
+    first such test of a file with PostgreSQL, the second with SQLite. `make test-all` runs both.
+    """
     from tests.servers import SERVER_FIXTURES  # a plugin: pytest imports it first, so that its asserts are rewritten
 
     for item in items:
         if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
+    tests: dict[Path, list[object]] = {}
+    for item in items:
+        database = _database_of(item)
+        if database is None or not isinstance(item, pytest.Function) or not item.get_closest_marker("processes"):
+            continue
+        functions = tests.setdefault(item.path, [])
+        if item.function not in functions:
+            functions.append(item.function)
+        if database != ("postgresql", "sqlite")[functions.index(item.function) % 2]:
+            item.add_marker(pytest.mark.campaign)
+    # The files that take longest come first, so that no test process is left with one at the end.
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
+def _database_of(item: pytest.Item) -> str | None:
+    """The database of a test that is there for both."""
+    if not isinstance(item, pytest.Function):
+        return None
+    both = {"sqlite", "postgresql"}
+    given = getattr(item, "callspec", None)
+    found = [value for value in (given.params.values() if given else ()) if isinstance(value, str) and value in both]
+    return found[0] if found else None
 
 
 @pytest.fixture(autouse=True)

@@ -66,6 +66,7 @@ def running_postgres() -> Iterator[Postgres]:
     try:
         run("initdb", "--auth=trust", "--encoding=utf8", "-U", "postgres", "--no-sync")
         options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off -c max_connections=300"
+        options += " -c full_page_writes=off -c wal_level=minimal -c max_wal_senders=0"
         run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
         try:
             yield Postgres(port)

@@ -69,6 +69,7 @@ def test_killed_workers_publish_once_at_the_demo_blog(postgres_database: str, re
 
 
 @pytest.mark.wordpress
+@pytest.mark.campaign
 def test_a_killed_worker_publishes_once_at_wordpress(sqlite_database: str, redis_url: str, tmp_path: Path) -> None:
     wordpress_or_skip()
     with running_wordpress_target() as site:
@@ -82,6 +83,7 @@ def test_a_killed_worker_publishes_once_at_wordpress(sqlite_database: str, redis
     assert verdict.posts == 1 + verdict.missed, "one more if it was through before it could be caught"
 
 
+@pytest.mark.campaign
 def test_a_killed_demo_goes_on_where_it_was(tmp_path: Path) -> None:
     """`make demo` killed with -9 while it publishes: its processes end, and the next run doubles nothing."""
     verdict = Demo(tmp_path, texts=1).run(kills=2)

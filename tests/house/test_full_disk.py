@@ -14,7 +14,7 @@ import pytest
 from orchestrator.client import OnelaneClientError
 from tests.house.running import START_SECONDS, start_up, wait_for
 
-pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.campaign, pytest.mark.timeout(700)]
 
 
 @pytest.fixture

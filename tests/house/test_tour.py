@@ -14,7 +14,13 @@ from markdown_it import MarkdownIt
 from orchestrator.settings import installed_chromium
 from tests.house.running import ROOT, RunningUp, environment, start_up, wait_for
 
-pytestmark = [pytest.mark.processes, pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.campaign,
+    pytest.mark.timeout(900),
+]
 
 UP = ".venv/bin/onelane up"
 #: Stands between the outputs of two blocks.
@@ -48,6 +54,7 @@ def up(tmp_path: Path, variables: dict[str, str]) -> Iterator[RunningUp]:
         running.stop()
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(installed_chromium() is None, reason="no Chromium is installed on this machine")
 def test_every_command_of_the_tour_does_what_the_tour_says(
     tmp_path: Path, up: RunningUp, variables: dict[str, str]

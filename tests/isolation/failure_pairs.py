@@ -360,10 +360,12 @@ def _folder() -> Iterator[Path]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.isolation.failure_pairs", description=__doc__)
     parser.add_argument("--all", action="store_true", help="the child and the control plane too")
+    parser.add_argument("--single", action="store_true", help="single failures alone")
     parser.add_argument("--only", default="", help="rows whose name contains this, such as 'guard killed'")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     given = parser.parse_args()
     faults = combinations(ALL_PARTS if given.all else PARTS)
+    faults = [each for each in faults if len(each) == 1 or not given.single]
     with _folder() as folder:
         table = Table(folder, [each for each in faults if given.only in name_of(each)])
         try:

@@ -29,6 +29,9 @@ from tests.wordpress import WordPressSite
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240), pytest.mark.usefixtures("lent_browser")]
 
+#: `make test` runs the tests of `sample` with WordPress, `make test-all` all.
+WORDPRESS = [pytest.mark.wordpress, pytest.mark.slow, pytest.mark.campaign]
+
 BODY = """\
 ## Why lanes
 
@@ -105,7 +108,7 @@ class Account:
         )
 
 
-@pytest.fixture(params=["demo", pytest.param("wordpress", marks=[pytest.mark.wordpress, pytest.mark.slow])])
+@pytest.fixture(params=["demo", pytest.param("wordpress", marks=WORDPRESS)])
 def account(request: pytest.FixtureRequest, name: str) -> Account:
     other = f"o-{name}"[:40]
     if request.param == "demo":
@@ -133,6 +136,7 @@ def account(request: pytest.FixtureRequest, name: str) -> Account:
     )
 
 
+@pytest.mark.sample
 def test_publish_with_credentials_and_again_with_the_new_session(
     account: Account, name: str, clients: PublisherClients
 ) -> None:
@@ -167,6 +171,7 @@ def test_publish_with_credentials_and_again_with_the_new_session(
     assert "session.save" not in port.verbs()
 
 
+@pytest.mark.sample
 def test_a_crash_after_the_click_publishes_nothing_twice(account: Account, name: str) -> None:
     marker = f"crash-{name}"
     port = account.port(marker)
@@ -350,6 +355,7 @@ def test_a_site_that_is_something_else_is_not_mistaken(account: Account, name: s
 
 @pytest.mark.wordpress
 @pytest.mark.slow
+@pytest.mark.campaign
 class TestWordPress:
     """What only WordPress has: roles, categories, the welcome guide, drafts."""
 

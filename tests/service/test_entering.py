@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import Service
 
-pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.campaign, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)

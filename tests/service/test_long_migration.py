@@ -19,7 +19,7 @@ from tenants.models import Worker
 from tenants.store import workers
 from tests.crashes.installation import ROOT, until
 
-pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.campaign, pytest.mark.timeout(300)]
 
 #: Longer than a worker may be silent, with the grace that its guard gives it.
 HELD_SECONDS = workers.SELF_KILL_SECONDS + 4.0

@@ -466,11 +466,12 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(600)
-def test_no_path_leads_past_an_approval(bench: Bench) -> None:
+@pytest.mark.parametrize("examples", [8, pytest.param(25, marks=pytest.mark.campaign)])
+def test_no_path_leads_past_an_approval(bench: Bench, examples: int) -> None:
     machine = type("ApprovalMachine", (Machine,), {"bench": bench})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

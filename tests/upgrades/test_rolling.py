@@ -21,7 +21,7 @@ from tenants.store import jobs, workers
 from tests.crashes.installation import ROOT, Installation, Worker, until
 from tests.upgrades.make_archive import HERE, SECRET_KEY
 
-pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.campaign, pytest.mark.timeout(700)]
 
 PATIENCE_SECONDS = 200.0
 

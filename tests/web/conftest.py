@@ -55,7 +55,7 @@ def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     template: str = request.getfixturevalue("postgres_template")
     name = f"web_{next(_numbers)}"
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')
     base, _, query = server.partition("?")
     yield f"{base.rsplit('/', 1)[0]}/{name}?{query}"
     with psycopg.connect(server, autocommit=True) as connection:

@@ -90,15 +90,23 @@ def address(runtime: Runtime, bench: Bench, new_job: Callable[..., Any]) -> Iter
         yield address
 
 
+def test_every_example_and_border_by_itself(address: str, tmp_path: Path) -> None:
+    """The quick half of the next test: nothing is drawn."""
+    run(address, ADMIN_KEY, tmp_path, phases="examples,coverage", examples=1)
+
+
+@pytest.mark.campaign
 def test_every_call_by_itself(address: str, tmp_path: Path) -> None:
     run(address, ADMIN_KEY, tmp_path, phases="examples,coverage,fuzzing", examples=2)
 
 
+@pytest.mark.campaign
 @on_postgresql
 def test_calls_after_one_another(address: str, tmp_path: Path) -> None:
     run(address, ADMIN_KEY, tmp_path, phases="stateful", examples=40)
 
 
+@pytest.mark.campaign
 @on_postgresql
 def test_with_an_accounts_key(address: str, make_key: Callable[..., str], tmp_path: Path) -> None:
     own = ("--exclude-path-regex", "^/v1/admin/")  # all 403 with such a key: test_access.py
