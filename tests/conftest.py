@@ -29,29 +29,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
-    tests: dict[Path, list[object]] = {}
+    databases: dict[tuple[Path, str], set[str]] = {}
     for item in items:
-        database = _database_of(item)
-        if database is None or not isinstance(item, pytest.Function) or not item.get_closest_marker("processes"):
-            continue
-        functions = tests.setdefault(item.path, [])
-        if item.function not in functions:
-            functions.append(item.function)
-        if database != ("postgresql", "sqlite")[functions.index(item.function) % 2]:
-            item.add_marker(pytest.mark.campaign)
+        if isinstance(item, pytest.Function) and item.get_closest_marker("processes"):
+            databases.setdefault((item.path, item.originalname), set()).update(_databases_of(item))
+    on_both = [test for test, found in databases.items() if len(found) == 2]
+    for item in items:
+        if isinstance(item, pytest.Function) and (item.path, item.originalname) in on_both:
+            turn = [name for path, name in on_both if path == item.path].index(item.originalname) % 2
+            if _databases_of(item) != {("postgresql", "sqlite")[turn]}:
+                item.add_marker(pytest.mark.campaign)
     # The files that take longest come first, so that no test process is left with one at the end.
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)
 
 
-def _database_of(item: pytest.Item) -> str | None:
-    """The database of a test that is there for both."""
-    if not isinstance(item, pytest.Function):
-        return None
-    both = {"sqlite", "postgresql"}
+def _databases_of(item: pytest.Function) -> set[str]:
+    """The database that a test has as a parameter."""
     given = getattr(item, "callspec", None)
-    found = [value for value in (given.params.values() if given else ()) if isinstance(value, str) and value in both]
-    return found[0] if found else None
+    values = given.params.values() if given is not None else ()
+    return {value for value in values if value in ("sqlite", "postgresql")}
 
 
 @pytest.fixture(autouse=True)
