@@ -183,7 +183,7 @@ class Machine(RuleBasedStateMachine):
         plan = JobPlan("blog", {}, plans, approval=approval, deadline=3600.0, expires_in=3600.0)
         made = self.bench.write(lambda c: create_jobs.create(c, self.account, [plan]))
         self.job_id = made.ids[0]
-        self.step_ids = [step["id"] for step in made.rows[self.job_id].steps]
+        self.step_ids = [step["id"] for step in made.jobs[0].steps]
         self.model = JobModel([StepModel(name, name != "extra") for name in names], approval)
         self.latest: OwnedAttempt | None = None
         self.go_to(reached)
