@@ -7,8 +7,7 @@ is the one object that callers hold; each method is one transaction of `tenants.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -30,7 +29,7 @@ from tenants.errors import (
     Unavailable,
     UnknownPipeline,
 )
-from tenants.models import derived_id
+from tenants.models import derived_id, new_id
 from tenants.store import approvals, create_jobs, dead_letters, endings, job_lists, publications
 from tenants.store import jobs as store
 from tenants.store.create_jobs import Created, JobPlan, StepPlan
@@ -47,23 +46,6 @@ T = TypeVar("T")
 _TRIES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class NewJob:
-    """A job as a caller asks for it. Durations are in seconds, times are aware."""
-
-    pipeline: str
-    input: Mapping[str, Any]
-    run_at: datetime | None = None
-    delay: float | None = None
-    priority: int = 5
-    expires_in: float | None = None
-    deadline: float | None = None
-    approval: bool = False
-    unique_key: str | None = None
-    callback_url: str | None = None
-    tags: tuple[str, ...] = ()
-
-
 class Jobs:
     """Makes, reads and steers jobs."""
 
@@ -75,7 +57,7 @@ class Jobs:
 
     # --- making --------------------------------------------------------------------------------------------------
 
-    def create(self, account: str, job: NewJob, seed: str | None = None) -> tuple[dict[str, Any], bool]:
+    def create(self, account: str, job: JobPlan, seed: str | None = None) -> tuple[dict[str, Any], bool]:
         """Accept a job. Returns the job, and whether it is new (False: it had the `unique_key` already).
 
         With a `seed`, an earlier call with the same seed may have created the job; then that one is returned.
@@ -90,7 +72,7 @@ class Jobs:
         (rows,) = created.jobs
         return job_view(rows.job, rows.steps, rows.attempts), rows.job["id"] in created.new
 
-    def create_many(self, account: str, jobs: Sequence[NewJob], seed: str | None = None) -> list[dict[str, Any]]:
+    def create_many(self, account: str, jobs: Sequence[JobPlan], seed: str | None = None) -> list[dict[str, Any]]:
         """Accept jobs, all or none; returns summaries in order, with the existing job for a taken `unique_key`.
 
         `seed` as in `create`.
@@ -148,8 +130,8 @@ class Jobs:
                 return created
         raise unsure or AssertionError("unreachable: the last try returns or raises")
 
-    def plan(self, job: NewJob, loc: tuple[str | int, ...] = ()) -> JobPlan:
-        """The job as it would be made; a fault's place begins with `loc`.
+    def plan(self, job: JobPlan, loc: tuple[str | int, ...] = ()) -> JobPlan:
+        """The job with its input validated, and with its pipeline's steps; a fault's location begins with `loc`.
 
         Raises:
             UnknownPipeline, InvalidPipelineInput, InvalidInput: it cannot be made.
@@ -176,20 +158,8 @@ class Jobs:
         content = validated.model_dump(mode="json", exclude_unset=True)
         _refuse_unstorable(content, (*loc, "input"), InvalidPipelineInput)
         _refuse_unstorable([job.unique_key, job.callback_url, *job.tags], loc, InvalidInput)
-        return JobPlan(
-            pipeline=pipeline.name,
-            input=content,
-            steps=tuple(StepPlan(each.name, each.lane, each.required, each.max_attempts) for each in pipeline.steps),
-            priority=job.priority,
-            run_at=job.run_at,
-            delay=job.delay,
-            expires_in=job.expires_in,
-            deadline=job.deadline,
-            approval=job.approval,
-            unique_key=job.unique_key,
-            callback_url=job.callback_url,
-            tags=job.tags,
-        )
+        steps = tuple(StepPlan(each.name, each.lane, each.required, each.max_attempts) for each in pipeline.steps)
+        return replace(job, input=content, steps=steps, id=new_id())
 
     # --- reading -------------------------------------------------------------------------------------------------
 

@@ -19,10 +19,11 @@ from tenants.database import Database
 from tenants.errors import Fault, InvalidInput, InvalidPipelineInput, InvalidSchedule, ScheduleEnded, UnknownPipeline
 from tenants.models import new_id
 from tenants.store import schedules as store
+from tenants.store.create_jobs import JobPlan
 from tenants.store.listings import Page
 
 from .dispatch import Dispatcher
-from .jobs import Jobs, NewJob
+from .jobs import Jobs
 from .schedule_times import KINDS, Cadence, Spread, faults, next_fire, upcoming
 
 #: Fields that determine a schedule's times, besides the name, from which jitter and spread are drawn.
@@ -223,7 +224,7 @@ class Schedules:
         for index, given in enumerate(inputs or [values["input"]]):
             try:
                 self._jobs.plan(
-                    NewJob(values["pipeline"], given, callback_url=values["callback_url"], tags=tuple(values["tags"]))
+                    JobPlan(values["pipeline"], given, callback_url=values["callback_url"], tags=tuple(values["tags"]))
                 )
             except UnknownPipeline as error:
                 return list(error.faults), error.code
@@ -258,9 +259,9 @@ def cadence_of(row: Mapping[Any, Any]) -> Cadence:
     return cadence(row["account"], row)
 
 
-def new_job(row: Mapping[Any, Any], given: Mapping[str, Any]) -> NewJob:
+def new_job(row: Mapping[Any, Any], given: Mapping[str, Any]) -> JobPlan:
     """The job of one fire; its tag finds all jobs of the schedule."""
-    return NewJob(
+    return JobPlan(
         row["pipeline"],
         given,
         approval=row["approval"],

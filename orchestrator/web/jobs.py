@@ -12,10 +12,11 @@ from starlette.responses import Response
 
 from actors.clients.safe_url import Resolve
 from tenants import webhooks
+from tenants.store.create_jobs import JobPlan
 from tenants.store.job_lists import JobFilter
 
 from ..events import Subscription
-from ..jobs import NewJob, is_finished
+from ..jobs import is_finished
 from .auth import Access
 from .models.base import Items, Listing, Nothing, Query
 from .models.jobs import JobBatch, JobQuery, JobRequest, JobsQuery, JobSummary, JobView, Rejection, WhyItem
@@ -49,10 +50,10 @@ def create_batch(call: Call[Query, JobBatch]) -> Reply:
 
 def new_job(
     call: Call[Any, Any], wanted: JobRequest, loc: tuple[str | int, ...], resolve: Resolve | None = None
-) -> NewJob:
+) -> JobPlan:
     if wanted.callback_url is not None:
         check_reachable(wanted.callback_url, call.service.settings.allowed_hosts, (*loc, "callback_url"), resolve)
-    return NewJob(
+    return JobPlan(
         pipeline=wanted.pipeline,
         input=wanted.input,
         run_at=wanted.run_at,

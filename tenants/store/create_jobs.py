@@ -42,11 +42,14 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class JobPlan:
-    """A job to create; its input is valid for its pipeline. Durations are in seconds, times are aware."""
+    """A job to create. Durations are in seconds, times are aware.
+
+    A caller names the pipeline and its input; `orchestrator.jobs` validates them and adds the steps.
+    """
 
     pipeline: str
     input: Mapping[str, Any]
-    steps: tuple[StepPlan, ...]
+    steps: tuple[StepPlan, ...] = ()
     priority: int = 5
     run_at: datetime | None = None
     delay: float | None = None
@@ -108,6 +111,8 @@ def create(connection: Connection, account: str, plans: Sequence[JobPlan], *, ag
         AccountBusy: the account is being erased; nothing was created.
         IntegrityError: another caller took a `unique_key` at this moment, or the lost transaction took effect now.
     """
+    if not all(plan.steps for plan in plans):
+        raise ValueError("a job needs the steps of its pipeline")
     present = _present(connection, plans) if again else frozenset()
     taken = _taken_unique_keys(connection, account, plans)
     if present:

@@ -13,10 +13,10 @@ from pydantic import SecretStr
 
 from actors import errors
 from actors.errors import StepError
-from orchestrator.jobs import NewJob
 from orchestrator.settings import Settings
 from orchestrator.web.models.jobs import JobError
 from tenants.sealing import new_key
+from tenants.store.create_jobs import JobPlan
 from tests.service.conftest import ROOT, Service
 
 PAGE = (ROOT / "docs" / "pipelines.md").read_text()
@@ -78,7 +78,7 @@ def test_a_worker_runs_the_examples(
         service.work(ONELANE_PIPELINES=",".join(MODULES), PYTHONPATH=f"{project}:{ROOT}")
 
         def make(account: str, pipeline: str, **input: object) -> str:
-            return str(service.runtime.jobs.create(account, NewJob(pipeline, input))[0]["id"])
+            return str(service.runtime.jobs.create(account, JobPlan(pipeline, input))[0]["id"])
 
         good = make("good", "order", number=7, lines=["bread"])
         empty = make("empty", "order", number=8, lines=["nothing"])

@@ -22,7 +22,6 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import Connection, select, update
 
-from orchestrator.jobs import NewJob
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
@@ -30,6 +29,7 @@ from tenants.models import Account, Step
 from tenants.queues import EmbeddedValkey
 from tenants.sealing import new_key
 from tenants.store import queues
+from tenants.store.create_jobs import JobPlan
 
 from .whole_path import database_of, postgres
 
@@ -49,7 +49,7 @@ def fill(runtime: Runtime, jobs: int, accounts: Sequence[str], chance: random.Ra
     for start in range(0, jobs, BATCH):
         account = accounts[start // BATCH % len(accounts)]
         size = min(BATCH, jobs - start)
-        runtime.jobs.create_many(account, [NewJob("one", {}, priority=chance.randrange(10)) for _ in range(size)])
+        runtime.jobs.create_many(account, [JobPlan("one", {}, priority=chance.randrange(10)) for _ in range(size)])
 
 
 def configure(runtime: Runtime, accounts: Sequence[str]) -> None:

@@ -17,11 +17,11 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import func, select
 
-from orchestrator.jobs import NewJob
 from orchestrator.settings import Settings
 from tenants.models import Event
 from tenants.queues import EmbeddedValkey
 from tenants.sealing import new_key
+from tenants.store.create_jobs import JobPlan
 from tests.service.conftest import Service
 
 from .whole_path import database_of, postgres
@@ -33,7 +33,7 @@ MODULE = "tests.benchmarks.pipelines"
 def measure(service: Service, pipeline: str, at_once: int) -> dict[str, Any]:
     began = time.perf_counter()
     made = [
-        service.runtime.jobs.create(f"account-{number}", NewJob(pipeline, {"lines": LINES}))[0]["id"]
+        service.runtime.jobs.create(f"account-{number}", JobPlan(pipeline, {"lines": LINES}))[0]["id"]
         for number in range(at_once)
     ]
     ended = [service.wait(job_id, seconds=900) for job_id in made]

@@ -27,12 +27,12 @@ import psutil
 import psycopg
 from pydantic import SecretStr
 
-from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.queues import EmbeddedValkey
 from tenants.sealing import new_key
 from tenants.store import events
+from tenants.store.create_jobs import JobPlan
 from tenants.store.events import NewEvent
 from tests.crashes.report import quantile
 from tests.servers import free_port
@@ -185,7 +185,7 @@ async def _run(service: Service, streams: int, seconds: float) -> None:
     jobs = []
     for number in range(streams):
         account = f"account-{number % ACCOUNTS}"
-        job, _ = await asyncio.to_thread(service.runtime.jobs.create, account, NewJob("one", {}, delay=86_400.0))
+        job, _ = await asyncio.to_thread(service.runtime.jobs.create, account, JobPlan("one", {}, delay=86_400.0))
         jobs.append((account, job["id"]))
     heads = ("threads", "MiB", "cpu", "tx/s", "changes/s", "data", "p50 ms", "p99 ms")
     widths = (7, 8, 8, 10, 9, 7, 7, 7)
@@ -218,7 +218,7 @@ async def _run(service: Service, streams: int, seconds: float) -> None:
 
 
 async def _slow_reader(service: Service, readers: Readers, seconds: float, jobs: list[tuple[str, str]]) -> None:
-    job, _ = await asyncio.to_thread(service.runtime.jobs.create, BUSY, NewJob("one", {}, delay=86_400.0))
+    job, _ = await asyncio.to_thread(service.runtime.jobs.create, BUSY, JobPlan("one", {}, delay=86_400.0))
     _, writer = await _asked(service.port, f"/v1/accounts/{BUSY}/events")
     memory = service.process.memory_info().rss
 

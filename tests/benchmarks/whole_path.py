@@ -29,12 +29,12 @@ import psycopg
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.queues import EmbeddedValkey
 from tenants.sealing import new_key
 from tenants.store import workers
+from tenants.store.create_jobs import JobPlan
 
 ROOT = Path(__file__).resolve().parents[2]
 THREADS = 8
@@ -156,7 +156,7 @@ def measure_onelane(url: str, pipeline: str, jobs: int) -> float:
 def _make(runtime: Runtime, pipeline: str, numbers: range) -> None:
     """A batch of the API is for one account; so each takes its share of accounts in turn."""
     account = f"account-{numbers.start // BATCH % ACCOUNTS}"
-    runtime.jobs.create_many(account, [NewJob(pipeline, {}) for _ in numbers])
+    runtime.jobs.create_many(account, [JobPlan(pipeline, {}) for _ in numbers])
 
 
 def _completed(runtime: Runtime) -> int:

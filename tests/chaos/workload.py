@@ -12,13 +12,13 @@ from typing import Any
 
 from sqlalchemy import update
 
-from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
 from tenants.columns import db_now
 from tenants.database import CommitUnknown
 from tenants.errors import JobFinished, Unavailable
 from tenants.models import Account
 from tenants.store.accounts import ensure_account
+from tenants.store.create_jobs import JobPlan
 
 log = logging.getLogger(__name__)
 accounts = Account.__table__
@@ -152,7 +152,7 @@ class Feeder:
 
     def _ask(self, wanted: Wanted) -> str | None:
         """Ask until it is accepted, as a client does that got a 503; the unique key makes that safe."""
-        order = NewJob(
+        order = JobPlan(
             wanted.pipeline,
             {**wanted.orders, "port": self.port},
             priority=wanted.priority,

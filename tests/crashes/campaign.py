@@ -17,9 +17,9 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from orchestrator.jobs import NewJob
 from tenants.models import Job, Publication, Step
 from tenants.models import Worker as WorkerRow
+from tenants.store.create_jobs import JobPlan
 from tenants.store.jobs import FINISHED
 
 from .installation import Installation, Remains, until
@@ -135,7 +135,7 @@ class Campaign:
 
     def _make(self, account: str, title: str) -> str:
         body = f"The text of **{title}**.\n\nIt has two paragraphs."
-        job, _ = self.installation.runtime.jobs.create(account, NewJob("post", {"title": title, "body": body}))
+        job, _ = self.installation.runtime.jobs.create(account, JobPlan("post", {"title": title, "body": body}))
         self._titles.append(title)
         self._job_ids.append(str(job["id"]))
         return str(job["id"])

@@ -10,13 +10,13 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from orchestrator.jobs import NewJob
 from orchestrator.offline_model.faults import Fault
 from orchestrator.settings import Settings
 from orchestrator.step_clients import text_model_scope
 from tenants.models import Alert
 from tenants.sealing import new_key
 from tenants.store import provider_backoffs
+from tenants.store.create_jobs import JobPlan
 from tests.generation.local_model import KEY, OfflineModel
 from tests.service.conftest import Service
 
@@ -73,5 +73,5 @@ def test_a_key_without_quota_fails_each_job_once_and_alerts_once(service: Servic
 
 
 def make(service: Service, account: str) -> str:
-    made, _ = service.runtime.jobs.create(account, NewJob("blog", {"topic": "Lanes"}))
+    made, _ = service.runtime.jobs.create(account, JobPlan("blog", {"topic": "Lanes"}))
     return str(made["id"])

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from orchestrator.jobs import NewJob
 from orchestrator.loops.service import Loops
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.sealing import new_key
+from tenants.store.create_jobs import JobPlan
 from tests.servers import ValkeyProcess, free_port, start_valkey
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +70,7 @@ class Service:
 
     def make(self, pipeline: str, account: str = "acme", *, do: str = "return", **job: Any) -> str:
         folder = str(self.settings.data_dir / "notes")
-        made, _ = self.runtime.jobs.create(account, NewJob(pipeline, {"do": do, "folder": folder}, **job))
+        made, _ = self.runtime.jobs.create(account, JobPlan(pipeline, {"do": do, "folder": folder}, **job))
         return str(made["id"])
 
     def run(self, pipeline: str, account: str = "acme", **orders: Any) -> dict[str, Any]:

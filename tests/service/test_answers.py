@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, select, update
 
-from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
 from tenants.database import CommitUnknown
 from tenants.errors import AccountDraining, AccountSuspended, InvalidInput, QueueFull, QuotaExhausted
 from tenants.models import Account, Event, Job, Step, Usage
 from tenants.store import bulk, postgres_fast_path
+from tenants.store.create_jobs import JobPlan
 from tenants.store.job_lists import JobFilter
 
 from .conftest import make_service
@@ -34,15 +34,15 @@ def runtime(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Runti
 def test_a_new_job_is_answered_as_it_is_read(runtime: Runtime) -> None:
     elsewhere = datetime.now(timezone(timedelta(hours=9, minutes=30))) + timedelta(hours=1)
     for job in (
-        NewJob("chain", INPUT),
-        NewJob(
+        JobPlan("chain", INPUT),
+        JobPlan(
             "patient", INPUT, approval=True, tags=("a", "文"), expires_in=5, deadline=7.25, unique_key="k", priority=0
         ),
-        NewJob("patient", INPUT, approval=True, tags=("a", "文"), expires_in=5.3333333, deadline=7.25, priority=0),
-        NewJob("quick", INPUT, approval=True, callback_url="https://example.com/x"),
-        NewJob("quick", INPUT, run_at=elsewhere),
-        NewJob("quick", INPUT, run_at=datetime(2020, 1, 1, tzinfo=UTC)),
-        NewJob("quick", INPUT, delay=3.3333333),
+        JobPlan("patient", INPUT, approval=True, tags=("a", "文"), expires_in=5.3333333, deadline=7.25, priority=0),
+        JobPlan("quick", INPUT, approval=True, callback_url="https://example.com/x"),
+        JobPlan("quick", INPUT, run_at=elsewhere),
+        JobPlan("quick", INPUT, run_at=datetime(2020, 1, 1, tzinfo=UTC)),
+        JobPlan("quick", INPUT, delay=3.3333333),
     ):
         made, is_new = runtime.jobs.create("acme", job)
         assert is_new
@@ -52,7 +52,7 @@ def test_a_new_job_is_answered_as_it_is_read(runtime: Runtime) -> None:
 
 def test_both_ways_of_making_a_job_leave_the_same(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events, usage and rows: the quick way does what the long one does."""
-    job = NewJob("chain", INPUT, tags=("a",), expires_in=60, deadline=5, approval=True)
+    job = JobPlan("chain", INPUT, tags=("a",), expires_in=60, deadline=5, approval=True)
     runtime.jobs.create("first", job)
     runtime.jobs.create("quick", job)
     with monkeypatch.context() as portable:
@@ -96,16 +96,16 @@ def test_both_ways_of_making_a_job_leave_the_same(runtime: Runtime, monkeypatch:
 def test_the_quick_way_refuses_nothing_and_takes_nothing_that_is_to_be_refused(
     runtime: Runtime, row: dict[str, Any], refusal: type[Exception]
 ) -> None:
-    runtime.jobs.create("acme", NewJob("quick", INPUT))
+    runtime.jobs.create("acme", JobPlan("quick", INPUT))
     runtime.database.write(lambda connection: connection.execute(update(Account.__table__).values(**row)))
     with pytest.raises(refusal):
-        runtime.jobs.create("acme", NewJob("quick", INPUT))
+        runtime.jobs.create("acme", JobPlan("quick", INPUT))
     assert len(runtime.jobs.list(JobFilter())[0]) == 1
 
 
 def test_an_answer_that_was_lost_makes_no_second_job(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commit took effect, and its connection was lost before the answer came."""
-    runtime.jobs.create("acme", NewJob("quick", INPUT))
+    runtime.jobs.create("acme", JobPlan("quick", INPUT))
     real = runtime.database.batch
 
     def lose_the_answer(*arguments: Any) -> None:
@@ -114,7 +114,7 @@ def test_an_answer_that_was_lost_makes_no_second_job(runtime: Runtime, monkeypat
         raise CommitUnknown("the connection was lost")
 
     monkeypatch.setattr(runtime.database, "batch", lose_the_answer)
-    made, is_new = runtime.jobs.create("acme", NewJob("quick", INPUT))
+    made, is_new = runtime.jobs.create("acme", JobPlan("quick", INPUT))
     assert is_new
     assert made == runtime.jobs.get(made["id"])
     assert len(runtime.jobs.list(JobFilter())[0]) == 2
@@ -123,9 +123,9 @@ def test_an_answer_that_was_lost_makes_no_second_job(runtime: Runtime, monkeypat
 @pytest.mark.parametrize("number", [2, 3 * bulk.MANY])
 def test_a_batch_is_answered_as_it_is_listed(runtime: Runtime, number: int) -> None:
     """Both ways of inserting, with a job among them that was there before."""
-    known, _ = runtime.jobs.create("acme", NewJob("quick", INPUT, unique_key="k"))
-    batch = [NewJob("chain", INPUT, tags=(str(n),), priority=n % 10, delay=float(n % 3)) for n in range(number)]
-    made = runtime.jobs.create_many("acme", [*batch, NewJob("quick", INPUT, unique_key="k")])
+    known, _ = runtime.jobs.create("acme", JobPlan("quick", INPUT, unique_key="k"))
+    batch = [JobPlan("chain", INPUT, tags=(str(n),), priority=n % 10, delay=float(n % 3)) for n in range(number)]
+    made = runtime.jobs.create_many("acme", [*batch, JobPlan("quick", INPUT, unique_key="k")])
     assert made[-1]["id"] == known["id"]
     listed, _ = runtime.jobs.list(JobFilter(), limit=200)
     assert {job["id"]: job for job in made} == {job["id"]: job for job in listed}
@@ -146,11 +146,11 @@ def test_what_no_database_takes_is_refused_however_many_jobs_there_are(
 ) -> None:
     """PostgreSQL took it from a few jobs, and failed with an error of its own from many."""
     for bad in (
-        NewJob("quick", {**INPUT, "folder": f"a{character}b"}),
-        NewJob("quick", INPUT, tags=(f"a{character}",)),
-        NewJob("quick", INPUT, unique_key=f"a{character}"),
+        JobPlan("quick", {**INPUT, "folder": f"a{character}b"}),
+        JobPlan("quick", INPUT, tags=(f"a{character}",)),
+        JobPlan("quick", INPUT, unique_key=f"a{character}"),
     ):
-        batch = [*[NewJob("quick", INPUT)] * (number - 1), bad]
+        batch = [*[JobPlan("quick", INPUT)] * (number - 1), bad]
         with pytest.raises(InvalidInput) as refused:
             runtime.jobs.create_many("acme", batch)
         assert [fault.message for fault in refused.value.faults] == [said]
@@ -158,5 +158,5 @@ def test_what_no_database_takes_is_refused_however_many_jobs_there_are(
         with pytest.raises(InvalidInput, match=re.escape(said)):
             runtime.jobs.create("acme", bad)
     assert runtime.jobs.list(JobFilter())[0] == []
-    made, _ = runtime.jobs.create("acme", NewJob("quick", INPUT, tags=("a\\u0000",)))
+    made, _ = runtime.jobs.create("acme", JobPlan("quick", INPUT, tags=("a\\u0000",)))
     assert made["tags"] == ["a\\u0000"], "six characters, none of them U+0000"

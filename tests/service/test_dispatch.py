@@ -16,13 +16,13 @@ from sqlalchemy import select, update
 
 from orchestrator import metrics
 from orchestrator.dispatch import AWAY_SECONDS, Dispatcher
-from orchestrator.jobs import NewJob
 from orchestrator.loops.dispatcher import DispatchLoop
 from orchestrator.runtime import Runtime
 from tenants.columns import db_now
 from tenants.database import Database
 from tenants.models import Step
 from tenants.store import dispatch
+from tenants.store.create_jobs import JobPlan
 
 from .conftest import make_service
 
@@ -48,7 +48,7 @@ def loop(runtime: Runtime) -> DispatchLoop:
 
 def make(runtime: Runtime, number: int = 1) -> list[str]:
     return [
-        str(runtime.jobs.create("acme", NewJob("quick", {"do": "return"}))[0]["steps"][0]["id"]) for _ in range(number)
+        str(runtime.jobs.create("acme", JobPlan("quick", {"do": "return"}))[0]["steps"][0]["id"]) for _ in range(number)
     ]
 
 
@@ -101,7 +101,7 @@ def test_what_was_sent_is_marked_and_not_sent_again(runtime: Runtime, loop: Disp
 
 def test_a_batch_is_marked_too(runtime: Runtime, loop: DispatchLoop) -> None:
     before = sent_again()
-    runtime.jobs.create_many("acme", [NewJob("quick", {"do": "return"})] * 1500)
+    runtime.jobs.create_many("acme", [JobPlan("quick", {"do": "return"})] * 1500)
     age(runtime)
     loop.run_once()
     assert len(marked(runtime)) == 1500

@@ -14,10 +14,10 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
 from tenants.models import Model
 from tenants.store import erasures
+from tenants.store.create_jobs import JobPlan
 from tests.servers import free_port
 from tests.web.held import fill, in_redis, naming, rows
 
@@ -86,7 +86,9 @@ def quiet(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Service
 
 def make_jobs(runtime: Runtime, account: str, number: int) -> None:
     for start in range(0, number, 1000):
-        runtime.jobs.create_many(account, [NewJob("chain", {"do": "return"}) for _ in range(min(1000, number - start))])
+        runtime.jobs.create_many(
+            account, [JobPlan("chain", {"do": "return"}) for _ in range(min(1000, number - start))]
+        )
 
 
 def test_a_killed_control_planes_erasure_is_finished_by_another(quiet: Service) -> None:

@@ -15,11 +15,11 @@ from orchestrator import metrics
 from orchestrator.execution import Execution
 from orchestrator.guard import Guard
 from orchestrator.isolation.posix import now
-from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
 from tenants.database import CommitUnknown, Database
 from tenants.errors import Unavailable
 from tenants.store import finish_steps, workers
+from tenants.store.create_jobs import JobPlan
 from tenants.store.jobs import fetch_steps
 
 from .conftest import make_service
@@ -60,7 +60,7 @@ class Stand:
     guard: Guard
 
     def make(self, do: str = "return", pipeline: str = "quick") -> tuple[str, str]:
-        job, _ = self.runtime.jobs.create("acme", NewJob(pipeline, {"do": do}))
+        job, _ = self.runtime.jobs.create("acme", JobPlan(pipeline, {"do": do}))
         return str(job["id"]), str(job["steps"][0]["id"])
 
     def run(self, step_id: str, message: Leased | None = None) -> Leased:

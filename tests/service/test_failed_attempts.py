@@ -35,9 +35,9 @@ class Bench:
         self.execution = Execution(runtime, worker_id=WORKER, sandbox=None)
 
     def run(self, do: str) -> dict[str, Any]:
-        from orchestrator.jobs import NewJob
+        from tenants.store.create_jobs import JobPlan
 
-        job, _ = self.runtime.jobs.create("acme", NewJob("quick", {"do": do}))
+        job, _ = self.runtime.jobs.create("acme", JobPlan("quick", {"do": do}))
         self.execution.run(job["steps"][0]["id"], Leased())  # type: ignore[arg-type]
         return self.runtime.jobs.get(job["id"])
 

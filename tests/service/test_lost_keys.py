@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from sqlalchemy import Connection, select, update
 
-from orchestrator.jobs import NewJob
 from orchestrator.loops.gauges import GaugeLoop
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.loops.settings_sync import SettingsSyncLoop
@@ -27,6 +26,7 @@ from tenants.models import Account, Step, Worker
 from tenants.store import dispatch, workers
 from tenants.store.accounts import ensure_account
 from tenants.store.attempt import OwnedAttempt, Refused
+from tenants.store.create_jobs import JobPlan
 from tenants.store.job_store import job_store
 from tests.queues.damage import Damage, How
 from tests.queues.lanes import Hand, Lease
@@ -79,7 +79,7 @@ class World:
 
     def make(self, account: str) -> str:
         """A job whose step was sent, and is known to have been."""
-        made, _ = self.runtime.jobs.create(account, NewJob("quick", {"do": "return"}))
+        made, _ = self.runtime.jobs.create(account, JobPlan("quick", {"do": "return"}))
         step_id = str(made["steps"][0]["id"])
         self.runtime.database.write(lambda connection: dispatch.mark_dispatched(connection, [step_id]))
         return step_id

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, select, update
 
-from orchestrator.jobs import NewJob
 from orchestrator.loops.pruner import Pruner
 from orchestrator.runtime import Runtime
 from tenants.columns import db_now
 from tenants.models import Artifact, Attempt, Event, IdempotencyKey, Job, Step
 from tenants.store import idempotency, workers
 from tenants.store.attempt import OwnedAttempt
+from tenants.store.create_jobs import JobPlan
 from tenants.store.job_store import job_store
 from tests.ports import step_port
 
@@ -38,7 +38,7 @@ def runtime(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Runti
 
 def completed(runtime: Runtime, account: str) -> str:
     """A job that ran and left an artifact behind."""
-    job, _ = runtime.jobs.create(account, NewJob("quick", {"do": "return"}, callback_url="https://there.example/"))
+    job, _ = runtime.jobs.create(account, JobPlan("quick", {"do": "return"}, callback_url="https://there.example/"))
     owned = job_store(runtime.database).start(job["steps"][0]["id"], worker_id="w", slot=0)
     assert isinstance(owned, OwnedAttempt)
     port = step_port(runtime, owned)

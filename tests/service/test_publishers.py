@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from orchestrator.jobs import NewJob
 from orchestrator.settings import Settings
 from tenants.sealing import new_key
 from tenants.store import accounts
+from tenants.store.create_jobs import JobPlan
 
 from .conftest import Service
 
@@ -46,7 +46,7 @@ def test_a_job_is_published_by_a_class_that_only_a_setting_names(service: Servic
     target = {"publisher": "folder", "base_url": "https://x.example", "options": {"folder": str(folder)}}
     service.runtime.database.write(lambda connection: accounts.put_target(connection, "acme", target))
     service.work(ONELANE_PIPELINES="tests.crashes.pipelines", ONELANE_PUBLISHERS=PUBLISHER)
-    made, _ = service.runtime.jobs.create("acme", NewJob("post", {"title": "Lanes", "body": "Each has its own."}))
+    made, _ = service.runtime.jobs.create("acme", JobPlan("post", {"title": "Lanes", "body": "Each has its own."}))
     job = service.wait(str(made["id"]))
     assert job["status"] == "completed", job["error"]
     (post,) = folder.iterdir()

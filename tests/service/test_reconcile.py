@@ -13,7 +13,6 @@ import redis
 from sqlalchemy import Connection, update
 
 from orchestrator.dispatch import entry_of
-from orchestrator.jobs import NewJob
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.runtime import Runtime
 from tenants.columns import db_now
@@ -22,6 +21,7 @@ from tenants.queues import QueueLimits
 from tenants.queues.keys import LAYOUT
 from tenants.store import meta, queues, start_steps, workers
 from tenants.store.accounts import ensure_account
+from tenants.store.create_jobs import JobPlan
 from tenants.store.dispatch import Dispatch
 from tenants.store.job_lists import JobFilter
 from tests.queues.lanes import Hand
@@ -49,7 +49,7 @@ def client(runtime: Runtime) -> Iterator[Client]:
 
 
 def make(runtime: Runtime, account: str = "acme", **job: Any) -> str:
-    made, _ = runtime.jobs.create(account, NewJob("quick", {"do": "return"}, **job))
+    made, _ = runtime.jobs.create(account, JobPlan("quick", {"do": "return"}, **job))
     return str(made["steps"][0]["id"])
 
 

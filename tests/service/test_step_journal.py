@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import select
 
 from orchestrator import step_journal
-from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
 from orchestrator.step_journal import JournalWriter, StepJournal
 from tenants.database import CommitUnknown, Database
@@ -19,6 +18,7 @@ from tenants.errors import OwnershipLost, Unavailable
 from tenants.models import Event, Job
 from tenants.store import finish_steps, workers
 from tenants.store.attempt import OwnedAttempt
+from tenants.store.create_jobs import JobPlan
 from tenants.store.job_store import job_store
 from tests.ports import step_port
 
@@ -67,7 +67,7 @@ def database(migrated_url: str) -> Iterator[Watched]:
 
 @pytest.fixture
 def owned(runtime: Runtime) -> OwnedAttempt:
-    job, _ = runtime.jobs.create("acme", NewJob("quick", {"do": "return"}))
+    job, _ = runtime.jobs.create("acme", JobPlan("quick", {"do": "return"}))
     started = job_store(runtime.database).start(job["steps"][0]["id"], worker_id="w", slot=0)
     assert isinstance(started, OwnedAttempt)
     return started

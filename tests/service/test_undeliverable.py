@@ -15,7 +15,6 @@ from dramatiq.common import current_millis
 from sqlalchemy import Connection, update
 
 from orchestrator.dispatch import entry_of
-from orchestrator.jobs import NewJob
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.loops.rescuer import Rescuer
 from orchestrator.loops.undeliverable import move_undeliverable
@@ -25,6 +24,7 @@ from tenants.models import Worker
 from tenants.queues import Entry, QueueLimits
 from tenants.store import dead_letters, finish_steps, start_steps, undeliverable, workers
 from tenants.store.attempt import OwnedAttempt
+from tenants.store.create_jobs import JobPlan
 from tenants.store.dead_letters import LetterFilter
 from tenants.store.dispatch import Dispatch
 from tenants.store.undeliverable import UndeliverableMessage, document_of, letter_id_of
@@ -45,7 +45,7 @@ def runtime(redis_url: str, migrated_url: str, tmp_path: Path) -> Iterator[Runti
 
 def make(runtime: Runtime, pipeline: str = "quick", account: str = "acme") -> tuple[str, str]:
     """A job and its first step, by their ids."""
-    job, _ = runtime.jobs.create(account, NewJob(pipeline, {"do": "return"}))
+    job, _ = runtime.jobs.create(account, JobPlan(pipeline, {"do": "return"}))
     return str(job["id"]), str(job["steps"][0]["id"])
 
 

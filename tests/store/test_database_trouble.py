@@ -306,7 +306,8 @@ def test_a_job_is_made_once_whatever_became_of_the_commit(
     through: Database, postgres: Database, proxy: Proxy, what: str, unique_key: str | None
 ) -> None:
     from orchestrator.dispatch import Dispatcher
-    from orchestrator.jobs import Jobs, NewJob
+    from orchestrator.jobs import Jobs
+    from tenants.store.create_jobs import JobPlan
     from tests.web.sample_pipelines import PIPELINES
 
     class NoRedis(Dispatcher):
@@ -328,7 +329,7 @@ def test_a_job_is_made_once_whatever_became_of_the_commit(
     before = count(postgres, Job.__table__)
     maker = Jobs(through, {each.name: each for each in PIPELINES}, NoRedis())
     account = f"{what} {unique_key}"
-    job, created = maker.create(account, NewJob("sample", {"topic": "lanes"}, unique_key=unique_key))
+    job, created = maker.create(account, JobPlan("sample", {"topic": "lanes"}, unique_key=unique_key))
     assert created
     assert broken
     assert count(postgres, Job.__table__) == before + 1

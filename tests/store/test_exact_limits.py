@@ -16,21 +16,21 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.jobs import Jobs, NewJob
+from orchestrator.jobs import Jobs
 from tenants.account import AccountLimits, LaneLimits
 from tenants.database import Database
 from tenants.errors import Conflict, LimitReached, NotFound
 from tenants.models import Job, Step
 from tenants.store import accounts, create_jobs, dead_letters, finish_steps, start_steps
 from tenants.store.attempt import OwnedAttempt, Refused
-from tenants.store.create_jobs import StepPlan
+from tenants.store.create_jobs import JobPlan, StepPlan
 from tests.web.sample_pipelines import PIPELINES
 
 from .conftest import Bench
 from .no_redis import NoRedis
 
 CALLERS = 50
-JOB = NewJob("sample", {"topic": "lanes"})
+JOB = JobPlan("sample", {"topic": "lanes"})
 _numbers = itertools.count(1)
 
 
@@ -120,7 +120,7 @@ def post(size: int, **limits: Any) -> Callable[[World], Callable[[int], bool]]:
 def unique_key(world: World) -> Callable[[int], bool]:
     def call(caller: int) -> bool:
         jobs = world.jobs[caller % len(world.jobs)]
-        return jobs.create(world.account, NewJob("sample", {"topic": "x"}, unique_key="one"))[1]
+        return jobs.create(world.account, JobPlan("sample", {"topic": "x"}, unique_key="one"))[1]
 
     return call
 

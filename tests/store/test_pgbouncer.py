@@ -16,11 +16,12 @@ import pytest
 from sqlalchemy import text
 
 from orchestrator.dispatch import Dispatcher
-from orchestrator.jobs import Jobs, NewJob
+from orchestrator.jobs import Jobs
 from tenants.database import Database
 from tenants.postgres_sessions import STATEMENT_TIMEOUT_SECONDS
 from tenants.store import jobs, workers
 from tenants.store.attempt import OwnedAttempt
+from tenants.store.create_jobs import JobPlan
 from tenants.store.job_store import job_store
 from tests.pgbouncer import pgbouncer_or_skip, running_pgbouncer
 from tests.store.shared_batch import run_statement
@@ -74,7 +75,7 @@ def test_jobs_are_made_run_and_found_by_many_clients_at_once(clients: list[Datab
         workers.register_surely(database, id=worker, host="here", pid=number + 1, lanes=["generate"], threads=1)
         maker = Jobs(database, {each.name: each for each in PIPELINES}, NoRedis())
         for turn in range(ROUNDS):
-            job, created = maker.create(account, NewJob("sample", {"topic": f"topic {turn}"}))
+            job, created = maker.create(account, JobPlan("sample", {"topic": f"topic {turn}"}))
             assert created
             found = database.read(lambda c, job=job: jobs.fetch(c, job["id"], account))  # type: ignore[misc]
             assert found["input"]["topic"] == f"topic {turn}"

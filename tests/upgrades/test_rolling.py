@@ -15,9 +15,9 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import RowMapping
 
-from orchestrator.jobs import NewJob
 from orchestrator.settings import Settings
 from tenants.store import jobs, workers
+from tenants.store.create_jobs import JobPlan
 from tests.crashes.installation import ROOT, Installation, Worker, until
 from tests.upgrades.make_archive import HERE, SECRET_KEY
 
@@ -55,7 +55,7 @@ def test_every_job_is_done_while_worker_after_worker_is_replaced(installation: I
     def post() -> None:
         while not enough.wait(0.1):
             for pipeline in ("carried", "moved"):
-                job, _ = maker.create(f"account-{len(made) % 7}", NewJob(pipeline, {"word": "rolled"}))
+                job, _ = maker.create(f"account-{len(made) % 7}", JobPlan(pipeline, {"word": "rolled"}))
                 made.append(job["id"])
 
     def log() -> str:

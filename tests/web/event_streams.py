@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx2
 
-from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
+from tenants.store.create_jobs import JobPlan
 from tests.web.conftest import ADMIN_KEY, JOB
 
 AUTH = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -60,4 +60,4 @@ async def stream(address: tuple[str, int], path: str, last: str | None = None, *
 
 def create(runtime: Runtime, account: str = "acme") -> dict[str, Any]:
     """Make a job without the API."""
-    return runtime.jobs.create(account, NewJob("sample", JOB["input"]))[0]  # type: ignore[arg-type]
+    return runtime.jobs.create(account, JobPlan("sample", JOB["input"]))[0]  # type: ignore[arg-type]

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from orchestrator.jobs import NewJob
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.web.app import create_app
 from tenants.store import circuits
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.circuits import CircuitPolicy
+from tenants.store.create_jobs import JobPlan
 from tests.service.alert_receiver import SECRET, Receiver
 from tests.web.commands import Command
 from tests.web.conftest import ADMIN_KEY, ON_BOTH, Api, Bench
@@ -79,7 +79,7 @@ def test_a_new_session_closes_the_circuits_of_the_lanes_that_use_it(
     bench.write(lambda c: circuits.close(c, "acme", "generate"))
     bench.complete(bench.start(other), {"title": "x"})
     open_circuit(bench, bench.runtime.jobs.get(waiting["id"]))
-    open_circuit(bench, runtime.jobs.create("acme", NewJob("sample", {"topic": "lanes"}))[0])
+    open_circuit(bench, runtime.jobs.create("acme", JobPlan("sample", {"topic": "lanes"}))[0])
     runtime.settings_sync.sync_account("acme")
     assert [each["lane"] for each in api.get("/v1/admin/circuits").json()["items"]] == ["generate", "publish"]
     assert api.put("/v1/accounts/acme/session", {"storage_state": {"cookies": []}}).status_code == 200

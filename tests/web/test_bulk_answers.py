@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.jobs import Jobs, NewJob
+from orchestrator.jobs import Jobs
 from orchestrator.runtime import Runtime
 from tenants.database import CommitUnknown
 from tenants.errors import AccountBusy, QueueNotEmpty, Unavailable
@@ -20,11 +20,12 @@ from tenants.models import Job
 from tenants.queues import ServerUnreachable
 from tenants.queues.lua import script
 from tenants.store import dead_letters, queues, start_steps, workers
+from tenants.store.create_jobs import JobPlan
 from tests.web.conftest import ON_BOTH, Api, Bench
 
 QUEUE = "/v1/admin/queues/generate/acme"
 LETTERS = "/v1/admin/dead-letters"
-SAMPLE = NewJob("sample", {"topic": "lanes"})
+SAMPLE = JobPlan("sample", {"topic": "lanes"})
 
 
 def cancelled_jobs(runtime: Runtime) -> int:
