@@ -80,7 +80,7 @@ def of_account(
     )
     kept = select(usage.c.day, *(usage.c[name] for name in NOTHING)).where(usage.c.account == account)
     # One statement has one snapshot, so attempts that are removed meanwhile are counted once.
-    both = union_all(_within(kept, usage.c.day, first, last), _within(live, day, first, last))
+    both = union_all(_between_days(kept, usage.c.day, first, last), _between_days(live, day, first, last))
     days: dict[str, dict[str, Any]] = {}
     for row in connection.execute(both):
         found = days.setdefault(row[0], {"day": row[0], **NOTHING})
@@ -91,7 +91,7 @@ def of_account(
     return [days[day] for day in sorted(days, reverse=True)[:limit]]
 
 
-def _within(statement: Any, day: Any, first: str | None, last: str | None) -> Any:
+def _between_days(statement: Any, day: Any, first: str | None, last: str | None) -> Any:
     if first is not None:
         statement = statement.where(day >= first)
     return statement if last is None else statement.where(day <= last)

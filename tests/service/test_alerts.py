@@ -87,7 +87,7 @@ def drain(*loops: AlertLoop) -> None:
 # --- the channels --------------------------------------------------------------------------------------------------
 
 
-def test_two_control_planes_tell_each_alert_once(planes: Callable[..., Runtime], receiver: Receiver) -> None:
+def test_two_control_planes_send_each_alert_once(planes: Callable[..., Runtime], receiver: Receiver) -> None:
     first, second = planes(alert_urls=(receiver.url,)), planes(alert_urls=(receiver.url,))
     for number in range(20):
         note(first, f"account {number:02}")
@@ -97,7 +97,7 @@ def test_two_control_planes_tell_each_alert_once(planes: Callable[..., Runtime],
 
 
 @ON_SQLITE
-def test_what_is_alike_is_told_with_its_number(planes: Callable[..., Runtime], receiver: Receiver) -> None:
+def test_alerts_of_one_kind_are_sent_with_their_number(planes: Callable[..., Runtime], receiver: Receiver) -> None:
     runtime = planes(alert_urls=(receiver.url,))
     loop = AlertLoop(runtime)
     for _ in range(3):
@@ -117,7 +117,7 @@ def test_what_is_alike_is_told_with_its_number(planes: Callable[..., Runtime], r
 
 
 @ON_SQLITE
-def test_beyond_the_cap_one_message_tells_the_rest(planes: Callable[..., Runtime], receiver: Receiver) -> None:
+def test_beyond_the_limit_one_message_has_the_rest(planes: Callable[..., Runtime], receiver: Receiver) -> None:
     runtime = planes(alert_urls=(receiver.url,), alerts_per_hour=3)
     for number in range(30):
         note(runtime, f"account {number}")
@@ -128,7 +128,7 @@ def test_beyond_the_cap_one_message_tells_the_rest(planes: Callable[..., Runtime
 
 
 @ON_SQLITE
-def test_a_channel_that_was_down_gets_it_when_it_is_up_and_the_other_hears_it_once(
+def test_a_channel_that_was_down_gets_it_later_and_the_other_only_once(
     planes: Callable[..., Runtime], receiver: Receiver
 ) -> None:
     with contextlib.closing(Receiver()) as other:
@@ -160,13 +160,13 @@ def test_no_secret_leaves_or_is_logged(
     fail(runtime, message="", code=f"odd {leak}")
     drain(AlertLoop(runtime))
     assert len(receiver.got) == 2
-    told = "\n".join(receiver.raw)
-    assert owned.job_id in told
+    sent = "\n".join(receiver.raw)
+    assert owned.job_id in sent
     kept = str(runtime.database.read(lambda c: c.execute(select(TABLE)).all()))
-    for text in (told, kept, caplog.text, repr(runtime.settings)):
+    for text in (sent, kept, caplog.text, repr(runtime.settings)):
         assert leak not in text
         assert SECRET not in text
-    assert "channel 2 (json)" in caplog.text, "it is told which one failed"
+    assert "channel 2 (json)" in caplog.text, "the log names the one that failed"
 
 
 def fail(runtime: Runtime, *, message: str, code: str) -> OwnedAttempt:
@@ -200,7 +200,7 @@ def test_without_channels_alerts_wait_in_the_list(planes: Callable[..., Runtime]
 # --- a session that is over ----------------------------------------------------------------------------------------
 
 
-def test_login_required_pauses_the_lane_and_is_told_and_a_new_session_ends_it(
+def test_login_required_pauses_the_lane_and_alerts_and_a_new_session_ends_it(
     planes: Callable[..., Runtime], receiver: Receiver
 ) -> None:
     runtime = planes(alert_urls=(receiver.url,))
@@ -251,7 +251,7 @@ def login_required(runtime: Runtime, owned: OwnedAttempt) -> None:
 
 @pytest.fixture
 def failing(redis_url: str, migrated_url: str, tmp_path: Path, receiver: Receiver) -> Iterator[Callable[..., Service]]:
-    """A service with a worker whose circuits open after three failures, and that tells of it."""
+    """A service with a worker whose circuits open after three failures, with alerts."""
     (tmp_path / "notes").mkdir()
     with contextlib.ExitStack() as stack:
 
@@ -281,13 +281,13 @@ def test_an_open_circuit_outlives_redis_and_is_closed_by_hand(
 ) -> None:
     service = failing(3600)
     runtime = service.runtime
-    told = receiver.wait("lane is stopped")
-    assert "onelane queues resume quick acme" in told["message"]
+    sent = receiver.wait("lane is stopped")
+    assert "onelane queues resume quick acme" in sent["message"]
     waiting = service.make("quick")
     assert service.run("quick", "other")["status"] == "completed", "no other account is concerned"
     assert why(service, waiting)["circuit_open"].until is not None
     assert "queue_paused" not in why(service, waiting)
-    service.until(lambda: paused_in_redis(runtime), "Redis to hear of it")
+    service.until(lambda: paused_in_redis(runtime), "Redis to have the pause")
 
     with contextlib.closing(redis.Redis.from_url(str(service.settings.redis_url))) as client:
         client.flushall()

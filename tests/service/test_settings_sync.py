@@ -74,7 +74,7 @@ def test_a_resumed_account_is_carried(configured: Runtime) -> None:
     assert not _is_paused(configured, "held")
 
 
-def test_a_setting_that_redis_was_not_there_to_hear_is_carried_later(
+def test_a_setting_that_could_not_be_written_to_redis_is_written_later(
     configured: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis was away for a moment and has lost nothing, so there is no rebuild that would carry it."""
@@ -98,13 +98,13 @@ def test_a_setting_that_redis_was_not_there_to_hear_is_carried_later(
 
 def test_a_setting_that_nobody_carried_is_found(configured: Runtime) -> None:
     """The process died after the commit. Once SQL has the setting and Redis has not, once the other way round."""
-    carrier = SettingsSyncLoop(configured)
+    loop = SettingsSyncLoop(configured)
     configured.settings_sync.sync_all()
     for account in ("held", "limited"):
         configured.broker.enqueue_once(_entry(account))
     _set_status(configured, "held", "active")
     _set_status(configured, "limited", "suspended")
-    _until(lambda: not _is_paused(configured, "held") and _is_paused(configured, "limited"), carrier)
+    _until(lambda: not _is_paused(configured, "held") and _is_paused(configured, "limited"), loop)
 
 
 def test_whoever_carries_an_old_setting_last_sees_it(configured: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,13 +136,13 @@ def _is_paused(runtime: Runtime, account: str) -> bool:
     return described.paused
 
 
-def _until(condition: Callable[[], bool], carrier: SettingsSyncLoop) -> None:
-    """Within two passes of the carrier, each of which is a few pages here."""
+def _until(condition: Callable[[], bool], loop: SettingsSyncLoop) -> None:
+    """Within two cycles of the loop, each of which is a few pages here."""
     for _ in range(20):
-        carrier.run_once()
+        loop.run_once()
         if condition():
             return
-    raise AssertionError("the carrier did not mend it")
+    raise AssertionError("the loop did not correct it")
 
 
 def _entry(account: str) -> Entry:

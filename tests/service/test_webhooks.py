@@ -124,9 +124,9 @@ def test_what_becomes_of_webhooks(service: Service, receiver: Receiver) -> None:
     are_signed_and_in_order(service, receiver, row, secrets["acme"])
     with pytest.raises(WebhookVerificationError):
         verified(secrets["flaky"], *receiver.at("/row")[0])
-    tells_of_a_failure_although_nobody_asked_for_a_secret(service, receiver, failing)
+    reports_a_failure_without_a_requested_secret(service, receiver, failing)
     is_replayed_once_it_was_given_up(service, receiver, gone)
-    tells_the_last_end_alone(service, receiver, again)
+    reports_only_the_last_end(service, receiver, again)
     is_tried_again(service, receiver, flaky, "/500/1", "answered 500")
     is_tried_again(service, receiver, moved, "/302/1", "redirects are not followed")
     is_tried_again(service, receiver, slow, "/hang/1", "")
@@ -146,15 +146,15 @@ def are_signed_and_in_order(service: Service, receiver: Receiver, row: list[str]
         found = delivered(service, job_id)
         assert (found["status"], found["attempts"][0]["status_code"]) == ("completed", 200)
         assert found["attempts"][0]["seconds"] is not None
-    told = [verified(secret, headers, body) for headers, body in receiver.at("/row")]
-    assert [each["data"]["id"] for each in told] == row
+    sent = [verified(secret, headers, body) for headers, body in receiver.at("/row")]
+    assert [each["data"]["id"] for each in sent] == row
     assert receiver.most_at("/row") == 1
-    assert {each["type"] for each in told} == {"job.ended"}
-    assert (told[0]["data"]["status"], told[0]["data"]["steps"][0]["status"]) == ("completed", "completed")
-    assert told[0]["timestamp"] == told[0]["data"]["finished_at"]
+    assert {each["type"] for each in sent} == {"job.ended"}
+    assert (sent[0]["data"]["status"], sent[0]["data"]["steps"][0]["status"]) == ("completed", "completed")
+    assert sent[0]["timestamp"] == sent[0]["data"]["finished_at"]
 
 
-def tells_of_a_failure_although_nobody_asked_for_a_secret(service: Service, receiver: Receiver, job_id: str) -> None:
+def reports_a_failure_without_a_requested_secret(service: Service, receiver: Receiver, job_id: str) -> None:
     assert delivered(service, job_id)["job_status"] == "failed"
     ((headers, body),) = receiver.at("/failing")
     assert headers["webhook-signature"].startswith("v1,")
@@ -174,8 +174,8 @@ def is_replayed_once_it_was_given_up(service: Service, receiver: Receiver, job_i
     assert {headers["webhook-id"] for headers, _ in receiver.at("/gone")} == {found["id"]}
 
 
-def tells_the_last_end_alone(service: Service, receiver: Receiver, job_id: str) -> None:
-    """The job was cancelled, and let go on before any worker lived."""
+def reports_only_the_last_end(service: Service, receiver: Receiver, job_id: str) -> None:
+    """The job was cancelled, and resumed before any worker ran."""
     service.wait(job_id, "completed")
     for row in service.runtime.database.read(lambda connection: webhook_deliveries.of_job(connection, job_id)):
         service.wait(row["id"])

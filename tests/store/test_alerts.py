@@ -1,4 +1,4 @@
-"""Alerts in the store: written with what they tell of, counted where alike, claimed once, capped by the hour."""
+"""Alerts in the store: written with their cause, counted where alike, claimed once, limited by the hour."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def fail(bench: Bench, code: str = "publish_failed", account: str = "acme") -> s
     return job_id
 
 
-def test_a_dead_letter_is_told_with_ids_and_names_alone(bench: Bench, watch: Watch) -> None:
+def test_the_alert_of_a_dead_letter_has_only_ids_and_names(bench: Bench, watch: Watch) -> None:
     job_id = fail(bench)
     (row,) = watch.rows()
     letter = row.details.pop("dead_letter_id")
@@ -118,13 +118,13 @@ def test_a_transaction_that_fails_leaves_no_alert(bench: Bench, watch: Watch) ->
     assert watch.rows() == []
 
 
-def test_a_code_that_a_step_made_up_is_not_told(bench: Bench, watch: Watch) -> None:
+def test_a_code_that_a_step_made_up_is_not_stored(bench: Bench, watch: Watch) -> None:
     fail(bench, code=f"Token {SECRET}")
     assert watch.rows()[0].details["error_code"] == "other"
     assert SECRET not in str(watch.rows())
 
 
-def test_an_unknown_outcome_is_told_once_whoever_saw_it(bench: Bench, watch: Watch) -> None:
+def test_an_unknown_outcome_has_one_alert(bench: Bench, watch: Watch) -> None:
     """The ledger and the dead letter are two writes of one thing."""
     job_id, step = bench.make(steps=ONE_STEP)
     owned = bench.own(step.id)
@@ -140,7 +140,7 @@ def test_an_unknown_outcome_is_told_once_whoever_saw_it(bench: Bench, watch: Wat
     assert SECRET not in str(row)
 
 
-def test_a_job_that_ends_with_a_publish_started_is_told(bench: Bench, watch: Watch) -> None:
+def test_a_job_that_ends_with_a_started_publish_has_an_alert(bench: Bench, watch: Watch) -> None:
     _, step = bench.make(steps=ONE_STEP)
     owned = bench.own(step.id)
     bench.write(lambda c: publications.create_draft(c, owned, title="t", body="b", tags=[]))
@@ -162,7 +162,7 @@ def test_a_message_that_belongs_to_no_job_raises_an_alert(bench: Bench, watch: W
 # --- what is alike -------------------------------------------------------------------------------------------------
 
 
-def test_what_is_alike_is_counted_and_told_when_the_rest_is_over(bench: Bench, watch: Watch) -> None:
+def test_alerts_of_one_kind_are_counted_and_sent_after_the_silence(bench: Bench, watch: Watch) -> None:
     fail(bench)
     watch.send()
     for _ in range(41):
@@ -174,8 +174,8 @@ def test_what_is_alike_is_counted_and_told_when_the_rest_is_over(bench: Bench, w
     first = watch.rows()[0]
     assert (first.occurrences, first.told) == (4, 1)
     assert first.due_at == first.rest_until, "its like rests"
-    told = [watch.send().rows[0] for _ in range(3)]
-    assert [(row["details"].get("error_code"), row["account"], row["telling"]) for row in told] == [
+    sent = [watch.send().rows[0] for _ in range(3)]
+    assert [(row["details"].get("error_code"), row["account"], row["telling"]) for row in sent] == [
         (None, "acme", 41),
         ("readback_mismatch", "acme", 1),
         ("publish_failed", "other", 1),
@@ -188,7 +188,7 @@ def test_what_is_alike_is_counted_and_told_when_the_rest_is_over(bench: Bench, w
     assert watch.claim() is None, "nothing came since"
 
 
-def test_what_comes_while_a_message_is_under_way_is_told_by_the_next(watch: Watch) -> None:
+def test_an_alert_during_a_message_is_sent_with_the_next(watch: Watch) -> None:
     watch.note()
     message = watch.claim()
     assert message is not None
@@ -209,7 +209,7 @@ def test_one_thing_of_a_job_seen_twice_is_one(watch: Watch) -> None:
     assert watch.rows()[0].occurrences == 2
 
 
-# --- who tells them ------------------------------------------------------------------------------------------------
+# --- senders -------------------------------------------------------------------------------------------------------
 
 
 def test_each_message_has_one_claimer(database: Database, watch: Watch) -> None:
@@ -250,7 +250,7 @@ def test_a_channel_that_refuses_gets_the_same_again_later_and_the_others_do_not(
     assert watch.claim() is None, "it is tried again later"
     watch.let_time_pass()
     again = watch.send(taken=1)
-    assert (again.channels, again.rows[0]["telling"]) == (frozenset({2}), 1), "it hears what the first has heard"
+    assert (again.channels, again.rows[0]["telling"]) == (frozenset({2}), 1), "it gets what the first channel got"
     (row,) = watch.rows()
     assert (row.told, row.undelivered, row.tries) == (1, "", 0)
 
@@ -274,7 +274,7 @@ def test_a_message_is_given_up_after_some_tries_and_the_next_is_tried(watch: Wat
     assert watch.rows()[0].given_up_at is None, "it reached somebody again"
 
 
-def test_no_more_messages_leave_in_an_hour_than_the_cap_and_one_tells_the_rest(watch: Watch) -> None:
+def test_the_hourly_limit_holds_and_one_message_has_the_rest(watch: Watch) -> None:
     for number in range(3):
         watch.note(subject=str(number))
     sent = []
@@ -286,7 +286,7 @@ def test_no_more_messages_leave_in_an_hour_than_the_cap_and_one_tells_the_rest(w
         watch.note(account=f"a{number}")
     message = watch.claim(per_hour=4)
     assert message is not None
-    assert (len(message.rows), message.left) == (50, 0), "the last one tells all"
+    assert (len(message.rows), message.left) == (50, 0), "the last one has all"
     watch.settle(message)
     watch.note(subject="late")
     assert watch.claim(per_hour=4) is None

@@ -135,7 +135,7 @@ def test_a_success_that_began_before_the_failures_ends_the_row_too(breaker: Brea
 
 
 def test_a_success_that_ends_its_job_with_a_call_does_so_too(breaker: Breaker, bench: Bench) -> None:
-    """The long way through the store."""
+    """The general path through the store."""
     breaker.fail()
     bench.complete(breaker.own(callback_url="https://receiver.example/hook"), {})
     assert breaker.row is None
@@ -264,11 +264,11 @@ def test_closed_by_hand_and_the_canary_of_before_changes_nothing_any_more(breake
     assert (breaker.row.failures, breaker.row.cooldown_seconds) == (3, 60), "it counted as any other"
 
 
-def test_redis_is_told_of_it_beside_other_pauses(breaker: Breaker, bench: Bench) -> None:
+def test_redis_gets_it_beside_other_pauses(breaker: Breaker, bench: Bench) -> None:
     breaker.open()
     (found,) = bench.database.read(lambda c: store_settings.of_accounts(c, ["acme"]))
     assert [(pause.lane, pause.reason) for pause in found.pauses] == [("publish", "circuit_open")]
-    assert found.pauses[0].until is not None, "Redis lets it go by itself, should nobody be there to say so"
+    assert found.pauses[0].until is not None, "Redis ends the pause by itself, if no process does"
     assert "acme" in bench.database.read(lambda c: store_settings.accounts_with_settings(c, after="", limit=9))
 
 

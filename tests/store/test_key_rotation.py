@@ -76,14 +76,14 @@ def test_a_rotation_ends_with_the_new_key_alone(database: Database) -> None:
         **{each.label: 7 for each in COLUMNS},
         ANSWERS: 1,
     }
-    told: list[int] = []
+    progress: list[int] = []
 
-    done = key_rotation.reseal(database, both, batch=3, on_batch=told.append)
+    done = key_rotation.reseal(database, both, batch=3, on_batch=progress.append)
 
     assert done.resealed == {**{each.label: 7 for each in COLUMNS}, ANSWERS: 1}
     assert (done.unreadable, done.overtaken) == ([], 0)
-    assert told == sorted(told)
-    assert told[-1] == 29
+    assert progress == sorted(progress)
+    assert progress[-1] == 29
     assert set(map(repr, key_rotation.tally(database, after).values())) == {repr(Tally(7)), repr(Tally(1))}
     intact(database, after, 7)
     with pytest.raises(SecretsError):
@@ -155,7 +155,7 @@ def test_a_value_that_changes_between_look_and_write_wins(database: Database, mo
     assert opened.storage_state == {"cookies": ["newer"]}
 
 
-def test_what_cannot_be_opened_is_told_and_left(database: Database) -> None:
+def test_what_cannot_be_opened_is_reported_and_left(database: Database) -> None:
     fill(database, Sealer([new_key()]), 2)
     fill_more = Sessions(database, before)
     fill_more.put("with the old key", storage_state={}, credentials=None)

@@ -15,7 +15,7 @@ from tenants.store import meta, writability
 from tests.store.shared_batch import run_statement
 
 on_postgresql = pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
-on_sqlite = pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
+sqlite_only = pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
 
 
 def put_all(connection: Connection, keys: Sequence[str]) -> list[None]:
@@ -29,13 +29,13 @@ def for_each_connection(database: Database, do: Callable[[sqlite3.Connection], o
     event.listen(database.engine, "connect", lambda raw, _: do(raw))
 
 
-@on_sqlite
+@sqlite_only
 def test_a_full_disk_on_sqlite_is_over_only_when_there_is_room_for_much(database: Database) -> None:
     pages = database.read(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar_one())
     for_each_connection(database, lambda raw: raw.execute(f"PRAGMA max_page_count = {pages + 8}"))
-    with pytest.raises(NotWritable, match="the database's disk is full") as told:
+    with pytest.raises(NotWritable, match="the database's disk is full") as raised:
         database.write(lambda c: meta.put(c, "large", "x" * 1_000_000))
-    assert told.value.reason == database.not_writable == "disk_full"
+    assert raised.value.reason == database.not_writable == "disk_full"
     database.write(lambda c: meta.put(c, "small", "x"))
     assert writability.reason(database) == "disk_full", "a small write proves nothing"
     for_each_connection(database, lambda raw: raw.execute("PRAGMA max_page_count = 1000000"))
@@ -43,7 +43,7 @@ def test_a_full_disk_on_sqlite_is_over_only_when_there_is_room_for_much(database
     assert database.not_writable is None
 
 
-@on_sqlite
+@sqlite_only
 @pytest.mark.parametrize("in_batch", [False, True])
 def test_a_read_only_sqlite_is_named(database: Database, in_batch: bool) -> None:
     for_each_connection(database, lambda raw: raw.execute("PRAGMA query_only = ON"))
@@ -69,9 +69,9 @@ def test_what_postgresql_could_not_write_is_named(database: Database, state: str
     def write() -> object:
         return run_statement(database, statement) if in_batch else database.write(lambda c: c.execute(text(statement)))
 
-    with pytest.raises(NotWritable) as told:
+    with pytest.raises(NotWritable) as raised:
         write()
-    assert told.value.reason == database.not_writable == reason
+    assert raised.value.reason == database.not_writable == reason
     assert writability.reason(database) is None, "it can be written to"
 
 

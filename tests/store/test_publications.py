@@ -143,15 +143,15 @@ ENDS_WHILE_WAITING: dict[str, Callable[[Bench, OwnedAttempt], Any]] = {
 def test_a_job_that_ends_while_its_publish_settles_leaves_it_to_a_person(
     bench: Bench, publishing: OwnedAttempt, end: str
 ) -> None:
-    """The step waits for the settling time to look at the target, and nobody will look any more."""
+    """The step waits for the settling time to look at the target, and no attempt will do so."""
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     bench.write(lambda c: finish_steps.retry(c, publishing, outcome="snoozed", error=None, delay_seconds=30))
     ENDS_WHILE_WAITING[end](bench, publishing)
     assert bench.job(publishing.job_id)["finished_at"] is not None
     assert (entry(bench)["status"], draft(bench)["status"]) == ("unknown", "needs_review")
-    (told,) = bench.database.read(lambda c: c.execute(select(Alert.__table__)).mappings().all())
-    assert (told["kind"], told["job_id"]) == ("needs_review", publishing.job_id)
+    (alert,) = bench.database.read(lambda c: c.execute(select(Alert.__table__)).mappings().all())
+    assert (alert["kind"], alert["job_id"]) == ("needs_review", publishing.job_id)
     bench.write(lambda c: publications.settle_by_hand(c, entry(bench)["id"], url=None, external_id=None))
     assert (entry(bench)["status"], draft(bench)["status"]) == ("intent", "pending_publish")
 

@@ -119,20 +119,20 @@ ENDS: list[tuple[End, str]] = [
 ]
 
 
-def told(bench: Bench, job_id: str) -> list[Any]:
+def deliveries_of(bench: Bench, job_id: str) -> list[Any]:
     return list(bench.database.read(lambda c: webhook_deliveries.of_job(c, job_id)))
 
 
 @pytest.mark.parametrize(("end", "status"), ENDS, ids=[end.__name__ for end, _ in ENDS])
-def test_every_end_is_told_once(bench: Bench, end: End, status: str) -> None:
+def test_every_end_creates_one_delivery(bench: Bench, end: End, status: str) -> None:
     job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
-    assert told(bench, job_id) == []
+    assert deliveries_of(bench, job_id) == []
     end(bench, job_id, step.id)
     assert bench.job(job_id)["status"] == status
-    (delivery,) = told(bench, job_id)
+    (delivery,) = deliveries_of(bench, job_id)
     assert (delivery["account"], delivery["pipeline"], delivery["status"]) == ("acme", "webhook", "queued")
     assert delivery["input"] == {"job": job_id, "status": status}
-    assert delivery["callback_url"] is None, "a delivery's own end is not told"
+    assert delivery["callback_url"] is None, "a delivery's own end creates none"
 
 
 @pytest.mark.parametrize("end", [completed_the_long_way, failed, cancelled_waiting], ids=lambda end: end.__name__)
@@ -142,57 +142,57 @@ def test_a_job_without_a_callback_leaves_none(bench: Bench, end: End) -> None:
         assert bench.complete(bench.own(step.id), {}) is None
     else:
         end(bench, job_id, step.id)
-    assert told(bench, job_id) == []
+    assert deliveries_of(bench, job_id) == []
 
 
-def test_a_rejected_job_is_told(bench: Bench) -> None:
+def test_a_rejected_job_creates_a_delivery(bench: Bench) -> None:
     made = bench.write(
         lambda c: create_jobs.create(
             c, "acme", [JobPlan(pipeline="blog", input={}, steps=ONE_STEP, approval=True, callback_url=URL)]
         )
     )
     bench.write(lambda c: approvals.reject(c, job_store.lock(c, made.ids[0], None), "no"))
-    assert [row["input"]["status"] for row in told(bench, made.ids[0])] == ["cancelled"]
+    assert [row["input"]["status"] for row in deliveries_of(bench, made.ids[0])] == ["cancelled"]
 
 
-def test_a_last_step_of_best_effort_that_fails_is_told(bench: Bench) -> None:
+def test_a_failed_last_step_of_best_effort_creates_a_delivery(bench: Bench) -> None:
     job_id, step = bench.make(steps=BEST_EFFORT, callback_url=URL)
     second = bench.complete(bench.own(step.id), {"url": "x"})
     assert second is not None
     assert second.name == "note"
     failed(bench, job_id, second.id)
-    assert [row["input"]["status"] for row in told(bench, job_id)] == ["completed"]
+    assert [row["input"]["status"] for row in deliveries_of(bench, job_id)] == ["completed"]
 
 
-def test_an_end_that_is_rolled_back_is_not_told(bench: Bench) -> None:
+def test_an_end_that_is_rolled_back_creates_no_delivery(bench: Bench) -> None:
     job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
     owned = bench.own(step.id)
     bench.write(lambda c: c.execute(update(Step.__table__).values(run_token=owned.run_token + 1)))
     with pytest.raises(OwnershipLost):
         bench.complete(owned, {})
-    assert (bench.job(job_id)["status"], told(bench, job_id)) == ("running", [])
+    assert (bench.job(job_id)["status"], deliveries_of(bench, job_id)) == ("running", [])
 
 
-def test_a_second_end_tells_nothing_more(bench: Bench) -> None:
+def test_a_second_end_creates_no_second_delivery(bench: Bench) -> None:
     job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
     cancelled_waiting(bench, job_id, step.id)
     assert not bench.write(lambda c: endings.end(c, job_store.lock(c, job_id, None), "expired"))
-    assert len(told(bench, job_id)) == 1
+    assert len(deliveries_of(bench, job_id)) == 1
 
 
-def test_the_newest_end_alone_is_told_of(bench: Bench) -> None:
+def test_only_the_newest_end_is_reported(bench: Bench) -> None:
     job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
 
     def speaks(delivery: Any) -> bool:
         return bench.database.read(lambda c: webhook_deliveries.ended_job(c, delivery["id"])) is not None
 
     failed(bench, job_id, step.id)
-    (first,) = told(bench, job_id)
+    (first,) = deliveries_of(bench, job_id)
     assert speaks(first)
     bench.write(lambda c: endings.reopen(c, job_store.lock(c, job_id, None), job_store.fetch_steps(c, job_id)[0]))
     assert not speaks(first), "the job has not ended"
     completed(bench, job_id, step.id)
-    first, second = told(bench, job_id)
+    first, second = deliveries_of(bench, job_id)
     assert (speaks(first), speaks(second)) == (False, True)
 
 
@@ -204,7 +204,7 @@ def test_deliveries_are_neither_listed_nor_counted_as_jobs(bench: Bench) -> None
         rows, _ = bench.database.read(lambda c: job_lists.page(c, chosen, limit=10, cursor=None))
         return [row["id"] for row in rows]
 
-    (delivery,) = told(bench, job_id)
+    (delivery,) = deliveries_of(bench, job_id)
     assert listed(JobFilter(account="acme")) == [job_id]
     assert listed(JobFilter(pipeline="webhook", deliveries=True)) == [delivery["id"]]
 
@@ -212,14 +212,14 @@ def test_deliveries_are_neither_listed_nor_counted_as_jobs(bench: Bench) -> None
 def test_deliveries_are_pruned_with_their_job_and_keep_it_while_they_are_open(bench: Bench) -> None:
     job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
     completed(bench, job_id, step.id)
-    (delivery,) = told(bench, job_id)
+    (delivery,) = deliveries_of(bench, job_id)
     none_kept = Retention(completed=0, failed=0, grace=-1.0, max_age=-1.0)
 
     def prune() -> int:
         found = candidates(bench.database, none_kept, limit=100)
         return remove(bench.database, found).jobs if found else 0
 
-    assert prune() == 0, "it has not been told yet"
+    assert prune() == 0, "it was not delivered yet"
     owned = bench.own(delivery["step_id"])
     bench.write(lambda c: finish_steps.fail(c, owned, outcome="failed", error=ERROR, traceback=None, message={}))
     assert prune() == 0, "somebody may replay it"
@@ -231,12 +231,12 @@ def test_deliveries_are_pruned_with_their_job_and_keep_it_while_they_are_open(be
 def test_what_the_receiver_answered_is_kept_with_the_try(bench: Bench) -> None:
     job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
     completed(bench, job_id, step.id)
-    (delivery,) = told(bench, job_id)
+    (delivery,) = deliveries_of(bench, job_id)
     owned = bench.own(delivery["step_id"])
     bench.write(lambda c: webhook_deliveries.note_answer(c, owned.step_id, owned.run_token, 503))
     bench.write(lambda c: finish_steps.retry(c, owned, outcome="failed", error=ERROR, delay_seconds=60.0))
     bench.write(lambda c: webhook_deliveries.note_answer(c, owned.step_id, owned.run_token, 200))
     (attempt,) = bench.database.read(lambda c: webhook_deliveries.attempts_of(c, [delivery["id"]]))
     assert (attempt["status_code"], attempt["outcome"]) == (503, "failed"), "a try that ended is not changed"
-    (waiting,) = told(bench, job_id)
+    (waiting,) = deliveries_of(bench, job_id)
     assert waiting["step_due_at"] - attempt["finished_at"] > timedelta(seconds=50)
