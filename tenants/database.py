@@ -16,13 +16,12 @@ import operator
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import psycopg
-from psycopg.rows import namedtuple_row
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -282,48 +281,6 @@ class Database:
         self.engine.dispose()
         if self._writer_lock is not None:
             self._writer_lock.close()
-
-    # --- former ways, until their last callers use `batch` --------------------------------------------------------
-
-    def run_one(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
-        def run(statements: Any, _: Sequence[Any]) -> Sequence[Any]:
-            with statements._connection.cursor(row_factory=namedtuple_row) as cursor:
-                return cast("list[Any]", cursor.execute(statement, parameters).fetchall())
-
-        return self._with_retries(functools.partial(self._run_statement, run, []))
-
-    def run_together(self, statement_for: Any, item: Mapping[str, Any]) -> dict[str, Any] | None:
-        return cast("dict[str, Any] | None", self.batch(_over(statement_for), item))
-
-    def run_on_sqlite(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
-        return self.batch(_alone, work)
-
-    def run_together_on_sqlite(self, run_all: Any, item: Any) -> Any:
-        return self.batch(_on_driver(run_all), item)
-
-
-def _alone(connection: Connection, works: Sequence[Any]) -> list[Any]:
-    return _through_driver(lambda driver, items: [work(driver) for work in items], connection, works)
-
-
-@functools.cache
-def _on_driver(run_all: Any) -> Any:
-    return functools.partial(_through_driver, run_all)
-
-
-def _through_driver(run_all: Any, connection: Connection, items: Sequence[Any]) -> list[Any]:
-    if not connection.in_transaction():
-        connection.begin()
-    connection.info[EVENTS_RECORDED] = True
-    try:
-        return list(run_all(connection.connection.driver_connection, items))
-    except sqlite3.Error as error:
-        raise DBAPIError.instance(None, None, error, sqlite3.Error) from error
-
-
-@functools.cache
-def _over(statement_for: Any) -> Any:
-    return lambda statements, items: statements.run_over(statement_for(items), items)
 
 
 def _run_groups(connection: Connection, *, calls: Sequence[_Call]) -> list[Any]:
