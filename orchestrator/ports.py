@@ -6,7 +6,7 @@ import socket
 import time
 
 #: How long to wait for a port: the process that had it may just be ending.
-_LINGER_SECONDS = 5.0
+LINGER_SECONDS = 5.0
 _NEIGHBOURS = 50
 
 
@@ -65,7 +65,7 @@ def choose_port(
 
 
 def _becomes_free(host: str, port: int) -> bool:
-    until = time.monotonic() + _LINGER_SECONDS
+    until = time.monotonic() + LINGER_SECONDS
     while not is_free(host, port):
         if time.monotonic() > until:
             return False

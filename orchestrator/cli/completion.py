@@ -12,7 +12,7 @@ import typer
 from ..client import Onelane
 from .context import Caller
 
-_SECONDS = 2.0
+SECONDS = 2.0
 _MAX_ROWS = 30
 
 Completion = Callable[[typer.Context, str], list[str]]
@@ -25,7 +25,7 @@ def _completion(ask: Callable[[Onelane, str], Iterable[str]]) -> Completion:
         given = ctx.params
         caller = Caller(url=given.get("url"), key=given.get("key"), data_dir=given.get("data_dir"))
         try:
-            with caller.connect(timeout_seconds=_SECONDS, retries=0) as onelane:
+            with caller.connect(timeout_seconds=SECONDS, retries=0) as onelane:
                 found = dict.fromkeys(ask(onelane, incomplete))
         except Exception:
             # A shell cannot show an error during completion; the command itself will.

@@ -24,14 +24,14 @@ from .errors import ApiError, NotReachable, api_error
 
 _logger = logging.getLogger(__name__)
 
-_PAGE = 200
+PAGE = 200
 #: A stream without data for so long is dead: a comment is sent every 15 seconds.
 _SILENCE_SECONDS = 45.0
 _RECONNECT_SECONDS = 0.5
 #: How long a stream may be interrupted before the reader gets an error; a restart of a control plane takes less.
 _AWAY_SECONDS = 60.0
 #: The pause before the first repeat, which doubles, and the longest one. A longer `Retry-After` is left to the caller.
-_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 10.0
+PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 10.0
 #: Codes of temporary failures.
 _TEMPORARY = frozenset({"unavailable", "idempotency_in_progress", "rate_limited", "unknown"})
 
@@ -152,7 +152,7 @@ class Connection:
                 wait = failure.retry_after
                 if failure.code not in _TEMPORARY or (failure.code == "unknown" and failure.status < 502):
                     raise failure
-            pause = _PAUSE_SECONDS * 2**number * random.uniform(0.5, 1.0)
+            pause = PAUSE_SECONDS * 2**number * random.uniform(0.5, 1.0)
             if number == retries or (wait is not None and wait > _LONGEST_PAUSE_SECONDS):
                 raise failure
             time.sleep(min(_LONGEST_PAUSE_SECONDS, max(pause, wait or 0.0)))
@@ -221,7 +221,7 @@ class Connection:
         left = limit
         while left is None or left > 0:
             page = self.call(
-                "GET", path, params={**params, "cursor": cursor, "limit": _PAGE if left is None else min(_PAGE, left)}
+                "GET", path, params={**params, "cursor": cursor, "limit": PAGE if left is None else min(PAGE, left)}
             )
             yield from page["items"]
             cursor = page.get("next_cursor")

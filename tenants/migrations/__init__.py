@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 #: Any fixed number of our own: several processes that migrate at once take turns by it.
-_ADVISORY_LOCK = 0x6F6E656C616E65
+ADVISORY_LOCK = 0x6F6E656C616E65
 
 
 #: How long a migration waits for a table.
@@ -58,7 +58,7 @@ def _upgrade(connection: Connection, revision: str) -> None:
         connection.execute(text("SET LOCAL lock_timeout = 0"))
         # Unlike everything else, it may have to go through whole tables.
         connection.execute(text("SET LOCAL enable_seqscan = on"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
     config = _config()
     if _is_newer(_current(connection)):

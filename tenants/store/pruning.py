@@ -30,7 +30,7 @@ artifacts, workers, idempotency_keys = Artifact.__table__, Worker.__table__, Ide
 
 #: A job may have very many events (each call of `ctx.log` is one): they are removed first, so many at a time.
 ROWS_AT_ONCE = 2000
-_ACCOUNTS_AT_ONCE = 500
+ACCOUNTS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def _accounts_with_surplus(
         .group_by(jobs.c.account)
         .having(func.count() > kept, func.min(jobs.c.finished_at) < db_now(-grace))
         .order_by(jobs.c.account)
-        .limit(_ACCOUNTS_AT_ONCE)
+        .limit(ACCOUNTS_AT_ONCE)
     )
     return connection.execute(statement).scalars().all()
 

@@ -246,7 +246,7 @@ def test_doctor_finds_a_driver_that_does_not_start(monkeypatch: pytest.MonkeyPat
     assert "libatomic1" in str(driver.fix)
 
 
-def test_doctor_says_that_up_needs_a_redis_where_the_embedded_server_is_not_installed(
+def test_doctor_says_that_up_needs_a_redis_without_the_embedded_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (found,) = [each for each in examine() if each.part == "redis"]
@@ -372,7 +372,7 @@ def test_a_port_that_is_taken_is_said_with_how_to_choose_another(
         "ONELANE_DATA_DIR": str(tmp_path),
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(ports, "_LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(ports, "LINGER_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
         assert run(["serve", "--port", port]) == 1

@@ -15,7 +15,7 @@ from tests.servers import free_port
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A port with a listener; nothing of ours waits long for it here."""
-    monkeypatch.setattr(ports, "_LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(ports, "LINGER_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 

@@ -248,7 +248,7 @@ def test_alert_urls_come_in_one_variable(form: str, monkeypatch: pytest.MonkeyPa
     assert "hunter2" not in repr(settings)
 
 
-def test_a_wrong_alert_url_is_told_by_its_place_and_kind_with_the_other_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_alert_url_is_reported_by_place_and_kind_with_other_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONELANE_ALERT_URLS", "json://127.0.0.1:9/x slack://hunter2 nosuch://hunter2@host")
     monkeypatch.setenv("ONELANE_ALERTS_PER_HOUR", "0")
     with pytest.raises(SettingsError) as caught:

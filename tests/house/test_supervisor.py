@@ -16,7 +16,7 @@ pytestmark = pytest.mark.processes
 SPEC = ChildSpec("child", "tests.house.waiting_child", [], {"PYTHONPATH": str(ROOT)})
 
 
-def test_a_child_begins_when_its_supervisor_lets_it_and_its_successor_at_once() -> None:
+def test_a_child_waits_for_its_supervisor_and_its_successor_starts_at_once() -> None:
     lines: queue.Queue[str] = queue.Queue()
     supervisor = Supervisor(lambda _, line: lines.put(line))
     try:

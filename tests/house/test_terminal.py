@@ -153,7 +153,7 @@ def test_a_service_that_is_silent_leaves_no_offer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], silent: str, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("orchestrator.cli.completion._SECONDS", 0.2)
+    monkeypatch.setattr("orchestrator.cli.completion.SECONDS", 0.2)
     monkeypatch.setenv("ONELANE_URL", silent)
     assert complete("onelane jobs get x", monkeypatch, capsys) == [], "there is no key, either"
     monkeypatch.setenv("ONELANE_API_KEY", "a-key-that-opens-nothing-at-all")

@@ -143,7 +143,7 @@ def test_a_second_up_on_the_directory_is_refused_in_one_sentence(up: RunningUp) 
     assert "Traceback" not in second.stderr
 
 
-def test_a_part_that_refuses_the_settings_ends_up_with_their_status_at_its_first_try(tmp_path: Path) -> None:
+def test_up_ends_at_once_with_the_status_of_a_part_that_refuses_settings(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-P", "-m", "orchestrator.cli", "up", "--data-dir", str(tmp_path / "data")],
         capture_output=True,

@@ -200,7 +200,7 @@ def test_without_channels_alerts_wait_in_the_list(planes: Callable[..., Runtime]
 # --- a session that is over ----------------------------------------------------------------------------------------
 
 
-def test_login_required_pauses_the_lane_and_alerts_and_a_new_session_ends_it(
+def test_login_required_pauses_the_lane_with_an_alert_until_a_new_session(
     planes: Callable[..., Runtime], receiver: Receiver
 ) -> None:
     runtime = planes(alert_urls=(receiver.url,))

@@ -93,7 +93,7 @@ def test_both_ways_of_making_a_job_leave_the_same(runtime: Runtime, monkeypatch:
         ({"limits": {"daily_quota": 1}}, QuotaExhausted),
     ],
 )
-def test_the_quick_way_refuses_nothing_and_takes_nothing_that_is_to_be_refused(
+def test_the_fast_path_refuses_and_accepts_what_the_general_path_does(
     runtime: Runtime, row: dict[str, Any], refusal: type[Exception]
 ) -> None:
     runtime.jobs.create("acme", JobPlan("quick", INPUT))

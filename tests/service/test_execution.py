@@ -202,7 +202,7 @@ def test_an_error_of_our_own_loses_no_message(stand: Stand, monkeypatch: pytest.
     assert stand.job(job_id)["status"] == "completed"
 
 
-def test_a_step_of_a_worker_that_was_stopped_for_too_long_is_refused_every_call(
+def test_each_call_of_a_worker_that_was_stopped_for_too_long_is_refused(
     stand: Stand,
 ) -> None:
     """A thread step goes on when its process is continued; until that process ends, all it asks for is refused."""

@@ -86,7 +86,7 @@ def test_a_host_that_is_paused_comes_back_to_nothing(service: Service) -> None:
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
-def test_what_a_stopping_worker_cannot_end_runs_nowhere_else_before_the_worker_is_gone(service: Service) -> None:
+def test_a_step_that_a_stopping_worker_cannot_end_waits_until_it_is_gone(service: Service) -> None:
     """A step in a thread outlives the grace: noting the stop would give it away while it goes on."""
     worker = service.work()
     job_id = service.make("quick", do="wait")

@@ -16,7 +16,7 @@ def outcomes(service: Service, job_id: str) -> list[str]:
     return [attempt["outcome"] for attempt in service.job(job_id)["steps"][0]["attempts"]]
 
 
-def test_jobs_are_accepted_while_redis_is_gone_and_run_when_an_empty_one_is_back(own: Own) -> None:
+def test_jobs_are_accepted_without_redis_and_run_with_an_empty_one(own: Own) -> None:
     service = own.service
     service.work()
     running = service.make("patient", account="runs", do="wait")

@@ -98,7 +98,7 @@ def start_worker(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[St
 @pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_worker_waits_for_its_schema_and_stops_in_order_for_a_newer_release(
+def test_a_worker_waits_for_its_schema_and_stops_for_a_newer_release(
     sqlite_url: str, start_worker: Start, tmp_path: Path
 ) -> None:
     def said() -> str:

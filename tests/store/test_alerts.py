@@ -229,7 +229,7 @@ def test_each_message_has_one_claimer(database: Database, watch: Watch) -> None:
     assert sorted(claimed) == sorted(row.id for row in watch.rows())
 
 
-def test_a_claimer_that_died_is_followed_by_another_and_changes_nothing_any_more(watch: Watch) -> None:
+def test_a_claimer_that_died_is_followed_by_another_and_changes_nothing(watch: Watch) -> None:
     watch.note()
     dead = watch.claim()
     assert dead is not None
@@ -243,7 +243,7 @@ def test_a_claimer_that_died_is_followed_by_another_and_changes_nothing_any_more
     assert watch.rows()[0].told == 1
 
 
-def test_a_channel_that_refuses_gets_the_same_again_later_and_the_others_do_not(watch: Watch) -> None:
+def test_only_a_channel_that_refuses_gets_the_same_alert_again_later(watch: Watch) -> None:
     watch.note()
     assert watch.send(taken=1, refused=(2,)).channels is None
     watch.note()

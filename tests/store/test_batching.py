@@ -147,7 +147,7 @@ def test_a_batch_with_too_few_answers_is_an_error_of_each_item(threads: ThreadPo
     executor.close()
 
 
-def test_items_of_one_key_share_a_batch_and_the_one_that_waited_longest_is_in_it(threads: ThreadPoolExecutor) -> None:
+def test_items_of_one_key_share_a_batch_with_the_one_that_waited_longest(threads: ThreadPoolExecutor) -> None:
     negation = Negation(max_batch_size=2, key=lambda item: item < 0)
     calls = negation.start(threads, 1, -2, 3, -4, 5, -6, 7)
     negation.gate.set()

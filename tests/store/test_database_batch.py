@@ -103,7 +103,7 @@ def test_an_item_that_is_refused_fails_by_itself(database: Database, threads: Th
 
 
 @pytest.mark.parametrize("failure", [CommitUnknown("the connection was lost"), Unavailable("nobody answers")])
-def test_a_failure_of_the_whole_batch_reaches_each_caller_as_an_error_of_its_own(
+def test_a_failure_of_the_batch_reaches_each_caller_as_its_own_error(
     database: Database, threads: ThreadPoolExecutor, failure: Unavailable
 ) -> None:
     runs = []
@@ -133,7 +133,7 @@ def test_a_batch_that_fails_after_its_statement_leaves_the_outcome_unknown(
 
 
 @on_postgresql
-def test_statements_that_the_driver_deallocated_after_a_rollback_are_prepared_again(database: Database) -> None:
+def test_statements_deallocated_after_a_rollback_are_prepared_again(database: Database) -> None:
     """The driver deallocates all prepared statements of a connection then, and not only its own."""
 
     def run(statements: PreparedStatements, items: Sequence[int]) -> list[int]:
@@ -223,9 +223,7 @@ def test_an_item_that_finds_the_disk_full_fails_by_itself(database: Database, th
 
 
 @on_sqlite
-def test_a_transaction_that_sqlite_rolled_back_is_answered_to_nobody_as_committed(
-    database: Database, threads: ThreadPoolExecutor
-) -> None:
+def test_no_caller_gets_a_commit_of_what_sqlite_rolled_back(database: Database, threads: ThreadPoolExecutor) -> None:
     def roll_back(connection: Connection, items: Sequence[int]) -> list[int]:
         connection.exec_driver_sql("ROLLBACK")  # as SQLite does by itself when the disk fails
         return list(items)

@@ -23,7 +23,7 @@ from tenants import postgres_sessions, sqlite_writer_lock
 from tenants.database import MAX_TRIES, CommitUnknown, Database
 from tenants.database_engine import TCP_SECONDS
 from tenants.errors import Unavailable
-from tenants.migrations import _ADVISORY_LOCK as ADVISORY_LOCK
+from tenants.migrations import ADVISORY_LOCK as ADVISORY_LOCK
 from tenants.models import Event, Job, Step, Worker
 from tenants.store import create_jobs, jobs, meta, workers
 from tenants.store.create_jobs import JobPlan, StepPlan

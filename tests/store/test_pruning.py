@@ -135,7 +135,7 @@ def test_accounts_with_nothing_to_remove_hide_no_others(
     bench: Bench, ended: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Accounts come in pages; those that are crowded with what is needed or young must not fill them all."""
-    monkeypatch.setattr(pruning, "_ACCOUNTS_AT_ONCE", 2)
+    monkeypatch.setattr(pruning, "ACCOUNTS_AT_ONCE", 2)
     for name in "abcd":
         for _ in range(3):
             ended(name, fail=True)  # each leaves an open dead letter

@@ -71,9 +71,7 @@ def test_an_attempt_that_lost_its_step_cannot_start_a_publish(bench: Bench, publ
     assert entry(bench)["status"] == "intent"
 
 
-def test_the_time_since_a_request_counts_from_the_end_of_the_attempt_that_may_have_sent_it(
-    bench: Bench, publishing: OwnedAttempt
-) -> None:
+def test_the_time_since_a_request_counts_from_the_end_of_its_attempt(bench: Bench, publishing: OwnedAttempt) -> None:
     bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))
     bench.write(lambda c: publications.started(c, publishing, draft(bench)["version"]))
     before = bench.write(lambda c: publications.open_entry(c, publishing, publisher="demo", base_url="http://blog"))[

@@ -226,7 +226,7 @@ def test_sqlites_own_error_is_raised_for_a_file_that_is_no_database(path: Path) 
         note(WriterLock(str(path)), connection, "one")
 
 
-def test_a_database_that_another_process_has_for_itself_is_waited_for_by_readers(
+def test_readers_wait_for_a_database_that_another_process_has_locked(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite locks readers out while a database is opened again after a crash, and while its last user leaves."""

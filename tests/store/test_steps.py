@@ -52,7 +52,7 @@ def test_only_one_of_many_starters_gets_the_step(bench: Bench) -> None:
     assert all(isinstance(each, OwnedAttempt | Refused) for each in answers)
 
 
-def test_two_steps_of_one_tenant_queue_never_run_together_even_if_redis_says_so(bench: Bench) -> None:
+def test_two_steps_of_a_tenant_queue_never_run_together_whatever_redis_says(bench: Bench) -> None:
     _, one = bench.make()
     _, two = bench.make()
     bench.own(one.id)
@@ -263,7 +263,7 @@ def test_approval_stops_before_the_last_step(bench: Bench) -> None:
 
 @pytest.mark.parametrize("entered", [False, True])
 @pytest.mark.parametrize("records_entry", [False, True])
-def test_only_an_irreversible_step_that_may_have_been_entered_has_an_unknown_outcome(
+def test_only_an_irreversible_step_that_was_entered_has_an_unknown_outcome(
     bench: Bench, entered: bool, records_entry: bool
 ) -> None:
     job_id, first = bench.make()

@@ -170,7 +170,7 @@ def test_starts_and_ends_read_no_whole_table(bench: Bench, database: Database) -
 
 
 @on_postgresql
-def test_plans_that_were_made_in_an_empty_database_do_not_read_all_of_a_full_one(bench: Bench) -> None:
+def test_plans_made_in_an_empty_database_do_not_read_all_of_a_full_one(bench: Bench) -> None:
     """They are kept with the connection, and the server may take a minute to look at the tables again."""
 
     def run(step_id: str) -> None:

@@ -209,7 +209,7 @@ def test_deliveries_are_neither_listed_nor_counted_as_jobs(bench: Bench) -> None
     assert listed(JobFilter(pipeline="webhook", deliveries=True)) == [delivery["id"]]
 
 
-def test_deliveries_are_pruned_with_their_job_and_keep_it_while_they_are_open(bench: Bench) -> None:
+def test_deliveries_are_pruned_with_their_job_which_open_ones_keep(bench: Bench) -> None:
     job_id, step = bench.make(steps=ONE_STEP, callback_url=URL)
     completed(bench, job_id, step.id)
     (delivery,) = deliveries_of(bench, job_id)

@@ -145,7 +145,7 @@ def test_what_people_decide_goes_on(upgraded: Upgraded) -> None:
     assert {client.jobs.get(facts[name])["status"] for name in ("approval", "paused")} == {"completed"}
 
 
-def test_a_step_that_this_version_lacks_fails_with_its_name_and_one_that_moved_is_done(upgraded: Upgraded) -> None:
+def test_a_missing_step_fails_with_its_name_and_a_moved_one_is_done(upgraded: Upgraded) -> None:
     client, facts = upgraded.client, upgraded.facts
     wait_until_ended(upgraded, [facts["renamed"], facts["moved"]])
     renamed = client.jobs.get(facts["renamed"])

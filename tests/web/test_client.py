@@ -43,7 +43,7 @@ def onelane(address: tuple[str, int]) -> Iterator[Onelane]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(connection, "PAUSE_SECONDS", 0.001)
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *answers: httpx2.Response | Exception) -> tuple[Onelane, Requests]:
@@ -160,7 +160,7 @@ def test_each_kind_of_refusal_has_its_class(address: tuple[str, int], onelane: O
 
 
 def test_pages_are_gone_through_as_far_as_they_are_wanted(onelane: Onelane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_PAGE", 2)
+    monkeypatch.setattr(connection, "PAGE", 2)
     made = onelane.jobs.create_many("a/b:c", [{"pipeline": "sample", "input": JOB["input"]}] * 5)  # type: ignore[typeddict-item]
     ids = [job["id"] for job in made]
     assert [job["id"] for job in onelane.jobs.list(account="a/b:c", limit=None)] == ids[::-1]

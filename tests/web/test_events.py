@@ -259,7 +259,7 @@ def test_what_the_reader_had_does_not_come_again_from_a_hub_that_is_behind(
 
 
 @ON_BOTH
-def test_what_is_committed_after_a_stream_was_taken_up_is_sent_whatever_its_number(
+def test_what_is_committed_after_a_stream_began_is_sent_whatever_its_number(
     address: tuple[str, int], runtime: Runtime
 ) -> None:
     """On PostgreSQL a lower number may be committed after a higher one, which the reader has."""

@@ -134,7 +134,7 @@ def test_to_rotate_a_key_that_is_not_there_is_404_before_415(api: Api, path: str
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-def test_a_repeat_of_a_rotation_gives_its_answer_though_the_old_key_has_ended(api: Api) -> None:
+def test_a_repeated_rotation_gives_its_answer_after_the_old_key_ended(api: Api) -> None:
     old = api.post(OF_ACME, {}).json()["id"]
     path, once = f"{OF_ACME}/{old}:rotate", {"headers": {"Idempotency-Key": "k"}}
     first = api.post(path, {"overlap": 0}, **once)
