@@ -33,7 +33,7 @@ def move_undeliverable(runtime: Runtime) -> bool:
     more = False
     for lane in admin.lanes():
         found = admin.buried(lane, _AT_ONCE)
-        moved = [each.burial_id for each in found if _record(runtime, each)]
+        moved = [each.buried_id for each in found if _record(runtime, each)]
         if moved:
             admin.take_buried(lane, moved)
         more = more or len(moved) == _AT_ONCE
@@ -45,7 +45,7 @@ def _record(runtime: Runtime, dead: BuriedMessage) -> bool:
         lane=dead.lane,
         account=dead.account,
         entry_id=dead.entry_id,
-        record_id=dead.burial_id,
+        record_id=dead.buried_id,
         set_aside_at=dead.buried_at,
         reason=dead.reason,
         payload=dead.payload,

@@ -18,7 +18,7 @@ from .keys import LANE_KEYS, QUEUE_KEYS, account_of, token
 from .lane_calls import LaneCalls
 from .lua import script
 
-#: Tenant queues, leases or burials that one script checks; entries of one queue; entries that a caller asks for.
+#: Tenant queues, leases or buried messages of one script; entries of one queue; entries that a caller asks for.
 _CHECKED_AT_ONCE = 50
 _ENTRIES_AT_ONCE = 500
 _ASKED_AT_ONCE = 200

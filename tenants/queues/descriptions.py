@@ -95,7 +95,7 @@ class BuriedMessage:
     """A message that will not run again: unknown actor, undecodable, or failed for good."""
 
     lane: str
-    burial_id: str
+    buried_id: str
     account: str | None
     entry_id: str
     reason: str
@@ -178,7 +178,7 @@ def decode_description(lane: str, raw: bytes, now: int, lane_paused: int, fields
     )
 
 
-def decode_buried(lane: str, burial_id: bytes, at: bytes, stored: bytes) -> BuriedMessage:
+def decode_buried(lane: str, buried_id: bytes, at: bytes, stored: bytes) -> BuriedMessage:
     head, body = stored.split(b"\n", 1)
     sizes = [int(part) for part in head.strip(b"[]").split(b",")]
     parts = []
@@ -187,7 +187,7 @@ def decode_buried(lane: str, burial_id: bytes, at: bytes, stored: bytes) -> Buri
         body = body[size:]
     return BuriedMessage(
         lane=lane,
-        burial_id=burial_id.decode(),
+        buried_id=buried_id.decode(),
         account=account_of(parts[0]),
         entry_id=parts[1].decode(),
         reason=parts[2].decode("utf-8", "replace"),

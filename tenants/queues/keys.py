@@ -41,8 +41,8 @@ LANE_KEYS = {
     "limits": (":limits", "hash token → settings that differ from the defaults; survives the reaper"),
     "bell": (":bell", "list, at most one element: something can start, or an earlier due time is known"),
     "damaged": (":damaged", "zset token → ms: tenant queues whose keys were found to disagree; checked first"),
-    "buried": (":buried", "zset burial id → ms of the burial"),
-    "graves": (":graves", "hash burial id → the buried message with reason, account and entry id"),
+    "buried": (":buried", "zset buried id → ms when it was buried"),
+    "buried_messages": (":graves", "hash buried id → the buried message with reason, account and entry id"),
 }
 
 #: Keys of one tenant queue: a token follows.

@@ -120,9 +120,9 @@ class Layouts:
     def _carry_buried(self, lane: str, shard: int) -> None:
         old, new = self._keys.root(lane, shard, layout=_OLD_LAYOUT), self._keys.root(lane, shard)
         for pairs in self._server.scan("HSCAN", f"{old}:graves", _AT_ONCE):
-            for burial, message in zip(pairs[::2], pairs[1::2], strict=True):
-                self._server.command("HSET", f"{new}:graves", burial, message)
-                self._server.command("ZADD", f"{new}:buried", int(burial) // 1000, burial)
+            for buried_id, message in zip(pairs[::2], pairs[1::2], strict=True):
+                self._server.command("HSET", f"{new}:graves", buried_id, message)
+                self._server.command("ZADD", f"{new}:buried", int(buried_id) // 1000, buried_id)
 
     def _carry_paused_accounts(self) -> None:
         old = f"{self._keys.lanes_of(_OLD_LAYOUT)}:paused"

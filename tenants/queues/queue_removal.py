@@ -89,13 +89,13 @@ class QueueRemoval(LaneCalls):
     def buried(self, lane: str, limit: int = 100) -> list[BuriedMessage]:
         """The oldest buried messages of the lane."""
         found = [
-            decode_buried(lane, burial_id, at, stored)
+            decode_buried(lane, buried_id, at, stored)
             for answer in self._on_shards("buried", lane, "list", limit)
-            for burial_id, at, stored in zip(answer[::3], answer[1::3], answer[2::3], strict=True)
+            for buried_id, at, stored in zip(answer[::3], answer[1::3], answer[2::3], strict=True)
             if stored is not None
         ]
         return found[:limit]
 
-    def take_buried(self, lane: str, burial_ids: Sequence[str]) -> int:
+    def take_buried(self, lane: str, buried_ids: Sequence[str]) -> int:
         """Removes buried messages, once they are stored elsewhere. Returns how many there were."""
-        return sum(self._on_shards("buried", lane, "take", *burial_ids))
+        return sum(self._on_shards("buried", lane, "take", *buried_ids))

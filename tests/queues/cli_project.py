@@ -1,6 +1,6 @@
 """A Dramatiq project as its users have them: `dramatiq tests.queues.cli_project`, with the broker from the environment.
 
-Every middleware that users rely on is there; actors tell what they did in the list `told`.
+Every middleware that users rely on is there; actors report what they did in the list `reported`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ client: Any = redis.Redis.from_url(URL)
 MUTEX: Any = ConcurrentRateLimiter
 
 
-def tell(*words: object) -> None:
+def report(*words: object) -> None:
     current = current_message()
     account = current.account if current is not None else None
-    client.rpush("told", " ".join(map(str, (*words, account, os.getpid()))))
+    client.rpush("reported", " ".join(map(str, (*words, account, os.getpid()))))
 
 
 @dramatiq.actor
@@ -60,17 +60,17 @@ def add(one: int, other: int) -> int:
 
 @dramatiq.actor
 async def later(name: str) -> None:
-    tell("async", name)
+    report("async", name)
 
 
 @dramatiq.actor
 def done(_message: object, result: object) -> None:
-    tell("callback", result)
+    report("callback", result)
 
 
 @dramatiq.actor
 def finished() -> None:
-    tell("group")
+    report("group")
 
 
 @dramatiq.actor(time_limit=300, max_retries=0)
@@ -79,23 +79,23 @@ def endless() -> None:
         while True:
             time.sleep(0.01)
     except dramatiq.middleware.TimeLimitExceeded:
-        tell("time limit")
+        report("time limit")
         raise
 
 
 @dramatiq.actor(max_age=1)
 def old() -> None:
-    tell("too old")
+    report("too old")
 
 
 @dramatiq.actor(max_retries=0, notify_shutdown=True, time_limit=600_000)
 def notified() -> None:
-    tell("waiting")
+    report("waiting")
     try:
         while True:
             time.sleep(0.01)
     except dramatiq.middleware.Shutdown:
-        tell("shutdown")
+        report("shutdown")
         raise
 
 
@@ -103,6 +103,6 @@ def notified() -> None:
 def exclusive() -> None:
     with MUTEX(LimiterBackend(url=URL), "exclusive", limit=1).acquire():
         before = client.incr("inside")
-        tell("inside", before)
+        report("inside", before)
         time.sleep(0.02)
         client.decr("inside")

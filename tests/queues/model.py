@@ -1,8 +1,8 @@
 """What a lane promises, in plain Python: which entries it holds, where they are, and which may start.
 
-It knows where each entry is (waiting, delayed, leased, or gone) and the order within each account. It does not know
-whose turn it is among accounts; of that it says only who could be next. Time is told to it in words: what is delayed,
-in backoff or paused for an hour stays so until it is told that the hour is over.
+It knows where each entry is (waiting, delayed, leased, or ended) and the order within each account. It does not order
+the accounts; it only says which of them could be next. It has no clock: what is delayed, in backoff or paused for an
+hour stays so until a call says that the hour is over.
 
 What must hold, beside "each entry in one place" and the order of an account:
 
@@ -76,7 +76,7 @@ class Queue:
         held.reschedule = False
 
     def set_strict(self, strict: bool) -> None:
-        """For the retries to come; one that holds a queue lets it go with its strictness, and runs in its turn."""
+        """For later retries. Without strict ordering a retry no longer holds its queue, and runs in order."""
         self.strict = strict
         if not strict:
             self.time_passes_for_backoff()

@@ -15,7 +15,7 @@ from tests.queues.lanes import LANE, Client, Hand, age_lease, entry, set_state, 
 LAST_USED = 4
 
 
-def test_describe_tells_what_a_queue_holds(broker: TenantBroker) -> None:
+def test_describe_shows_what_a_queue_holds(broker: TenantBroker) -> None:
     admin = broker.queues_admin
     assert admin.describe(LANE, "acme") is None
     broker.enqueue_many([entry("1"), entry("2"), entry("3", delay_seconds=60)])
@@ -52,7 +52,7 @@ def test_lists_page_through_every_queue_once(broker: TenantBroker) -> None:
         broker.queues_admin.list_queues(cursor="not ours")
 
 
-def test_lists_tell_queues_by_how_long_they_were_unused(broker: TenantBroker, client: Client) -> None:
+def test_lists_select_queues_by_how_long_they_were_unused(broker: TenantBroker, client: Client) -> None:
     hand = Hand(broker)
     broker.enqueue_many([entry("1", account) for account in ("old", "new")])
     for lease in hand.claim(2):
@@ -138,7 +138,7 @@ def key_space(client: Client) -> dict[bytes, object]:
 
 
 def test_the_reaper_leaves_what_owes_starts(broker: TenantBroker) -> None:
-    """With its state a queue's rate would be forgotten. A dry run tells what a real one does."""
+    """With its state a queue's rate would be forgotten. A dry run returns what a real one does."""
     admin, hand = broker.queues_admin, Hand(broker)
     admin.set_limits(LANE, "limited", QueueLimits(rate=Rate(1, 3600)))
     broker.enqueue_many([entry("1", "limited"), entry("1", "free")])

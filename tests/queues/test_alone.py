@@ -34,7 +34,7 @@ client = redis.Redis.from_url(os.environ["SERVER"])
 
 @dramatiq.actor(queue_name="resize")
 def resize(picture):
-    client.rpush("told", f"{current_message().account} {picture} {price(picture)}")
+    client.rpush("reported", f"{current_message().account} {picture} {price(picture)}")
 """
 SEND = "import actors; actors.resize.send_with_options(args=('a.png',), account='acme')"
 ONLY_THESE = "from importlib.metadata import distributions; print(*sorted(each.name for each in distributions()))"
@@ -103,7 +103,7 @@ def test_the_dramatiq_command_serves_a_project_with_packages_of_our_names(
     worker = subprocess.Popen(command, cwd=project, env={"SERVER": redis_url}, stderr=subprocess.DEVNULL)
     try:
         run(python, SEND, project, SERVER=redis_url)
-        eventually(lambda: client.lrange("told", 0, -1) == [b"acme a.png 5"], 90)
+        eventually(lambda: client.lrange("reported", 0, -1) == [b"acme a.png 5"], 90)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(timeout=60) == 0
     finally:
@@ -124,8 +124,8 @@ from datetime import UTC, datetime, timedelta
 from onelane_queues import *
 picture, tomorrow = "a.png", datetime.now(UTC) + timedelta(days=1)
 """
-    told = run(python, f"{head}{code}\nprint(broker.queues_admin.describe('resize', 'acme').waiting)", project)
-    assert told == "1\n"
+    reported = run(python, f"{head}{code}\nprint(broker.queues_admin.describe('resize', 'acme').waiting)", project)
+    assert reported == "1\n"
 
 
 def test_the_embedded_server_names_its_extra(python: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_every_script_keeps_to_one_slot(
     assert on_cluster.check_health().faults == {}
     buried = admin.buried(LANE)
     assert len(buried) == len(ACCOUNTS)
-    assert admin.take_buried(LANE, [each.burial_id for each in buried]) == len(ACCOUNTS)
+    assert admin.take_buried(LANE, [each.buried_id for each in buried]) == len(ACCOUNTS)
     # Whose messages were buried is a matter of turns, and those of the time that each took.
     left = 4 - sum(each.account == "a0" for each in buried)
     assert len(admin.remove(LANE, "a0", ["0", "1", "2", "3"])) == left

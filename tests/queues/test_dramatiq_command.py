@@ -54,8 +54,8 @@ def send(broker: TenantBroker, actor: str, *arguments: object, account: str | No
     broker.enqueue(Message(LANE, actor, arguments, {}, {"account": account, **options}))
 
 
-def told(client: Client) -> list[str]:
-    return [raw.decode().rsplit(" ", 1)[0] for raw in client.lrange("told", 0, -1)]
+def reported(client: Client) -> list[str]:
+    return [raw.decode().rsplit(" ", 1)[0] for raw in client.lrange("reported", 0, -1)]
 
 
 def test_processes_share_the_work_and_stop_in_order(
@@ -99,15 +99,15 @@ def test_every_middleware_does_its_work(
         send(broker, "exclusive", account=f"e{number}")
     send(broker, "notified", account="stopped")
     wanted = {"callback 3 acme", "async x other", "time limit slow", "waiting stopped"}
-    eventually(lambda: wanted <= set(told(client)), 60)
-    eventually(lambda: len([each for each in told(client) if each.startswith("inside")]) == 6, 60)
-    assert {each.split(" ")[1] for each in told(client) if each.startswith("inside")} == {"1"}
+    eventually(lambda: wanted <= set(reported(client)), 60)
+    eventually(lambda: len([each for each in reported(client) if each.startswith("inside")]) == 6, 60)
+    assert {each.split(" ")[1] for each in reported(client) if each.startswith("inside")} == {"1"}
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=45) as answer:
         assert b"dramatiq_messages_total" in answer.read()
     command.send_signal(signal.SIGTERM)
     assert command.wait(timeout=60) == 0
-    assert "shutdown stopped" in told(client)
-    assert "too old aged" not in told(client)
+    assert "shutdown stopped" in reported(client)
+    assert "too old aged" not in reported(client)
     reasons = {each.account: each.reason.split(":")[0] for each in broker.queues_admin.buried(LANE)}
     assert reasons["slow"] == "TimeLimitExceeded"
     assert broker.queues_admin.totals(LANE).active == 0

@@ -54,7 +54,7 @@ def test_a_killed_worker_is_made_good_within_lease_and_a_second(
     killed_at = time.time()
     first.kill()
     first.wait()
-    # Not the time at which we hear of it: on a starved machine its message may run again by then.
+    # Not the time at which this test notices it: on a starved machine its message may run again by then.
     died = {first.pid: killed_at}
     eventually(lambda: len(events(client, "start")) == 2)
     again = attempts(client, died)[1]
@@ -141,8 +141,8 @@ def test_a_message_that_kills_its_workers_is_buried(
         assert worker.wait(timeout=PATIENCE_MS / 1000) == -signal.SIGKILL
     start_process(redis_url, lease=2, threads=1)
     eventually(lambda: {each[1] for each in events(client, "end")} == {"2", "3"})
-    (grave,) = broker.queues_admin.buried(LANE)
-    assert (grave.account, grave.entry_id, grave.reason) == ("acme", "1", "max_deliveries")
+    (buried,) = broker.queues_admin.buried(LANE)
+    assert (buried.account, buried.entry_id, buried.reason) == ("acme", "1", "max_deliveries")
     assert runs(attempts(client))[1] == 2
 
 
@@ -189,7 +189,7 @@ def test_a_cut_of_every_connection_is_survived(
         proxy.cut()
         eventually(lambda: len(events(client, "start")) == len(events(client, "end")))
         proxy.restore()
-        mended_at = time.time()
+        restored_at = time.time()
         eventually(lambda: is_empty(broker), 60)
     finally:
         proxy.close()
@@ -197,7 +197,7 @@ def test_a_cut_of_every_connection_is_survived(
     assert runs(found) == dict.fromkeys(range(300), 1)
     assert overlaps(found) == []
     # Dramatiq's worker waits three seconds before it consumes again.
-    report("cut of all connections", recovery(found, mended_at), 4 + SLACK)
+    report("cut of all connections", recovery(found, restored_at), 4 + SLACK)
 
 
 @pytest.mark.parametrize("keep_data", [True, False], ids=["with its data", "without its data"])
@@ -280,7 +280,7 @@ def test_a_worker_outlives_its_servers_time_away(
         broker.enqueue_once(stay(1, "acme"))
         eventually(lambda: len(events(client, "start")) == 1)
         server.process.send_signal(signal.SIGSTOP)
-        client.set("go", 1)  # it ends while nobody can be told
+        client.set("go", 1)  # it ends while no settle can reach the server
         eventually(lambda: len(events(client, "end")) == 1)
         server.process.send_signal(signal.SIGCONT)
         eventually(lambda: is_empty(broker))

@@ -190,7 +190,7 @@ def test_a_poisonous_message_is_buried(broker: TenantBroker, client: Client) -> 
     (buried,) = broker.queues_admin.buried(LANE)
     assert (buried.account, buried.entry_id, buried.reason) == ("acme", "1", "max_deliveries")
     assert Message.decode(buried.payload).queue_name == LANE
-    assert broker.queues_admin.take_buried(LANE, [buried.burial_id]) == 1
+    assert broker.queues_admin.take_buried(LANE, [buried.buried_id]) == 1
     assert broker.queues_admin.buried(LANE) == []
 
 

@@ -35,7 +35,7 @@ def test_a_higher_concurrency_acts_on_the_backlog(broker: TenantBroker) -> None:
     assert hand.claim(10) == []
 
 
-def test_a_rate_counts_starts_and_tells_when_to_look_again(broker: TenantBroker, client: Client) -> None:
+def test_a_rate_counts_starts_and_says_when_to_poll_again(broker: TenantBroker, client: Client) -> None:
     broker.queues_admin.set_limits(LANE, "acme", QueueLimits(concurrency=10, rate=Rate(2, 60)))
     broker.enqueue_many([entry(str(number)) for number in range(4)])
     hand = Hand(broker)
@@ -231,7 +231,7 @@ def test_a_lane_runs_no_more_than_its_global_concurrency(broker: TenantBroker) -
     hand = Hand(broker)
     leases = hand.claim(10)
     assert len(leases) == 2
-    assert hand.left == 0  # nobody is told to come for what cannot start
+    assert hand.left == 0  # no worker is woken for messages that cannot start
     assert len(hand.settle(leases[0], chain=True)) == 1
     broker.queues_admin.set_lane_limits(LANE, None)
     assert len(hand.claim(10)) == 1

@@ -364,7 +364,7 @@ def test_no_more_is_claimed_than_threads_are_free(broker: TenantBroker, start_wo
         publish.send_with_options(account=f"a{number}")
         generate.send_with_options(account=f"a{number}")
     start_worker(broker, threads=4)
-    # A lane that asks holds permits for a moment before it has messages, so it is the server that tells.
+    # A lane that asks holds permits for a moment before it has messages, so the server is asked.
     eventually(lambda: sum(broker.queues_admin.totals(lane).active for lane in (LANE, "generate")) == 4)
     assert broker.worker.budget.used == 4
     go.set()

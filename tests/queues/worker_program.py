@@ -38,33 +38,33 @@ def main(arguments: argparse.Namespace) -> None:
             except redis.RedisError:
                 time.sleep(0.02)
 
-    def tell(event: str, number: int) -> None:
+    def report(event: str, number: int) -> None:
         current = current_message()
         assert current is not None
-        # The time is taken before the way to the server: an end is never told later than it was.
+        # The time is taken before the way to the server: an end is never reported later than it was.
         line = f"{event} {number} {current.account} {current.epoch} {time.time():.4f} {os.getpid()}"
         patiently(lambda: client.rpush("events", line))
 
     @dramatiq.actor(queue_name="publish", max_retries=0)
     def note(number: int, seconds: float) -> None:
-        tell("start", number)
+        report("start", number)
         time.sleep(seconds)
-        tell("end", number)
+        report("end", number)
 
     @dramatiq.actor(queue_name="publish", max_retries=0)
     def stay(number: int) -> None:
-        tell("start", number)
+        report("start", number)
         try:
             while not patiently(lambda: client.exists("go")):
                 time.sleep(0.01)
         except LeaseLost:
-            tell("interrupted", number)
+            report("interrupted", number)
             raise
-        tell("end", number)
+        report("end", number)
 
     @dramatiq.actor(queue_name="publish", max_retries=0)
     def die(number: int) -> None:
-        tell("start", number)
+        report("start", number)
         os.kill(os.getpid(), signal.SIGKILL)
 
     stopping = []

@@ -38,7 +38,7 @@ local function check_lane()
     repair_type(key, 'zset', '-')
   end
   repair_type(K.limits, 'hash', '-')
-  repair_type(K.graves, 'hash', '-')
+  repair_type(K.buried_messages, 'hash', '-')
   repair_type(K.bell, 'list', '-')
   if redis.call('EXISTS', R) == 1 and #stored ~= LANE_SIZE or not stored and redis.call('EXISTS', K.names) == 1 then
     violation('lane_state', '-', 'it was lost, or could not be read')
@@ -74,18 +74,18 @@ end
 
 -- Each stored message must be in the list of buried messages, and each listed one must be stored.
 local function check_buried()
-  local answer = redis.call('HSCAN', K.graves, after == '' and '0' or after, 'COUNT', number)
+  local answer = redis.call('HSCAN', K.buried_messages, after == '' and '0' or after, 'COUNT', number)
   for i = 1, #answer[2], 2 do
-    local burial = answer[2][i]
-    if not redis.call('ZSCORE', K.buried, burial) then
-      violation('unlisted_grave', '-', burial)
-      redis.call('ZADD', K.buried, floor((tonumber(burial) or now_us) / 1000), burial)
+    local buried_id = answer[2][i]
+    if not redis.call('ZSCORE', K.buried, buried_id) then
+      violation('unlisted_grave', '-', buried_id)
+      redis.call('ZADD', K.buried, floor((tonumber(buried_id) or now_us) / 1000), buried_id)
     end
   end
-  for _, burial in ipairs(redis.call('ZRANGE', K.buried, 0, number - 1)) do
-    if redis.call('HEXISTS', K.graves, burial) == 0 then
-      violation('empty_burial', '-', burial)
-      redis.call('ZREM', K.buried, burial)
+  for _, buried_id in ipairs(redis.call('ZRANGE', K.buried, 0, number - 1)) do
+    if redis.call('HEXISTS', K.buried_messages, buried_id) == 0 then
+      violation('empty_burial', '-', buried_id)
+      redis.call('ZREM', K.buried, buried_id)
     end
   end
   if answer[1] ~= '0' then go_on = answer[1] end

@@ -1,4 +1,4 @@
--- Starts up to `count` messages of the lane, for the accounts whose turn it is.
+-- Starts up to `count` messages of the lane, for the first ready accounts.
 -- KEYS: root
 -- ARGV: worker, request number, again (1: an answer to this request may have been lost), count, lease in ms, channel (a
 --       number that no other claim or settle of this worker uses until this one is answered)

@@ -13,6 +13,6 @@ for _, token in ipairs(tokens) do
   redis.call('UNLINK', K.waiting .. token, K.delayed .. token, K.entries .. token, K.slots .. token)
   delete_queue(queue)
 end
-if #tokens == 0 then redis.call('UNLINK', K.buried, K.graves, K.bell) end
+if #tokens == 0 then redis.call('UNLINK', K.buried, K.buried_messages, K.bell) end
 save_lane()
 return #tokens

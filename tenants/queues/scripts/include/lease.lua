@@ -171,15 +171,15 @@ end
 local function bury(queue, id, reason, value)
   local score, _, _, start = decode_entry(value)
   local message = score and string.sub(value, start) or value
-  local burial = whole(math.max(lane.epoch + 1, now_us))
-  lane.epoch = tonumber(burial)
+  local buried_id = whole(math.max(lane.epoch + 1, now_us))
+  lane.epoch = tonumber(buried_id)
   redis.call('HDEL', K.entries .. queue.token, id)
-  redis.call('ZADD', K.buried, now, burial)
-  redis.call('HSET', K.graves, burial, cjson.encode({ #queue.token, #id, #reason }) .. '\n' .. queue.token .. id ..
-    reason .. message)
+  redis.call('ZADD', K.buried, now, buried_id)
+  local sizes = cjson.encode({ #queue.token, #id, #reason })
+  redis.call('HSET', K.buried_messages, buried_id, sizes .. '\n' .. queue.token .. id .. reason .. message)
   for _, old in ipairs(redis.call('ZRANGEBYSCORE', K.buried, '-inf', now - BURIED_TTL, 'LIMIT', 0, 10)) do
     redis.call('ZREM', K.buried, old)
-    redis.call('HDEL', K.graves, old)
+    redis.call('HDEL', K.buried_messages, old)
   end
 end
 
