@@ -27,7 +27,7 @@ def tag_of(supervisor: ProcessId) -> int:
 def set_tag(tag: int) -> None:
     """Tag this process and all processes that it will start. Without it, only parents identify them."""
     if LINUX:
-        with suppress(ValueError):  # somebody has set a lower limit, which this user may not raise
+        with suppress(ValueError):  # a lower limit is set, which this user may not raise
             resource.setrlimit(_RLIMIT_LOCKS, (tag, tag))
 
 

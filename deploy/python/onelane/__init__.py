@@ -1,1 +1,1 @@
-"""What the distribution has beside its packages `actors`, `orchestrator` and `tenants`."""
+"""The distribution's modules outside of its packages `actors`, `orchestrator` and `tenants`."""

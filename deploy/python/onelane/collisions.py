@@ -1,11 +1,10 @@
-"""Import names of ours that a user's project has too: found when they collide, with the file and the ways out.
+"""Detects collisions of our package names with a user's, and reports the files and the solutions.
 
-`actors`, `orchestrator` and `tenants` are usual names, and Python takes whichever stands first on its path. At the
-start of the service, `hidden` names what hides a package of ours. In every other process of an environment that has
-onelane (`dramatiq`, a web server that sends messages) `onelane-collisions.pth` installs the finders, which say
-something only where an import fails anyway.
+`actors`, `orchestrator` and `tenants` are common names, and Python imports the first one on its path. At the service's
+start, `hidden` reports what hides our packages. In every other process of an environment with onelane (`dramatiq`, a
+web server that sends messages) `onelane-collisions.pth` installs the finders, which act only when an import fails.
 
-Imported by every Python of the environment: nothing but modules that are loaded already.
+Every Python of the environment imports this module, so it imports only modules that are already loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 
 OURS = ("actors", "orchestrator", "tenants")
 _BESIDE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-#: Where our packages lie: beside this one where they are installed; in a checkout this one is in `deploy/python`.
+#: The folder of our packages: beside this one if installed; in a checkout this one is in `deploy/python`.
 _HOME = _BESIDE if os.path.isdir(os.path.join(_BESIDE, "orchestrator")) else os.path.dirname(os.path.dirname(_BESIDE))
 _WAYS_OUT = (
     "Rename yours, or put it into a package of another name (myproject/{name}, imported as myproject.{name}). For the "
@@ -35,18 +34,18 @@ def hidden() -> list[str]:
 
 
 def hidden_by_ours(name: str) -> str | None:
-    """A module or package of somebody else's that has a name of ours and stands later on the path."""
+    """Another module or package with one of our names, later on the path."""
     top, _, rest = name.partition(".")
     if top not in OURS:
         return None
     found = [file for folder in dict.fromkeys(sys.path) if (file := _in_folder(folder or os.getcwd(), top))]
     theirs = [file for file in found if not _is_ours(file, top)]
-    # The one that has the module that was asked for, where there are several.
+    # If there are several, the one that has the requested module.
     return next((file for file in theirs if rest and _has(file, rest)), theirs[0] if theirs else None)
 
 
 def explain(name: str) -> str | None:
-    """Why a module below one of our names cannot be imported, if a collision is the reason."""
+    """Why a module below one of our names cannot be imported; None if it is not for a collision."""
     top, _, rest = name.partition(".")
     loaded = sys.modules.get(top)
     if top not in OURS or loaded is None:
@@ -63,7 +62,7 @@ def explain(name: str) -> str | None:
 
 
 class Finder:
-    """At the end of `sys.meta_path`: says why nobody found a module of ours, or one that ours hides."""
+    """At the end of `sys.meta_path`: explains why a module of ours, or one that ours hides, was not found."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
@@ -76,7 +75,7 @@ class Finder:
 class CommandFinder:
     """At the head of `sys.meta_path` in the `dramatiq` command.
 
-    Where `tenants` is one file, Python asks no finder for `tenants.queues`, and names no file.
+    If `tenants` is a single file, Python calls no finder for `tenants.queues`, and its error names no file.
     """
 
     _has_warned = False
@@ -100,7 +99,7 @@ def install() -> None:
 
 
 def exit_if_hidden(status: int) -> None:
-    """End the process where a package of ours is hidden, with a sentence for each."""
+    """End the process if one of our packages is hidden, with a sentence for each."""
     install()
     sentences = hidden()
     for sentence in sentences:

@@ -1,4 +1,4 @@
-"""The program `onelane`: makes sure that our packages are ours, before any of them is imported."""
+"""The program `onelane`: checks that no other package hides ours before it imports them."""
 
 from __future__ import annotations
 
