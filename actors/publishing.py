@@ -2,7 +2,7 @@
 
     intent ──before_submit──▶ started ──read back, same content──▶ confirmed
       ▲                          │
-      └── absent ◀── searched after the settling time ──▶ unknown (the target cannot tell)
+      └── absent ◀── searched after the settling time ──▶ unknown (the target cannot say)
 
 Invariants
 - ``started`` is committed before the irreversible request is sent. An attempt that reads it first searches for the post

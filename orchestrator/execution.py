@@ -126,8 +126,8 @@ class Execution:
         with self._state:
             known = self._starting | self._running.keys()
         orphaned = {(row["id"], row["run_token"]) for row in rows if row["id"] not in known}
-        twice, self._orphaned = orphaned & self._orphaned, orphaned
-        for step_id, run_token in twice:
+        again, self._orphaned = orphaned & self._orphaned, orphaned
+        for step_id, run_token in again:
             log.warning("step %s is handed back: SQL counts it as running here, and it does not run", step_id)
             try:
                 self._database.write(functools.partial(_hand_back, step_id=step_id, run_token=run_token))

@@ -1,4 +1,4 @@
-"""Kill workers at chosen moments of publishing, let others go on, and ask the target what came of it.
+"""Kill workers at chosen moments of publishing, while others continue, and check the result at the target.
 
 A plan gives each of a number of posts a moment. As soon as that post is there, the worker that publishes it gets
 SIGKILL, and another one is started. Each worker publishes one post at a time, so a kill hits exactly one; several
@@ -37,7 +37,7 @@ TRIES = 4
 #: Seconds that a request is held at its moment. Less than the publishers' settling times, which are part of their
 #: contract: a target at which a request may take effect later than that must say so.
 DWELL_SECONDS = (1.0, 4.0)
-#: The progress notes of `actors.publishing` that tell a moment.
+#: The progress notes of `actors.publishing` that mark a moment.
 _NOTES = {"session": "checking the session", "writing": "writing the post", "reading": "reading "}
 
 
@@ -229,7 +229,7 @@ class Campaign:
     def _judge(self, seconds: float) -> Verdict:
         ended = {each: self.installation.runtime.jobs.get(each) for each in self._job_ids}
         for planned in self._planned:
-            self._tell_attempts(planned, ended[planned.job_id])
+            self._print_attempts(planned, ended[planned.job_id])
         found = self.target.posts()
         return Verdict(
             target=self.target.name,
@@ -253,16 +253,16 @@ class Campaign:
             seconds=seconds,
         )
 
-    def _tell_attempts(self, planned: Planned, job: dict[str, Any]) -> None:
+    def _print_attempts(self, planned: Planned, job: dict[str, Any]) -> None:
         """Say what the killed post's attempts did, by seconds after the kill."""
         if planned.killed_at is None:
             return
-        told = [
+        shown = [
             f"{attempt['outcome']} {self._after(planned, attempt['started_at'])}…"
             f"{self._after(planned, attempt['finished_at'])}"
             for attempt in job["steps"][-1]["attempts"]
         ]
-        self.say(f"{planned.title!r}, killed at {planned.moment!r}: {', '.join(told)} s")
+        self.say(f"{planned.title!r}, killed at {planned.moment!r}: {', '.join(shown)} s")
 
     @staticmethod
     def _after(planned: Planned, moment: datetime | None) -> str:

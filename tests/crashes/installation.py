@@ -39,16 +39,16 @@ class WorkerEnded(AssertionError):
     """A worker ended by itself; the message has its log."""
 
 
-def until(true: Callable[[], bool], what: str, seconds: float, told: Callable[[], str] = str) -> None:
+def until(true: Callable[[], bool], what: str, seconds: float, describe: Callable[[], str] = str) -> None:
     """Wait until something in another process is true, looking again and again, for a bounded time.
 
     Raises:
-        NotInTime: with `what`, and what `told` gives then.
+        NotInTime: with `what`, and the text of `describe`.
     """
     end = time.monotonic() + seconds
     while not true():
         if time.monotonic() > end:
-            raise NotInTime(f"waited {seconds:g} s for {what}\n{told()}")
+            raise NotInTime(f"waited {seconds:g} s for {what}\n{describe()}")
         threading.Event().wait(LOOK_SECONDS)
 
 
@@ -92,10 +92,10 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            told = [*process.cmdline(), *process.environ().values(), process.cwd()]
+            words = [*process.cmdline(), *process.environ().values(), process.cwd()]
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue  # ended just now, or somebody else's
-        if process.pid != os.getpid() and any(text in each for each in told):
+        if process.pid != os.getpid() and any(text in each for each in words):
             found.append(process)
     return found
 

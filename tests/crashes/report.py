@@ -35,7 +35,7 @@ def table(verdicts: Sequence[Verdict], whole: WholeVerdict | None = None) -> str
     head += ("kill→done p50", "p99", "tree gone p99", "seconds")
     rows = [head]
     for verdict in verdicts:
-        told = as_json(verdict)
+        data = as_json(verdict)
         counts = (verdict.lost, verdict.doubled, verdict.unfinished, verdict.left_over)
         rows.append(
             (
@@ -44,9 +44,9 @@ def table(verdicts: Sequence[Verdict], whole: WholeVerdict | None = None) -> str
                 str(verdict.kills),
                 str(verdict.posts),
                 *(str(len(each)) for each in counts),
-                f"{told['recovery_p50']} s",
-                f"{told['recovery_p99']} s",
-                f"{told['cleared_p99']} s",
+                f"{data['recovery_p50']} s",
+                f"{data['recovery_p99']} s",
+                f"{data['cleared_p99']} s",
                 f"{verdict.seconds:.0f}",
             )
         )
@@ -68,5 +68,5 @@ def table(verdicts: Sequence[Verdict], whole: WholeVerdict | None = None) -> str
 
 
 def dump(verdicts: Sequence[Verdict], whole: WholeVerdict | None = None) -> str:
-    told = {"campaigns": [as_json(verdict) for verdict in verdicts]}
-    return json.dumps({**told, "whole": None if whole is None else asdict(whole)}, indent=2)
+    data = {"campaigns": [as_json(verdict) for verdict in verdicts]}
+    return json.dumps({**data, "whole": None if whole is None else asdict(whole)}, indent=2)

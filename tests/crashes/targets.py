@@ -40,7 +40,7 @@ class Target(Protocol):
         """Prepare the target so that the user's next post dwells in the moment for up to `seconds`."""
 
     def reached(self, user: str, moment: str) -> bool | None:
-        """Whether the target itself saw the moment; None when only the service's own records can tell."""
+        """Whether the target itself saw the moment; None when only the service's own records show it."""
 
     def posts(self) -> Counter[str]:
         """How many published posts there are, by title."""

@@ -100,7 +100,7 @@ class Demo:
         except subprocess.TimeoutExpired:
             finished.kill()
             finished.communicate()
-            raise NotInTime(f"the demo did not end in {FINISH_SECONDS:g} s\n{self._told()}") from None
+            raise NotInTime(f"the demo did not end in {FINISH_SECONDS:g} s\n{self._describe()}") from None
         left = processes_of(self.data_dir)
         return self._verdict(dict(done), finished.returncode, output, left, cleared)
 
@@ -110,11 +110,11 @@ class Demo:
 
         def come() -> bool:
             if process.poll() is not None:
-                raise NotInTime(f"the demo ended with {process.returncode} before {moment!r}\n{self._told()}")
+                raise NotInTime(f"the demo ended with {process.returncode} before {moment!r}\n{self._describe()}")
             return self._has_come(moment, before)
 
         try:
-            until(come, f"the demo to be at {moment!r}", MOMENT_SECONDS, self._told)
+            until(come, f"the demo to be at {moment!r}", MOMENT_SECONDS, self._describe)
         except NotInTime:
             process.kill()
             process.wait(timeout=60)
@@ -195,7 +195,7 @@ class Demo:
             report=report,
         )
 
-    def _told(self) -> str:
+    def _describe(self) -> str:
         logs = [self._log, self.data_dir / "onelane.log"]
         return "\n".join(path.read_text(errors="replace")[-4000:] for path in logs if path.exists())
 

@@ -175,7 +175,7 @@ def test_sentences_keep_abbreviations_ordinals_and_quotations_whole() -> None:
         ("面包在烤箱里。", "zh"),
     ],
 )
-def test_languages_are_told_apart(text: str, language: str) -> None:
+def test_languages_are_distinguished(text: str, language: str) -> None:
     assert detect(text) == language
 
 

@@ -55,7 +55,7 @@ def context(port: MemoryPort, step: Step = generate, **given: Any) -> StepContex
     )
 
 
-def test_generate_keeps_a_draft_and_tells_what_it_cost(port: MemoryPort) -> None:
+def test_generate_keeps_a_draft_and_reports_its_cost(port: MemoryPort) -> None:
     output = generate(context(port, sources=[source("english.txt")], keywords=["baking"]))
     assert port.draft is not None
     assert port.draft["title"] == "Ovens"

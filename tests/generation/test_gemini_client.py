@@ -79,7 +79,7 @@ def test_the_offline_model_never_passes_as_gemini(text_model: MakeModel) -> None
     ],
     ids=lambda value: f"{value.kind}-{value.reason or value.status}" if isinstance(value, Fault) else "",
 )
-def test_each_failure_is_told_apart(
+def test_each_failure_is_distinguished(
     text_model: MakeModel, offline_model: OfflineModel, fault: Fault, error: type[ProviderError], words: str
 ) -> None:
     offline_model.faults.add(fault)
@@ -89,7 +89,7 @@ def test_each_failure_is_told_apart(
     assert words in str(caught.value)
 
 
-def test_what_a_person_must_mend_is_permanent_and_the_rest_is_not() -> None:
+def test_what_a_person_must_fix_is_permanent_and_the_rest_is_not() -> None:
     assert ProviderRefused.permanent
     assert ContentBlocked.permanent
     assert not ProviderError.permanent

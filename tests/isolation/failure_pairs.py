@@ -66,7 +66,7 @@ class Row:
     folder: Path
     pid: int = 0
     gate: int = -1
-    told: int = -1
+    reported: int = -1
     control_plane: ProcessId | None = None
     control_gate: int = -1
     incoming: bytes = b""
@@ -188,15 +188,15 @@ class Table:
             shutil.copy(folder / "onelane.db", row.folder)
             self._fork(row)
         for row in self.rows:
-            self._selector.register(row.told, selectors.EVENT_READ, row)
+            self._selector.register(row.reported, selectors.EVENT_READ, row)
 
     def _fork(self, row: Row) -> None:
         gate, row.gate = os.pipe()
-        row.told, told = os.pipe()
+        row.reported, reported = os.pipe()
         limit = LONG_LIMIT_SECONDS if row.hits_worker else SHORT_LIMIT_SECONDS
-        row.pid = _forked(lambda: run_worker(row.folder, gate, told, limit))
+        row.pid = _forked(lambda: run_worker(row.folder, gate, reported, limit))
         os.close(gate)
-        os.close(told)
+        os.close(reported)
         if any(part == "control plane" for part, _ in row.faults):
             gate, row.control_gate = os.pipe()
             pid = _forked(lambda: run_control_plane(row.folder, gate))
@@ -229,25 +229,25 @@ class Table:
                 os.write(row.control_gate, b"g")
 
     def _read(self, row: Row) -> None:
-        data = os.read(row.told, 65536)
+        data = os.read(row.reported, 65536)
         if not data:
-            self._selector.unregister(row.told)
+            self._selector.unregister(row.reported)
             return
         *lines, row.incoming = (row.incoming + data).split(b"\n")
         for line in lines:
-            told = json.loads(line)
-            if told["event"] == "outcome":
-                row.outcome = told["kind"]
-                row.seen_gone_at = told["seen_gone_at"]
+            reported = json.loads(line)
+            if reported["event"] == "outcome":
+                row.outcome = reported["kind"]
+                row.seen_gone_at = reported["seen_gone_at"]
             else:
-                self._begin(row, told)
+                self._begin(row, reported)
 
-    def _begin(self, row: Row, told: dict[str, Any]) -> None:
-        row.parts = {part: named(told[part]) for part in (*PARTS, "child")}
+    def _begin(self, row: Row, reported: dict[str, Any]) -> None:
+        row.parts = {part: named(reported[part]) for part in (*PARTS, "child")}
         if row.control_plane is not None:
             row.parts["control plane"] = row.control_plane
-        row.step_id = told["step_id"]
-        for identity in (*(named(each) for each in told["step"]), row.parts["worker"]):
+        row.step_id = reported["step_id"]
+        for identity in (*(named(each) for each in reported["step"]), row.parts["worker"]):
             self._ends.watch(row, identity)
         row.database = Database(database_url(row.folder))
         self._attack(row)

@@ -123,32 +123,32 @@ def raise_signal(b: Bench) -> None:
 
 
 def loop_in_python(b: Bench) -> None:
-    tell(b)
+    report_running(b)
     while True:
         pass
 
 
 def loop_in_regex(b: Bench) -> None:
-    """A C call that never lets go of the GIL, so that no thread or signal handler of the child runs again."""
-    tell(b)
+    """A C call that never releases the GIL, so that no thread or signal handler of the child runs again."""
+    report_running(b)
     re.match(r"(a+)+$", "a" * 64 + "b")
 
 
 def loop_in_c_without_the_gil(b: Bench) -> None:
-    """A C call of half an hour that has let go of the GIL: other threads run, the step's own never comes back."""
-    tell(b)
+    """A C call of half an hour that has released the GIL: other threads run, the step's own never comes back."""
+    report_running(b)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 
 
 def sleep_holding_the_gil(b: Bench) -> None:
-    tell(b)
+    report_running(b)
     ctypes.PyDLL(None).sleep(600)
 
 
 def ignore_everything(b: Bench) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(signum, signal.SIG_IGN)
-    tell(b)
+    report_running(b)
     while True:
         time.sleep(60)
 
@@ -195,7 +195,7 @@ def ignore_everything_in_a_daemon(b: Bench) -> None:
 
 def fork_without_end(b: Bench) -> None:
     """A tree in which parents replace what dies, faster than anybody could kill one by one."""
-    tell(b)
+    report_running(b)
     for _ in range(6):
         if os.fork() == 0:
             while True:
@@ -278,7 +278,7 @@ def chatter(b: Bench) -> None:
 
 
 def until_cancelled(b: Bench) -> str:
-    tell(b)
+    report_running(b)
     while not b.port.call("cancelled", {}):
         time.sleep(0.02)
     try:
@@ -313,7 +313,7 @@ def spoil_tmpdir(b: Bench) -> None:
     os.symlink(b.context["outside"], base / "link")
     os.chmod(base, 0)
     os.chmod(base.parent, 0o500)
-    tell(b)
+    report_running(b)
     while True:
         time.sleep(60)
 
@@ -354,6 +354,6 @@ def _is_socket(fd: int) -> bool:
         return False
 
 
-def tell(b: Bench) -> None:
+def report_running(b: Bench) -> None:
     """Let the test know that the step is running, and in which process."""
     b.port.call("running", {"pid": os.getpid(), "supervisor": os.getppid()})

@@ -38,14 +38,14 @@ def database_url(folder: Path) -> str:
     return f"sqlite:///{folder}/onelane.db"
 
 
-def run_worker(folder: Path, gate: int, told: int, limit_seconds: float) -> NoReturn:
+def run_worker(folder: Path, gate: int, reported: int, limit_seconds: float) -> NoReturn:
     """Entry of the worker, directly after its fork: wait for the gate, run one step, say as JSON what goes on."""
     os.read(gate, 1)
     turn = threading.Lock()
 
     def say(event: str, **data: Any) -> None:
         with turn:
-            os.write(told, json.dumps({"event": event, **data}).encode() + b"\n")
+            os.write(reported, json.dumps({"event": event, **data}).encode() + b"\n")
 
     guard = Guard(worker_grace_seconds=WORKER_GRACE_SECONDS, on_lost=lambda _: os._exit(_UNFIT_STATUS))
     guard.start()

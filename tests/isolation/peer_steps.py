@@ -12,7 +12,7 @@ import httpx2
 from actors import blog
 from actors.clients.browser import open_browser
 from actors.context import StepContext
-from tests.isolation.misbehaving_steps import Bench, tell
+from tests.isolation.misbehaving_steps import Bench, report_running
 from tests.ports import NoInput
 
 #: Longer than any limit here: no time-out of the step's own may be what ends it.
@@ -29,8 +29,8 @@ def loop_in_a_page(b: Bench) -> None:
 
 
 def publish_at_a_looping_page(b: Bench) -> None:
-    """The built-in publish step, whole, at a target whose editor never lets go of the browser."""
-    tell(b)
+    """The built-in publish step, whole, at a target whose editor never releases the browser."""
+    report_running(b)
     blog.publish.function(StepContext.from_wire(b.context["step"], NoInput, b.port))
 
 
@@ -39,7 +39,7 @@ def read_a_trickled_body(b: Bench) -> None:
     with httpx2.stream("GET", b.context["url"], timeout=30, trust_env=False) as response:
         for number, _ in enumerate(response.iter_raw()):
             if number == 1:
-                tell(b)
+                report_running(b)
 
 
 def _tree() -> list[int]:

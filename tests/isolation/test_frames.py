@@ -92,7 +92,7 @@ def test_last_words_are_read_before_the_end(pair: tuple[socket.socket, socket.so
     assert not channel.unsent
 
 
-def test_a_blocking_reader_tells_the_end(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_blocking_reader_reports_the_end(pair: tuple[socket.socket, socket.socket]) -> None:
     write_frame(pair[0], {"n": 1})
     pair[0].sendall(json.dumps({"half": 1}).encode()[:3])
     pair[0].close()

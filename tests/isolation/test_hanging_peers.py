@@ -41,12 +41,12 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this
 #: What the limit is multiplied with until the step gets to where it hangs: a busy machine may need longer for that.
 PATIENCE = (1, 4, 16)
 
-#: An editor by its marks. Once it is loaded, it tells the server, and no script or call of the page ever runs again.
+#: An editor by its marks. Once it is loaded, it notifies the server, and no script or call of the page ever runs again.
 EDITOR = b"""<!doctype html><title>Editor</title><form data-page=editor data-user=acme></form><script>
 onload = () => {
-  const told = new XMLHttpRequest();
-  told.open("GET", "/looping", false);
-  told.send();
+  const reported = new XMLHttpRequest();
+  reported.open("GET", "/looping", false);
+  reported.send();
   while (true) {}
 };
 </script>"""

@@ -67,9 +67,9 @@ def test_a_hanging_step_ends_at_its_limit(sandbox: Sandbox, function: str) -> No
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_frozen_browser_ends_at_the_limit(sandbox: Sandbox) -> None:
     running = ends_at_its_limit(sandbox, "frozen_browser", limit=3.0, executable=CHROMIUM)
-    told = running.caller.wait_for("pids")
-    assert len(told["sessions"]) > 1, "Chromium is meant to have a session of its own here"
-    assert len(told["pids"]) > 4
+    reported = running.caller.wait_for("pids")
+    assert len(reported["sessions"]) > 1, "Chromium is meant to have a session of its own here"
+    assert len(reported["pids"]) > 4
 
 
 def test_a_daemon_does_not_outlive_a_step_that_succeeds(sandbox: Sandbox) -> None:
@@ -130,11 +130,11 @@ def test_a_killed_zygote_harms_no_running_step_and_is_replaced(make_sandbox: Cal
 def test_zygote_and_supervisor_both_killed(sandbox: Sandbox) -> None:
     """Then the orphans went to init; their environment still says whose they are."""
     running = Running(sandbox, step_call("ignore_everything_in_a_daemon"))
-    told = running.caller.wait_for("pids")
+    reported = running.caller.wait_for("pids")
     zygote = sandbox.zygote_pid
     assert zygote is not None
     os.kill(zygote, signal.SIGKILL)
-    os.kill(told["supervisor"], signal.SIGKILL)
+    os.kill(reported["supervisor"], signal.SIGKILL)
     assert isinstance(running.outcome(), Crashed)
     assert running.caller.living() == []
 

@@ -89,7 +89,7 @@ def test_worker_and_zygote_killed_together(start_worker: Callable[..., Worker], 
 
 
 def test_worker_and_guard_killed_together(start_worker: Callable[..., Worker], tmp_path: Path) -> None:
-    """Supervisors and zygote hear of the worker's end themselves. The next worker removes the empty directory."""
+    """Supervisors and zygote notice the end of the worker themselves. The next worker removes the empty directory."""
     worker = start_worker()
     os.kill(worker.own[0].pid, signal.SIGKILL)
     worker.process.kill()
@@ -176,8 +176,8 @@ def test_a_lost_guard_is_replaced_and_knows_the_running_steps(tmp_path: Path, ho
 
 
 def test_without_any_guard_steps_end_and_none_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    guard = Guard(beat_seconds=0.2, on_lost=told.append)
+    reasons: list[str] = []
+    guard = Guard(beat_seconds=0.2, on_lost=reasons.append)
     guard.start()
     environment = allowed_environment(os.environ)
     sandbox = Sandbox(scratch_dir=tmp_path / "scratch", preload=[STEPS], environment=environment, guard=guard)
@@ -191,7 +191,7 @@ def test_without_any_guard_steps_end_and_none_starts(tmp_path: Path, monkeypatch
     assert running.caller.living() == []
     with pytest.raises(GuardLost):
         sandbox.run(step_call("echo", value=1), running.caller.serve, running.caller.cancelled)
-    eventually(lambda: told, "the worker was told", 5)
+    eventually(lambda: reasons, "the worker was notified", 5)
     sandbox.stop()
     guard.stop()
 

@@ -93,11 +93,11 @@ def demo_blog_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoB
     started = threading.Event()
     startup = server.startup
 
-    async def startup_and_tell(*arguments: Any, **named: Any) -> None:
+    async def startup_and_notify(*arguments: Any, **named: Any) -> None:
         await startup(*arguments, **named)
         started.set()
 
-    server.startup = startup_and_tell  # type: ignore[method-assign]
+    server.startup = startup_and_notify  # type: ignore[method-assign]
     thread = threading.Thread(target=server.run, name="demo-blog")
     thread.start()
     assert started.wait(60), "the demo blog did not start in a minute"

@@ -122,7 +122,7 @@ def test_no_page_reaches_a_host_that_is_not_allowed(
     assert "/redirect" in allowed.hits
 
 
-def test_a_navigation_that_ends_at_a_forbidden_host_is_told(
+def test_a_navigation_that_ends_at_a_forbidden_host_is_refused(
     servers: tuple[Server, Server], browser_for: Callable[..., Any]
 ) -> None:
     allowed, forbidden = servers

@@ -93,7 +93,7 @@ def test_a_url_in_any_script_is_called(serve: Callable[..., Server], monkeypatch
     assert b"xn--bcher-kva.example" in server.seen[0]
 
 
-def test_a_redirect_is_told_and_not_followed(serve: Callable[..., Server]) -> None:
+def test_a_redirect_is_reported_and_not_followed(serve: Callable[..., Server]) -> None:
     inner = serve(OK)
     server = serve(text(f"HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1:{inner.port}/\r\nContent-Length: 0\r\n\r\n"))
     assert callbacks.post(call(f"http://127.0.0.1:{server.port}/", "127.0.0.1")) == 307
@@ -200,7 +200,7 @@ def test_who_wants_no_more_is_not_called_again(monkeypatch: pytest.MonkeyPatch) 
     assert signal.value.code == "callback_failed"
 
 
-def test_nothing_is_called_when_there_is_nothing_to_tell() -> None:
+def test_nothing_is_called_when_there_is_nothing_to_report() -> None:
     assert deliver(context(Port(call=None))) == {"superseded": True}
 
 

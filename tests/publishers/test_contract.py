@@ -76,7 +76,7 @@ TAKE_FOCUS = """
 
 
 class Crash(BaseException):
-    """The end of the process, as far as a step can tell."""
+    """The end of the process, as a step sees it."""
 
 
 @dataclass
@@ -234,7 +234,7 @@ def test_a_connection_that_breaks_during_the_click_publishes_once(
     broken: list[str] = []
 
     def end(route: Route) -> None:
-        """What the page sends from the click on gets to the site, or nowhere; the page hears of neither."""
+        """What the page sends from the click on gets to the site, or nowhere; the page receives no answer."""
         if route.request.method == "GET":
             route.fallback()
             return
@@ -309,14 +309,16 @@ def test_a_dead_session_is_renewed_with_credentials_and_reported_without(
     ],
     ids=["wrong password", "nothing", "empty state", "broken state"],
 )
-def test_who_cannot_sign_in_is_told_and_nothing_is_posted(account: Account, name: str, session: dict[str, Any]) -> None:
+def test_a_failed_sign_in_is_reported_and_nothing_is_posted(
+    account: Account, name: str, session: dict[str, Any]
+) -> None:
     if session.get("credentials"):
         session = {"credentials": {**session["credentials"], "username": account.username}}
     port = account.port(name, **session)
-    with pytest.raises(LoginRequired) as told:
+    with pytest.raises(LoginRequired) as refused:
         publish_draft(make_context(port))
-    assert "not the password" not in str(told.value)
-    assert port.login_required == [str(told.value)]
+    assert "not the password" not in str(refused.value)
+    assert port.login_required == [str(refused.value)]
     assert account.states(name) == []
     assert port.publication is not None
     assert port.publication["status"] == "intent"
@@ -337,7 +339,7 @@ def test_a_page_that_takes_the_focus_away_gets_no_field_s_text_into_another(
         publish_draft(make_context(port))
         assert account.states(name) == ["publish"]
     else:
-        # A person who signs in would mend nothing: the account is not paused, and the step is tried again
+        # A person who signs in would not help: the account is not paused, and the step is tried again
         with pytest.raises(ProviderError, match="does not keep what is written"):
             publish_draft(make_context(port))
         assert account.states(name) == []
@@ -376,7 +378,7 @@ class TestWordPress:
         assert "&#091;text]" in post["content"].replace("&#91;", "&#091;")
         assert wordpress.terms(post["id"]) == ["R&amp;D", "Uncategorized", "x y"]
 
-    def test_an_author_cannot_make_categories_and_is_told(self, wordpress: WordPressSite, name: str) -> None:
+    def test_an_author_cannot_make_categories_and_is_refused(self, wordpress: WordPressSite, name: str) -> None:
         wordpress.create_user(name, PASSWORD)
         port = self.port(wordpress, name, name, categories=["Brand new"])
         with pytest.raises(PublishFailed, match="Brand new"):
@@ -384,7 +386,7 @@ class TestWordPress:
         assert wordpress.posts(name) == []
 
     @pytest.mark.parametrize("role", ["contributor", "subscriber"])
-    def test_a_user_who_may_not_publish_is_told(self, wordpress: WordPressSite, name: str, role: str) -> None:
+    def test_a_user_who_may_not_publish_is_refused(self, wordpress: WordPressSite, name: str, role: str) -> None:
         wordpress.create_user(name, PASSWORD, role)
         port = self.port(wordpress, name, name)
         with pytest.raises((PublishFailed, ProviderError), match="may"):

@@ -1,4 +1,4 @@
-"""The bad moments of a publish, one by one, against a demo blog that misbehaves as told: one post, never two."""
+"""The bad moments of a publish, one by one, against a demo blog with faults: one post, never two."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_a_site_that_may_not_show_everything_gets_no_second_post(clock: Clock, s
             assert port.publication is not None
             assert port.publication["status"] == "unknown"
         assert len(site.posts) <= 1
-    # Only between the ledger's `started` and the post itself is there anything that nobody can tell.
+    # Only between `started` in the ledger and the post itself the outcome is unknown.
     assert 0 < unknown <= 3
 
 
