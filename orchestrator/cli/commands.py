@@ -6,7 +6,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections import UserDict
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -81,32 +81,17 @@ COMMANDS = (
 )
 
 
-class LoadedCommands(MutableMapping[str, Any]):
+class LoadedCommands(UserDict[str, Any]):
     """Commands by name, each imported at its first use."""
 
     def __init__(self) -> None:
-        self._table = {each.name: each for each in COMMANDS}
-        self._loaded: dict[str, Any] = {}
+        super().__init__({each.name: each for each in COMMANDS})
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._loaded:
-            self._loaded[name] = _load(self._table[name])
-        return self._loaded[name]
-
-    def __setitem__(self, name: str, command: Any) -> None:
-        self._loaded[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        raise TypeError("commands are only added")
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._table or name in self._loaded
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({**self._table, **self._loaded})
-
-    def __len__(self) -> int:
-        return len({**self._table, **self._loaded})
+        found = super().__getitem__(name)
+        if isinstance(found, Command):
+            found = self[name] = _load(found)
+        return found
 
 
 class LazyGroup(TyperGroup):

@@ -39,24 +39,16 @@ _COLUMNS = ("id", "account", "name", "pipeline", "cadence", "enabled", "next_fir
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """When a schedule fires, and the jobs that it creates; None: not given."""
+class Cadence:
+    """When a schedule fires; None: not given."""
 
     cron: Cron = None
     every: Every = None
     at: At = None
     spread: Spread = None
     min_gap: MinGap = None
-    input: Input = None
-    inputs: Inputs = None
     timezone: Zone = None
     jitter: Jitter = None
-    approval: Approval = None
-    callback_url: CallbackUrl = None
-    priority: Priority = None
-    tag: Tags = None
-    overlap: Overlap = None
-    catch_up: CatchUp = None
     starts_at: Starts = None
     ends_at: Ends = None
 
@@ -72,12 +64,33 @@ class Plan:
             "at": self.at or None,
             "spread": None if self.spread is None else _spread(self.spread, self.min_gap),
             "min_gap": None,
-            "tag": None,
-            "tags": self.tag or None,
-            "input": None if self.input is None else read_json("--input", self.input, dict),
-            "inputs": None if self.inputs is None else read_json("--inputs", self.inputs, list),
         }
         return _given(**(asdict(self) | read))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Cadence):
+    """When a schedule fires, and the jobs that it creates; None: not given."""
+
+    input: Input = None
+    inputs: Inputs = None
+    approval: Approval = None
+    callback_url: CallbackUrl = None
+    priority: Priority = None
+    tag: Tags = None
+    overlap: Overlap = None
+    catch_up: CatchUp = None
+
+    def fields(self) -> dict[str, Any]:
+        given = super().fields()
+        tags = given.pop("tag", None)
+        if tags:
+            given["tags"] = tags
+        if self.input is not None:
+            given["input"] = read_json("--input", self.input, dict)
+        if self.inputs is not None:
+            given["inputs"] = read_json("--inputs", self.inputs, list)
+        return given
 
 
 @group.command("create")
@@ -179,34 +192,16 @@ def run_schedule(
 @group.command("preview")
 def preview_schedule(
     *,
-    cron: Cron = None,
-    every: Every = None,
-    at: At = None,
-    spread: Spread = None,
-    min_gap: MinGap = None,
-    timezone: Zone = None,
-    jitter: Jitter = None,
-    starts_at: Starts = None,
-    ends_at: Ends = None,
+    cadence: Cadence,
     account: Annotated[str | None, typer.Option(help="Its account; jitter and spread depend on it.")] = None,
     name: Annotated[str | None, typer.Option(help="Its name; jitter and spread depend on it.")] = None,
     count: Annotated[int, typer.Option(min=1, max=100, help="How many times.")] = 10,
     caller: Caller,
 ) -> None:
     """Show the next times of a schedule that need not exist."""
-    cadence = Plan(
-        cron=cron,
-        every=every,
-        at=at,
-        spread=spread,
-        min_gap=min_gap,
-        timezone=timezone,
-        jitter=jitter,
-        starts_at=starts_at,
-        ends_at=ends_at,
-    ).fields()
+    fields = cadence.fields()
     with caller.connect() as onelane:
-        times = onelane.schedules.preview(count=count, **cadence, **_given(account=account, name=name))
+        times = onelane.schedules.preview(count=count, **fields, **_given(account=account, name=name))
     caller.show({"items": list(times)}, _print_times)
 
 

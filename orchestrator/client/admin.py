@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Literal, TypedDict, Unpack, cast
 
 from .connection import Api, given, segment
 from .types import (
@@ -116,20 +116,21 @@ class KeysApi(Api):
         self._connection.call("DELETE", f"/v1/admin/keys/{segment(key_id)}")
 
 
+class LetterFilter(TypedDict, total=False):
+    """Which dead letters; an omitted field matches all."""
+
+    account: str | None
+    lane: str | None
+    pipeline: str | None
+    error_code: str | None
+
+
 class DeadLettersApi(Api):
     """`/v1/admin/dead-letters`."""
 
-    def list(
-        self,
-        *,
-        limit: int | None = 50,
-        account: str | None = None,
-        lane: str | None = None,
-        pipeline: str | None = None,
-        error_code: str | None = None,
-    ) -> Iterator[DeadLetterSummary]:
+    def list(self, *, limit: int | None = 50, **chosen: Unpack[LetterFilter]) -> Iterator[DeadLetterSummary]:
         """Open dead letters, newest first."""
-        return self._connection.pages(_LETTERS, _chosen(account, lane, pipeline, error_code), limit)
+        return self._connection.pages(_LETTERS, chosen, limit)
 
     def get(self, dead_letter_id: str) -> DeadLetter:
         """One dead letter with its message, traceback and attempts."""
@@ -144,32 +145,15 @@ class DeadLettersApi(Api):
         self._connection.call("DELETE", f"{_LETTERS}/{segment(dead_letter_id)}")
 
     def replay_all(
-        self,
-        *,
-        account: str | None = None,
-        lane: str | None = None,
-        pipeline: str | None = None,
-        error_code: str | None = None,
-        per_second: float | None = None,
-        dry_run: bool = False,
+        self, *, per_second: float | None = None, dry_run: bool = False, **chosen: Unpack[LetterFilter]
     ) -> Resolved:
         """Replay the oldest 1,000 that match, at most `per_second`; `left` is the number of the others."""
-        chosen = given(**_chosen(account, lane, pipeline, error_code))
-        body = given(filter=chosen, dry_run=dry_run, per_second=per_second)
+        body = given(filter=given(**chosen), dry_run=dry_run, per_second=per_second)
         return cast("Resolved", self._connection.call("POST", f"{_LETTERS}:replay", json=body, wait_seconds=60))
 
-    def discard_all(
-        self,
-        *,
-        account: str | None = None,
-        lane: str | None = None,
-        pipeline: str | None = None,
-        error_code: str | None = None,
-        dry_run: bool = False,
-    ) -> Resolved:
+    def discard_all(self, *, dry_run: bool = False, **chosen: Unpack[LetterFilter]) -> Resolved:
         """Discard the oldest 1,000 that match; their jobs stay failed."""
-        chosen = given(**_chosen(account, lane, pipeline, error_code))
-        body = {"filter": chosen, "dry_run": dry_run}
+        body = {"filter": given(**chosen), "dry_run": dry_run}
         return cast("Resolved", self._connection.call("POST", f"{_LETTERS}:discard", json=body, wait_seconds=60))
 
 
@@ -178,7 +162,3 @@ _LETTERS = "/v1/admin/dead-letters"
 
 def _queue(lane: str, account: str) -> str:
     return f"/v1/admin/queues/{segment(lane)}/{segment(account)}"
-
-
-def _chosen(account: str | None, lane: str | None, pipeline: str | None, error_code: str | None) -> dict[str, Any]:
-    return {"account": account, "lane": lane, "pipeline": pipeline, "error_code": error_code}

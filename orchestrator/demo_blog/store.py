@@ -181,23 +181,16 @@ class BlogStore:
 
     def blogs(self) -> list[Blog]:
         """All blogs, by name."""
-        with self._connect() as connection:
-            return [
-                Blog(*row)
-                for row in connection.execute(
-                    "SELECT username, title, (SELECT count(*) FROM posts p WHERE p.username = u.username) "
-                    "FROM users u ORDER BY username"
-                )
-            ]
+        return self._blogs("ORDER BY username", ())
 
     def blog(self, username: str) -> Blog | None:
+        return next(iter(self._blogs("WHERE username = ?", (username,))), None)
+
+    def _blogs(self, rest: str, values: tuple[object, ...]) -> list[Blog]:
+        count = "(SELECT count(*) FROM posts p WHERE p.username = u.username)"
         with self._connect() as connection:
-            row = connection.execute(
-                "SELECT username, title, (SELECT count(*) FROM posts p WHERE p.username = u.username) "
-                "FROM users u WHERE username = ?",
-                (username,),
-            ).fetchone()
-        return Blog(*row) if row else None
+            rows = connection.execute(f"SELECT username, title, {count} FROM users u {rest}", values)  # noqa: S608
+            return [Blog(*row) for row in rows]
 
     def _select(self, rest: str, values: tuple[object, ...]) -> list[StoredPost]:
         with self._connect() as connection:

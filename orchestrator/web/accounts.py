@@ -26,15 +26,8 @@ def list_accounts(call: Call[AccountsQuery, Any]) -> Reply:
 
     def read(connection: Connection) -> dict[str, Any]:
         rows, following = store.page(connection, q=query.q, status=query.status, limit=query.limit, cursor=query.cursor)
-        items = [
-            {
-                "account": row["id"],
-                "status": row["status"],
-                "created_at": row["created_at"],
-                "updated_at": row["updated_at"],
-            }
-            for row in rows
-        ]
+        shown = ("status", "created_at", "updated_at")
+        items = [{"account": row["id"], **{name: row[name] for name in shown}} for row in rows]
         return {"items": items, "next_cursor": following}
 
     return Reply(call.service.database.read(read))

@@ -11,7 +11,7 @@ from tenants import webhooks
 from tenants.store import workers
 
 from .auth import Access
-from .models.admin import PipelineView, WorkerView
+from .models.admin import PipelineStep, PipelineView, WorkerView
 from .models.base import Listing, Paging
 from .routing import Call, Reply, Route
 
@@ -21,16 +21,8 @@ def list_workers(call: Call[Paging, Any]) -> Reply:
         live = workers.live(connection)
         running: dict[str, list[dict[str, Any]]] = {row["id"]: [] for row in live}
         for row in workers.running(connection, list(running)):
-            running[row["worker_id"]].append(
-                {
-                    "step_id": row["id"],
-                    "job_id": row["job_id"],
-                    "account": row["account"],
-                    "lane": row["lane"],
-                    "step": row["name"],
-                    "started_at": row["started_at"],
-                }
-            )
+            shared = {name: row[name] for name in ("job_id", "account", "lane", "started_at")}
+            running[row["worker_id"]].append({"step_id": row["id"], "step": row["name"], **shared})
         shown = ("id", "host", "pid", "lanes", "threads", "busy", "started_at", "heartbeat_at")
         return [{**{name: row[name] for name in shown}, "running": running[row["id"]]} for row in live]
 
@@ -43,19 +35,7 @@ def list_pipelines(call: Call[Paging, Any]) -> Reply:
             "name": pipeline.name,
             "description": pipeline.description,
             "lanes": sorted({step.lane for step in pipeline.steps}),
-            "steps": [
-                {
-                    "name": step.name,
-                    "lane": step.lane,
-                    "time_limit": step.time_limit,
-                    "max_attempts": step.max_attempts,
-                    "backoff": list(step.backoff),
-                    "isolation": step.isolation,
-                    "effect": step.effect,
-                    "required": step.required,
-                }
-                for step in pipeline.steps
-            ],
+            "steps": [{name: getattr(step, name) for name in PipelineStep.model_fields} for step in pipeline.steps],
             "input_schema": pipeline.input_schema(),
         }
         for name, pipeline in sorted(call.service.pipelines.items())

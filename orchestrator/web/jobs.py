@@ -77,13 +77,8 @@ def list_jobs(call: Call[JobsQuery, Any]) -> Reply:
     if call.owner is not None and query.account not in (None, call.owner):
         return Reply({"items": [], "next_cursor": None})
     chosen = JobFilter(
+        **query.model_dump(exclude={"account", "limit", "cursor"}),
         account=call.owner or query.account,
-        status=query.status,
-        pipeline=query.pipeline,
-        tag=query.tag,
-        q=query.q,
-        created_after=query.created_after,
-        created_before=query.created_before,
         deliveries=query.pipeline == webhooks.PIPELINE,
     )
     items, following = call.service.jobs.list(chosen, limit=query.limit, cursor=query.cursor)

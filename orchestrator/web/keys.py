@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection
 
@@ -22,20 +22,12 @@ def create_key(call: Call[Query, KeyRequest]) -> Reply:
 
     def write(connection: Connection) -> Reply:
         account = _account_of(call)
-        row = keys.create(
-            connection,
-            key,
-            scope="admin" if account is None else "account",
-            account=account,
-            name=wanted.name,
-            expires_at=wanted.expires_at,
+        scope: Literal["admin", "account"] = "admin" if account is None else "account"
+        made = keys.create(
+            connection, key, scope=scope, account=account, name=wanted.name, expires_at=wanted.expires_at
         )
-        made: dict[str, Any] = dict(row)
-        location = f"{call.request.scope['raw_path'].decode()}/{made['id']}"
-        audit = {"before": None, "after": _audit_of(made)}
-        reply = Reply({**made, "key": key}, 201, {"Location": location}, audit=audit)
-        call.keep(connection, reply)
-        return reply
+        path = call.request.scope["raw_path"].decode()
+        return _created(call, connection, path, made, key, {"before": None, "after": _audit_of(made)})
 
     return call.service.database.write(write)
 
@@ -44,22 +36,22 @@ def rotate_key(call: Call[Query, RotationRequest]) -> Reply:
     key, wanted, old = keys.make_key(), call.body, call.params["id"]
 
     def write(connection: Connection) -> Reply:
-        row = keys.rotate(
-            connection,
-            _account_of(call),
-            old,
-            key,
-            overlap_seconds=wanted.overlap,
-            expires_at=wanted.expires_at,
+        made = keys.rotate(
+            connection, _account_of(call), old, key, overlap_seconds=wanted.overlap, expires_at=wanted.expires_at
         )
-        made: dict[str, Any] = dict(row)
-        keys_path = call.request.scope["raw_path"].decode().rpartition("/")[0]
+        path = call.request.scope["raw_path"].decode().rpartition("/")[0]
         audit = {"before": {"keys": [old]}, "after": {**_audit_of(made), "overlap": wanted.overlap}}
-        reply = Reply({**made, "key": key}, 201, {"Location": f"{keys_path}/{made['id']}"}, audit=audit)
-        call.keep(connection, reply)
-        return reply
+        return _created(call, connection, path, made, key, audit)
 
     return call.service.database.write(write)
+
+
+def _created(
+    call: Call[Any, Any], connection: Connection, path: str, made: Mapping[Any, Any], key: str, audit: dict[str, Any]
+) -> Reply:
+    reply = Reply({**made, "key": key}, 201, {"Location": f"{path}/{made['id']}"}, audit=audit)
+    call.keep(connection, reply)
+    return reply
 
 
 def _account_of(call: Call[Any, Any]) -> str | None:
@@ -67,7 +59,7 @@ def _account_of(call: Call[Any, Any]) -> str | None:
     return call.params.get("account")
 
 
-def _audit_of(made: Mapping[str, Any]) -> dict[str, Any]:
+def _audit_of(made: Mapping[Any, Any]) -> dict[str, Any]:
     return {name: made[name] for name in ("id", "name", "hint", "expires_at")}
 
 

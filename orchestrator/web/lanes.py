@@ -22,7 +22,10 @@ from .routing import Call, Reply, Route
 
 log = logging.getLogger(__name__)
 
-_COUNTS = ("waiting", "active", "delayed", "ready_accounts", "queues", "oldest_wait")
+#: The counts of an answer, and where Redis's totals have them.
+_COUNTS = {name: name for name in ("waiting", "active", "delayed", "queues", "oldest_wait")} | {
+    "ready_accounts": "ready"
+}
 
 
 def _view(call: Call[Any, Any], lane: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -33,14 +36,7 @@ def _view(call: Call[Any, Any], lane: str, settings: dict[str, Any]) -> dict[str
     except (BrokerConnectionError, QueueError) as error:
         warn(log, error, "lane %s is shown without its counts: %s", lane, error)
     else:
-        counts = {
-            "waiting": totals.waiting,
-            "active": totals.active,
-            "delayed": totals.delayed,
-            "ready_accounts": totals.ready,
-            "queues": totals.queues,
-            "oldest_wait": totals.oldest_wait,
-        }
+        counts = {shown: getattr(totals, name) for shown, name in _COUNTS.items()}
     return {"lane": lane, **settings, **counts}
 
 

@@ -25,17 +25,9 @@ SHOWN_QUEUES = 100
 
 
 def _queue_view(found: QueueDescription, circuit: dict[str, Any] | None) -> dict[str, Any]:
-    return {
-        "lane": found.lane,
-        "account": found.account,
-        "queue": found.queue,
-        "waiting": found.waiting,
-        "active": found.active,
-        "delayed": found.delayed,
-        "last_used_at": found.last_used_at,
-        "paused": found.paused or circuit is not None,
-        "circuit": circuit,
-    }
+    names = ("lane", "account", "queue", "waiting", "active", "delayed", "last_used_at")
+    shown = {name: getattr(found, name) for name in names}
+    return {**shown, "paused": found.paused or circuit is not None, "circuit": circuit}
 
 
 def list_queues(call: Call[QueuesQuery, Any]) -> Reply:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from actors import Pipeline
-from tenants.database import Database
 from tenants.sealing import Sealer, split_keys
-from tenants.sessions import Sessions
 
 from ..control_plane_heartbeat import ControlPlaneHeartbeat
 from ..events import EventHub
-from ..jobs import Jobs
-from ..settings import Settings
 from .auth import Authenticator
 from .rate_limits import RateLimits
 from .signed_urls import AddressSigner
 
 if TYPE_CHECKING:
-    from tenants.queues import TenantBroker
-
     from ..runtime import Runtime
 
 T = TypeVar("T")
@@ -41,6 +34,12 @@ class Service:
 
     def __init__(self, runtime: Runtime, openapi: Callable[[], bytes] = lambda: b"{}") -> None:
         self.runtime = runtime
+        self.settings = runtime.settings
+        self.database = runtime.database
+        self.jobs = runtime.jobs
+        self.sessions = runtime.sessions
+        self.pipelines = runtime.pipelines
+        self.broker = runtime.broker
         #: Returns the API's description, which is built at its first use.
         self.openapi = openapi
         #: Fewer than the store's connections: more threads would only wait for one.
@@ -51,30 +50,6 @@ class Service:
         self.authenticator = Authenticator(runtime.database, runtime.settings.admin_key)
         self.limits = RateLimits(runtime.settings)
         self.heartbeat = ControlPlaneHeartbeat(runtime.database)
-
-    @property
-    def settings(self) -> Settings:
-        return self.runtime.settings
-
-    @property
-    def database(self) -> Database:
-        return self.runtime.database
-
-    @property
-    def jobs(self) -> Jobs:
-        return self.runtime.jobs
-
-    @property
-    def sessions(self) -> Sessions:
-        return self.runtime.sessions
-
-    @property
-    def pipelines(self) -> Mapping[str, Pipeline]:
-        return self.runtime.pipelines
-
-    @property
-    def broker(self) -> TenantBroker:
-        return self.runtime.broker
 
     def lanes(self) -> tuple[str, ...]:
         """Every lane that a loaded pipeline has a step on."""

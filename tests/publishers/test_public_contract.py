@@ -13,7 +13,7 @@ import pytest
 
 from actors.clients.publishers.demo import DemoPublisher
 from actors.port import Credentials
-from actors.publisher_contract import ContractSite, PublisherContract
+from onelane.testing import ContractSite, PublisherContract
 from tests.publishers.demo_site import PASSWORD, DemoBlog
 from tests.wordpress import WordPressSite
 
