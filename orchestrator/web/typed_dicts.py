@@ -24,11 +24,11 @@ from .models.accounts import AccountStatus, SessionStatus
 from .models.base import Items, Listing, ProblemDocument
 from .models.docstrings import description_of
 from .models.drafts import DraftStatus
-from .models.jobs import JobStatus, Outcome, StepStatus
+from .models.jobs import JobStatus, JobView, Outcome, StepStatus
 from .models.schedules import CatchUp, Overlap
 
 _WRITTEN = "Written by `python -m orchestrator.web.typed_dicts` from the service's models; not by hand."
-_MODELS = f"{__package__}.models"
+_MODELS = JobView.__module__.rpartition(".")[0]
 _ABOUT = "The shapes of the API's answers. Times are RFC 3339 text with offset, durations seconds, ids UUIDv7."
 _TYPING = ("Any", "Literal", "NotRequired", "TypedDict")
 _IN = "    "
