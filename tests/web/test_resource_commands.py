@@ -285,7 +285,7 @@ def test_keys_are_made_listed_and_ended(command: Command, refused: Refused) -> N
     key = json.loads(command("keys", "create", "a/b", "--name", "shop", "--json"))
     command("jobs", "list", "--key", key["key"])
     assert "shop" in command("keys", "list", "a/b")
-    assert "ended" in command("keys", "delete", "a/b", key["id"])
+    assert "revoked" in command("keys", "delete", "a/b", key["id"])
     assert "unauthenticated" in refused("jobs", "list", "--key", key["key"], status=1)
     command("keys", "create", "a/b")
     command("keys", "delete", "a/b", "--all")
