@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 
 class Stopping:
-    """Set once somebody asks to stop, by SIGINT, SIGTERM or SIGHUP."""
+    """Whether a signal (SIGINT, SIGTERM or SIGHUP) asked to stop."""
 
     def __init__(self) -> None:
         self._event = threading.Event()

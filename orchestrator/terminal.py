@@ -19,7 +19,7 @@ from .exit_codes import PIPE_CLOSED
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Columns where standard output is no terminal: whoever reads it gets each line whole.
+#: The width without a terminal, so that no line is folded.
 PIPED_WIDTH = 100_000
 
 
@@ -38,7 +38,7 @@ def _make_console(*, stderr: bool) -> Console:
 
 
 class _ConsoleAtFirstUse:
-    """A console whose library is imported at its first use: a command that prints JSON, or fails, does without."""
+    """A console that imports its library at its first use: commands that print JSON do not need it."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         self._stderr = stderr
@@ -74,17 +74,17 @@ _STATUS_STYLES = {
 
 
 def escape(text: str) -> str:
-    """The text with nothing in it that rich would take for markup."""
+    """The text, escaped for rich's markup."""
     from rich.markup import escape as escape_markup
 
     return escape_markup(text)
 
 
 def close_quietly() -> None:
-    """Whoever read standard output has gone, such as `head`: what is left to say goes nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    """Discard further output: the reader of standard output, such as `head`, has ended."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def print_json(value: Any) -> None:
@@ -98,7 +98,7 @@ def print_lines(lines: Sequence[str]) -> None:
 
 
 def print_json_line(value: Any) -> None:
-    """One JSON document on a line of its own, at once: one state of what is watched."""
+    """One JSON document on its own line, flushed: one state of a watched resource."""
     _write(json.dumps(value, ensure_ascii=False) + "\n", flush=True)
 
 

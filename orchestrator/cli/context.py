@@ -46,7 +46,7 @@ def expand_options(command: Command) -> Command:
     """The command with each parameter that is a dataclass replaced by the dataclass's fields.
 
     So options that several commands share are defined once, with their names, defaults and help. Typer can share
-    options only before a command's name, where nobody looks for `--json`.
+    options only before a command's name, where users do not expect `--json`.
     """
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, Callable[..., Any]] = {

@@ -191,7 +191,7 @@ _PIPELINE_STEP = {
 _SECRET = {"created_at": _MADE, "previous_until": "2026-11-22T09:00:00.000000Z"}
 PARTS = {"database": "ok", "redis": "ok", "workers": "ok"}
 
-#: What a call gives back, by its model.
+#: The answer of a call, by its model.
 ANSWERS: Mapping[Any, Any] = {
     jobs.JobSummary: _SUMMARY,
     jobs.JobView: {

@@ -23,7 +23,7 @@ TEXTS: Mapping[str, str] = {
     "application/octet-stream": "…",
 }
 
-#: What an error's `detail` reads like, where the title alone does not show it.
+#: Examples of an error's `detail`; the others use the title.
 _DETAILS: Mapping[str, str] = {
     "malformed_json": "line 1, column 12: Expecting value",
     "unauthenticated": "the key is not known, has expired or was revoked",
@@ -58,10 +58,10 @@ def problem_examples() -> dict[str, Any]:
 
 
 def answer_example(route: Route, status: int) -> Any:
-    """What the route answers with this status; None where it has no body.
+    """The route's example with this status; None without a body.
 
     Raises:
-        LookupError: nobody wrote an example for the model.
+        LookupError: the model has no example.
     """
     model = route.answers[status]
     if model is None:

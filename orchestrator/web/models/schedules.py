@@ -1,7 +1,7 @@
 """Schedules and their fires.
 
 The models check the shape; `orchestrator.schedule_times` checks the cadence, so that each of its faults is an
-`invalid_schedule`. The schema shows the bounds all the same.
+`invalid_schedule`. The schema shows the bounds nevertheless.
 """
 
 from __future__ import annotations
