@@ -339,7 +339,7 @@ def test_dead_letters_are_shown_replayed_and_discarded_by_filter(command: Comman
     shown = command("dead-letters", "get", newest)
     assert "it did not work" in shown
     assert "Traceback: …" in shown
-    assert "2 fit, and would be replayed" in command("dead-letters", "replay-all", "--lane", "generate", "--dry-run")
+    assert "2 match, and would be replayed" in command("dead-letters", "replay-all", "--lane", "generate", "--dry-run")
     assert "1 replayed" not in command("dead-letters", "discard-all", "--lane", "publish")
     command("dead-letters", "discard", newest)
     assert "1 replayed, 0 skipped, 0 left" in command("dead-letters", "replay-all", "--per-second", "5")
