@@ -1,1 +1,6 @@
 """Tests: unit, integration, properties, faults and acceptance; real servers come from `tests.servers`."""
+
+from pathlib import Path
+
+#: The checkout.
+ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,8 @@ from orchestrator.settings import Settings
 from orchestrator.web.models.jobs import JobError
 from tenants.sealing import new_key
 from tenants.store.create_jobs import JobPlan
-from tests.service.conftest import ROOT, Service
+from tests import ROOT
+from tests.service.conftest import Service
 
 PAGE = (ROOT / "docs" / "pipelines.md").read_text()
 MODULES = ("shop.pipelines", "shop.steering")

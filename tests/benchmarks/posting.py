@@ -38,11 +38,12 @@ from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.queues import EmbeddedValkey
 from tenants.sealing import new_key
+from tests import ROOT
 from tests.crashes.report import quantile
 from tests.servers import free_port
 
 from .broker import print_bars
-from .whole_path import ROOT, database_of, postgres, wait_until
+from .whole_path import database_of, postgres, wait_until
 
 ADMIN_KEY = "the-admin-key-of-the-benchmark-0001"
 ACCOUNTS = 200

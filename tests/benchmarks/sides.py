@@ -13,8 +13,10 @@ from typing import Any
 
 import psutil
 
+from tests import ROOT
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+
 #: Threads of a Python worker process; what a BullMQ worker on one shared queue runs at a time.
 THREADS = 8
 #: Threads of ours where the other side is BullMQ with a worker for each account, which runs 1,000 jobs at a time.

@@ -34,11 +34,12 @@ from tenants.sealing import new_key
 from tenants.store import events
 from tenants.store.create_jobs import JobPlan
 from tenants.store.events import NewEvent
+from tests import ROOT
 from tests.crashes.report import quantile
 from tests.servers import free_port
 
 from .posting import ADMIN_KEY, serves
-from .whole_path import ROOT, database_of, postgres, wait_until
+from .whole_path import database_of, postgres, wait_until
 
 ACCOUNTS = 200
 #: Changes a second while latency is measured.

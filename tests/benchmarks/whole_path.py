@@ -35,8 +35,8 @@ from tenants.queues import EmbeddedValkey
 from tenants.sealing import new_key
 from tenants.store import workers
 from tenants.store.create_jobs import JobPlan
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 THREADS = 8
 BATCH = 100
 ACCOUNTS = 200

@@ -23,7 +23,8 @@ from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.database import Database
 from tenants.sealing import new_key
-from tests.crashes.installation import ROOT, is_alive
+from tests import ROOT
+from tests.crashes.installation import is_alive
 from tests.crashes.postgres import Postgres, running_postgres
 from tests.servers import ValkeyProcess, free_port, start_valkey
 

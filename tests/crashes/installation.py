@@ -25,8 +25,8 @@ from orchestrator.settings import Settings
 from tenants.columns import db_now
 from tenants.models import Account
 from tenants.store.accounts import ensure_account
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 #: How often something in another process is looked at again; nobody can signal it to us.
 LOOK_SECONDS = 0.01
 

@@ -24,9 +24,10 @@ from typing import Any
 import psutil
 
 from orchestrator.demo_blog.store import BlogStore
+from tests import ROOT
 from tests.servers import free_port
 
-from .installation import ROOT, NotInTime, processes_of, until
+from .installation import NotInTime, processes_of, until
 
 #: Until the demo has the moment; it starts a dozen processes on a machine that may be busy.
 MOMENT_SECONDS = 360.0

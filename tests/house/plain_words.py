@@ -15,9 +15,8 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
 
 #: Parts of identifiers, as regular expressions that fit a whole part, and what to use instead.
 NAME_PARTS = {

@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 
 from orchestrator.client import Onelane, OnelaneClientError
+from tests import ROOT
 from tests.servers import free_port
 
-ROOT = Path(__file__).parents[2]
 START_SECONDS = 300
 
 

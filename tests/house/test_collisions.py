@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from onelane.collisions import OURS
-from tests.house.running import ROOT, environment
+from tests import ROOT
+from tests.house.running import environment
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 

@@ -22,7 +22,8 @@ from orchestrator.cli.app import app, run
 from orchestrator.cli.output import print_table
 from orchestrator.doctor import examine, print_findings
 from orchestrator.findings import Finding
-from tests.house.running import ROOT, environment
+from tests import ROOT
+from tests.house.running import environment
 from tests.servers import free_port
 
 

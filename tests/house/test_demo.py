@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from orchestrator.settings import installed_chromium
-from tests.house.running import ROOT, environment, gone, wait_for
+from tests import ROOT
+from tests.house.running import environment, gone, wait_for
 from tests.servers import free_port
 
 pytestmark = [pytest.mark.processes, pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1000)]

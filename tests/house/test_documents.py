@@ -9,7 +9,7 @@ import typer
 from orchestrator.cli.app import app
 from orchestrator.client import Onelane
 from orchestrator.client.connection import Api
-from tests.house.running import ROOT
+from tests import ROOT
 
 
 def words_of(document: str) -> set[str]:

@@ -12,7 +12,8 @@ import pytest
 
 from actors.extras import EXTRAS, importable
 from orchestrator.worker import PRELOADED_CLIENTS
-from tests.house.running import ROOT, environment
+from tests import ROOT
+from tests.house.running import environment
 
 pytestmark = pytest.mark.processes
 

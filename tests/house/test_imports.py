@@ -16,7 +16,8 @@ from orchestrator.cli.app import app
 from orchestrator.cli.commands import COMMANDS
 from orchestrator.schema import bring_up_to_date, is_surely_up_to_date
 from tenants.migrations import newest_revision
-from tests.house.running import ROOT, environment
+from tests import ROOT
+from tests.house.running import environment
 
 pytestmark = pytest.mark.processes
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.settings import Settings
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 SKIPPED_FOLDERS = {".git", ".venv", ".onelane", "node_modules", "__pycache__", "dist", "build"}
 #: In pieces, so that this file does not hold them itself.
 REGISTRY_HOSTS = ("py" + "pi.org", "pythonhosted" + ".org", "registry.npm" + "js.org", "deb.debian" + ".org")

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.settings import Settings, SettingsError
 from orchestrator.up import as_environment
 from tenants.database import Database
+from tests import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +122,7 @@ def test_a_set_browser_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_readme_names_every_setting() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
     usual = {"gemini_api_key": "GEMINI_API_KEY", "gemini_base_url": "GOOGLE_GEMINI_BASE_URL"}
     absent = [name for name in Settings.model_fields if f"`{usual.get(name, 'ONELANE_' + name.upper())}`" not in text]
     assert absent == []

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from orchestrator.supervisor import ChildSpec, Supervisor
-from tests.house.running import ROOT
+from tests import ROOT
 
 pytestmark = pytest.mark.processes
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.house.completion import complete
-from tests.house.running import ROOT, environment
+from tests.house.running import environment
 
 pytestmark = pytest.mark.processes
 

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.house.running import ROOT
+from tests import ROOT
 
 PRODUCT = {"actors", "onelane", "orchestrator", "tenants"}
 TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "benchmarks" not in path.parts)

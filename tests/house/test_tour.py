@@ -12,7 +12,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from orchestrator.settings import installed_chromium
-from tests.house.running import ROOT, RunningUp, environment, start_up, wait_for
+from tests import ROOT
+from tests.house.running import RunningUp, environment, start_up, wait_for
 
 pytestmark = [
     pytest.mark.processes,

@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from orchestrator.cli.app import run
-from tests.house.running import ROOT, START_SECONDS, RunningUp, environment, gone, start_up, wait_for
+from tests import ROOT
+from tests.house.running import START_SECONDS, RunningUp, environment, gone, start_up, wait_for
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(700)]
 

@@ -37,8 +37,7 @@ from tenants.models import Attempt, Worker
 from tenants.store import workers
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.job_store import job_store
-
-from .paired_worker import database_url, named, run_control_plane, run_worker, take_from_the_dead
+from tests.isolation.paired_worker import database_url, named, run_control_plane, run_worker, take_from_the_dead
 
 PARTS = ("worker", "guard", "zygote", "supervisor")
 ALL_PARTS = (*PARTS, "child", "control plane")

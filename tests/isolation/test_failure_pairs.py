@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .failure_pairs import ALL_PARTS, MODES, as_text, combinations
+from tests import ROOT
+from tests.isolation.failure_pairs import ALL_PARTS, MODES, as_text, combinations
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
-
-ROOT = Path(__file__).parents[2]
 
 
 def failed(*options: str) -> list[dict[str, Any]]:

@@ -22,12 +22,12 @@ from orchestrator.isolation.outcome import Completed, Lost, TimedOut
 from orchestrator.isolation.process_tree import ProcessId, identify, is_running
 from orchestrator.isolation.step_run import OWN_SLACK_SECONDS
 from orchestrator.sandbox import Sandbox, remove_abandoned
+from tests import ROOT
 from tests.isolation.sandbox_calls import STEPS, Running, eventually, step_call
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
 STEPS_OF_ALL_KINDS = ("daemonize", "loop_in_regex", "ignore_everything")
-ROOT = Path(__file__).parents[2]
 
 
 class Worker:

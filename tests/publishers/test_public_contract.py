@@ -14,10 +14,9 @@ import pytest
 from actors.clients.publishers.demo import DemoPublisher
 from actors.port import Credentials
 from onelane.testing import ContractSite, PublisherContract
+from tests import ROOT
 from tests.publishers.demo_site import PASSWORD, DemoBlog
 from tests.wordpress import WordPressSite
-
-ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 

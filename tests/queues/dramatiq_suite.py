@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests import ROOT
 from tests.servers import start_valkey
 
 #: Tests that look into `RedisBroker` itself: its keys, its `do_…` methods, its constructor.
@@ -86,7 +87,7 @@ def main() -> int:
             prepare(checkout, folder, server.port)
             environment = {
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[2])]),
+                "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
                 # A command that reloads itself is called `python` then, and looks there for its own environment.
                 "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
             }

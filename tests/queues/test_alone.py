@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.queues.conftest import eventually
 from tests.queues.lanes import Client
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "tenants" / "queues"
 NEEDED = ("dramatiq", "hiredis", "redis")
 

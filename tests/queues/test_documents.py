@@ -15,8 +15,9 @@ from tenants.queues import QueueLimits, Rate, TenantBroker
 from tenants.queues import descriptions as described
 from tenants.queues.keys import LANE_KEYS, LAYOUT, OTHER_KEYS, QUEUE_KEYS
 from tenants.queues.lua import verbs
+from tests import ROOT
 
-TEXT = (Path(__file__).parents[2] / "docs" / "queues.md").read_text("utf-8")
+TEXT = (ROOT / "docs" / "queues.md").read_text("utf-8")
 KEYS = [suffix for table in (LANE_KEYS, QUEUE_KEYS, OTHER_KEYS) for suffix, _ in table.values()]
 
 

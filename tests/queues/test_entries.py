@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from tenants.queues import HeldEntries, TenantBroker, lease_holder
-
-from .lanes import LANE, Client, Hand, entry
+from tests.queues.lanes import LANE, Client, Hand, entry
 
 
 def held(broker: TenantBroker) -> dict[str | None, list[HeldEntries]]:

@@ -20,9 +20,9 @@ from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.sealing import new_key
 from tenants.store.create_jobs import JobPlan
+from tests import ROOT
 from tests.servers import ValkeyProcess, free_port, start_valkey
 
-ROOT = Path(__file__).resolve().parents[2]
 #: How long a test waits for what has to come: a bound for a machine that is starved, not a measure.
 PATIENCE_SECONDS = 150.0
 

@@ -26,8 +26,7 @@ from tenants.store.create_jobs import JobPlan, StepPlan
 from tenants.store.job_store import job_store
 from tests.ports import step_port
 from tests.service.alert_receiver import SECRET, Receiver
-
-from .conftest import Service, make_service
+from tests.service.conftest import Service, make_service
 
 TABLE = Alert.__table__
 #: What SQL decides is held on both databases by the store's tests; here one is enough for most.

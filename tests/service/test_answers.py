@@ -18,8 +18,7 @@ from tenants.models import Account, Event, Job, Step, Usage
 from tenants.store import bulk, postgres_fast_path
 from tenants.store.create_jobs import JobPlan
 from tenants.store.job_lists import JobFilter
-
-from .conftest import make_service
+from tests.service.conftest import make_service
 
 INPUT = {"do": "return", "folder": 'quoted "text", \\ and 文字 😀'}
 

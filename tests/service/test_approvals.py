@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import Service
+from tests.service.conftest import Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

@@ -15,7 +15,8 @@ from orchestrator.availability import StoppedWaiting, when_available
 from tenants.database import Database
 from tenants.errors import Unavailable
 from tenants.store import workers
-from tests.crashes.installation import ROOT, until
+from tests import ROOT
+from tests.crashes.installation import until
 from tests.servers import free_port, start_valkey
 
 SECRET = "a" * 43 + "="

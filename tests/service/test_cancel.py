@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from .conftest import Own, Service
+from tests.service.conftest import Own, Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

@@ -23,8 +23,7 @@ from tenants.database import Database
 from tenants.models import Step
 from tenants.store import dispatch
 from tenants.store.create_jobs import JobPlan
-
-from .conftest import make_service
+from tests.service.conftest import make_service
 
 STEPS = Step.__table__
 PATIENCE_SECONDS = 60.0

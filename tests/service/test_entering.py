@@ -7,7 +7,7 @@ import signal
 import psutil
 import pytest
 
-from .conftest import Service
+from tests.service.conftest import Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.campaign, pytest.mark.timeout(300)]
 

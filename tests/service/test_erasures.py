@@ -18,10 +18,10 @@ from orchestrator.runtime import Runtime
 from tenants.models import Model
 from tenants.store import erasures
 from tenants.store.create_jobs import JobPlan
+from tests import ROOT
 from tests.servers import free_port
+from tests.service.conftest import Service, make_service
 from tests.web.held import fill, in_redis, naming, rows
-
-from .conftest import ROOT, Service, make_service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

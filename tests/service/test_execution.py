@@ -22,9 +22,8 @@ from tenants.errors import Unavailable
 from tenants.store import finish_steps, workers
 from tenants.store.create_jobs import JobPlan
 from tenants.store.jobs import fetch_steps
-
-from .conftest import make_service
-from .leased import WORKER, Leased
+from tests.service.conftest import make_service
+from tests.service.leased import WORKER, Leased
 
 
 class Unlucky(Database):

@@ -21,9 +21,8 @@ from orchestrator.logs import configure
 from orchestrator.runtime import Runtime
 from tenants.store import workers
 from tests.service import pipelines
-
-from .conftest import Service, make_service
-from .leased import WORKER, Leased
+from tests.service.conftest import Service, make_service
+from tests.service.leased import WORKER, Leased
 
 
 class Bench:

@@ -17,7 +17,8 @@ from tenants.database import Database
 from tenants.migrations import announced
 from tenants.models import Worker
 from tenants.store import workers
-from tests.crashes.installation import ROOT, until
+from tests import ROOT
+from tests.crashes.installation import until
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.campaign, pytest.mark.timeout(300)]
 

@@ -30,8 +30,7 @@ from tenants.store.create_jobs import JobPlan
 from tenants.store.job_store import job_store
 from tests.queues.damage import Damage, How
 from tests.queues.lanes import Hand, Lease
-
-from .conftest import make_service
+from tests.service.conftest import make_service
 
 LANE = "quick"
 #: Account → concurrency of its tenant queue.

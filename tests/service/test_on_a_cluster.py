@@ -11,8 +11,7 @@ import redis
 
 from orchestrator.events import CHANNEL
 from tests.queues.clusters import Cluster
-
-from .conftest import Service, make_service
+from tests.service.conftest import Service, make_service
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -17,8 +17,7 @@ from orchestrator.loops.reconciler import Reconciler
 from tenants.errors import JobFinished
 from tenants.models import Account
 from tenants.store.accounts import ensure_account
-
-from .conftest import Service
+from tests.service.conftest import Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

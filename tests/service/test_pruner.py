@@ -19,8 +19,7 @@ from tenants.store.attempt import OwnedAttempt
 from tenants.store.create_jobs import JobPlan
 from tenants.store.job_store import job_store
 from tests.ports import step_port
-
-from .conftest import make_service
+from tests.service.conftest import make_service
 
 ACCOUNTS = ("acme", "other")
 KEPT = 2

@@ -14,8 +14,7 @@ from orchestrator.settings import Settings
 from tenants.sealing import new_key
 from tenants.store import accounts
 from tenants.store.create_jobs import JobPlan
-
-from .conftest import Service
+from tests.service.conftest import Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

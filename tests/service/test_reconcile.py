@@ -26,8 +26,7 @@ from tenants.store.dispatch import Dispatch
 from tenants.store.job_lists import JobFilter
 from tests.queues.lanes import Hand
 from tests.queues.layouts import restore
-
-from .conftest import make_service
+from tests.service.conftest import make_service
 
 LANE = "quick"
 #: Redis' answers are typed as bytes or text, whichever a client was made for.

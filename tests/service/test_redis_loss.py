@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from .conftest import Own, Service
+from tests.service.conftest import Own, Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

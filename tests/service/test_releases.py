@@ -20,7 +20,8 @@ from tenants.errors import SecretsError
 from tenants.sealing import Sealer, new_key
 from tenants.store import meta, protocol, workers
 from tenants.store.protocol import NewerRelease
-from tests.crashes.installation import ROOT, until
+from tests import ROOT
+from tests.crashes.installation import until
 
 Start = Callable[[], subprocess.Popen[bytes]]
 

@@ -21,8 +21,7 @@ from tenants.errors import InvalidPipelineInput, InvalidSchedule, NotFound, Sche
 from tenants.models import Fire, Job, Schedule, TenantQueue
 from tenants.store import accounts, queues
 from tenants.store import schedules as store
-
-from .conftest import make_service
+from tests.service.conftest import make_service
 
 schedules, fires, jobs = Schedule.__table__, Fire.__table__, Job.__table__
 HOURLY = {"name": "hourly", "pipeline": "quick", "every": 3600.0}

@@ -17,8 +17,7 @@ from tenants.key_rotation import Tally, tally
 from tenants.models import Session
 from tenants.sealing import Sealer, new_key
 from tenants.sessions import Sessions
-
-from .conftest import ROOT
+from tests import ROOT
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

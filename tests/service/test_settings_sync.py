@@ -23,8 +23,7 @@ from tenants.queues import Entry, QueueLimits, StoredSettings
 from tenants.store import queues
 from tenants.store.accounts import ensure_account
 from tenants.store.dispatch import Dispatch
-
-from .conftest import Service
+from tests.service.conftest import Service
 
 LIMITS = {"weight": 7, "lanes": {"quick": {"concurrency": 3, "rate": {"limit": 5, "per": 60}}}}
 

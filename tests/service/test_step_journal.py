@@ -21,8 +21,7 @@ from tenants.store.attempt import OwnedAttempt
 from tenants.store.create_jobs import JobPlan
 from tenants.store.job_store import job_store
 from tests.ports import step_port
-
-from .conftest import Service, make_service
+from tests.service.conftest import Service, make_service
 
 
 class Watched(Database):

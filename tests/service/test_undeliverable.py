@@ -29,8 +29,7 @@ from tenants.store.dead_letters import LetterFilter
 from tenants.store.dispatch import Dispatch
 from tenants.store.undeliverable import UndeliverableMessage, document_of, letter_id_of
 from tests.queues.lanes import Hand
-
-from .conftest import Service, make_service
+from tests.service.conftest import Service, make_service
 
 LANE = "quick"
 

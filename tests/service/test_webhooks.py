@@ -13,8 +13,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from tenants.store import webhook_deliveries
-
-from .conftest import Service
+from tests.service.conftest import Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

@@ -13,8 +13,7 @@ import pytest
 import redis
 
 from tests.servers import free_port
-
-from .conftest import Service
+from tests.service.conftest import Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

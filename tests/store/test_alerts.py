@@ -17,8 +17,7 @@ from tenants.store import alerts, finish_steps, publications, undeliverable
 from tenants.store.alerts import Message
 from tenants.store.create_jobs import StepPlan
 from tenants.store.undeliverable import UndeliverableMessage
-
-from .conftest import Bench
+from tests.store.conftest import Bench
 
 TABLE = Alert.__table__
 ONE_STEP = (StepPlan("publish", "publish", True, 3),)

@@ -43,11 +43,10 @@ from tenants.store import (
 )
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.create_jobs import JobPlan, StepPlan
-
-from .approval_model import Answer, JobModel
-from .approval_model import Step as StepModel
-from .conftest import Bench
-from .no_redis import NoRedis
+from tests.store.approval_model import Answer, JobModel
+from tests.store.approval_model import Step as StepModel
+from tests.store.conftest import Bench
+from tests.store.no_redis import NoRedis
 
 ERROR = {"code": "internal", "message": "it broke"}
 KINDS = {

@@ -23,8 +23,7 @@ from tenants.store.attempt import OwnedAttempt, Refused
 from tenants.store.circuits import CircuitPolicy
 from tenants.store.create_jobs import StepPlan
 from tenants.store.job_store import job_store
-
-from .conftest import Bench
+from tests.store.conftest import Bench
 
 POLICY = CircuitPolicy(failures=3, cooldown_seconds=60.0)
 ONE_STEP = (StepPlan("publish", "publish", True, 3),)

@@ -27,7 +27,7 @@ from tenants.migrations import ADVISORY_LOCK as ADVISORY_LOCK
 from tenants.models import Event, Job, Step, Worker
 from tenants.store import create_jobs, jobs, meta, workers
 from tenants.store.create_jobs import JobPlan, StepPlan
-from tests.crashes.installation import ROOT
+from tests import ROOT
 from tests.crashes.postgres import Postgres, running_postgres
 from tests.store.shared_batch import run_statement
 

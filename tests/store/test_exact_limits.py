@@ -24,10 +24,9 @@ from tenants.models import Job, Step
 from tenants.store import accounts, create_jobs, dead_letters, finish_steps, start_steps
 from tenants.store.attempt import OwnedAttempt, Refused
 from tenants.store.create_jobs import JobPlan, StepPlan
+from tests.store.conftest import Bench
+from tests.store.no_redis import NoRedis
 from tests.web.sample_pipelines import PIPELINES
-
-from .conftest import Bench
-from .no_redis import NoRedis
 
 CALLERS = 50
 JOB = JobPlan("sample", {"topic": "lanes"})

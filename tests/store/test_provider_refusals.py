@@ -11,8 +11,7 @@ from tenants.models import Alert, Circuit, DeadLetter
 from tenants.store import finish_steps, provider_backoffs
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.circuits import CircuitPolicy
-
-from .conftest import Bench
+from tests.store.conftest import Bench
 
 SCOPE = "gemini:3f2a"
 

@@ -15,8 +15,7 @@ from tenants.store import endings, finish_steps, idempotency, jobs, pruning, wor
 from tenants.store.create_jobs import StepPlan
 from tenants.store.events import NewEvent, record
 from tenants.store.pruning import Retention
-
-from .conftest import Bench
+from tests.store.conftest import Bench
 
 ONE_STEP = (StepPlan("only", "quick", True, 1),)
 KEEP_TWO = Retention(completed=2, failed=1, grace=0.0, max_age=None)

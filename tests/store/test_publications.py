@@ -13,8 +13,7 @@ from tenants.errors import DraftChanged, NotFound, OwnershipLost, PublicationNot
 from tenants.models import Alert, Draft, Job, Publication
 from tenants.store import bulk_cancel, clock, endings, finish_steps, publications
 from tenants.store.attempt import OwnedAttempt
-
-from .conftest import Bench
+from tests.store.conftest import Bench
 
 
 @pytest.fixture

@@ -18,9 +18,8 @@ from tenants.models import Job
 from tenants.store import accounts, clock, create_jobs, erasures, finish_steps, start_steps
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.create_jobs import StepPlan
-
-from .conftest import Bench
-from .no_redis import NoRedis
+from tests.store.conftest import Bench
+from tests.store.no_redis import NoRedis
 
 ERROR = {"code": "internal", "message": "it broke"}
 ONE_STEP = (StepPlan("publish", "publish", True, 3),)

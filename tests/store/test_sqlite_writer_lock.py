@@ -23,8 +23,8 @@ from tenants import sqlite_writer_lock
 from tenants.database import Database
 from tenants.errors import Unavailable
 from tenants.sqlite_writer_lock import HINT_SUFFIX, FifoLock, WriterLock
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 60.0
 
 _HOLD_THE_HINT = """

@@ -15,8 +15,7 @@ from tenants.models import Account, DeadLetter, Job, Worker
 from tenants.store import attempt, endings, finish_steps, jobs, workers
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.create_jobs import StepPlan
-
-from .conftest import Bench
+from tests.store.conftest import Bench
 
 ERROR = {"code": "internal", "message": "it broke"}
 

@@ -27,8 +27,7 @@ from tenants.store import jobs as job_store
 from tenants.store.create_jobs import JobPlan, StepPlan
 from tenants.store.job_lists import JobFilter
 from tenants.store.pruning import Retention, candidates, remove
-
-from .conftest import Bench
+from tests.store.conftest import Bench
 
 URL = "https://receiver.example/hook"
 ONE_STEP = (StepPlan("publish", "publish", True, 3),)

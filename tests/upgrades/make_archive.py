@@ -25,11 +25,12 @@ from typing import Any
 import httpx2
 import psutil
 
+from tests import ROOT
 from tests.crashes.postgres import Postgres, running_postgres
 from tests.servers import ValkeyProcess, free_port, start_valkey
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+
 ARCHIVES = HERE / "archives"
 #: Of the test installation alone; the archive needs it to be opened.
 SECRET_KEY = "the-secret-key-of-the-archives-of-onelane"

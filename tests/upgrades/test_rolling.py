@@ -18,7 +18,8 @@ from sqlalchemy import RowMapping
 from orchestrator.settings import Settings
 from tenants.store import jobs, workers
 from tenants.store.create_jobs import JobPlan
-from tests.crashes.installation import ROOT, Installation, Worker, until
+from tests import ROOT
+from tests.crashes.installation import Installation, Worker, until
 from tests.upgrades.make_archive import HERE, SECRET_KEY
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.campaign, pytest.mark.timeout(700)]

@@ -13,8 +13,7 @@ from orchestrator import metrics
 from orchestrator.loops.gauges import GaugeLoop
 from orchestrator.runtime import Runtime
 from orchestrator.violations import SHOWN_SECONDS, Violations
-
-from .conftest import Api
+from tests.web.conftest import Api
 
 
 def break_it(runtime: Runtime, redis_url: str) -> None:

@@ -15,10 +15,11 @@ import pytest
 from orchestrator import metrics
 from orchestrator.loops.gauges import GaugeLoop
 from orchestrator.runtime import Runtime
+from tests import ROOT
 from tests.servers import free_port
 from tests.web.conftest import Api
 
-ALERTS = Path(__file__).resolve().parents[2] / "deploy" / "prometheus" / "alerts.yaml"
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 
 pytestmark = [
     pytest.mark.processes,

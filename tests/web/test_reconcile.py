@@ -10,8 +10,7 @@ import redis.exceptions
 
 from orchestrator.runtime import Runtime
 from tenants.queues.errors import to_dramatiq
-
-from .conftest import ON_BOTH, Api
+from tests.web.conftest import ON_BOTH, Api
 
 
 @ON_BOTH

@@ -14,8 +14,7 @@ from orchestrator.runtime import Runtime
 from tenants.store import finish_steps, webhook_deliveries
 from tenants.store.accounts import ensure_account
 from tests.ports import step_port
-
-from .conftest import JOB, ON_BOTH, Api, Bench
+from tests.web.conftest import JOB, ON_BOTH, Api, Bench
 
 URL = "http://127.0.0.1:9999/hook"  # what the settings of these tests allow
 

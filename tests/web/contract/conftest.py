@@ -9,8 +9,7 @@ import pytest
 
 from orchestrator.runtime import Runtime
 from tests.web.conftest import Api, Bench
-
-from .world import World, check_audit
+from tests.web.contract.world import World, check_audit
 
 
 @pytest.fixture
