@@ -120,7 +120,7 @@ def _mark(connection: Connection, ids: Sequence[str], which: ColumnElement[bool]
     # Starts of several steps go together, too: of two that hold rows and wait for each other's one would fail. A row
     # that is held is about to start, or is sent and marked once more. The rows are asked for by nothing but their ids:
     # with `which` beside them the indexes of waiting steps would do as well, and one of those was gone through for
-    # each of the ids. What is selected is told of the row as it is once locked.
+    # each of the ids. What is selected is read from the row once it is locked.
     free = select(steps.c.id, which.label("still")).where(given).with_for_update(skip_locked=True).cte("free")
     connection.execute(mark.where(free.c.still, steps.c.id == free.c.id))
 

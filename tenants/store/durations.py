@@ -1,4 +1,4 @@
-"""How long steps took, as their attempts tell."""
+"""How long steps took, by their attempts."""
 
 from __future__ import annotations
 

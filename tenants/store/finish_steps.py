@@ -133,8 +133,8 @@ def retry(
     attempt's own message comes back by itself after the delay, so the step counts as dispatched. A canary that fails
     opens its circuit again, whether it has attempts left or not.
 
-    A job that somebody wants cancelled ends instead, and does not sit out a backoff first; then it gives back False.
-    So it does for a last step whose draft was edited since its approval: that awaits approval again.
+    Returns False if the step does not wait: a job that is to be cancelled ends at once, and a last step whose draft was
+    edited since its approval awaits approval again.
 
     Raises:
         OwnershipLost: another attempt owns the step.
@@ -193,7 +193,7 @@ def fail(
     circuit: CircuitPolicy | None = None,
     refused_scope: str | None = None,
 ) -> Dispatch | None:
-    """End the step for good. A required step ends its job and leaves a dead letter; a best-effort one lets it go on.
+    """End the step for good. A required step ends its job and leaves a dead letter; after another the job goes on.
 
     It counts as a failure of its tenant queue, by `circuit`; without one nothing is counted. With `refused_scope` the
     cause is a credential that its provider refuses: one alert for all who use it, and no failure of the tenant queue.
@@ -208,7 +208,7 @@ def fail(
     _end_or_move_on(connection, owned, status, error)
     write_owned(connection, owned, status=status, error=error, finished_at=db_now(), slot=None, worker_id=None)
     _close_attempt(connection, owned, outcome, error)
-    following = _leave_letter(
+    following = _insert_dead_letter(
         connection,
         owned,
         status,
@@ -244,7 +244,9 @@ def fail_waiting(
     ).rowcount
     if not changed:
         raise waiting.ownership_lost()
-    return _leave_letter(connection, waiting, "failed", error, traceback=None, message=message, letter_id=letter_id)
+    return _insert_dead_letter(
+        connection, waiting, "failed", error, traceback=None, message=message, letter_id=letter_id
+    )
 
 
 def cancel(connection: Connection, owned: OwnedAttempt) -> None:
@@ -286,9 +288,9 @@ def lose(
 
     With `handed_back` the worker lives and does not run it; then the budget is not touched. `unless_known` is given for
     an irreversible step, and ends it with `outcome_unknown` (and with this end of its message) if its function may have
-    been entered, and its job has no draft and so no ledger that could tell what it did.
+    been entered, and its job has no draft, so no ledger records what it did.
 
-    A job that somebody wants cancelled ends here: its worker can no longer do it.
+    A job that is to be cancelled ends here, because its worker cannot end it.
 
     Raises:
         OwnershipLost: the step moved on meanwhile.
@@ -343,7 +345,7 @@ def _end_or_move_on(connection: Connection, owned: OwnedAttempt, status: str, er
             record(connection, owned.status_event(job_status))
 
 
-def _leave_letter(
+def _insert_dead_letter(
     connection: Connection,
     owned: OwnedAttempt,
     status: str,
@@ -383,7 +385,7 @@ def _move_on(
 ) -> tuple[str | None, Dispatch | None]:
     """Move the job to its next step, or complete it; gives back its status, and the webhook's delivery if it ended.
 
-    `output` is None after a failure. The status is None when somebody wants the job cancelled: the caller ends it.
+    `output` is None after a failure. The status is None if the job is to be cancelled: the caller ends it.
     """
     if owned.following is None:
         return owned.status_after, _complete_job(connection, owned, output)
@@ -402,9 +404,9 @@ def _complete_job(connection: Connection, owned: OwnedAttempt, output: dict[str,
 
 
 def _set_job(connection: Connection, owned: OwnedAttempt, status: str, step: str) -> bool:
-    """Set the status of a job that goes on; False when somebody wants it cancelled, so that the caller ends it.
+    """Set the status of a job that goes on; False if it is to be cancelled, so that the caller ends it.
 
-    The job's row is held from here on. Whoever cancelled it before saw a step that ran, and left its end to that.
+    The job's row is locked from here on. A cancellation before that saw a running step, and left the end to it.
     """
     moved = connection.execute(_MOVE_JOB, {"p_job": owned.job_id, "p_status": status, "p_step": step})
     row = moved.one_or_none()

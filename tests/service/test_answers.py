@@ -49,8 +49,8 @@ def test_a_new_job_is_answered_as_it_is_read(runtime: Runtime) -> None:
         assert made["run_at"].tzinfo is UTC
 
 
-def test_both_ways_of_making_a_job_leave_the_same(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events, usage and rows: the quick way does what the long one does."""
+def test_both_implementations_create_the_same_rows(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events, usage and rows, by PostgreSQL's fast path and by the portable implementation."""
     job = JobPlan("chain", INPUT, tags=("a",), expires_in=60, deadline=5, approval=True)
     runtime.jobs.create("first", job)
     runtime.jobs.create("quick", job)
