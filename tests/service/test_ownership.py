@@ -63,7 +63,7 @@ def test_a_host_that_is_paused_comes_back_to_nothing(service: Service) -> None:
     worker = service.work()
     in_process, in_thread = begin_both(service)
     host = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
-    assert {"onelane-guard", "onelane-keeper", "onelane-step"} <= {each.name() for each in host}
+    assert {"onelane-guard", "step-supervisor", "onelane-step"} <= {each.name() for each in host}
     for each in host:
         each.suspend()
     service.work()
