@@ -97,7 +97,7 @@ def start_valkey(folder: Path, *options: str, port: int | None = None) -> Valkey
             if process.poll() is not None or time.monotonic() > until:
                 started.stop()
                 raise RuntimeError(f"Valkey did not start:\n{(folder / 'valkey.log').read_text()}") from None
-            time.sleep(0.02)  # no signal tells that it listens; the wait is bounded above
+            time.sleep(0.02)  # no signal reports that it listens; the wait is bounded above
         else:
             client.close()
             return started

@@ -31,7 +31,7 @@ _CODE = Path("/usr/share/wordpress")
 _CONTENT = Path("/var/lib/wordpress/wp-content")
 _PROGRAMS = ("mariadbd", "mariadb-install-db", "php")
 _PREFIX = "onelane-wordpress-"
-# PHP's workers and MariaDB outlive a signal to their parent alone, so the whole group is told.
+# PHP's workers and MariaDB outlive a signal to their parent alone, so the whole group is reported.
 _ENDS_WITH_INPUT = 'exec 3<&0; (cat <&3 >/dev/null; kill -TERM 0) & "$@" </dev/null 3<&-'
 _START_SECONDS = 90.0
 
@@ -66,7 +66,7 @@ $_SERVER['SCRIPT_NAME'] = $_SERVER['PHP_SELF'] = '/index.php';
 require __DIR__ . '/wordpress/index.php';
 """
 
-# Runs inside WordPress: makes users, or tells the posts under a slug, as a JSON line.
+# Runs inside WordPress: makes users, or reports the posts under a slug, as a JSON line.
 _TOOL = """<?php
 require __DIR__ . '/wordpress/wp-load.php';
 if ($argv[1] === 'user') {
@@ -270,9 +270,9 @@ def _wait(ready: object, process: subprocess.Popen[bytes], log: Path) -> None:
     assert callable(ready)
     until = time.monotonic() + _START_SECONDS
     while not ready():
-        told = log.read_text(errors="replace")[-2000:]
-        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}: {told}"
-        assert time.monotonic() < until, f"{process.args!r} was not ready in {_START_SECONDS:g} s: {told}"
+        reported = log.read_text(errors="replace")[-2000:]
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}: {reported}"
+        assert time.monotonic() < until, f"{process.args!r} was not ready in {_START_SECONDS:g} s: {reported}"
         time.sleep(0.05)
 
 

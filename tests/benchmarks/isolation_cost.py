@@ -172,8 +172,8 @@ def main() -> None:
     print(f"{'a step that does nothing':34}" + "".join(f"{name:>26}" for name in results))
     for name in next(iter(results.values())):
         print(f"{name.replace('_', ' '):34}" + "".join(f"{each[name]:26.2f}" for each in results.values()))
-    told = {"steps": chosen.steps, "cores": os.cpu_count(), "load": os.getloadavg(), **results}
-    chosen.json.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+    reported = {"steps": chosen.steps, "cores": os.cpu_count(), "load": os.getloadavg(), **results}
+    chosen.json.write_text(json.dumps(reported, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

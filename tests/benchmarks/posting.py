@@ -277,8 +277,8 @@ def measure(database_url: str, chosen: argparse.Namespace) -> dict[str, float]:
 def print_results(results: dict[str, dict[str, float]]) -> None:
     print(f"{'control plane alone, ' + str(os.cpu_count()) + ' processors':34}" + "".join(f"{n:>12}" for n in results))
     for name in next(reversed(results.values())):
-        told = (f"{each[name]:.1f}" if name in each else "" for each in results.values())
-        print(f"{name.replace('_', ' '):34}" + "".join(f"{each:>12}" for each in told))
+        reported = (f"{each[name]:.1f}" if name in each else "" for each in results.values())
+        print(f"{name.replace('_', ' '):34}" + "".join(f"{each:>12}" for each in reported))
     bare = results["bare"]["post_p99_ms"]
     for name in list(results)[1:]:
         print(f"p99 over the bare application's, {name}: {results[name]['post_p99_ms'] / bare:.1f}x")
@@ -307,8 +307,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results["SQLite"] = measure(f"sqlite:///{folder}/onelane.db", chosen)
     print_results(results)
-    told: dict[str, Any] = {"rate": RATE, "cores": os.cpu_count(), "load": os.getloadavg(), **results}
-    chosen.json.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+    reported: dict[str, Any] = {"rate": RATE, "cores": os.cpu_count(), "load": os.getloadavg(), **results}
+    chosen.json.write_text(json.dumps(reported, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

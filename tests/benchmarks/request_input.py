@@ -210,12 +210,12 @@ def measure(largest: int, only: str) -> None:
         for kind, value in inputs(top):
             took = cpu_seconds(parse, value)
             exponent = math.log(took / below[kind], FACTOR)
-            telling = took > 0.002  # below, the clock and the constant part decide
+            reporting = took > 0.002  # below, the clock and the constant part decide
             worst_small = max(worst_small, small[kind])
-            worst_exponent = max(worst_exponent, exponent if telling else 0.0)
+            worst_exponent = max(worst_exponent, exponent if reporting else 0.0)
             print(
                 f"{name:<32} {kind:<28} {small[kind] * 1000:>7.2f} ms {top // 1024:>5} KiB {took * 1000:>7.1f} ms "
-                f"{took * 1e6 / (top / 1024):>8.1f} {exponent:>8.2f}{'' if telling else ' (quick)'}"
+                f"{took * 1e6 / (top / 1024):>8.1f} {exponent:>8.2f}{'' if reporting else ' (quick)'}"
             )
     print(f"\nworst at 2 KiB: {worst_small * 1000:.2f} ms")
     print(f"worst exponent of what takes over 2 ms: {worst_exponent:.2f}")

@@ -47,7 +47,7 @@ RATE = 100.0
 #: What is still read for the last streams after their snapshots is over by then.
 SETTLING_SECONDS = 10.0
 BUSY = "busy"
-#: Events for the reader that does not read, and how large each is: far more than any buffer on the way.
+#: Events for the reader that does not read, and how large each is: far more than any buffer in progress.
 UNREAD, UNREAD_BYTES = 6_000, 2_000
 
 
@@ -174,12 +174,12 @@ async def _measure(service: Service, readers: Readers, what: str, seconds: float
     after, now = await asyncio.to_thread(service.transactions), service.process.cpu_times()
     processor = (now.user + now.system - spent.user - spent.system) / (took + 2.0)
     memory = service.process.memory_info().rss / 2**20
-    told = f"{what:<22} {service.process.num_threads():>7} {memory:>8.0f} {processor:>8.2f}"
-    told += f" {(after - before) / (took + 2.0):>10.0f}"
+    reported = f"{what:<22} {service.process.num_threads():>7} {memory:>8.0f} {processor:>8.2f}"
+    reported += f" {(after - before) / (took + 2.0):>10.0f}"
     if readers.latencies:
         p50, p99 = (quantile(readers.latencies, at) * 1000 for at in (0.5, 0.99))
-        told += f" {sent / took:>9.0f} {len(readers.latencies):>7} {p50:>7.1f} {p99:>7.1f}"
-    print(told, flush=True)
+        reported += f" {sent / took:>9.0f} {len(readers.latencies):>7} {p50:>7.1f} {p99:>7.1f}"
+    print(reported, flush=True)
 
 
 async def _run(service: Service, streams: int, seconds: float) -> None:

@@ -262,8 +262,8 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     print(f"{'steps a second, 1 process × 8, medians':44} {'rate':>8} {'ratio':>7}  ratio of each round")
     for name, found in rounds.items():
         ratios = [ours / theirs for ours, theirs in zip(found, base, strict=True)] if base else []
-        told = f"{median(ratios):7.2f}  " + " ".join(f"{each:.2f}" for each in ratios) if ratios else ""
-        print(f"{name:44} {rates[name]:8.0f} {told}")
+        reported = f"{median(ratios):7.2f}  " + " ".join(f"{each:.2f}" for each in ratios) if ratios else ""
+        print(f"{name:44} {rates[name]:8.0f} {reported}")
     return {
         "jobs": chosen.jobs,
         "threads": THREADS,

@@ -7,5 +7,5 @@
        ├── control 1 … n   the loops
        └── worker 1 … n    real workers with guard, zygote and step processes
 
-The seed decides jobs and attacks. How they meet is up to the machine; the observer's file and the schedule tell it.
+The seed decides jobs and attacks. How they meet is up to the machine; the observer's file and the schedule report it.
 """

@@ -111,7 +111,7 @@ class Controller:
     _order: int = 0
 
     def run(self) -> None:
-        """From the first attack to the last; then everything is healed."""
+        """From the first attack to the last; then everything is repaired."""
         began = time.monotonic()
         for attack in self.plan:
             self._at(began + attack.at, lambda attack=attack: self._strike(attack))  # type: ignore[misc]
@@ -124,9 +124,9 @@ class Controller:
             else:
                 self.stage.keep(now)
                 threading.Event().wait(min(0.2, moment - now))
-        self.heal()
+        self.repair()
 
-    def heal(self) -> None:
+    def repair(self) -> None:
         """End whatever lasts."""
         for route in self.stage.routes:
             self.stage.attack_route(route, "heal")

@@ -17,7 +17,7 @@ from tenants.store.jobs import FINISHED
 
 jobs, steps, attempts, publications = Job.__table__, Step.__table__, Attempt.__table__, Publication.__table__
 
-#: The observer hears of a step that began before its job ended this much later at most (one host, one wall clock).
+#: The observer notices a step that began before its job ended this much later at most (one host, one wall clock).
 SLACK_SECONDS = 0.1
 
 

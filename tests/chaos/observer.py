@@ -1,4 +1,4 @@
-"""The outside observer: a small server that writes down every effect in the order in which it hears of them.
+"""The outside observer: a small server that writes down every effect in the order in which it receives of them.
 
 Run it as ``python -m tests.chaos.observer FILE``; it prints its port. A step's run opens a connection, says ``begin``,
 and keeps it open until its ``end``; the kernel closes it when the process dies, so the observer sees deaths too

@@ -1,4 +1,4 @@
-"""A TCP proxy with a will of its own: cuts, refuses and holds connections when it is told to.
+"""A TCP proxy with commands: cuts, refuses and holds connections on command.
 
 Run it as ``python -m tests.chaos.proxy ROUTES``, with routes as JSON: ``{name: port of the target}``. It prints the
 ports that it listens on, as JSON by name, and then obeys lines on standard input:
@@ -7,9 +7,9 @@ ports that it listens on, as JSON by name, and then obeys lines on standard inpu
     {"route": name, "do": "refuse"}              the same, and new ones meet it too, until `heal`
     {"route": name, "do": "hold"}                no byte passes, nothing ends: a silent partition, until `heal`
     {"route": name, "do": "deafen"}              what the target answers is held back; what is sent to it passes
-    {"route": name, "do": "heal"}
+    {"route": name, "do": "repair"}
 
-Whoever must know when an order holds adds ``"tell": true`` to it, and gets the line ``done``.
+Whoever must know when an order holds adds ``"report": true`` to it, and gets the line ``done``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One chaos run: feed and attack, heal, wait for every job to end, judge."""
+"""One chaos run: feed and attack, repair, wait for every job to end, judge."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _start(stage: Stage, straight: Runtime) -> None:
     while len(straight.database.read(worker_store.live)) < len(stage.names):
         stage.keep(time.monotonic())
         if time.monotonic() > end:
-            raise RuntimeError(f"the workers do not serve after {START_SECONDS:g} s\n{stage.told()}")
+            raise RuntimeError(f"the workers do not serve after {START_SECONDS:g} s\n{stage.reported()}")
         threading.Event().wait(0.1)
 
 
@@ -189,7 +189,7 @@ def _drain(stage: Stage, straight: Runtime, feeder: Feeder, say: Callable[[str],
         if open_jobs + unfed != last:
             last, since = open_jobs + unfed, time.monotonic()
         if time.monotonic() - since > STALLED_SECONDS:
-            say(f"{open_jobs} jobs do not end, {unfed} were never accepted\n{stage.told()}")
+            say(f"{open_jobs} jobs do not end, {unfed} were never accepted\n{stage.reported()}")
             return
         threading.Event().wait(0.2)
 

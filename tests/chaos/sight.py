@@ -23,27 +23,27 @@ class Sight:
         self._lines = self._socket.makefile("rb")
 
     def __enter__(self) -> Self:
-        self.tell(self._begin)
+        self.report(self._begin)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.tell({"event": "end", "id": self.id, "failed": kind is not None})
+            self.report({"event": "end", "id": self.id, "failed": kind is not None})
         finally:
             self._lines.close()
             self._socket.close()
 
     def post(self, marker: str, *, before: float, after: float) -> None:
         """The irreversible call: it comes into effect `before` seconds later, and is answered after `after` more."""
-        self.tell({"event": "post", "id": self.id, "marker": marker, "before": before, "after": after})
+        self.report({"event": "post", "id": self.id, "marker": marker, "before": before, "after": after})
 
     def find(self, marker: str) -> int:
         """How many posts the target has under the marker."""
-        return int(self.tell({"event": "find", "marker": marker})["found"])
+        return int(self.report({"event": "find", "marker": marker})["found"])
 
-    def tell(self, message: dict[str, Any]) -> dict[str, Any]:
+    def report(self, message: dict[str, Any]) -> dict[str, Any]:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
         line = self._lines.readline()
         if not line:

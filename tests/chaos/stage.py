@@ -249,25 +249,25 @@ class Stage:
             helper.stdout.close()
         self.kill_redis(keep_data=True)
 
-    def told(self, lines: int = 15) -> str:
+    def reported(self, lines: int = 15) -> str:
         """The last lines of every part's log."""
-        told = []
+        reported = []
         for part in self.parts:
             if part.log.exists():
                 last = part.log.read_text(errors="replace").splitlines()[-lines:]
-                told.append("\n".join([f"--- {part.name}", *last]))
-        return "\n".join(told)
+                reported.append("\n".join([f"--- {part.name}", *last]))
+        return "\n".join(reported)
 
     def step_processes(self) -> list[psutil.Process]:
-        """Guards, zygotes, keepers and steps that still run although no worker does."""
+        """Guards, zygotes, step supervisors and steps that still run although no worker does."""
         known: list[psutil.Process] = []
         scratch = str(self.folder)
         for process in psutil.process_iter():
             try:
-                told = [*process.cmdline(), *process.environ().values()]
+                reported = [*process.cmdline(), *process.environ().values()]
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
-            if process.pid != os.getpid() and any(scratch in each for each in told) and is_alive(process):
+            if process.pid != os.getpid() and any(scratch in each for each in reported) and is_alive(process):
                 known.append(process)
         return known
 

@@ -114,7 +114,7 @@ def test_recovery_from_a_kill_counts_to_the_queues_next_effect() -> None:
     assert kill_recovery_seconds([(2.6, 8)], observed, said) == []
 
 
-def test_why_a_part_ended_is_told_by_the_line_on_which_the_error_begins(tmp_path: Path) -> None:
+def test_why_a_part_ended_is_reported_by_the_line_on_which_the_error_begins(tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     log.write_text(
         "Traceback (most recent call last):\n  File ...\n"

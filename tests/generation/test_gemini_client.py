@@ -249,7 +249,7 @@ def test_the_key_is_in_no_message_log_or_traceback(
 
 def test_the_offline_models_messages_are_whole(text_model: MakeModel, offline_model: OfflineModel) -> None:
     offline_model.faults.add(Fault("status", status=500))
-    with pytest.raises(ProviderError, match="The offline model was told to fail"):
+    with pytest.raises(ProviderError, match="The offline model was set to fail"):
         ask(text_model(offline=True))
 
 

@@ -57,7 +57,7 @@ def test_the_last_of_the_hour_says_so() -> None:
     assert "the last of 60 messages" in text_of([alert("dead_letter")], left=0, per_hour=60).body
 
 
-def test_several_are_told_by_kind_and_number() -> None:
+def test_several_are_listed_by_kind_and_number() -> None:
     rows = [alert("dead_letter", f"a{n}", telling=3, told=1) for n in range(4)] + [alert("needs_review")]
     text = text_of(rows, left=9, per_hour=60)
     assert text.title == "onelane: 9 alerts together"

@@ -120,7 +120,7 @@ def test_the_dramatiq_command_names_what_hides_the_broker(
     assert "onelane_queues" in ended.stderr
 
 
-def test_a_project_that_does_not_use_ours_hears_nothing(installed: Path, tmp_path: Path) -> None:
+def test_a_project_that_does_not_use_ours_receives_nothing(installed: Path, tmp_path: Path) -> None:
     write(tmp_path, "tenants", "package")
     (tmp_path / "tenants" / "billing.py").write_text("")
     program = """

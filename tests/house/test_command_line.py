@@ -72,9 +72,9 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("value", ['{"x": NaN}', '{"x": "\\ud800"}', '{"x": ' + "[" * 100_000 + "]" * 100_000 + "}"])
 def test_json_that_no_request_can_carry_is_2(value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "input").write_text(value)
-    told = ["--key", "k", "--url", "http://127.0.0.1:9"]
-    assert run(["jobs", "create", "acme", "blog", "--input", "@input", *told]) == 2
-    assert run(["jobs", "batch", "acme", "input", *told]) == 2
+    reported = ["--key", "k", "--url", "http://127.0.0.1:9"]
+    assert run(["jobs", "create", "acme", "blog", "--input", "@input", *reported]) == 2
+    assert run(["jobs", "batch", "acme", "input", *reported]) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -131,7 +131,7 @@ def test_a_new_key_is_long_and_new(capsys: pytest.CaptureFixture[str]) -> None:
     assert min(map(len, made)) >= 40
 
 
-def test_migrate_tells_what_it_applied(capsys: pytest.CaptureFixture[str]) -> None:
+def test_migrate_reports_what_it_applied(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["migrate", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["applied"]
     assert run(["migrate", "--json"]) == 0
@@ -269,7 +269,7 @@ def test_doctor_finds_keys_that_others_can_read(tmp_path: Path) -> None:
     assert wrong.fix == "chmod 600 them"
 
 
-def test_doctor_tells_where_alerts_go_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_where_alerts_go_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = [each for each in examine() if each.part == "alerts"]
     assert (finding.status, "ONELANE_ALERT_URLS" in finding.message) == ("note", True)
     monkeypatch.setenv("ONELANE_ALERT_URLS", "json://hunter2:hunter2@127.0.0.1:9/hunter2")
@@ -287,7 +287,7 @@ def test_doctor_reports_wrong_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "reported"),
     [
         ("ONELANE_DATABASE_URL", "postgresql://x@127.0.0.1:9/x", "port 9"),
         ("ONELANE_REDIS_URL", "redis://127.0.0.1:9", "127.0.0.1:9"),
@@ -295,12 +295,12 @@ def test_doctor_reports_wrong_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_up_says_in_words_what_it_cannot_reach(
-    variable: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    variable: str, value: str, reported: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(variable, value)
     assert run(["up"]) == 1
     said = capsys.readouterr().err
-    assert told in said
+    assert reported in said
     assert "Traceback" not in said
 
 

@@ -112,7 +112,7 @@ def test_a_queue_report_takes_one_lane_of_one_account() -> None:
     assert (reports["publish_a"].steps, reports["publish_a"].overlaps) == (1, 0)
 
 
-def test_the_blogs_own_count_tells_missing_doubled_and_unknown_posts(tmp_path: Path) -> None:
+def test_the_blogs_own_count_reports_missing_doubled_and_unknown_posts(tmp_path: Path) -> None:
     account = ACCOUNTS[0]
     blog = BlogStore(tmp_path)
     blog.create_user(account.username, "long enough")

@@ -51,7 +51,7 @@ def test_json_lines_carry_what_was_added(tmp_path: Path, capsys: pytest.CaptureF
     assert line["time"].endswith("+00:00")
 
 
-def test_libraries_that_tell_everything_are_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_libraries_that_report_everything_are_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configure(tmp_path, "text")
     logging.getLogger("httpx2").info("HTTP Request: GET …")
     logging.getLogger("httpx2").warning("worth a look")
@@ -64,4 +64,4 @@ def test_no_part_of_an_alert_url_leaves(tmp_path: Path, capsys: pytest.CaptureFi
     logging.getLogger("onelane.test").warning("%s failed: %s at /hooks/%s, q+value-99, 127.0.0.1", url, SECRET, token)
     written = capsys.readouterr().err
     assert not [each for each in (SECRET, token, "value-99") if each in written]
-    assert "127.0.0.1" in written, "a host is no secret, and many lines tell it"
+    assert "127.0.0.1" in written, "a host is no secret, and many lines report it"

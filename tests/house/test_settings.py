@@ -105,8 +105,8 @@ def test_no_secret_shows_in_the_text_form(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_missing_settings_are_named() -> None:
     names = ("admin_key", "secret_key", "redis_url")
-    told = [line.split()[0] for line in Settings.load().missing(*names)]
-    assert told == ["ONELANE_ADMIN_KEY", "ONELANE_SECRET_KEY", "ONELANE_REDIS_URL"]
+    reported = [line.split()[0] for line in Settings.load().missing(*names)]
+    assert reported == ["ONELANE_ADMIN_KEY", "ONELANE_SECRET_KEY", "ONELANE_REDIS_URL"]
     assert Settings.load(admin_key="k" * 32, secret_key="s" * 32, redis_url="redis://h").missing(*names) == []
 
 
@@ -146,7 +146,7 @@ def test_a_redis_url_may_name_a_socket_or_a_cluster(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "reported"),
     [
         ("http://hunter2@a", r"must start with one of redis://, .*redis\+cluster://"),
         ("redis+cluster://u:hunter2@a:1,,b:2", "names no host, or has a comma too many"),
@@ -165,8 +165,8 @@ def test_a_redis_url_may_name_a_socket_or_a_cluster(url: str) -> None:
         ("redis+cluster://a,b?hunter2=1", "that redis-py does not take"),
     ],
 )
-def test_a_wrong_redis_url_is_told_without_its_password(url: str, told: str) -> None:
-    with pytest.raises(SettingsError, match=told) as caught:
+def test_a_wrong_redis_url_is_reported_without_its_password(url: str, reported: str) -> None:
+    with pytest.raises(SettingsError, match=reported) as caught:
         Settings.load(redis_url=url)
     assert "hunter2" not in str(caught.value)
 
@@ -190,7 +190,7 @@ def test_a_database_url_is_read_by_sqlalchemys_rules(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "reported"),
     [
         ("mysql://hunter2@h", "must start with sqlite:/// or postgresql://"),
         ("hunter2", "must start with sqlite:/// or postgresql://"),
@@ -213,8 +213,10 @@ def test_a_database_url_is_read_by_sqlalchemys_rules(url: str) -> None:
         ("sqlite:///:memory:", "must name a file"),
     ],
 )
-def test_a_wrong_database_url_is_a_fault_that_shows_nothing_of_it(url: str, told: str) -> None:
-    with pytest.raises(SettingsError, match=f"^the settings are wrong:\n  - ONELANE_DATABASE_URL: .*{told}") as caught:
+def test_a_wrong_database_url_is_a_fault_that_shows_nothing_of_it(url: str, reported: str) -> None:
+    with pytest.raises(
+        SettingsError, match=f"^the settings are wrong:\n  - ONELANE_DATABASE_URL: .*{reported}"
+    ) as caught:
         Settings.load(database_url=url)
     for piece in ("hunter", "hun", "ter2"):
         assert piece not in str(caught.value)
@@ -271,13 +273,13 @@ def test_alert_urls_reach_a_child_as_they_are() -> None:
 @pytest.mark.parametrize(
     "url", ["http://", "http://[::1", "http://user:hunter2/x@host", "http://host:99999", "http://host:0"]
 )
-def test_an_address_that_is_none_is_told_without_its_password(url: str) -> None:
+def test_an_address_that_is_none_is_reported_without_its_password(url: str) -> None:
     with pytest.raises(SettingsError, match="ONELANE_URL: it must be like http://host:port") as caught:
         Settings.load(url=url)
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["ключ", "a\nb", "k\x00"])
-def test_a_key_that_fits_no_header_is_told(key: str) -> None:
+def test_a_key_that_fits_no_header_is_reported(key: str) -> None:
     with pytest.raises(SettingsError, match="ONELANE_API_KEY: a key has only printable ASCII"):
         Settings.load(api_key=key)

@@ -80,22 +80,22 @@ def test_every_command_of_the_tour_does_what_the_tour_says(
         check=False,
     )
 
-    told = f"{ended.stdout}\n{ended.stderr}\n{up.output()[-3000:]}"
-    assert ended.returncode == 0, told
+    reported = f"{ended.stdout}\n{ended.stderr}\n{up.output()[-3000:]}"
+    assert ended.returncode == 0, reported
     target, watched, approved, replayed, cleaned, posted, _ = ended.stdout.split(MARK)
-    assert "session ready" in target, told
-    assert "0 9 * * 1-5 (Europe/Berlin)" in watched, told
-    assert "awaiting_approval" in watched.splitlines()[-5], told
-    assert "Rye, from the start  (pending_publish, version 2)" in approved, told
-    assert "status 10: it failed" in approved, told
-    assert "login_required" in replayed, told
-    assert "completed" in replayed, told
-    assert "Rye, from the start" in replayed.rpartition("\nid ")[2], told
-    assert list((tmp_path / "evidence").glob("*.png")), told
-    assert "queue_paused" in cleaned, told
-    assert "deleted generate_acme; 3 cancelled" in cleaned, told
-    assert '"status":"awaiting_approval"' in posted or '"status":"queued"' in posted, told
-    assert "Traceback" not in ended.stderr, told
+    assert "session ready" in target, reported
+    assert "0 9 * * 1-5 (Europe/Berlin)" in watched, reported
+    assert "awaiting_approval" in watched.splitlines()[-5], reported
+    assert "Rye, from the start  (pending_publish, version 2)" in approved, reported
+    assert "status 10: it failed" in approved, reported
+    assert "login_required" in replayed, reported
+    assert "completed" in replayed, reported
+    assert "Rye, from the start" in replayed.rpartition("\nid ")[2], reported
+    assert list((tmp_path / "evidence").glob("*.png")), reported
+    assert "queue_paused" in cleaned, reported
+    assert "deleted generate_acme; 3 cancelled" in cleaned, reported
+    assert '"status":"awaiting_approval"' in posted or '"status":"queued"' in posted, reported
+    assert "Traceback" not in ended.stderr, reported
     with up.client() as onelane:
         (draft,) = onelane.drafts.list(account="acme", status="published")
         assert draft["title"] == "Rye, from the start"
@@ -106,9 +106,9 @@ def test_every_command_of_the_tour_does_what_the_tour_says(
 
 def _run_python(found: list[tuple[str, str]], up: RunningUp, folder: Path) -> None:
     (code,) = [code for language, code in found if language == "python"]
-    told: list[str] = []
+    reported: list[str] = []
     key = (folder / ".onelane" / "admin.key").read_text().strip()
-    names = {"key": key, "print": lambda *words: told.append(" ".join(map(str, words)))}
+    names = {"key": key, "print": lambda *words: reported.append(" ".join(map(str, words)))}
     exec(code.replace("127.0.0.1:8700", f"127.0.0.1:{up.ports()['api']}"), names)  # noqa: S102 - our own README
-    assert len(told) == 1
-    assert "/acme/" in told[0]
+    assert len(reported) == 1
+    assert "/acme/" in reported[0]

@@ -181,7 +181,7 @@ def test_nothing_is_left_however_up_ends(number: signal.Signals, tmp_path: Path)
     family: list[psutil.Process] = []
     try:
         wait_for("up is ready", running.ready, seconds=START_SECONDS, running=running)
-        # Valkey and its keeper, API, worker with guard and zygote, blog, model.
+        # Valkey and its watchdog, API, worker with guard and zygote, blog, model.
         wait_for("all processes", lambda: len(running.family()) >= 8, running=running)
         family = running.family()
         running.process.send_signal(number)

@@ -1,4 +1,4 @@
-"""Every single failure of worker, guard, zygote, keeper, child and control plane, and every pair of them."""
+"""Every single failure of worker, guard, zygote, step supervisor, child and control plane, and every pair of them."""
 
 from __future__ import annotations
 

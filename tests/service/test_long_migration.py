@@ -60,7 +60,7 @@ def test_a_worker_lives_through_it(sqlite: Database, redis_url: str, tmp_path: P
         announced.run(sqlite.engine, migrate)
         assert sqlite.write(workers.declare_dead) == []
         assert [each["id"] for each in sqlite.read(workers.live)] == [before]
-        # It renews by itself again, and can still be told to leave.
+        # It renews by itself again, and can still be reported to leave.
         seen = heartbeat(sqlite)
         until(lambda: heartbeat(sqlite) > seen, "the worker to renew", 60, said)
         assert worker.poll() is None, said()

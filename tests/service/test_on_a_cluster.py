@@ -49,14 +49,14 @@ def test_jobs_run_on_a_cluster_also_after_the_death_of_a_node(cluster: Cluster, 
 
 
 def test_a_ring_reaches_every_node(cluster: Cluster, service: Service) -> None:
-    heard = [threading.Event() for _ in cluster.nodes]
+    received = [threading.Event() for _ in cluster.nodes]
 
     def listen(number: int) -> None:
         with redis.Redis(port=cluster.nodes[number].port, socket_timeout=120).pubsub() as ear:  # type: ignore[no-untyped-call]
             ear.subscribe(CHANNEL)
             for message in ear.listen():
                 if message["type"] == "message":
-                    heard[number].set()
+                    received[number].set()
                     return
 
     threads = [threading.Thread(target=listen, args=(number,)) for number in range(len(cluster.nodes))]
@@ -65,9 +65,9 @@ def test_a_ring_reaches_every_node(cluster: Cluster, service: Service) -> None:
 
     def ring() -> bool:
         service.runtime.event_notifier.notify()  # again, because an ear may not have been there yet
-        return all(each.is_set() for each in heard)
+        return all(each.is_set() for each in received)
 
-    service.until(ring, "every node to tell the ring")
+    service.until(ring, "every node to report the ring")
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()

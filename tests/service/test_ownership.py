@@ -59,7 +59,7 @@ def test_a_stopped_worker_comes_back_to_nothing(service: Service) -> None:
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)  # whose clock is not this host's to stop
 def test_a_host_that_is_paused_comes_back_to_nothing(service: Service) -> None:
-    """Worker, guard, keepers and steps stand still together until all runs elsewhere: nobody is there to watch."""
+    """Worker, guard, supervisors and steps are stopped until the step runs elsewhere, so no process can watch it."""
     worker = service.work()
     in_process, in_thread = begin_both(service)
     host = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]

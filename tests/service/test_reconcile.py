@@ -159,7 +159,7 @@ def test_a_loss_is_noticed_by_itself(runtime: Runtime, client: Client, loss: str
     step_id = make(runtime)
     runtime.broker.queues_admin.purge(LANE, "acme")
     reconciler.run_once()
-    assert held(runtime) == [], "nothing tells of the loss yet"
+    assert held(runtime) == [], "nothing reports the loss yet"
     match loss:
         case "emptied":
             client.flushall()

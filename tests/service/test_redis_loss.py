@@ -45,7 +45,7 @@ def test_what_runs_goes_on_when_redis_has_forgotten_it(own: Own) -> None:
     service.runtime.broker.client.flushall()
     admin = service.runtime.broker.queues_admin
     service.until(lambda: (admin.generation() or 0) > 0, "Redis to be rebuilt")
-    service.until(lambda: service.log().count("Lost the lease") == 3, "the worker to hear of it")
+    service.until(lambda: service.log().count("Lost the lease") == 3, "the worker to get it")
     service.go()
     for job_id in (apart, here, fails):
         assert service.wait(job_id)["status"] == "completed"

@@ -320,7 +320,7 @@ def test_a_schedule_whose_pipeline_is_gone_can_be_turned_off(bench: Bench) -> No
         bench.runtime.schedules.change(made["id"], None, {"enabled": True})
 
 
-def test_faults_are_told_together_and_nothing_is_made(bench: Bench) -> None:
+def test_faults_are_reported_together_and_nothing_is_made(bench: Bench) -> None:
     with pytest.raises(InvalidSchedule) as caught:
         bench.make(cron="x", timezone="nowhere", inputs=[{"do": "dance"}])
     places = [each.loc for each in caught.value.faults]

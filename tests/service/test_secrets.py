@@ -78,6 +78,6 @@ def test_one_that_was_killed_loses_nothing_and_is_finished_by_the_next(
     assert [each and each.storage_state for each in opened] == [{"n": number} for number in range(0, NUMBER, 100)]
 
     second = rotate(migrated_url, tmp_path)
-    told, _ = second.communicate(timeout=120)
-    assert second.returncode == 0, told
+    reported, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, reported
     assert tally(database, after)["sessions.storage_state"] == Tally(newest=NUMBER)

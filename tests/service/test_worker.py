@@ -227,6 +227,6 @@ def test_a_worker_serves_its_own_metrics(service: Service) -> None:
     assert "acme" not in line, "no series carries an account"
 
 
-def test_a_metrics_port_that_is_taken_is_told(service: Service) -> None:
+def test_a_metrics_port_that_is_taken_is_reported(service: Service) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(AssertionError, match="nothing can listen on"):
         service.work(ONELANE_WORKER_METRICS_PORT=str(taken.getsockname()[1]))

@@ -1,4 +1,4 @@
-"""Fixtures of the store's tests: a migrated database of each kind, and short ways to make jobs and run their steps."""
+"""Fixtures of the store's tests: a migrated database of each kind, and functions that make jobs and run their steps."""
 
 from __future__ import annotations
 

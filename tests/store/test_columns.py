@@ -1,4 +1,4 @@
-"""The database's time on SQLite, where this process tells it."""
+"""The database's time on SQLite, where this process reports it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ THINGS = Table("things", MetaData(), Column("id", big_serial(), primary_key=True
 
 
 def test_a_statement_asks_for_the_time_once_whatever_its_rows(tmp_path: Path) -> None:
-    """Each time that SQLite asks, it waits for the interpreter's lock, with the only writer's turn held."""
+    """Each time that SQLite asks, it waits for the GIL, with the only writer lock held."""
     database = Database(f"sqlite:///{tmp_path}/times.db")
     asked: list[float] = []
 

@@ -31,7 +31,7 @@ from tests import ROOT
 from tests.crashes.postgres import Postgres, running_postgres
 from tests.store.shared_batch import run_statement
 
-#: They start a PostgreSQL of their own, which no fixture of the shared servers tells.
+#: They start a PostgreSQL of their own, which no fixture of the shared servers reports.
 pytestmark = pytest.mark.integration
 
 STEPS = (StepPlan("generate", "generate", True, 3), StepPlan("publish", "publish", True, 3))
@@ -150,7 +150,7 @@ def test_serialization_failures_are_tried_again_a_bounded_number_of_times(postgr
 
 
 @pytest.mark.parametrize("state", ["53100", "53200", "57014", "58030", "XX001"])
-def test_a_database_that_cannot_write_is_told_at_once_and_keeps_nothing(postgres: Database, state: str) -> None:
+def test_a_database_that_cannot_write_is_reported_at_once_and_keeps_nothing(postgres: Database, state: str) -> None:
     """Disk full, out of memory, over the statement's time, an I/O error, a damaged page: another try is no better."""
     runs = 0
 
@@ -161,9 +161,9 @@ def test_a_database_that_cannot_write_is_told_at_once_and_keeps_nothing(postgres
         connection.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
 
     before = count(postgres, Job.__table__), count(postgres, Step.__table__), count(postgres, Event.__table__)
-    with pytest.raises(Unavailable) as told:
+    with pytest.raises(Unavailable) as reported:
         postgres.write(work)
-    assert not isinstance(told.value, CommitUnknown)
+    assert not isinstance(reported.value, CommitUnknown)
     assert runs == 1
     assert before == (
         count(postgres, Job.__table__),
@@ -228,7 +228,7 @@ def test_a_backend_killed_in_the_middle_leaves_nothing_half_written(server: Post
 def test_a_connection_lost_in_the_commit_leaves_the_outcome_open(
     postgres: Database, through: Database, proxy: Proxy, what: str, takes_effect: bool
 ) -> None:
-    """The request to commit does not arrive, or its answer does not: the caller cannot tell, and is told so."""
+    """The request to commit does not arrive, or its answer does not: the caller cannot know, and gets this error."""
     through.ping()
 
     def is_written() -> bool:
@@ -269,7 +269,7 @@ def test_a_worker_whose_registration_lost_its_answer_begins_all_the_same(
 
 
 def break_commit(proxy: Proxy, connection: Connection, what: str, is_written: Callable[[], bool]) -> None:
-    """Let the commit of this transaction meet a proxy that holds it, and then cuts the connection; soon it is healed.
+    """Let the commit of this transaction meet a proxy that holds it, and then cuts the connection; soon it is repaired.
 
     Where only the answer is held back, the cut comes once the commit has taken effect.
     """
@@ -278,7 +278,7 @@ def break_commit(proxy: Proxy, connection: Connection, what: str, is_written: Ca
     original = driver.commit
     patience = threading.Event()  # never set
 
-    def cut_and_heal() -> None:
+    def cut_and_repair() -> None:
         patience.wait(0.3)
         ends_at = time.monotonic() + 60
         while what == "deafen" and not is_written() and time.monotonic() < ends_at:
@@ -289,7 +289,7 @@ def break_commit(proxy: Proxy, connection: Connection, what: str, is_written: Ca
 
     def commit() -> None:
         proxy.do(what)
-        cutter = threading.Thread(target=cut_and_heal)
+        cutter = threading.Thread(target=cut_and_repair)
         cutter.start()
         try:
             original()
@@ -365,11 +365,11 @@ def test_a_host_that_vanishes_in_the_middle_of_a_statement_is_given_up(postgres:
 def test_a_database_that_is_gone_accepts_nothing(proxy: Proxy, through: Database, postgres: Database) -> None:
     before = count(postgres, Job.__table__)
     proxy.do("refuse")
-    with pytest.raises(Unavailable) as told:
+    with pytest.raises(Unavailable) as reported:
         through.write(lambda c: create_jobs.create(c, "acme", [plan()]))
-    with pytest.raises(Unavailable) as told_of_one:
+    with pytest.raises(Unavailable) as reported_of_one:
         run_statement(through, "SELECT to_json(1)")
-    for each in (told, told_of_one):
+    for each in (reported, reported_of_one):
         assert str(each.value).splitlines() == [str(each.value)], "a log takes more lines for more messages"
     proxy.do("heal")
     assert count(postgres, Job.__table__) == before

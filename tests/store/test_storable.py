@@ -1,4 +1,4 @@
-"""What every database takes is told alike wherever something comes in."""
+"""What every database takes is reported alike wherever something comes in."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _shorten_wait(case: Any) -> None:
 
 
 def _without_nul(value: Any) -> Any:
-    """No call has U+0000 in it; to say so for each text would hide what a schema is to tell."""
+    """No call has U+0000 in it; to say so for each text would hide what a schema is to report."""
     if isinstance(value, str):
         return value.replace("\x00", "0")
     if isinstance(value, list):

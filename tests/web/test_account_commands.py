@@ -68,13 +68,13 @@ def test_an_export_that_breaks_off_is_cut(
 
 
 def test_an_export_whose_reader_has_gone_is_141(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Gone(io.StringIO):
+    class ClosedOutput(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError(errno.EPIPE, "nobody reads")
 
     monkeypatch.setattr(Connection, "lines", lambda self, path: iter([{"type": "header"}, {"type": "end"}]))
     monkeypatch.setattr("orchestrator.terminal.close_quietly", lambda: None)
-    monkeypatch.setattr("sys.stdout", Gone())
+    monkeypatch.setattr("sys.stdout", ClosedOutput())
     assert run(["accounts", "export", "acme"]) == 141
 
 
@@ -116,7 +116,7 @@ def test_keys_are_replaced(command: Command, api: Api) -> None:
     assert api.with_key(rotated["key"]).get("/v1/accounts").status_code == 401
 
 
-def test_secrets_are_sealed_anew_and_doctor_tells_what_is_left(
+def test_secrets_are_sealed_anew_and_doctor_reports_what_is_left(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runtime.sessions.put("acme", storage_state={"cookies": []}, credentials={"username": "u", "password": "hunter2"})
@@ -141,14 +141,14 @@ def test_secrets_are_sealed_anew_and_doctor_tells_what_is_left(
 
     monkeypatch.setenv("ONELANE_SECRET_KEY", f"{new},{SECRET_KEY}")
     assert run(["secrets", "rotate", "--json"]) == 0
-    told = capsys.readouterr()
-    assert sum(json.loads(told.out)["resealed"].values()) == 3
+    reported = capsys.readouterr()
+    assert sum(json.loads(reported.out)["resealed"].values()) == 3
     assert "no longer needed" in finding().message
     monkeypatch.setenv("ONELANE_SECRET_KEY", new)
     assert finding().status == "ok"
     assert run(["secrets", "rotate"]) == 0
-    told_to_people = capsys.readouterr()
-    for text in (told.out, told.err, told_to_people.out, told_to_people.err):
+    reported_to_people = capsys.readouterr()
+    for text in (reported.out, reported.err, reported_to_people.out, reported_to_people.err):
         assert new not in text
         assert SECRET_KEY not in text
         assert "hunter2" not in text

@@ -125,7 +125,7 @@ def test_workers_show_what_they_run(api: Api, bench: Bench, new_job: Any) -> Non
     assert [(run["job_id"], run["step"]) for run in worker["running"]] == [(job["id"], "write")]
 
 
-def test_pipelines_tell_their_steps_and_input(api: Api, make_key: Any) -> None:
+def test_pipelines_report_their_steps_and_input(api: Api, make_key: Any) -> None:
     for caller in (api, api.with_key(make_key("acme"))):
         found = {each["name"]: each for each in caller.get("/v1/pipelines").json()["items"]}
         sample = found["sample"]

@@ -127,7 +127,7 @@ def with_channels(settings_of: Callable[..., Settings], migrated_url: str) -> It
             yield Api(client, ADMIN_KEY), receiver, runtime
 
 
-def test_a_test_message_tells_which_channel_took_it(with_channels: tuple[Api, Receiver, Runtime]) -> None:
+def test_a_test_message_reports_which_channel_took_it(with_channels: tuple[Api, Receiver, Runtime]) -> None:
     api, receiver, _ = with_channels
     answer = api.post("/v1/admin/alerts:test")
     assert answer.json() == {

@@ -88,7 +88,7 @@ def test_brackets_in_text_are_no_nesting_and_siblings_are_not_deep() -> None:
 
 
 @given(depth=st.integers(MAX_DEPTH - 2, MAX_DEPTH + 2), wide=st.integers(0, 80), text=st.text(alphabet='[]{}"\\a'))
-def test_the_depth_is_told_exactly(depth: int, wide: int, text: str) -> None:
+def test_the_depth_is_reported_exactly(depth: int, wide: int, text: str) -> None:
     value: Any = text
     for level in range(depth):
         value = [*([{text: []}] * (wide if level == 5 else 0)), value] if level % 2 else {text: value}

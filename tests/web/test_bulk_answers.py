@@ -56,18 +56,18 @@ def test_deletions_under_race_count_each_cancelled_job_once(runtime: Runtime) ->
 
     def delete() -> int:
         gate.wait()
-        told = 0
+        reported = 0
         for _ in range(5):
             try:
-                told += runtime.queue_deletion.delete("generate", "acme", force=True).cancelled
+                reported += runtime.queue_deletion.delete("generate", "acme", force=True).cancelled
             except (AccountBusy, QueueNotEmpty):
                 continue
-        return told
+        return reported
 
     with ThreadPoolExecutor(6) as pool:
         calls = [pool.submit(work) for work in (make, make, start, delete, delete, delete)]
-        told = sum(call.result(120) for call in calls)
-    assert told == cancelled_jobs(runtime)
+        reported = sum(call.result(120) for call in calls)
+    assert reported == cancelled_jobs(runtime)
     waiting = runtime.database.read(lambda c: queues.count_steps(c, "generate", "acme")).waiting
     found = runtime.broker.queues_admin.describe("generate", "acme")
     held = 0 if found is None else found.waiting + found.delayed
@@ -159,7 +159,7 @@ def test_resolving_letters_says_what_was_done_before_the_database_went_away(
         patch.setattr(owner, name, sometimes)
         answer = api.post(f"{LETTERS}:{verb}", {"filter": {}})
     assert answer.status_code == 200
-    told = answer.json()
-    assert (told["matched"], told["resolved"], told["skipped"], told["left"]) == (3, 1, 0, 2)
-    assert str(error) in told["stopped"]
+    reported = answer.json()
+    assert (reported["matched"], reported["resolved"], reported["skipped"], reported["left"]) == (3, 1, 0, 2)
+    assert str(error) in reported["stopped"]
     assert len(api.get(LETTERS).json()["items"]) == 2

@@ -82,8 +82,8 @@ def test_those_that_fit_are_discarded(api: Api, dead: list[dict[str, Any]]) -> N
 def test_buried_messages_are_among_them(api: Api, runtime: Runtime, new_job: Any) -> None:
     """One whose job can go on, and one that belongs to no job."""
     job = new_job("acme")
-    stray: Message[None] = Message("generate", "theirs", (), {}, {"account": "other"})
-    runtime.broker.enqueue_once(Entry(stray, "stray"))
+    orphan: Message[None] = Message("generate", "theirs", (), {}, {"account": "other"})
+    runtime.broker.enqueue_once(Entry(orphan, "stray"))
     hand = Hand(runtime.broker, lane="generate")
     for lease in hand.claim(2):
         hand.settle(lease, "bury")

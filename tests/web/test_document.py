@@ -66,7 +66,7 @@ def furnish(bench: Bench, new_job: Callable[..., Any]) -> None:
 
 
 def run(address: str, key: str, folder: Path, *more: str, phases: str, examples: int) -> None:
-    """Let schemathesis call the service; a fault ends the test with its report, which tells how to repeat the call."""
+    """Let schemathesis call the service; a fault ends the test with its report, which says how to repeat it."""
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml"), "--no-color"]
     command += ["run", f"{address}/openapi.json", "--phases", phases, "--max-examples", MORE or str(examples)]
     command += more

@@ -77,8 +77,8 @@ def test_nothing_is_left_and_nothing_of_others_changes(
         api.post(f"{path}/keys", {})
         runtime.database.write(lambda c, account=account: fill(c, account, runtime.settings.data_dir))  # type: ignore[misc]
         runtime.settings_sync.sync_account(account)
-    stray = Entry(message(ODD, "generate"), "stray")
-    runtime.broker.enqueue_once(stray)
+    orphan = Entry(message(ODD, "generate"), "stray")
+    runtime.broker.enqueue_once(orphan)
     assert {each.name for each in account_tables()} - set(naming(runtime.database, ODD)) == set()
 
     def of_other() -> tuple[Any, Any]:
@@ -283,7 +283,7 @@ def test_a_dead_message_of_the_account_goes_too(api: Api, eraser: Eraser, runtim
     assert set(naming(runtime.database, "acme")) == {"audit", "erasures"}
 
 
-def test_the_audit_tells_who_asked_and_what_went(api: Api, eraser: Eraser, new_job: Any) -> None:
+def test_the_audit_reports_who_asked_and_what_went(api: Api, eraser: Eraser, new_job: Any) -> None:
     new_job()
     erasure_id = erase(api, "/v1/accounts/acme")
     done = finish(api, eraser, erasure_id)

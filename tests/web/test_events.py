@@ -77,7 +77,7 @@ def test_a_ring_over_redis_is_quicker_than_the_poll(
 
     async def run() -> JobEvent | None:
         async with hub.of_job("j1") as job:
-            for number in range(200):  # until the hub's ear is at Redis, a ring may go unheard
+            for number in range(200):  # until the hub's ear is at Redis, a ring may go unnoticed
                 await asyncio.to_thread(happen, runtime, "j1", number)
                 event = await job.next(0.1)
                 if event is not None:
@@ -99,7 +99,9 @@ def test_without_redis_the_poll_brings_events(runtime: Runtime) -> None:
     hub.close()
 
 
-def test_a_slow_reader_is_told_to_read_again(runtime: Runtime, hub: EventHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_reader_is_reported_to_read_again(
+    runtime: Runtime, hub: EventHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hub_module, "QUEUE_LENGTH", 5)
 
     async def run() -> bool:
@@ -156,7 +158,7 @@ def test_a_hub_without_its_database_says_so(runtime: Runtime, hub: EventHub, mon
 
 
 @ON_BOTH
-def test_a_jobs_stream_tells_its_life_and_ends(address: tuple[str, int], runtime: Runtime, bench: Bench) -> None:
+def test_a_jobs_stream_reports_its_life_and_ends(address: tuple[str, int], runtime: Runtime, bench: Bench) -> None:
     job = create(runtime)
 
     async def run() -> list[tuple[str, Any]]:
@@ -338,7 +340,7 @@ def test_a_quiet_stream_has_heartbeats_and_a_slow_one_is_served_from_sql(
 
             await asyncio.to_thread(burst)
             seen = [(await sse.next())[1]["message"] for _ in range(50)]
-            for number in range(50, 350):  # heartbeats are read on the way to the next event
+            for number in range(50, 350):  # heartbeats are read in progress to the next event
                 await asyncio.sleep(0.3)
                 await asyncio.to_thread(happen, runtime, job["id"], number)
                 await sse.next()
@@ -364,12 +366,12 @@ def test_streams_hold_no_threads_and_leave_nothing_behind(address: tuple[str, in
                 await each.next()
             grown = threading.active_count() - before
             await asyncio.to_thread(happen, runtime, job["id"], 1)
-            told = [await each.next() for each in streams]
-            assert len(told) == 60
-            return grown, len(told)
+            reported = [await each.next() for each in streams]
+            assert len(reported) == 60
+            return grown, len(reported)
 
-    grown, told = asyncio.run(run())
-    assert told == 60
+    grown, reported = asyncio.run(run())
+    assert reported == 60
     assert grown < 25
 
 

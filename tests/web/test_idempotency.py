@@ -105,7 +105,7 @@ def test_a_batch_counts_as_one(api: Api) -> None:
 
 @ON_BOTH
 def test_of_many_at_once_one_runs(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The twins of a call that still runs are told so; none of them makes a second job."""
+    """The twins of a call that still runs are reported so; none of them makes a second job."""
     inside, go_on = threading.Event(), threading.Event()
     real = Jobs.create
 
@@ -183,15 +183,15 @@ def test_what_was_made_without_an_answer_is_found_by_the_next_try(
     answer = api.post(path, body, **once("k"))
 
     assert answer.status_code == 202
-    told = answer.json()["items"] if batch else [answer.json()]
-    assert {job["id"] for job in told} == made
+    reported = answer.json()["items"] if batch else [answer.json()]
+    assert {job["id"] for job in reported} == made
     assert count(api) == len(made)
     assert api.post(path, body, **once("k")).headers["idempotency-replayed"] == "true"
 
 
 @ON_BOTH
 @pytest.mark.parametrize("takes_effect", [True, False])
-def test_a_commit_whose_answer_was_lost_is_told_as_such_and_repeated_safely(
+def test_a_commit_whose_answer_was_lost_is_reported_as_such_and_repeated_safely(
     api: Api, monkeypatch: pytest.MonkeyPatch, takes_effect: bool
 ) -> None:
     real = Jobs.create
@@ -242,7 +242,7 @@ def test_a_key_that_was_made_is_given_again_and_kept_sealed(api: Api, runtime: R
 
 
 def die(runtime: Runtime, silent_seconds: float) -> None:
-    """Every control plane was last heard of so many seconds ago."""
+    """Every control plane was last received of so many seconds ago."""
     table = control_planes.table
     runtime.database.write(lambda c: c.execute(update(table).values(heartbeat_at=db_now(-silent_seconds))))
 

@@ -79,7 +79,7 @@ def test_a_wrong_job_is_refused_and_the_field_named(api: Api, body: Any, code: s
     assert api.get("/v1/accounts/acme").status_code == 404, "nothing is half-created"
 
 
-def test_every_fault_is_told_at_once(api: Api) -> None:
+def test_every_fault_is_reported_at_once(api: Api) -> None:
     answer = api.post("/v1/accounts/acme/jobs", {"pipeline": 1, "delay": -1, "extra": 0, "priority": 99})
 
     assert {fault["loc"][0] for fault in answer.json()["errors"]} == {"pipeline", "delay", "extra", "priority"}
@@ -289,7 +289,7 @@ def test_an_unknown_verb_and_a_verb_on_a_missing_job_are_404(api: Api, new_job: 
     for path in (f"/v1/jobs/{job['id']}:explode", f"/v1/jobs/{job['id']}:", "/v1/jobs/nope:cancel", "/v1/jobs:cancel"):
         assert api.post(path).status_code == 404, path
     missing = api.post("/v1/jobs/nope:reject", {"colour": 1})
-    assert missing.status_code == 404, "what is not there is told before what is wrong with the body"
+    assert missing.status_code == 404, "what is not there is reported before what is wrong with the body"
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_a_key_is_replaced_without_a_gap(api: Api, runtime: Runtime, path: str) 
 
 
 @ON_BOTH
-def test_a_rotation_keeps_to_what_it_is_told(api: Api) -> None:
+def test_a_rotation_uses_the_given_overlap(api: Api) -> None:
     ends = datetime.now(UTC) + timedelta(hours=1)
     old = api.post(OF_ACME, {"expires_at": ends.isoformat()}).json()
 

@@ -115,7 +115,7 @@ def test_head_is_get_without_the_body(api: Api) -> None:
     assert api("HEAD", "/v1/nothing").status_code == 404
 
 
-def test_options_tells_the_methods(api: Api) -> None:
+def test_options_reports_the_methods(api: Api) -> None:
     answer = api.with_key(None)("OPTIONS", "/v1/accounts/acme/session")
     assert (answer.status_code, answer.headers["allow"]) == (204, "DELETE, GET, HEAD, OPTIONS, PUT")
 

@@ -120,7 +120,7 @@ def test_an_address_that_guesses_keys_is_refused_unseen(serve: Serve, clock: Cal
 
     assert [guesser.get("/v1/jobs").status_code for _ in range(4)] == [401, 401, 401, 429]
     answer = api.with_key(good).get("/v1/jobs")
-    assert refused(answer), "a guess that is right is not told from one that is wrong"
+    assert refused(answer), "a guess that is right is not reported from one that is wrong"
     assert refused(api.get("/v1/jobs"))
     assert api.get("/healthz").status_code == 200
 

@@ -253,7 +253,7 @@ def test_accounts_are_listed_steered_and_limited(command: Command, refused: Refu
     assert "at least one limit" in refused("accounts", "limits", "set", "a/b", status=2)
 
 
-def test_use_is_told_by_day(command: Command, refused: Refused) -> None:
+def test_use_is_reported_by_day(command: Command, refused: Refused) -> None:
     made(command)
     assert json.loads(command("accounts", "usage", "a/b", "--json"))["total"]["jobs"] == 1
     assert "total" in command("accounts", "usage", "a/b", "--first", "2026-01-01", "--last", "2026-02-01")
@@ -318,7 +318,7 @@ def test_queues_and_lanes_are_paused_limited_and_reaped(command: Command, refuse
     assert "no live tenant queue" in refused("queues", "get", "generate", "a/b", status=1)
 
 
-def test_a_check_of_the_queues_tells_mends_and_ends_with_a_status(
+def test_a_check_of_the_queues_reports_fixes_and_ends_with_a_status(
     command: Command, runtime: Runtime, redis_url: str
 ) -> None:
     made(command)
@@ -394,7 +394,7 @@ def test_the_shell_completes_ids(
 # --- lists that stay -----------------------------------------------------------------------------------------------
 
 
-def test_a_watched_list_is_told_when_it_changes(
+def test_a_watched_list_is_reported_when_it_changes(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = iter(range(3))
@@ -409,7 +409,7 @@ def test_a_watched_list_is_told_when_it_changes(
     monkeypatch.setattr("orchestrator.cli.live.time.sleep", between)
     assert run(["jobs", "list", "--watch", "--json"]) == 130
     states = [json.loads(line)["items"] for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert [len(items) for items in states] == [0, 1], "a state that is the same is not told again"
+    assert [len(items) for items in states] == [0, 1], "a state that is the same is not reported again"
 
 
 def test_ids_of_what_has_none_are_nothing(command: Command) -> None:

@@ -14,12 +14,12 @@ from tests.web.commands import Command
 INPUT = ("--input", '{"topic": "lanes"}')
 
 
-def told(command: Command, *arguments: str) -> Any:
+def reported(command: Command, *arguments: str) -> Any:
     return json.loads(command("schedules", *arguments, "--json"))
 
 
 def test_a_schedule_is_made_shown_changed_run_and_deleted(command: Command) -> None:
-    made = told(command, "create", "a/b", "[b]daily[/b]", "sample", "--cron", "0 9 * * *", *INPUT)
+    made = reported(command, "create", "a/b", "[b]daily[/b]", "sample", "--cron", "0 9 * * *", *INPUT)
     assert (made["account"], made["cron"], made["enabled"]) == ("a/b", "0 9 * * *", True)
     listed = command("schedules", "list", "--account", "a/b")
     assert made["id"] in listed
@@ -31,34 +31,36 @@ def test_a_schedule_is_made_shown_changed_run_and_deleted(command: Command) -> N
     assert "next: never" in command("schedules", "pause", made["id"])
     assert "0 9 * * * (Asia/Seoul)" in command("schedules", "change", made["id"], "--timezone", "Asia/Seoul")
     assert "next: 2" in command("schedules", "resume", made["id"])
-    job = told(command, "run", made["id"], "--idempotency-key", "k")
-    assert told(command, "run", made["id"], "--idempotency-key", "k")["id"] == job["id"]
-    (fire,) = told(command, "fires", made["id"])["items"]
+    job = reported(command, "run", made["id"], "--idempotency-key", "k")
+    assert reported(command, "run", made["id"], "--idempotency-key", "k")["id"] == job["id"]
+    (fire,) = reported(command, "fires", made["id"])["items"]
     assert (fire["outcome"], fire["job_id"]) == ("fired", job["id"])
     assert job["id"] in command("schedules", "fires", made["id"])
 
     assert made["id"] in command("schedules", "delete", made["id"])
     command("schedules", "get", made["id"], status=1)
-    assert told(command, "list") == {"items": []}
+    assert reported(command, "list") == {"items": []}
 
 
 def test_every_kind_of_cadence_can_be_given(command: Command, tmp_path: Path) -> None:
     (tmp_path / "inputs.json").write_text('[{"topic": "a"}, {"topic": "b"}]')
-    spread = told(command, "create", "acme", "s", "sample", *INPUT, "--spread", "3@09:00-21:00", "--min-gap", "600")
+    spread = reported(command, "create", "acme", "s", "sample", *INPUT, "--spread", "3@09:00-21:00", "--min-gap", "600")
     assert spread["spread"] == {"per_day": 3, "window": ["09:00", "21:00"], "min_gap": 600.0}
     times = ("--at", "2199-01-01T00:00:00Z", "--at", "2199-01-02T00:00:00Z")
-    at = told(command, "create", "acme", "a", "sample", "--inputs", "@inputs.json", *times, "--overlap", "skip")
+    at = reported(command, "create", "acme", "a", "sample", "--inputs", "@inputs.json", *times, "--overlap", "skip")
     assert (at["inputs_left"], len(at["at"]), at["overlap"]) == (2, 2, "skip")
     assert "inputs left: 2" in command("schedules", "get", at["id"])
-    off = told(command, "create", "acme", "e", "sample", *INPUT, "--every", "60", "--disabled", "--catch-up", "none")
+    off = reported(
+        command, "create", "acme", "e", "sample", *INPUT, "--every", "60", "--disabled", "--catch-up", "none"
+    )
     assert (off["every"], off["next_fire_at"], off["catch_up"]) == (60.0, None, "none")
     listed = command("schedules", "list")
     for words in ("3 a day, 09:00-21:00", "2 given times", "every 60 s"):
         assert words in listed
 
 
-def test_a_preview_tells_times(command: Command) -> None:
-    times = told(command, "preview", "--cron", "30 2 * * *", "--timezone", "Europe/Berlin", "--count", "3")["items"]
+def test_a_preview_reports_times(command: Command) -> None:
+    times = reported(command, "preview", "--cron", "30 2 * * *", "--timezone", "Europe/Berlin", "--count", "3")["items"]
     assert len(times) == 3
     lines = command("schedules", "preview", "--every", "60", "--count", "2", "--account", "acme", "--name", "x")
     assert len(lines.splitlines()) == 2

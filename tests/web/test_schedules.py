@@ -233,7 +233,7 @@ def test_run_now_is_refused_as_a_job_would_be(api: Api, schedule: dict[str, Any]
 
 
 @ON_BOTH
-def test_what_became_of_its_times_is_told(api: Api, runtime: Runtime, schedule: dict[str, Any]) -> None:
+def test_what_became_of_its_times_is_reported(api: Api, runtime: Runtime, schedule: dict[str, Any]) -> None:
     fire(runtime, schedule["id"])
     api.post("/v1/accounts/acme:drain")
     fire(runtime, schedule["id"])
@@ -245,12 +245,12 @@ def test_what_became_of_its_times_is_told(api: Api, runtime: Runtime, schedule: 
 
 def test_a_preview_is_what_fires(api: Api, runtime: Runtime) -> None:
     fields = {"cron": "*/10 * * * *", "jitter": 300, "every": None}
-    told = api.post("/v1/schedules:preview", {**SCHEDULE, **fields, "account": "acme", "count": 3}).json()["items"]
+    reported = api.post("/v1/schedules:preview", {**SCHEDULE, **fields, "account": "acme", "count": 3}).json()["items"]
     made = api.post(PATH, {**SCHEDULE, **fields}).json()
     # A ten-minute boundary may lie between the two calls.
-    assert made["next_fire_at"] in told[:2]
+    assert made["next_fire_at"] in reported[:2]
     other = api.post("/v1/schedules:preview", {**SCHEDULE, **fields, "account": "other", "count": 3}).json()["items"]
-    assert other != told, "another account's jitter is another"
+    assert other != reported, "another account's jitter is another"
 
 
 def test_a_preview_needs_little_and_keeps_nothing(api: Api, runtime: Runtime) -> None:

@@ -146,7 +146,7 @@ def test_lanes_are_listed_paused_and_bounded(api: Api, runtime: Runtime, new_job
 
 
 @ON_BOTH
-def test_the_audit_tells_who_did_what(api: Api, make_key: Any, new_job: Any) -> None:
+def test_the_audit_reports_who_did_what(api: Api, make_key: Any, new_job: Any) -> None:
     job = new_job("a/b".replace("/", "%2F"))
     own = api.with_key(make_key("a/b"))
     own.post(f"/v1/jobs/{job['id']}:cancel")
@@ -179,7 +179,7 @@ def test_the_audit_tells_who_did_what(api: Api, make_key: Any, new_job: Any) -> 
 
 
 def test_an_operators_calls_work_while_redis_is_away(api: Api, runtime: Runtime, new_job: Any) -> None:
-    """SQL decides at each start, so a pause holds although Redis has not heard of it."""
+    """SQL decides at each start, so a pause holds although Redis has not received of it."""
     from tenants.queues import ServerUnreachable
 
     new_job()

@@ -40,7 +40,7 @@ def log_of(api: Api, job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @ON_BOTH
-def test_the_log_tells_each_try(api: Api, bench: Bench, new_job: Callable[..., dict[str, Any]]) -> None:
+def test_the_log_reports_each_try(api: Api, bench: Bench, new_job: Callable[..., dict[str, Any]]) -> None:
     job = new_job(callback_url=URL)
     assert log_of(api, job) == []
     finish(api, bench, job)
@@ -146,7 +146,7 @@ def test_a_delivery_alone_gets_a_signed_call(
     call = its.call("callback.load", {})
     assert (call["url"], call["allowed_hosts"]) == (URL, ["127.0.0.1:9999"])
     assert call["headers"]["webhook-id"] == delivery["id"]
-    told = Webhook(secret).verify(call["body"], call["headers"])
-    assert told["data"] == the_job(api, job), "as the API shows it"
+    reported = Webhook(secret).verify(call["body"], call["headers"])
+    assert reported["data"] == the_job(api, job), "as the API shows it"
     its.call("callback.answered", {"status_code": 204})
     assert log_of(api, job)[0]["attempts"][0]["status_code"] == 204

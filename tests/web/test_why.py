@@ -61,7 +61,7 @@ def test_behind_other_jobs_with_place_and_estimate(api: Api, bench: Bench, new_j
     assert [each["queue_position"] for each in shown] == [0, 1, 2]
     assert [each["estimated_wait"] for each in shown] == [0, None, None], "nothing was measured yet"
     listed = api.get("/v1/jobs").json()["items"]
-    assert {each["queue_position"] for each in listed} == {None}, "only the single job tells"
+    assert {each["queue_position"] for each in listed} == {None}, "only the single job reports"
 
 
 @ON_BOTH
@@ -183,7 +183,7 @@ def test_not_dispatched(api: Api, bench: Bench, runtime: Runtime, new_job: Any) 
     assert list(why(api, job)) == ["not_dispatched"]
 
 
-def test_without_redis_it_tells_what_sql_knows(settings_of: Callable[..., Settings], migrated_url: str) -> None:
+def test_without_redis_it_reports_what_sql_knows(settings_of: Callable[..., Settings], migrated_url: str) -> None:
     runtime = Runtime(settings_of(migrated_url, redis_url="redis://127.0.0.1:1"))
     try:
         with TestClient(create_app(runtime), raise_server_exceptions=False) as client:
