@@ -19,6 +19,7 @@ from actors.pipeline import PipelineError, load_pipelines
 from tenants.database import Database
 from tenants.errors import SecretsError, Unavailable
 from tenants.key_rotation import tally
+from tenants.migrations import pending
 from tenants.queues import QueueError, TenantBroker
 from tenants.sealing import Sealer, split_keys
 
@@ -98,12 +99,12 @@ def database(given: Settings) -> list[Finding]:
             if not _exists(found):
                 return [note("database", f"{name} does not exist yet; `up` or `onelane migrate` makes it")]
             found.ping()
-            pending, pooled = found.pending_migrations(), found.is_pooled
+            missing, pooled = pending(found), found.is_pooled
     except _DATABASE_ERRORS as error:
         fix = "start the database, or correct ONELANE_DATABASE_URL"
         return [wrong("database", f"it cannot be reached: {_first_line(error)}", fix)]
-    if pending:
-        return [wrong("database", f"{name} lacks {len(pending)} migration(s)", "run `onelane migrate`")]
+    if missing:
+        return [wrong("database", f"{name} lacks {len(missing)} migration(s)", "run `onelane migrate`")]
     findings = [ok("database", f"{name} answers, and its schema is up to date")]
     if pooled:
         message = "a connection pooler such as pgbouncer stands before it: statements are planned again each time"
@@ -116,7 +117,7 @@ def secrets(given: Settings) -> list[Finding]:
     secret = given.secret_key.get_secret_value() if given.secret_key else DataFolder(given.data_dir).kept_key("secret")
     try:
         with _opened(given) as found:
-            if secret is None or not _exists(found) or found.pending_migrations():
+            if secret is None or not _exists(found) or pending(found):
                 return []
             counts = tally(found, Sealer(split_keys(secret))).values()
     except _DATABASE_ERRORS:

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tenants.migrations import newest_revision
+from tenants.migrations import migrate, newest_revision, pending
 
 if TYPE_CHECKING:
     from tenants.database import Database
@@ -44,7 +44,7 @@ def missing_revisions(database: Database) -> list[str]:
         Path(database.url.database).parent.mkdir(parents=True, exist_ok=True)
     # First, because its error says in one sentence that no server answers.
     database.ping()
-    missing = database.pending_migrations()
+    missing = pending(database)
     if not missing:
         from tenants.store import protocol
 
@@ -64,7 +64,7 @@ def bring_up_to_date(url: str) -> list[str]:
     try:
         missing = missing_revisions(database)
         if missing:
-            database.migrate()
+            migrate(database)
         from tenants.store import protocol
 
         if database.read(protocol.of) < protocol.PROTOCOL:

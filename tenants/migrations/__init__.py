@@ -1,4 +1,4 @@
-"""Alembic migrations: `upgrade` and `pending`. A test proves that they give exactly the models' schema.
+"""Alembic migrations: `migrate` and `pending`. A test proves that they give exactly the models' schema.
 
 Alembic is imported only where there is something to migrate: nearly every start finds the newest revision.
 """
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection, Engine
+
+    from ..database import Database
 
 #: Any fixed number of our own: several processes that migrate at once take turns by it.
 ADVISORY_LOCK = 0x6F6E656C616E65
@@ -35,6 +37,18 @@ def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     return config
+
+
+def migrate(database: Database) -> None:
+    """Bring the schema up to date. Safe to call from several processes at once.
+
+    Raises:
+        Unavailable: the database cannot be reached.
+    """
+    if database.dialect == "sqlite" and database.url.database:
+        Path(database.url.database).parent.mkdir(parents=True, exist_ok=True)
+    with database.exclusive_engine() as engine:
+        upgrade(engine)
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
@@ -67,9 +81,9 @@ def _upgrade(connection: Connection, revision: str) -> None:
     command.upgrade(config, revision)
 
 
-def pending(engine: Engine) -> list[str]:
+def pending(database: Database) -> list[str]:
     """Revisions that this database lacks, oldest first; none where a newer release has migrated it further."""
-    with engine.connect() as connection:
+    with database.exclusive_engine() as engine, engine.connect() as connection:
         current = _current(connection)
     if current == newest_revision() or _is_newer(current):
         return []

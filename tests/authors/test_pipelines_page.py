@@ -15,6 +15,7 @@ from actors import errors
 from actors.errors import StepError
 from orchestrator.settings import Settings
 from orchestrator.web.models.jobs import JobError
+from tenants.migrations import migrate
 from tenants.sealing import new_key
 from tenants.store.create_jobs import JobPlan
 from tests import ROOT
@@ -74,7 +75,7 @@ def test_a_worker_runs_the_examples(
     )
     service = Service(settings)
     try:
-        service.runtime.database.migrate()
+        migrate(service.runtime.database)
         service.loops.start()
         service.work(ONELANE_PIPELINES=",".join(MODULES), PYTHONPATH=f"{project}:{ROOT}")
 

@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tenants.database import Database
+from tenants.migrations import migrate
 from tests.store.filled import fill, lists
 from tests.store.plans import plans_of
 
@@ -41,7 +42,7 @@ def main() -> int:
 
 def _run(url: str, jobs: int, accounts: int) -> int:
     database = Database(url)
-    database.migrate()
+    migrate(database)
     began = time.perf_counter()
     filled = fill(database, jobs=jobs, accounts=accounts)
     took = time.perf_counter() - began

@@ -36,6 +36,7 @@ from pydantic import SecretStr
 
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
+from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
 from tenants.sealing import new_key
 from tests import ROOT
@@ -172,7 +173,7 @@ def _migrate(database_url: str, redis_url: str, folder: str, secret: str) -> Non
             pipelines=("tests.benchmarks.pipelines",),
         )
     )
-    runtime.database.migrate()
+    migrate(runtime.database)
     runtime.close()
 
 

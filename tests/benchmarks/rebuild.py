@@ -25,6 +25,7 @@ from sqlalchemy import Connection, select, update
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
+from tenants.migrations import migrate
 from tenants.models import Account, Step
 from tenants.queues import EmbeddedValkey
 from tenants.sealing import new_key
@@ -105,7 +106,7 @@ def measure(database_url: str, jobs: int, accounts: int, seed: int) -> dict[str,
             )
         )
         try:
-            runtime.database.migrate()
+            migrate(runtime.database)
             Reconciler(runtime).run_once()
             began = time.perf_counter()
             fill(runtime, jobs, names, random.Random(seed))

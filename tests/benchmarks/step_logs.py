@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from sqlalchemy import func, select
 
 from orchestrator.settings import Settings
+from tenants.migrations import migrate
 from tenants.models import Event
 from tenants.queues import EmbeddedValkey
 from tenants.sealing import new_key
@@ -66,7 +67,7 @@ def measure_all(database_url: str, folder: Path) -> list[dict[str, Any]]:
             )
         )
         try:
-            service.runtime.database.migrate()
+            migrate(service.runtime.database)
             service.loops.start()
             service.work(threads=4, ONELANE_PIPELINES=MODULE)
             return [measure(service, pipeline, at_once) for pipeline in ("talk", "talk_apart") for at_once in (1, 4)]

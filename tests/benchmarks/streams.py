@@ -29,6 +29,7 @@ from pydantic import SecretStr
 
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
+from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
 from tenants.sealing import new_key
 from tenants.store import events
@@ -95,7 +96,7 @@ def service(server: str) -> Iterator[Service]:
             pipelines=("tests.benchmarks.pipelines",),
         )
         runtime = Runtime(settings)
-        runtime.database.migrate()
+        migrate(runtime.database)
         environment = {
             "ONELANE_DATABASE_URL": url,
             "ONELANE_REDIS_URL": valkey.url,

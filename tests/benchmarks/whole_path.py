@@ -31,6 +31,7 @@ from sqlalchemy import text
 
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
+from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
 from tenants.sealing import new_key
 from tenants.store import workers
@@ -130,7 +131,7 @@ def measure_onelane(url: str, pipeline: str, jobs: int) -> float:
             log_level="warning",
         )
         runtime = Runtime(settings)
-        runtime.database.migrate()
+        migrate(runtime.database)
         environment = {
             "ONELANE_DATABASE_URL": url,
             "ONELANE_REDIS_URL": valkey.url,

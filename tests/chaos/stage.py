@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.database import Database
+from tenants.migrations import migrate
 from tenants.sealing import new_key
 from tests import ROOT
 from tests.crashes.installation import is_alive
@@ -86,7 +87,7 @@ class Stage:
         self._secret = new_key()
         self._threads = threads
         database = Database(self.database_url(None))
-        database.migrate()
+        migrate(database)
         database.close()
         self.parts = [self._part(name, "orchestrator.worker") for name in self.names]
         self.parts += [self._part(name, "tests.chaos.control") for name in self.control_names]

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from orchestrator.settings import Settings
 from tenants.database import Database
+from tenants.migrations import migrate
 from tenants.sealing import new_key
 from tests.servers import start_valkey
 
@@ -85,7 +86,7 @@ def _database(kind: str, folder: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def _installation(folder: Path, database_url: str, host: str) -> Iterator[Installation]:
     database = Database(database_url)
-    database.migrate()
+    migrate(database)
     database.close()
     valkey = start_valkey(folder)
     try:

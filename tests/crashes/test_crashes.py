@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from orchestrator.settings import Settings, installed_chromium
 from tenants.database import Database
+from tenants.migrations import migrate
 from tenants.sealing import new_key
 from tests.wordpress import wordpress_or_skip
 
@@ -45,7 +46,7 @@ def sqlite_database(sqlite_template: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def postgres_database(postgres_url: str) -> str:
     database = Database(postgres_url)
-    database.migrate()
+    migrate(database)
     database.close()
     return postgres_url
 

@@ -33,6 +33,7 @@ from typing import Any
 from orchestrator.isolation.process_tree import ProcessId, end_tree, identify, is_running, send
 from tenants.database import Database
 from tenants.errors import OwnershipLost, Unavailable
+from tenants.migrations import migrate
 from tenants.models import Attempt, Worker
 from tenants.store import workers
 from tenants.store.attempt import OwnedAttempt
@@ -314,12 +315,12 @@ def _earliest(database: Database, step_id: str) -> float:
 def _migrate(folder: Path) -> None:
     """In a process of its own: a database makes threads, and this process is to fork."""
 
-    def migrate() -> None:
+    def make_schema() -> None:
         database = Database(database_url(folder))
-        database.migrate()
+        migrate(database)
         database.close()
 
-    os.waitpid(_forked(migrate), 0)
+    os.waitpid(_forked(make_schema), 0)
 
 
 def _forked(run: Any) -> int:

@@ -14,6 +14,7 @@ import pytest
 from orchestrator.availability import StoppedWaiting, when_available
 from tenants.database import Database
 from tenants.errors import Unavailable
+from tenants.migrations import migrate
 from tenants.store import workers
 from tests import ROOT
 from tests.crashes.installation import until
@@ -56,7 +57,7 @@ def test_who_waits_can_be_stopped() -> None:
 def test_a_worker_waits_for_redis(tmp_path: Path) -> None:
     url, port = f"sqlite:///{tmp_path}/onelane.db", free_port()
     database = Database(url)
-    database.migrate()
+    migrate(database)
     environment = {
         "ONELANE_DATABASE_URL": url,
         "ONELANE_REDIS_URL": f"redis://127.0.0.1:{port}/0",

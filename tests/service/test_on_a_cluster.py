@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from orchestrator.events import CHANNEL
+from tenants.migrations import migrate
 from tests.queues.clusters import Cluster
 from tests.service.conftest import Service, make_service
 
@@ -30,7 +31,7 @@ def service(cluster: Cluster, tmp_path: Path, sqlite_url: str) -> Iterator[Servi
     folder = tmp_path / "data"
     (folder / "notes").mkdir(parents=True)
     made = make_service(sqlite_url, cluster.url, folder)
-    made.runtime.database.migrate()
+    migrate(made.runtime.database)
     made.loops.start()
     yield made
     made.close()

@@ -17,6 +17,7 @@ from orchestrator.data_folder import DataFolder, FolderUnusable
 from orchestrator.schema import bring_up_to_date, is_surely_up_to_date, missing_revisions
 from tenants.database import Database
 from tenants.errors import SecretsError
+from tenants.migrations import migrate
 from tenants.sealing import Sealer, new_key
 from tenants.store import meta, protocol, workers
 from tenants.store.protocol import NewerRelease
@@ -38,7 +39,7 @@ def test_a_schema_that_a_newer_release_extended_is_left_as_it_is(opened: Databas
     opened.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")))
     assert missing_revisions(opened) == []
     assert bring_up_to_date(migrated_url) == []
-    opened.migrate()
+    migrate(opened)
     assert opened.read(lambda c: c.execute(text("SELECT version_num FROM alembic_version")).scalar_one()) == "9999"
 
 
@@ -108,7 +109,7 @@ def test_a_worker_waits_for_its_schema_and_stops_for_a_newer_release(
     worker = start_worker()
     until(lambda: "waiting for `onelane migrate`" in said(), "the worker to say that it waits", 150, said)
     database = Database(sqlite_url)
-    database.migrate()
+    migrate(database)
 
     def live() -> Any:
         return database.read(workers.live)

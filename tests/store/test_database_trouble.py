@@ -24,6 +24,7 @@ from tenants.database import MAX_TRIES, CommitUnknown, Database
 from tenants.database_engine import TCP_SECONDS
 from tenants.errors import Unavailable
 from tenants.migrations import ADVISORY_LOCK as ADVISORY_LOCK
+from tenants.migrations import migrate, pending
 from tenants.models import Event, Job, Step, Worker
 from tenants.store import create_jobs, jobs, meta, workers
 from tenants.store.create_jobs import JobPlan, StepPlan
@@ -75,7 +76,7 @@ class Proxy:
 def server() -> Iterator[Postgres]:
     with running_postgres() as server:
         database = Database(server.url)
-        database.migrate()
+        migrate(database)
         database.close()
         yield server
 
@@ -384,7 +385,7 @@ def test_a_database_that_is_gone_accepts_nothing(proxy: Proxy, through: Database
 def sqlite(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     monkeypatch.setattr(sqlite_writer_lock, "BUSY_SECONDS", 1.0)
     opened = Database(sqlite_url)
-    opened.migrate()
+    migrate(opened)
     yield opened
     opened.close()
 
@@ -451,12 +452,12 @@ def test_a_new_database_that_others_open_too_is_waited_for(tmp_path: Path) -> No
         ):
             hasty.execute("PRAGMA journal_mode=WAL")
         database = Database(f"sqlite:///{path}")
-        migrating = pool.submit(database.migrate)
+        migrating = pool.submit(migrate, database)
         with pytest.raises(TimeoutError):
             migrating.result(timeout=0.3)
         reader.execute("COMMIT")
         migrating.result(timeout=60)
-    assert database.pending_migrations() == []
+    assert pending(database) == []
     database.close()
 
 
@@ -464,16 +465,16 @@ def test_many_may_migrate_at_once_and_while_jobs_are_made(database_url: str, mon
     monkeypatch.setattr(sqlite_writer_lock, "BUSY_SECONDS", 120.0)  # the last of them waits for all the others
     databases = [Database(database_url) for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda each: each.migrate(), databases))
+        list(pool.map(migrate, databases))
         making = [
             pool.submit(each.write, lambda c: create_jobs.create(c, "acme", [plan()]))
             for each in databases
             for _ in range(3)
         ]
-        list(pool.map(lambda each: each.migrate(), databases))
+        list(pool.map(migrate, databases))
         for made in making:
             made.result()
-    assert databases[0].pending_migrations() == []
+    assert pending(databases[0]) == []
     assert count(databases[0], Job.__table__) == 12
     for each in databases:
         each.close()
@@ -487,7 +488,7 @@ def test_a_migration_takes_the_time_it_needs_and_waits_for_its_turn(
     database, holder = Database(postgres_url), Database(postgres_url)
     with ThreadPoolExecutor(1) as pool, holder.engine.connect() as other:
         other.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
-        migrating = pool.submit(database.migrate)
+        migrating = pool.submit(migrate, database)
         waits = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
         end = time.monotonic() + 60
         while not other.execute(waits).scalar_one():
@@ -496,7 +497,7 @@ def test_a_migration_takes_the_time_it_needs_and_waits_for_its_turn(
             migrating.result(timeout=1.5)  # longer than a statement may take
         other.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": ADVISORY_LOCK})
         migrating.result(timeout=60)
-    assert database.pending_migrations() == []
+    assert pending(database) == []
     shown = database.read(lambda c: c.execute(text("SHOW statement_timeout")).scalar_one())
     assert shown == "1s", "it is in force again"
     database.close()

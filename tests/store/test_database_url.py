@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from tenants.database import Database
+from tenants.migrations import migrate
 from tests.servers import free_port
 
 
@@ -15,7 +16,7 @@ def test_options_of_the_url_are_merged_with_ours(postgres_url: str) -> None:
     asking.write(lambda c: c.execute(text("CREATE SCHEMA lanes")))
     asking.close()
     database = Database(f"{postgres_url}&options=-c%20search_path%3Dlanes%20-cwork_mem=7MB")
-    database.migrate()
+    migrate(database)
     where = text("SELECT schemaname FROM pg_tables WHERE tablename = 'jobs'")
     assert database.read(lambda c: c.execute(where).all()) == [("lanes",)]
     for name, value in (("work_mem", "7MB"), ("enable_seqscan", "off"), ("statement_timeout", "30s")):

@@ -10,15 +10,15 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import delete, insert, inspect, select
 
 from tenants.database import Database
-from tenants.migrations import upgrade
+from tenants.migrations import migrate, pending, upgrade
 from tenants.models import Job, JobTag, Model
 
 
 def test_migrations_give_the_models_schema(database_url: str) -> None:
     database = Database(database_url)
-    assert database.pending_migrations()
-    database.migrate()
-    assert database.pending_migrations() == []
+    assert pending(database)
+    migrate(database)
+    assert pending(database) == []
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Model.metadata) == []
         names = set(inspect(connection).get_table_names())
@@ -28,15 +28,15 @@ def test_migrations_give_the_models_schema(database_url: str) -> None:
 
 def test_migrating_twice_is_harmless(database_url: str) -> None:
     database = Database(database_url)
-    database.migrate()
-    database.migrate()
+    migrate(database)
+    migrate(database)
     database.close()
 
 
 def test_a_running_slot_is_unique_in_the_migrated_schema(postgres_url: str) -> None:
     """Autogenerate does not compare the conditions of partial indexes, so this looks at the index itself."""
     database = Database(postgres_url)
-    database.migrate()
+    migrate(database)
     with database.engine.connect() as connection:
         definition = connection.exec_driver_sql(
             "SELECT indexdef FROM pg_indexes WHERE indexname = 'uq_steps_running_slot'"
@@ -58,7 +58,7 @@ def test_jobs_from_before_the_tags_had_a_table_are_found_by_them(database_url: s
     ]
     with database.engine.begin() as connection:
         connection.execute(insert(jobs), rows)
-    database.migrate()
+    migrate(database)
     with database.engine.begin() as connection:
         assert connection.execute(tags).scalars().all() == ["b", "spring", "spring"]
         connection.execute(insert(jobs), [{**rows[0], "id": "job-3", "tags": ["new", "new"]}])

@@ -18,6 +18,7 @@ from sqlalchemy import text
 from orchestrator.dispatch import Dispatcher
 from orchestrator.jobs import Jobs
 from tenants.database import Database
+from tenants.migrations import migrate, pending
 from tenants.postgres_sessions import STATEMENT_TIMEOUT_SECONDS
 from tenants.store import jobs, workers
 from tenants.store.attempt import OwnedAttempt
@@ -122,9 +123,9 @@ def test_the_schema_of_the_url_is_used(bouncer: str) -> None:
     server.write(lambda c: c.execute(text("CREATE SCHEMA IF NOT EXISTS elsewhere")))
     server.close()
     database = Database(f"{bouncer}?options=-c%20search_path%3Delsewhere", pool_size=1)
-    database.migrate()
+    migrate(database)
     try:
-        assert database.pending_migrations() == []
+        assert pending(database) == []
         found = "SELECT count(*) FROM pg_tables WHERE schemaname = 'elsewhere' AND tablename = 'jobs'"
         assert database.read(lambda c: c.execute(text(found)).scalar_one()) == 1
     finally:
