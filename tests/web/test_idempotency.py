@@ -191,7 +191,7 @@ def test_what_was_made_without_an_answer_is_found_by_the_next_try(
 
 @ON_BOTH
 @pytest.mark.parametrize("takes_effect", [True, False])
-def test_a_commit_whose_answer_was_lost_is_reported_as_such_and_repeated_safely(
+def test_a_commit_whose_answer_was_lost_is_reported_and_safely_repeated(
     api: Api, monkeypatch: pytest.MonkeyPatch, takes_effect: bool
 ) -> None:
     real = Jobs.create
