@@ -1,7 +1,7 @@
 """The one write path of API, scheduler and command line: SQL commits first, Redis follows.
 
 An answer from `create` means that the job is committed; whatever dies after that, it will run. One class, because it
-is the one object that callers hold; each method is one transaction of `tenants.store`, and what Redis hears of it.
+is the one object that callers hold; each method is one transaction of `tenants.store`, then of messages to Redis.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Jobs:
         return job_view(job, store.fetch_steps(connection, job_id), store.fetch_attempts(connection, job_id))
 
     # --- steering ------------------------------------------------------------------------------------------------
-    # Each answer is read in the transaction that it tells of: once that is committed, no error can hide it.
+    # Each answer is read in the transaction that it describes: once that is committed, no error can hide it.
 
     def cancel(self, job_id: str, account: str | None = None) -> tuple[dict[str, Any], bool]:
         """Cancel a job. Gives back the job, and whether it ended at once; else its running step is being killed.
@@ -277,7 +277,7 @@ class Jobs:
         return _go_on(connection, job, delay_seconds)
 
     def _reopened(self, job_id: str, work: Callable[[Connection], tuple[Sequence[Dispatch], T]]) -> T:
-        """Run a transaction that lets the job go on, and send what it gives back."""
+        """Run a transaction that resumes the job, and send what it gives back."""
         try:
             steps, answer = self._database.write(work)
         except IntegrityError as error:
@@ -320,7 +320,7 @@ class Jobs:
     def settle_publication(
         self, publication_id: str, *, url: str | None = None, external_id: str | None = None
     ) -> dict[str, Any]:
-        """Settle an unknown outcome by hand, and let the job go on: with a `url` it completes, else it publishes anew.
+        """Settle an unknown outcome by hand, and resume the job: with a `url` it completes, else it publishes again.
 
         Raises:
             NotFound, PublicationNotUnknown: see `tenants.store.publications.settle_by_hand`.

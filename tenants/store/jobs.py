@@ -78,7 +78,7 @@ def summaries(connection: Connection, ids: Sequence[str]) -> dict[str, RowMappin
 
 
 def step_progress(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
-    """What summaries are told of the jobs' steps, by job: `status`, `required` and `progress`."""
+    """The steps of the jobs for summaries, by job: `status`, `required` and `progress`."""
     found: dict[str, list[RowMapping]] = {}
     if job_ids:
         shown = (steps.c.job_id, steps.c.status, steps.c.required, steps.c.progress)
