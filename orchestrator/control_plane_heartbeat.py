@@ -11,9 +11,9 @@ import os
 import socket
 import threading
 
-from tenants.database import CommitUnknown, Database
+from tenants.database.models import new_id
+from tenants.database.transactions import CommitUnknown, Database
 from tenants.errors import Unavailable
-from tenants.models import new_id
 from tenants.store import control_planes
 
 log = logging.getLogger(__name__)

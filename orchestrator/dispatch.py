@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 import dramatiq
 from dramatiq.errors import BrokerConnectionError
 
-from tenants.batching import BatchExecutor, BatchFailed
+from tenants.database.batching import BatchExecutor, BatchFailed
 from tenants.queues import Entry, QueueError, TenantBroker
 from tenants.queues.errors import REFUSALS
 from tenants.queues.notices import warn

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 import redis.exceptions
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.errors import Unavailable
 from tenants.queues import node_urls
 from tenants.store import events as store

@@ -16,7 +16,7 @@ from dramatiq.errors import BrokerConnectionError
 from actors.clients.publishers import PublisherError, load_publishers
 from actors.extras import ExtraMissing, is_installed
 from actors.pipeline import PipelineError, load_pipelines
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.errors import SecretsError, Unavailable
 from tenants.key_rotation import tally
 from tenants.migrations import pending

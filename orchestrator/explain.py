@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from dramatiq.errors import BrokerConnectionError
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.queues import QueueDescription, QueueError, Reason, TenantBroker
 from tenants.queues.notices import warn
 from tenants.store import provider_backoffs

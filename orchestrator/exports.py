@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.store import exports as store
 
 from .json_text import to_json

@@ -17,7 +17,8 @@ from sqlalchemy.exc import IntegrityError
 from actors import Pipeline
 from tenants import storable, webhooks
 from tenants.account import parse_account
-from tenants.database import CommitUnknown, Database
+from tenants.database.models import derived_id, new_id
+from tenants.database.transactions import CommitUnknown, Database
 from tenants.errors import (
     Conflict,
     Fault,
@@ -29,7 +30,6 @@ from tenants.errors import (
     Unavailable,
     UnknownPipeline,
 )
-from tenants.models import derived_id, new_id
 from tenants.store import approvals, create_jobs, dead_letters, endings, job_lists, publications
 from tenants.store import jobs as store
 from tenants.store.create_jobs import Created, JobPlan, StepPlan

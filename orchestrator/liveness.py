@@ -14,7 +14,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.errors import Unavailable
 from tenants.store import protocol
 from tenants.store import workers as store

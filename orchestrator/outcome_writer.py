@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from actors.errors import InvalidCall, StepError
 from actors.step import check_output
-from tenants.database import CommitUnknown
+from tenants.database.transactions import CommitUnknown
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
 from tenants.storable import fault_of

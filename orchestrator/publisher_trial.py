@@ -20,7 +20,7 @@ from actors.port import Credentials, SessionState, Target
 from actors.publisher_trial import Stage, Trial
 from actors.publishing import session_ends_at
 from tenants.account import parse_account
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.errors import InvalidInput, NotFound
 from tenants.sealing import Sealer, split_keys
 from tenants.sessions import Sessions

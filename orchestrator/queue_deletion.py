@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dramatiq.errors import BrokerConnectionError
 
-from tenants.database import CommitUnknown, Database
+from tenants.database.transactions import CommitUnknown, Database
 from tenants.errors import AccountBusy, QueueNotEmpty, Unavailable
 from tenants.queues import QueueError, TenantBroker
 from tenants.store import bulk_cancel, dispatch, queues

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from actors import Pipeline
 from actors.clients.publishers import KnownPublisher, load_publishers
 from actors.pipeline import load_pipelines
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.queues import TenantBroker
 from tenants.sealing import Sealer, split_keys
 from tenants.sessions import Sessions

@@ -15,9 +15,9 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from tenants.account import parse_account
-from tenants.database import Database
+from tenants.database.models import new_id
+from tenants.database.transactions import Database
 from tenants.errors import Fault, InvalidInput, InvalidPipelineInput, InvalidSchedule, ScheduleEnded, UnknownPipeline
-from tenants.models import new_id
 from tenants.store import schedules as store
 from tenants.store.create_jobs import JobPlan
 from tenants.store.listings import Page

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tenants.migrations import migrate, newest_revision, pending
 
 if TYPE_CHECKING:
-    from tenants.database import Database
+    from tenants.database.transactions import Database
 
 _SQLITE = "sqlite:///"
 
@@ -58,7 +58,7 @@ def bring_up_to_date(url: str) -> list[str]:
     Raises:
         Unavailable: the database cannot be reached.
     """
-    from tenants.database import Database
+    from tenants.database.transactions import Database
 
     database = Database(url)
     try:

@@ -284,9 +284,7 @@ class Settings(BaseSettings):
             folder = info.data.get("data_dir")
             # Quoted, because % and ? have another meaning in a URL.
             return f"sqlite:///{quote(str(folder))}/onelane.db" if folder else value
-        from tenants.postgres_sessions import (
-            check_url,  # SQLAlchemy takes a second to load; most commands have no such URL
-        )
+        from tenants.database.postgres_sessions import check_url
 
         check_url(value)
         return value

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from dramatiq.errors import BrokerConnectionError
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.errors import Unavailable
 from tenants.queues import FOR_GOOD, QueueError, QueueLimits, Rate, StoredSettings, TenantBroker, until_ms
 from tenants.queues.notices import warn

@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from tenants.database import CommitUnknown, Database
+from tenants.database.transactions import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.store import attempt
 from tenants.store.attempt import OwnedAttempt

@@ -22,9 +22,9 @@ from actors.declarations import Declaration
 from actors.errors import InvalidCall, ProviderError, StepError
 from actors.port import MAX_ARTIFACT_BYTES
 from tenants import webhooks
-from tenants.columns import db_now
+from tenants.database.columns import db_now
+from tenants.database.models import Account, Artifact, Job, new_id
 from tenants.errors import InvalidInput, OwnershipLost, Unavailable
-from tenants.models import Account, Artifact, Job, new_id
 from tenants.storable import storable_text
 from tenants.store import alerts, attempt, provider_backoffs, publications, queues, usage, webhook_deliveries
 from tenants.store.attempt import OwnedAttempt

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.store import jobs as job_store
 from tenants.store import webhook_deliveries
 from tenants.webhook_secrets import WebhookSecrets

@@ -26,7 +26,7 @@ from actors.clients.publishers import KnownPublisher, load_publishers
 from actors.extras import importable
 from actors.pipeline import load_pipelines
 from actors.step import Step
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.errors import Unavailable
 from tenants.queues import current_message
 from tenants.store import workers as store

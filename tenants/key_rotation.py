@@ -15,9 +15,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, String, Table, cast, func, select, update
 
-from .database import Database
+from .database.models import IdempotencyKey, Session, WebhookSecret
+from .database.transactions import Database
 from .errors import SecretsError
-from .models import IdempotencyKey, Session, WebhookSecret
 from .sealing import BEGINNING_BYTES, Sealer
 from .store.idempotency import PURPOSE
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
-from .columns import db_now, upsert
-from .database import Database
+from .database.columns import db_now, upsert
+from .database.models import Session
+from .database.transactions import Database
 from .errors import NotFound
-from .models import Session
 from .sealing import Sealer
 from .store.accounts import ensure_account
 from .store.settings import end_login_pauses

@@ -15,10 +15,10 @@ from typing import Any
 from sqlalchemy import Connection, case, select
 from standardwebhooks import Webhook
 
-from .columns import db_now, upsert
-from .database import Database
+from .database.columns import db_now, upsert
+from .database.models import WebhookSecret
+from .database.transactions import Database
 from .errors import NotFound
-from .models import WebhookSecret
 from .sealing import Sealer
 from .store.accounts import ensure_account
 from .store.erasures import account_exists

@@ -123,7 +123,7 @@ def _print_key(made: Resource) -> None:
 
 
 def _create_admin_key(data_dir: Path | None, name: str, expires_at: Any) -> Resource:
-    from tenants.database import Database
+    from tenants.database.transactions import Database
     from tenants.store import keys as store
 
     database = Database(load(data_dir).database_url)

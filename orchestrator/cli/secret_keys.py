@@ -24,7 +24,7 @@ def rotate(data_dir: DataDir = None, json: Json = False) -> None:
 
     Every process must have both keys before (ONELANE_SECRET_KEY=new,old); afterwards the old one can be removed.
     """
-    from tenants.database import Database
+    from tenants.database.transactions import Database
     from tenants.key_rotation import reseal
     from tenants.sealing import Sealer, split_keys
 

@@ -12,7 +12,7 @@ from itertools import count
 
 from dramatiq.errors import BrokerConnectionError
 
-from tenants.database_trouble import sentence
+from tenants.database.trouble import sentence
 from tenants.queues import CheckPosition, QueueError, ServerRefuses
 from tenants.queues.errors import REFUSALS
 from tenants.store import alerts, circuits, publications, writability

@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.store import keys
 
 from .problems import Problem

@@ -23,9 +23,9 @@ from typing import Any, cast
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from tenants.database import CommitUnknown
+from tenants.database.models import derived_id
+from tenants.database.transactions import CommitUnknown
 from tenants.errors import ClaimLost, Fault, Unavailable
-from tenants.models import derived_id
 from tenants.store import idempotency as store
 
 from ..json_text import to_json

@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import Field
 from starlette.responses import RedirectResponse, Response
 
-from tenants.database_trouble import sentence
+from tenants.database.trouble import sentence
 from tenants.errors import Unavailable
 from tenants.queues import QueueError, ServerRefuses, TenantBroker
 from tenants.queues.notices import warn

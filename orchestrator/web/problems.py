@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from dramatiq.errors import BrokerConnectionError
 from starlette.responses import Response
 
-from tenants.database import CommitUnknown
-from tenants.database_trouble import sentence
+from tenants.database.transactions import CommitUnknown
+from tenants.database.trouble import sentence
 from tenants.errors import Fault, InvalidInput, LimitReached, NotWritable, OnelaneError
 from tenants.queues import InvalidEntry, QueueError, ServerRefuses
 

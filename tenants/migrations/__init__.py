@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection, Engine
 
-    from ..database import Database
+    from ..database.transactions import Database
 
 #: Any fixed number of our own: several processes that migrate at once take turns by it.
 ADVISORY_LOCK = 0x6F6E656C616E65

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-from ..columns import SQLITE_TIME_FORMAT
+from ..database.columns import SQLITE_TIME_FORMAT
 
 #: The key in `meta`.
 KEY = "migrating"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from tenants.models import Model
+from tenants.database.models import Model
 
 
 def run() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import CTE, Connection, RowMapping, and_, case, func, or_, select, update
 
 from ..account import AccountLimits
-from ..columns import db_now, seconds_since, upsert
+from ..database.columns import db_now, seconds_since, upsert
+from ..database.models import Account, Attempt, Erasure, Lane, Step, TenantQueue
 from ..errors import AccountBusy, NotFound
-from ..models import Account, Attempt, Erasure, Lane, Step, TenantQueue
 from . import circuits
 from .listings import Page, begins_with, fetch_one, narrow, read_page
 

@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, delete, func, select, update
 
-from ..columns import db_now, seconds_since, upsert
-from ..models import Alert, AlertHour, new_id
+from ..database.columns import db_now, seconds_since, upsert
+from ..database.models import Alert, AlertHour, new_id
 from .attempt import OwnedAttempt
 from .listings import Page, narrow, read_page
 

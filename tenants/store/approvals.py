@@ -19,9 +19,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
-from ..columns import db_now
+from ..database.columns import db_now
+from ..database.models import Draft, Job, Step
 from ..errors import StaleVersion
-from ..models import Draft, Job, Step
 from . import endings
 from .dispatch import Dispatch
 from .events import NewEvent, record

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, RowMapping, select
 
-from ..models import Artifact, Step
+from ..database.models import Artifact, Step
 from .listings import fetch_one
 
 artifacts, steps = Artifact.__table__, Step.__table__

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, bindparam, select, update
 
+from ..database.models import Step
 from ..errors import OwnershipLost
-from ..models import Step
 from .dispatch import Dispatch
 from .events import NewEvent, record
 

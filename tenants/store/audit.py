@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from ..columns import db_now
-from ..models import Audit
+from ..database.columns import db_now
+from ..database.models import Audit
 from .listings import Page, narrow, read_page
 
 table = Audit.__table__

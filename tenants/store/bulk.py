@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from ..columns import SQLITE_TIME_FORMAT, UtcTime, db_now, sqlite_now
+from ..database.columns import SQLITE_TIME_FORMAT, UtcTime, db_now, sqlite_now
 
 #: Below this one statement a row is as fast.
 MANY = 8

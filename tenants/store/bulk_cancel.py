@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, select, update
 
-from ..columns import db_now
-from ..models import Job, Step
+from ..database.columns import db_now
+from ..database.models import Job, Step
 from . import unknown_outcomes, webhook_deliveries
 from .bulk import among
 from .events import NewEvent, record

@@ -22,8 +22,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, FromClause, RowMapping, and_, case, delete, func, or_, select, update
 
 from .. import webhooks
-from ..columns import db_now, upsert
-from ..models import Circuit, Step
+from ..database.columns import db_now, upsert
+from ..database.models import Circuit, Step
 from . import alerts
 from .attempt import OwnedAttempt
 from .listings import Page, narrow, read_page

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, exists, or_, select, update
 
-from ..columns import db_now
-from ..models import Job, Step
+from ..database.columns import db_now
+from ..database.models import Job, Step
 from . import endings
 from . import jobs as job_store
 from .dispatch import Dispatch

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, Connection, delete, select
 
-from ..columns import db_now, upsert
-from ..models import ControlPlane
+from ..database.columns import db_now, upsert
+from ..database.models import ControlPlane
 
 table = ControlPlane.__table__
 

@@ -18,9 +18,9 @@ from sqlalchemy import Connection, Insert, Row, bindparam, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..account import AccountLimits
-from ..columns import db_now
+from ..database.columns import db_now
+from ..database.models import Account, Attempt, Job, Step, Usage, new_id
 from ..errors import AccountDraining, AccountSuspended, QueueFull, QuotaExhausted
-from ..models import Account, Attempt, Job, Step, Usage, new_id
 from .accounts import ensure_account, refuse_during_erasure
 from .bulk import among, insert_rows
 from .dispatch import Dispatch

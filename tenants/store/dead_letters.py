@@ -11,9 +11,9 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, func, select, update
 
-from ..columns import db_now
+from ..database.columns import db_now
+from ..database.models import Attempt, DeadLetter
 from ..errors import NotFound
-from ..models import Attempt, DeadLetter
 from .listings import Page, fetch_one, narrow, read_page
 
 letters, attempts = DeadLetter.__table__, Attempt.__table__

@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_, update
 
-from ..columns import db_now
-from ..database import Database
-from ..models import Step
+from ..database.columns import db_now
+from ..database.models import Step
+from ..database.transactions import Database
 from .bulk import among
 from .states import WAITING
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, select, update
 
-from ..columns import db_now
+from ..database.columns import db_now
+from ..database.models import Draft, Job, Publication
 from ..errors import DraftNotPending, StaleVersion
-from ..models import Draft, Job, Publication
 from . import approvals
 from .dispatch import Dispatch
 from .listings import Page, fetch_one, narrow, read_page

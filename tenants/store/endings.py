@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, update
 
-from ..columns import db_now
-from ..models import Job, Step
+from ..database.columns import db_now
+from ..database.models import Job, Step
 from . import unknown_outcomes, webhook_deliveries
 from .dispatch import Dispatch
 from .events import NewEvent, record

@@ -28,9 +28,9 @@ from sqlalchemy import (
     update,
 )
 
-from ..columns import db_now, seconds_since
+from ..database.columns import db_now, seconds_since
+from ..database.models import Account, Artifact, Erasure, Fire, Job, Schedule, Step, new_id
 from ..errors import AccountBusy, NotFound
-from ..models import Account, Artifact, Erasure, Fire, Job, Schedule, Step, new_id
 from . import accounts as accounts_store
 from . import holdings
 from .holdings import Holding

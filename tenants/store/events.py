@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, false, func, or_, select, text
 
-from ..database import EVENTS_RECORDED
-from ..models import Event
+from ..database.models import Event
+from ..database.transactions import EVENTS_RECORDED
 from .bulk import insert_rows
 
 events = Event.__table__

@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, or_, select
 
 from ..account import AccountLimits
-from ..columns import db_now
-from ..models import Account, Attempt, Lane, Step, TenantQueue
+from ..database.columns import db_now
+from ..database.models import Account, Attempt, Lane, Step, TenantQueue
 from . import circuits, workers
 from . import jobs as job_store
 from .states import RUNNING

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, LargeBinary, RowMapping, func, select, tuple_
 
-from ..database import Database
-from ..models import DeadLetter, Event, Fire, Job, Schedule
+from ..database.models import DeadLetter, Event, Fire, Job, Schedule
+from ..database.transactions import Database
 from . import accounts, holdings, usage
 from .holdings import Holding
 

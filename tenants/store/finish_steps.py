@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
 
-from ..columns import db_now
+from ..database.columns import db_now
+from ..database.models import Attempt, DeadLetter, Job, Step, new_id
 from ..errors import OwnershipLost
-from ..models import Attempt, DeadLetter, Job, Step, new_id
 from . import (
     alerts,
     approvals,

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, and_, case, delete, or_, select, update
 
-from ..columns import db_now, seconds_since, upsert
+from ..database.columns import db_now, seconds_since, upsert
+from ..database.models import IdempotencyKey, new_id
 from ..errors import ClaimLost
-from ..models import IdempotencyKey, new_id
 from . import control_planes
 
 table = IdempotencyKey.__table__

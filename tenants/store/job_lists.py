@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, union
 
-from ..models import Job, JobTag
+from ..database.models import Job, JobTag
 from .jobs import SUMMARY
 from .listings import Page, begins_with, decode_place, narrow, read_page
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from ..database import Database
+from ..database.transactions import Database
 from . import create_jobs, finish_steps, postgres_fast_path, start_steps
 from .attempt import NotRunnable, OwnedAttempt, Refused
 from .create_jobs import Created, JobPlan

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, insert, or_, select, update
 
-from ..columns import db_now
+from ..database.columns import db_now
+from ..database.models import ApiKey, new_id
 from ..errors import NotFound
-from ..models import ApiKey, new_id
 from .accounts import ensure_account
 from .listings import Page, fetch_one, read_page
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from sqlalchemy import Connection, func, select, update
 
-from ..models import Step
+from ..database.models import Step
 from .states import WAITING
 
 steps = Step.__table__

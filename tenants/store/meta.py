@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select
 
-from ..columns import upsert
-from ..models import Meta
+from ..database.columns import upsert
+from ..database.models import Meta
 
 facts = Meta.__table__
 

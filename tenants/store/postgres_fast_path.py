@@ -23,9 +23,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from ..database import Database
-from ..models import new_id
-from ..postgres_statements import PreparedStatements
+from ..database.models import new_id
+from ..database.postgres_statements import PreparedStatements
+from ..database.transactions import Database
 from .attempt import NotRunnable, OwnedAttempt, Refused
 from .create_jobs import Created, JobPlan, JobRows, job_row, rows_of
 from .dispatch import Dispatch

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from ..database import Database
+from ..database.transactions import Database
 from ..errors import OnelaneError
 from . import meta
 

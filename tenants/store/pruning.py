@@ -19,9 +19,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select
 
-from ..columns import db_now
-from ..database import Database
-from ..models import Artifact, DeadLetter, Event, IdempotencyKey, Job, Publication, Worker
+from ..database.columns import db_now
+from ..database.models import Artifact, DeadLetter, Event, IdempotencyKey, Job, Publication, Worker
+from ..database.transactions import Database
 from . import holdings, usage, webhook_deliveries
 
 jobs, events = Job.__table__, Event.__table__

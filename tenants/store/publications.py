@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 from sqlalchemy.sql.dml import ReturningInsert
 
-from ..columns import db_now, seconds_since
+from ..database.columns import db_now, seconds_since
+from ..database.models import Attempt, Draft, Publication, new_id
 from ..errors import DraftChanged, NotFound, PublicationNotUnknown
-from ..models import Attempt, Draft, Publication, new_id
 from . import approvals, unknown_outcomes, usage
 from .attempt import OwnedAttempt, still_owned
 from .listings import fetch_one

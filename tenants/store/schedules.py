@@ -14,9 +14,9 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ..columns import db_now
+from ..database.columns import db_now
+from ..database.models import Fire, Job, Schedule
 from ..errors import NotFound
-from ..models import Fire, Job, Schedule
 from .accounts import ensure_account
 from .listings import Page, fetch_one, narrow, read_page
 

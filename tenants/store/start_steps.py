@@ -35,8 +35,8 @@ from sqlalchemy import (
 )
 
 from ..account import AccountLimits
-from ..columns import UtcTime, db_now, seconds_since
-from ..models import Account, Attempt, Circuit, Job, Lane, Step, TenantQueue, new_id
+from ..database.columns import UtcTime, db_now, seconds_since
+from ..database.models import Account, Attempt, Circuit, Job, Lane, Step, TenantQueue, new_id
 from . import approvals, circuits, endings
 from .attempt import REFUSAL_SECONDS, NotRunnable, OwnedAttempt, Refused
 from .events import record

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import literal_column
 
-from ..models import Step
+from ..database.models import Step
 
 _status = Step.__table__.c.status
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from ..columns import db_now
-from ..models import DeadLetter, Step
+from ..database.columns import db_now
+from ..database.models import DeadLetter, Step
 from ..storable import fault_of, storable_text
 from . import alerts, finish_steps
 from .dispatch import Dispatch

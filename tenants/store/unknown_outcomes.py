@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, RowMapping, update
 
-from ..columns import db_now
-from ..models import Draft, Publication
+from ..database.columns import db_now
+from ..database.models import Draft, Publication
 from . import alerts
 
 log = logging.getLogger(__name__)

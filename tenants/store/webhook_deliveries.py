@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, exists, or_, select, update
 
-from ..columns import db_now
-from ..models import Attempt, DeadLetter, Job, Step
+from ..database.columns import db_now
+from ..database.models import Attempt, DeadLetter, Job, Step
 from ..webhooks import LANE, MAX_ATTEMPTS, PIPELINE, STEP
 from . import create_jobs
 from .create_jobs import JobPlan, StepPlan

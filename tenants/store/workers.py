@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, RowMapping, or_, select, update
 
-from ..columns import db_now, upsert
-from ..database import MAX_TRIES, CommitUnknown, Database
+from ..database.columns import db_now, upsert
+from ..database.models import Job, Step, Worker
+from ..database.transactions import MAX_TRIES, CommitUnknown, Database
 from ..migrations import announced
-from ..models import Job, Step, Worker
 from .states import RUNNING
 
 workers, steps, jobs = Worker.__table__, Step.__table__, Job.__table__

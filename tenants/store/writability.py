@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..database import Database
+from ..database.transactions import Database
 from ..errors import Unavailable
 from . import meta
 

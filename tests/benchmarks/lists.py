@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.migrations import migrate
 from tests.store.filled import fill, lists
 from tests.store.plans import plans_of

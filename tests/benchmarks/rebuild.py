@@ -25,8 +25,8 @@ from sqlalchemy import Connection, select, update
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
+from tenants.database.models import Account, Step
 from tenants.migrations import migrate
-from tenants.models import Account, Step
 from tenants.queues import EmbeddedValkey
 from tenants.sealing import new_key
 from tenants.store import queues

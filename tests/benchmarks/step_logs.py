@@ -18,8 +18,8 @@ from pydantic import SecretStr
 from sqlalchemy import func, select
 
 from orchestrator.settings import Settings
+from tenants.database.models import Event
 from tenants.migrations import migrate
-from tenants.models import Event
 from tenants.queues import EmbeddedValkey
 from tenants.sealing import new_key
 from tenants.store.create_jobs import JobPlan

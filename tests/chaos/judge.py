@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from tenants.models import Attempt, Job, Publication, Step
+from tenants.database.models import Attempt, Job, Publication, Step
 from tenants.store.finish_steps import LOST_BUDGET
 from tenants.store.jobs import FINISHED
 

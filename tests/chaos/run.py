@@ -17,7 +17,7 @@ from dramatiq.errors import BrokerConnectionError
 from sqlalchemy import func, select
 
 from orchestrator.runtime import Runtime
-from tenants.models import Job
+from tenants.database.models import Job
 from tenants.queues import QueueError
 from tenants.store import workers as worker_store
 from tenants.store.jobs import FINISHED

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.migrations import migrate
 from tenants.sealing import new_key
 from tests import ROOT

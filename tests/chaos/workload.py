@@ -13,10 +13,10 @@ from typing import Any
 from sqlalchemy import update
 
 from orchestrator.runtime import Runtime
-from tenants.columns import db_now
-from tenants.database import CommitUnknown
+from tenants.database.columns import db_now
+from tenants.database.models import Account
+from tenants.database.transactions import CommitUnknown
 from tenants.errors import JobFinished, Unavailable
-from tenants.models import Account
 from tenants.store.accounts import ensure_account
 from tenants.store.create_jobs import JobPlan
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from orchestrator.settings import Settings
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.migrations import migrate
 from tenants.sealing import new_key
 from tests.servers import start_valkey

@@ -17,8 +17,8 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from tenants.models import Job, Publication, Step
-from tenants.models import Worker as WorkerRow
+from tenants.database.models import Job, Publication, Step
+from tenants.database.models import Worker as WorkerRow
 from tenants.store.create_jobs import JobPlan
 from tenants.store.jobs import FINISHED
 

@@ -22,8 +22,8 @@ from sqlalchemy import update
 from orchestrator.loops.service import Loops
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
-from tenants.columns import db_now
-from tenants.models import Account
+from tenants.database.columns import db_now
+from tenants.database.models import Account
 from tenants.store.accounts import ensure_account
 from tests import ROOT
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from orchestrator.settings import Settings, installed_chromium
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.migrations import migrate
 from tenants.sealing import new_key
 from tests.wordpress import wordpress_or_skip

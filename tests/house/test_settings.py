@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.settings import Settings, SettingsError
 from orchestrator.up import as_environment
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tests import ROOT
 
 

@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.isolation.process_tree import ProcessId, end_tree, identify, is_running, send
-from tenants.database import Database
+from tenants.database.models import Attempt, Worker
+from tenants.database.transactions import Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.migrations import migrate
-from tenants.models import Attempt, Worker
 from tenants.store import workers
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.job_store import job_store

@@ -22,7 +22,7 @@ from orchestrator.isolation.step_run import StepCall
 from orchestrator.liveness import Liveness
 from orchestrator.sandbox import Sandbox
 from orchestrator.worker import WORKER_GRACE_SECONDS
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.store import create_jobs, finish_steps, workers
 from tenants.store.attempt import OwnedAttempt

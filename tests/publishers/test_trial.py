@@ -17,8 +17,8 @@ from actors import Draft, LoginRequired, Post, ProviderError, PublicPost, Sessio
 from actors.markdown import plain_text, render
 from actors.publisher_trial import Stage, Trial
 from orchestrator.cli.app import run
-from tenants.database import Database
-from tenants.models import Job, Publication
+from tenants.database.models import Job, Publication
+from tenants.database.transactions import Database
 from tenants.sealing import Sealer, new_key, split_keys
 from tenants.sessions import Sessions
 from tenants.store import accounts

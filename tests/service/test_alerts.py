@@ -18,8 +18,8 @@ from orchestrator.loops.alerts import AlertLoop
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.loops.settings_sync import SettingsSyncLoop
 from orchestrator.runtime import Runtime
-from tenants.columns import db_now
-from tenants.models import Alert, AlertHour, TenantQueue
+from tenants.database.columns import db_now
+from tenants.database.models import Alert, AlertHour, TenantQueue
 from tenants.store import alerts, circuits, create_jobs, finish_steps, queues, workers
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.create_jobs import JobPlan, StepPlan

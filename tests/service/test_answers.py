@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import Connection, select, update
 
 from orchestrator.runtime import Runtime
-from tenants.database import CommitUnknown
+from tenants.database.models import Account, Event, Job, Step, Usage
+from tenants.database.transactions import CommitUnknown
 from tenants.errors import AccountDraining, AccountSuspended, InvalidInput, QueueFull, QuotaExhausted
-from tenants.models import Account, Event, Job, Step, Usage
 from tenants.store import bulk, postgres_fast_path
 from tenants.store.create_jobs import JobPlan
 from tenants.store.job_lists import JobFilter

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.availability import StoppedWaiting, when_available
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.errors import Unavailable
 from tenants.migrations import migrate
 from tenants.store import workers

@@ -18,9 +18,9 @@ from orchestrator import metrics
 from orchestrator.dispatch import AWAY_SECONDS, Dispatcher
 from orchestrator.loops.dispatcher import DispatchLoop
 from orchestrator.runtime import Runtime
-from tenants.columns import db_now
-from tenants.database import Database
-from tenants.models import Step
+from tenants.database.columns import db_now
+from tenants.database.models import Step
+from tenants.database.transactions import Database
 from tenants.store import dispatch
 from tenants.store.create_jobs import JobPlan
 from tests.service.conftest import make_service

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from orchestrator.runtime import Runtime
-from tenants.models import Model
+from tenants.database.models import Model
 from tenants.store import erasures
 from tenants.store.create_jobs import JobPlan
 from tests import ROOT

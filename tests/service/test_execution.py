@@ -17,7 +17,7 @@ from orchestrator.execution import Execution
 from orchestrator.guard import Guard
 from orchestrator.isolation.posix import now
 from orchestrator.runtime import Runtime
-from tenants.database import CommitUnknown, Database
+from tenants.database.transactions import CommitUnknown, Database
 from tenants.errors import Unavailable
 from tenants.store import finish_steps, workers
 from tenants.store.create_jobs import JobPlan

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, select, text
 
-from tenants.database import Database
+from tenants.database.models import Worker
+from tenants.database.transactions import Database
 from tenants.migrations import announced
-from tenants.models import Worker
 from tenants.store import workers
 from tests import ROOT
 from tests.crashes.installation import until

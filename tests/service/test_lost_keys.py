@@ -21,8 +21,8 @@ from orchestrator.loops.gauges import GaugeLoop
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.loops.settings_sync import SettingsSyncLoop
 from orchestrator.runtime import Runtime
-from tenants.columns import db_now
-from tenants.models import Account, Step, Worker
+from tenants.database.columns import db_now
+from tenants.database.models import Account, Step, Worker
 from tenants.store import dispatch, workers
 from tenants.store.accounts import ensure_account
 from tenants.store.attempt import OwnedAttempt, Refused

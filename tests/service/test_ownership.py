@@ -14,8 +14,8 @@ import redis
 from sqlalchemy import Connection, update
 
 from orchestrator.loops.reconciler import Reconciler
+from tenants.database.models import Account
 from tenants.errors import JobFinished
-from tenants.models import Account
 from tenants.store.accounts import ensure_account
 from tests.service.conftest import Service
 

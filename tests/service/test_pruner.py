@@ -12,8 +12,8 @@ from sqlalchemy import Connection, func, select, update
 
 from orchestrator.loops.pruner import Pruner
 from orchestrator.runtime import Runtime
-from tenants.columns import db_now
-from tenants.models import Artifact, Attempt, Event, IdempotencyKey, Job, Step
+from tenants.database.columns import db_now
+from tenants.database.models import Artifact, Attempt, Event, IdempotencyKey, Job, Step
 from tenants.store import idempotency, workers
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.create_jobs import JobPlan

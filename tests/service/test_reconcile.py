@@ -15,8 +15,8 @@ from sqlalchemy import Connection, update
 from orchestrator.dispatch import entry_of
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.runtime import Runtime
-from tenants.columns import db_now
-from tenants.models import Account, Worker
+from tenants.database.columns import db_now
+from tenants.database.models import Account, Worker
 from tenants.queues import QueueLimits
 from tenants.queues.keys import LAYOUT
 from tenants.store import meta, queues, start_steps, workers

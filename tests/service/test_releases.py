@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from orchestrator.data_folder import DataFolder, FolderUnusable
 from orchestrator.schema import bring_up_to_date, is_surely_up_to_date, missing_revisions
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.errors import SecretsError
 from tenants.migrations import migrate
 from tenants.sealing import Sealer, new_key

@@ -16,9 +16,9 @@ from orchestrator.loops.schedules import ScheduleLoop
 from orchestrator.runtime import Runtime
 from orchestrator.schedule_times import next_fire
 from orchestrator.schedules import cadence_of
-from tenants.columns import db_now
+from tenants.database.columns import db_now
+from tenants.database.models import Fire, Job, Schedule, TenantQueue
 from tenants.errors import InvalidPipelineInput, InvalidSchedule, NotFound, ScheduleEnded, UnknownPipeline
-from tenants.models import Fire, Job, Schedule, TenantQueue
 from tenants.store import accounts, queues
 from tenants.store import schedules as store
 from tests.service.conftest import make_service

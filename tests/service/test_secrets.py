@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert
 
-from tenants.columns import db_now
-from tenants.database import Database
+from tenants.database.columns import db_now
+from tenants.database.models import Session
+from tenants.database.transactions import Database
 from tenants.key_rotation import Tally, tally
-from tenants.models import Session
 from tenants.sealing import Sealer, new_key
 from tenants.sessions import Sessions
 from tests import ROOT

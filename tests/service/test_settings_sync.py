@@ -18,7 +18,7 @@ from orchestrator.loops.settings_sync import SettingsSyncLoop
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.settings_sync import SettingsSync
-from tenants.models import Account
+from tenants.database.models import Account
 from tenants.queues import Entry, QueueLimits, StoredSettings
 from tenants.store import queues
 from tenants.store.accounts import ensure_account

@@ -13,9 +13,9 @@ from sqlalchemy import select
 from orchestrator import step_journal
 from orchestrator.runtime import Runtime
 from orchestrator.step_journal import JournalWriter, StepJournal
-from tenants.database import CommitUnknown, Database
+from tenants.database.models import Event, Job
+from tenants.database.transactions import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
-from tenants.models import Event, Job
 from tenants.store import finish_steps, workers
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.create_jobs import JobPlan

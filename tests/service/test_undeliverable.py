@@ -19,8 +19,8 @@ from orchestrator.loops.reconciler import Reconciler
 from orchestrator.loops.rescuer import Rescuer
 from orchestrator.loops.undeliverable import move_undeliverable
 from orchestrator.runtime import Runtime
-from tenants.columns import db_now
-from tenants.models import Worker
+from tenants.database.columns import db_now
+from tenants.database.models import Worker
 from tenants.queues import Entry, QueueLimits
 from tenants.store import dead_letters, finish_steps, start_steps, undeliverable, workers
 from tenants.store.attempt import OwnedAttempt

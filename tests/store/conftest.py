@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, update
 
-from tenants.columns import db_now
-from tenants.database import Database
-from tenants.models import Account, Worker
+from tenants.database.columns import db_now
+from tenants.database.models import Account, Worker
+from tenants.database.transactions import Database
 from tenants.store import create_jobs, finish_steps, jobs, workers
 from tenants.store.accounts import ensure_account
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused

@@ -17,8 +17,8 @@ import psycopg
 import uuid_utils
 from sqlalchemy import Connection
 
-from tenants.columns import SQLITE_TIME_FORMAT
-from tenants.database import Database
+from tenants.database.columns import SQLITE_TIME_FORMAT
+from tenants.database.transactions import Database
 from tenants.store import accounts, audit, dead_letters, drafts, job_lists, keys, schedules
 from tenants.store.dead_letters import LetterFilter
 from tenants.store.job_lists import JobFilter

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, event
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 
 
 @dataclass(frozen=True)

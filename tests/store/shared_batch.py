@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from tenants.database import Database
-from tenants.postgres_statements import PreparedStatements
+from tenants.database.postgres_statements import PreparedStatements
+from tenants.database.transactions import Database
 
 PATIENCE_SECONDS = 60.0
 

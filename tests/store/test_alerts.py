@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, delete, select, update
 
-from tenants.columns import db_now
-from tenants.database import Database
-from tenants.models import Alert, AlertHour
+from tenants.database.columns import db_now
+from tenants.database.models import Alert, AlertHour
+from tenants.database.transactions import Database
 from tenants.store import alerts, finish_steps, publications, undeliverable
 from tenants.store.alerts import Message
 from tenants.store.create_jobs import StepPlan

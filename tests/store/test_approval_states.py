@@ -27,8 +27,8 @@ from hypothesis.stateful import (
 from sqlalchemy import Connection, func, select, update
 
 from orchestrator.jobs import Jobs
-from tenants.columns import db_now
-from tenants.models import DeadLetter, Draft, Job, Publication, Step
+from tenants.database.columns import db_now
+from tenants.database.models import DeadLetter, Draft, Job, Publication, Step
 from tenants.store import (
     accounts,
     bulk_cancel,

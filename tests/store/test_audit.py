@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.store import audit
 
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tenants import batching
-from tenants.batching import BatchExecutor, BatchFailed
+from tenants.database import batching
+from tenants.database.batching import BatchExecutor, BatchFailed
 
 PATIENCE_SECONDS = 30.0
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, select
 
-from tenants.database import Database
-from tenants.models import Event, Job, Step
+from tenants.database.models import Event, Job, Step
+from tenants.database.transactions import Database
 from tenants.store import create_jobs
 from tenants.store.accounts import ensure_account
 from tenants.store.bulk import MANY

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from sqlalchemy import event, select, update
 
 from tenants import webhooks
-from tenants.columns import db_now
-from tenants.models import Alert, Circuit, new_id
-from tenants.postgres_statements import PreparedStatements
+from tenants.database.columns import db_now
+from tenants.database.models import Alert, Circuit, new_id
+from tenants.database.postgres_statements import PreparedStatements
 from tenants.store import circuits, endings, finish_steps
 from tenants.store import settings as store_settings
 from tenants.store.attempt import OwnedAttempt, Refused

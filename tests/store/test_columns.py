@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sqlalchemy import Column, MetaData, Table, insert, select, update
 
-from tenants.columns import UtcTime, big_serial, db_now, sqlite_now
-from tenants.database import Database
+from tenants.database.columns import UtcTime, big_serial, db_now, sqlite_now
+from tenants.database.transactions import Database
 
 ROWS = 50
 THINGS = Table("things", MetaData(), Column("id", big_serial(), primary_key=True), Column("at", UtcTime()))

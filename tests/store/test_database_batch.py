@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import Connection, event, insert, select
 from sqlalchemy.exc import DataError, IntegrityError
 
-from tenants.database import EVENTS_RECORDED, CommitUnknown, Database
+from tenants.database.models import Meta
+from tenants.database.postgres_statements import PreparedStatements
+from tenants.database.transactions import EVENTS_RECORDED, CommitUnknown, Database
 from tenants.errors import NotWritable, Unavailable
-from tenants.models import Meta
-from tenants.postgres_statements import PreparedStatements
 from tests.store.shared_batch import share
 
 on_postgresql = pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)

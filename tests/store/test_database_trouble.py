@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event, func, select, text
 
-from tenants import postgres_sessions, sqlite_writer_lock
-from tenants.database import MAX_TRIES, CommitUnknown, Database
-from tenants.database_engine import TCP_SECONDS
+from tenants.database import postgres_sessions, sqlite_writer_lock
+from tenants.database.engine import TCP_SECONDS
+from tenants.database.models import Event, Job, Step, Worker
+from tenants.database.transactions import MAX_TRIES, CommitUnknown, Database
 from tenants.errors import Unavailable
 from tenants.migrations import ADVISORY_LOCK as ADVISORY_LOCK
 from tenants.migrations import migrate, pending
-from tenants.models import Event, Job, Step, Worker
 from tenants.store import create_jobs, jobs, meta, workers
 from tenants.store.create_jobs import JobPlan, StepPlan
 from tests import ROOT

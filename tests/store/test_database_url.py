@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.migrations import migrate
 from tests.servers import free_port
 

@@ -18,9 +18,9 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.jobs import Jobs
 from tenants.account import AccountLimits, LaneLimits
-from tenants.database import Database
+from tenants.database.models import Job, Step
+from tenants.database.transactions import Database
 from tenants.errors import Conflict, LimitReached, NotFound
-from tenants.models import Job, Step
 from tenants.store import accounts, create_jobs, dead_letters, finish_steps, start_steps
 from tenants.store.attempt import OwnedAttempt, Refused
 from tenants.store.create_jobs import JobPlan, StepPlan

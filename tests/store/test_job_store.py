@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from tenants.columns import db_now
-from tenants.database import Database
+from tenants.database.columns import db_now
+from tenants.database.models import Account, Circuit, Event, Job, Lane, Step, TenantQueue, Usage
+from tenants.database.transactions import Database
 from tenants.errors import AccountDraining, AccountSuspended, OwnershipLost, QueueFull, QuotaExhausted
-from tenants.models import Account, Circuit, Event, Job, Lane, Step, TenantQueue, Usage
 from tenants.store import approvals, clock, finish_steps, jobs
 from tenants.store.accounts import ensure_account
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused

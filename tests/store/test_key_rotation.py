@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import JSON, LargeBinary, select, update
 
 from tenants import key_rotation
-from tenants.database import Database
+from tenants.database.models import IdempotencyKey, Model, Session
+from tenants.database.transactions import Database
 from tenants.errors import SecretsError
 from tenants.key_rotation import ANSWERS, COLUMNS, Tally
-from tenants.models import IdempotencyKey, Model, Session
 from tenants.sealing import Sealer, new_key
 from tenants.sessions import Sessions
 from tenants.store import idempotency

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.store import job_lists
 from tenants.store.job_lists import JobFilter
 from tests.store.filled import BEGAN, Filled, fill, lists

@@ -9,9 +9,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import delete, insert, inspect, select
 
-from tenants.database import Database
+from tenants.database.models import Job, JobTag, Model
+from tenants.database.transactions import Database
 from tenants.migrations import migrate, pending, upgrade
-from tenants.models import Job, JobTag, Model
 
 
 def test_migrations_give_the_models_schema(database_url: str) -> None:

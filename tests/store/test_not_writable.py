@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, text
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.errors import NotWritable
 from tenants.store import meta, writability
 from tests.store.shared_batch import run_statement

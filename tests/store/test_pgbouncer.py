@@ -17,9 +17,9 @@ from sqlalchemy import text
 
 from orchestrator.dispatch import Dispatcher
 from orchestrator.jobs import Jobs
-from tenants.database import Database
+from tenants.database.postgres_sessions import STATEMENT_TIMEOUT_SECONDS
+from tenants.database.transactions import Database
 from tenants.migrations import migrate, pending
-from tenants.postgres_sessions import STATEMENT_TIMEOUT_SECONDS
 from tenants.store import jobs, workers
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.create_jobs import JobPlan

@@ -6,8 +6,8 @@ import functools
 
 from sqlalchemy import Connection, select
 
-from tenants.database import Database
-from tenants.models import Alert, Circuit, DeadLetter
+from tenants.database.models import Alert, Circuit, DeadLetter
+from tenants.database.transactions import Database
 from tenants.store import finish_steps, provider_backoffs
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.circuits import CircuitPolicy

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.event import listens_for
 
-from tenants.columns import db_now
-from tenants.models import Attempt, DeadLetter, Event, IdempotencyKey, Job, Step, Worker
+from tenants.database.columns import db_now
+from tenants.database.models import Attempt, DeadLetter, Event, IdempotencyKey, Job, Step, Worker
 from tenants.store import endings, finish_steps, idempotency, jobs, pruning, workers
 from tenants.store.create_jobs import StepPlan
 from tenants.store.events import NewEvent, record

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from tenants.columns import db_now
+from tenants.database.columns import db_now
+from tenants.database.models import Alert, Draft, Job, Publication
 from tenants.errors import DraftChanged, NotFound, OwnershipLost, PublicationNotUnknown
-from tenants.models import Alert, Draft, Job, Publication
 from tenants.store import bulk_cancel, clock, endings, finish_steps, publications
 from tenants.store.attempt import OwnedAttempt
 from tests.store.conftest import Bench

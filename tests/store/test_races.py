@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import Connection, text, update
 
 from orchestrator.jobs import Jobs
-from tenants.columns import db_now
+from tenants.database.columns import db_now
+from tenants.database.models import Job
 from tenants.errors import AccountBusy, NotAwaitingApproval, OwnershipLost, Unavailable
-from tenants.models import Job
 from tenants.store import accounts, clock, create_jobs, erasures, finish_steps, start_steps
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.create_jobs import StepPlan

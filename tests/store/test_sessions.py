@@ -7,9 +7,9 @@ import json
 import pytest
 from sqlalchemy import select, update
 
-from tenants.database import Database
+from tenants.database.models import Session
+from tenants.database.transactions import Database
 from tenants.errors import NotFound, SecretsError
-from tenants.models import Session
 from tenants.sealing import Sealer, new_key
 from tenants.sessions import Sessions
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from tenants import sqlite_writer_lock
-from tenants.database import Database
+from tenants.database import sqlite_writer_lock
+from tenants.database.sqlite_writer_lock import HINT_SUFFIX, FifoLock, WriterLock
+from tenants.database.transactions import Database
 from tenants.errors import Unavailable
-from tenants.sqlite_writer_lock import HINT_SUFFIX, FifoLock, WriterLock
 from tests import ROOT
 
 PATIENCE_SECONDS = 60.0

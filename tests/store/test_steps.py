@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from tenants.columns import db_now
+from tenants.database.columns import db_now
+from tenants.database.models import Account, DeadLetter, Job, Worker
 from tenants.errors import OwnershipLost
-from tenants.models import Account, DeadLetter, Job, Worker
 from tenants.store import attempt, endings, finish_steps, jobs, workers
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.create_jobs import StepPlan

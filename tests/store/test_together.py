@@ -13,7 +13,7 @@ from contextlib import closing
 import pytest
 from sqlalchemy import Connection, event, text
 
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.store import dispatch
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.create_jobs import StepPlan

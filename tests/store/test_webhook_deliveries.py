@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, select, update
 
-from tenants.columns import db_now
+from tenants.database.columns import db_now
+from tenants.database.models import DeadLetter, Job, Step
 from tenants.errors import OwnershipLost
-from tenants.models import DeadLetter, Job, Step
 from tenants.store import (
     approvals,
     bulk_cancel,

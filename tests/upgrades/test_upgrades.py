@@ -19,7 +19,7 @@ import httpx2
 import pytest
 
 from orchestrator.client import Onelane
-from tenants.database import Database
+from tenants.database.transactions import Database
 from tenants.sealing import Sealer
 from tenants.sessions import Sessions
 from tests.crashes.postgres import Postgres, running_postgres

@@ -12,9 +12,9 @@ from sqlalchemy import Boolean, Column, Connection, DateTime, Float, Integer, La
 from sqlalchemy.types import JSON, TypeDecorator
 
 from orchestrator.runtime import Runtime
-from tenants.columns import upsert
-from tenants.database import Database
-from tenants.models import Model, new_id
+from tenants.database.columns import upsert
+from tenants.database.models import Model, new_id
+from tenants.database.transactions import Database
 
 #: Characters that have a meaning in keys, paths and patterns.
 ODD = "erase/me:{ünï}*?"

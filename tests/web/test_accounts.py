@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from orchestrator.runtime import Runtime
-from tenants.models import Session
+from tenants.database.models import Session
 from tests.web.conftest import ON_BOTH, Api, Bench
 
 TARGET = {"publisher": "demo", "base_url": "http://127.0.0.1:9999", "options": {"blog": "acme"}}

@@ -14,9 +14,9 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.jobs import Jobs
 from orchestrator.runtime import Runtime
-from tenants.database import CommitUnknown
+from tenants.database.models import Job
+from tenants.database.transactions import CommitUnknown
 from tenants.errors import AccountBusy, QueueNotEmpty, Unavailable
-from tenants.models import Job
 from tenants.queues import ServerUnreachable
 from tenants.queues.lua import script
 from tenants.store import dead_letters, queues, start_steps, workers

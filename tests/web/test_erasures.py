@@ -12,8 +12,8 @@ from sqlalchemy import insert, select
 
 from orchestrator.loops.eraser import Eraser
 from orchestrator.runtime import Runtime
-from tenants.columns import db_now
-from tenants.models import Event, Job, Model
+from tenants.database.columns import db_now
+from tenants.database.models import Event, Job, Model
 from tenants.queues import Entry
 from tenants.store import erasures, holdings
 from tests.queues.lanes import Hand, message

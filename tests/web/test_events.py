@@ -16,7 +16,7 @@ from orchestrator import events as hub_module
 from orchestrator.events import EventHub, JobEvent
 from orchestrator.runtime import Runtime
 from orchestrator.web import events as stream_module
-from tenants.columns import db_now
+from tenants.database.columns import db_now
 from tenants.store import attempt
 from tenants.store import events as store
 from tenants.store.events import NewEvent

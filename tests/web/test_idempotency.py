@@ -20,10 +20,10 @@ from orchestrator.runtime import Runtime
 from orchestrator.web.app import ROUTES
 from orchestrator.web.paths import PathTable, Template, split_path
 from orchestrator.web.routing import Reply, Route
-from tenants.columns import db_now
-from tenants.database import CommitUnknown
+from tenants.database.columns import db_now
+from tenants.database.models import derived_id, new_id
+from tenants.database.transactions import CommitUnknown
 from tenants.errors import Unavailable
-from tenants.models import derived_id, new_id
 from tenants.store import audit, control_planes, idempotency, keys
 from tests.web.conftest import JOB, ON_BOTH, Api
 

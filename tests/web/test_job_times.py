@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from tenants.columns import db_now
-from tenants.models import Job
+from tenants.database.columns import db_now
+from tenants.database.models import Job
 from tenants.store import clock
 from tests.web.conftest import JOB, ON_BOTH, Api, Bench
 

@@ -11,8 +11,8 @@ from sqlalchemy import update
 
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import ROUTES
-from tenants.columns import db_now
-from tenants.models import ApiKey, new_id
+from tenants.database.columns import db_now
+from tenants.database.models import ApiKey, new_id
 from tests.web.conftest import ON_BOTH, Api
 
 OF_ACME, OF_ADMINS = "/v1/accounts/acme/keys", "/v1/admin/keys"

@@ -97,7 +97,7 @@ def test_waiting_for_a_job_ends_with_how_it_ended(command: Command, api: Api, be
 def set_status(bench: Bench, job_id: str, status: str) -> None:
     from sqlalchemy import update
 
-    from tenants.models import Job
+    from tenants.database.models import Job
 
     table = Job.__table__
     bench.write(lambda c: c.execute(update(table).where(table.c.id == job_id).values(status=status)))

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 
 from orchestrator.loops.schedules import ScheduleLoop
 from orchestrator.runtime import Runtime
-from tenants.models import Audit, Schedule
+from tenants.database.models import Audit, Schedule
 from tenants.store import jobs as stored_jobs
 from tenants.store.job_lists import JobFilter
 from tests.web.conftest import ON_BOTH, Api

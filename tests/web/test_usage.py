@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import Connection, update
 
 from orchestrator.runtime import Runtime
-from tenants.columns import db_now
+from tenants.database.columns import db_now
+from tenants.database.models import Attempt, Job, Usage
 from tenants.errors import OwnershipLost
-from tenants.models import Attempt, Job, Usage
 from tenants.store import pruning, publications, usage
 from tests.ports import step_port
 from tests.web.conftest import ON_BOTH, Api, Bench

@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.web.app import create_app
-from tenants.columns import db_now
-from tenants.models import Attempt, Step
+from tenants.database.columns import db_now
+from tenants.database.models import Attempt, Step
 from tenants.store import finish_steps, queues
 from tests.web.conftest import ADMIN_KEY, ON_BOTH, Api, Bench
 

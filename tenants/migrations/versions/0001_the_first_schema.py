@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-from tenants.columns import UtcTime
+from tenants.database.columns import UtcTime
 
 revision = "0001"
 down_revision = None

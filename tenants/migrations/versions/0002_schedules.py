@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from tenants.columns import UtcTime, big_serial, exact_text, json_document
+from tenants.database.columns import UtcTime, big_serial, exact_text, json_document
 
 revision = "0002"
 down_revision = "0001"

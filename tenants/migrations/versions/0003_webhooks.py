@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from tenants.columns import UtcTime, exact_text
+from tenants.database.columns import UtcTime, exact_text
 
 revision = "0003"
 down_revision = "0002"

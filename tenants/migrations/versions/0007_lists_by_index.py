@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from tenants.columns import exact_text
+from tenants.database.columns import exact_text
 
 revision = "0007"
 down_revision = "0006"

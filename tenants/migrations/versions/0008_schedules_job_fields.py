@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from tenants.columns import json_document
+from tenants.database.columns import json_document
 
 revision = "0008"
 down_revision = "0007"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from tenants.columns import UtcTime
+from tenants.database.columns import UtcTime
 
 revision = "0013"
 down_revision = "0012"

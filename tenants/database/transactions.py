@@ -25,15 +25,15 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from ..errors import NotWritable, Unavailable
 from . import sqlite_writer_lock
 from .batching import BatchExecutor, BatchFailed
-from .database_engine import READ_ONLY, is_sqlite, make_postgres_engine, make_sqlite_engine
-from .database_trouble import unavailable
-from .database_url import parse
-from .errors import NotWritable, Unavailable
+from .engine import READ_ONLY, is_sqlite, make_postgres_engine, make_sqlite_engine
 from .postgres_sessions import PostgresSessions, is_shared
 from .postgres_statements import PreparedStatements
 from .sqlite_writer_lock import WriterLock, is_busy
+from .trouble import unavailable
+from .url import parse
 
 T = TypeVar("T")
 Item = TypeVar("Item")

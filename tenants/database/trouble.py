@@ -6,7 +6,7 @@ import sqlite3
 
 import psycopg
 
-from .errors import NotWritable, Unavailable, in_one_line
+from ..errors import NotWritable, Unavailable, in_one_line
 
 _MESSAGES = {
     "disk_full": "the database's disk is full",

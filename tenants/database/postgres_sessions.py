@@ -25,7 +25,7 @@ from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from .database_url import options_of, parse
+from .url import options_of, parse
 
 #: Seconds after which the server cancels a statement.
 STATEMENT_TIMEOUT_SECONDS = 30
