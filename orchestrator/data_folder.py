@@ -134,7 +134,7 @@ class DataFolder:
         kept = self.kept_key(name)
         if kept:
             return kept
-        from tenants.sealing import new_key
+        from tenants.secrets.sealing import new_key
 
         made = new_key()
         half = path.with_suffix(f".{os.getpid()}")

@@ -18,10 +18,10 @@ from actors.extras import ExtraMissing, is_installed
 from actors.pipeline import PipelineError, load_pipelines
 from tenants.database.transactions import Database
 from tenants.errors import SecretsError, Unavailable
-from tenants.key_rotation import tally
 from tenants.migrations import pending
 from tenants.queues import QueueError, TenantBroker
-from tenants.sealing import Sealer, split_keys
+from tenants.secrets.key_rotation import tally
+from tenants.secrets.sealing import Sealer, split_keys
 
 from .data_folder import DataFolder, why_not_writable
 from .findings import Finding, note, ok, wrong

@@ -22,8 +22,8 @@ from actors.publishing import session_ends_at
 from tenants.account import parse_account
 from tenants.database.transactions import Database
 from tenants.errors import InvalidInput, NotFound
-from tenants.sealing import Sealer, split_keys
-from tenants.sessions import Sessions
+from tenants.secrets.sealing import Sealer, split_keys
+from tenants.secrets.sessions import Sessions
 from tenants.store import accounts
 
 from .data_folder import DataFolder

@@ -9,9 +9,9 @@ from actors.clients.publishers import KnownPublisher, load_publishers
 from actors.pipeline import load_pipelines
 from tenants.database.transactions import Database
 from tenants.queues import TenantBroker
-from tenants.sealing import Sealer, split_keys
-from tenants.sessions import Sessions
-from tenants.webhook_secrets import WebhookSecrets
+from tenants.secrets.sealing import Sealer, split_keys
+from tenants.secrets.sessions import Sessions
+from tenants.secrets.webhook_secrets import WebhookSecrets
 
 from .dispatch import Dispatcher
 from .events import EventNotifier

@@ -15,9 +15,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tenants.database.transactions import Database
+from tenants.secrets.webhook_secrets import WebhookSecrets
 from tenants.store import jobs as job_store
 from tenants.store import webhook_deliveries
-from tenants.webhook_secrets import WebhookSecrets
 
 from .jobs import Jobs
 from .json_text import to_json

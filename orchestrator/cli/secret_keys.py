@@ -25,8 +25,8 @@ def rotate(data_dir: DataDir = None, json: Json = False) -> None:
     Every process must have both keys before (ONELANE_SECRET_KEY=new,old); afterwards the old one can be removed.
     """
     from tenants.database.transactions import Database
-    from tenants.key_rotation import reseal
-    from tenants.sealing import Sealer, split_keys
+    from tenants.secrets.key_rotation import reseal
+    from tenants.secrets.sealing import Sealer, split_keys
 
     from ..data_folder import DataFolder
     from ..schema import missing_revisions

@@ -109,7 +109,7 @@ def run_migrate(settings: Settings, *, json: bool) -> None:
 
 def run_new_key(*, json: bool) -> None:
     """Print a fresh key, for `ONELANE_ADMIN_KEY` or `ONELANE_SECRET_KEY`."""
-    from tenants.sealing import new_key
+    from tenants.secrets.sealing import new_key
 
     made = new_key()
     if json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import anyio.to_thread
 
-from tenants.sealing import Sealer, split_keys
+from tenants.secrets.sealing import Sealer, split_keys
 
 from ..control_plane_heartbeat import ControlPlaneHeartbeat
 from ..events import EventHub

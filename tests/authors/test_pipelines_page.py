@@ -16,7 +16,7 @@ from actors.errors import StepError
 from orchestrator.settings import Settings
 from orchestrator.web.models.jobs import JobError
 from tenants.migrations import migrate
-from tenants.sealing import new_key
+from tenants.secrets.sealing import new_key
 from tenants.store.create_jobs import JobPlan
 from tests import ROOT
 from tests.service.conftest import Service

@@ -38,7 +38,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
-from tenants.sealing import new_key
+from tenants.secrets.sealing import new_key
 from tests import ROOT
 from tests.crashes.report import quantile
 from tests.servers import free_port

@@ -28,7 +28,7 @@ from orchestrator.settings import Settings
 from tenants.database.models import Account, Step
 from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
-from tenants.sealing import new_key
+from tenants.secrets.sealing import new_key
 from tenants.store import queues
 from tenants.store.create_jobs import JobPlan
 

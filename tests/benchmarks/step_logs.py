@@ -21,7 +21,7 @@ from orchestrator.settings import Settings
 from tenants.database.models import Event
 from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
-from tenants.sealing import new_key
+from tenants.secrets.sealing import new_key
 from tenants.store.create_jobs import JobPlan
 from tests.service.conftest import Service
 

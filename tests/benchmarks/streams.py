@@ -31,7 +31,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
-from tenants.sealing import new_key
+from tenants.secrets.sealing import new_key
 from tenants.store import events
 from tenants.store.create_jobs import JobPlan
 from tenants.store.events import NewEvent

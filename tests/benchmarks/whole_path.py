@@ -33,7 +33,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
-from tenants.sealing import new_key
+from tenants.secrets.sealing import new_key
 from tenants.store import workers
 from tenants.store.create_jobs import JobPlan
 from tests import ROOT

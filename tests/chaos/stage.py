@@ -23,7 +23,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.database.transactions import Database
 from tenants.migrations import migrate
-from tenants.sealing import new_key
+from tenants.secrets.sealing import new_key
 from tests import ROOT
 from tests.crashes.installation import is_alive
 from tests.crashes.postgres import Postgres, running_postgres

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from orchestrator.settings import Settings
 from tenants.database.transactions import Database
 from tenants.migrations import migrate
-from tenants.sealing import new_key
+from tenants.secrets.sealing import new_key
 from tests.servers import start_valkey
 
 from .campaign import Campaign, Verdict

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from orchestrator.settings import Settings, installed_chromium
 from tenants.database.transactions import Database
 from tenants.migrations import migrate
-from tenants.sealing import new_key
+from tenants.secrets.sealing import new_key
 from tests.wordpress import wordpress_or_skip
 
 from .campaign import Campaign

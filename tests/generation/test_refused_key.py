@@ -14,7 +14,7 @@ from orchestrator.offline_model.faults import Fault
 from orchestrator.settings import Settings
 from orchestrator.step_clients import text_model_scope
 from tenants.database.models import Alert
-from tenants.sealing import new_key
+from tenants.secrets.sealing import new_key
 from tenants.store import provider_backoffs
 from tenants.store.create_jobs import JobPlan
 from tests.generation.local_model import KEY, OfflineModel

@@ -19,8 +19,8 @@ from actors.publisher_trial import Stage, Trial
 from orchestrator.cli.app import run
 from tenants.database.models import Job, Publication
 from tenants.database.transactions import Database
-from tenants.sealing import Sealer, new_key, split_keys
-from tenants.sessions import Sessions
+from tenants.secrets.sealing import Sealer, new_key, split_keys
+from tenants.secrets.sessions import Sessions
 from tenants.store import accounts
 from tests.publishers.demo_site import PASSWORD, DemoBlog
 

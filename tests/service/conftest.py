@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from orchestrator.loops.service import Loops
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
-from tenants.sealing import new_key
+from tenants.secrets.sealing import new_key
 from tenants.store.create_jobs import JobPlan
 from tests import ROOT
 from tests.servers import ValkeyProcess, free_port, start_valkey

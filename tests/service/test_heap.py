@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tenants.sealing import new_key
+from tenants.secrets.sealing import new_key
 from tests.servers import free_port
 
 SERVE = """

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from orchestrator.settings import Settings
-from tenants.sealing import new_key
+from tenants.secrets.sealing import new_key
 from tenants.store import accounts
 from tenants.store.create_jobs import JobPlan
 from tests.service.conftest import Service

@@ -18,7 +18,7 @@ from orchestrator.schema import bring_up_to_date, is_surely_up_to_date, missing_
 from tenants.database.transactions import Database
 from tenants.errors import SecretsError
 from tenants.migrations import migrate
-from tenants.sealing import Sealer, new_key
+from tenants.secrets.sealing import Sealer, new_key
 from tenants.store import meta, protocol, workers
 from tenants.store.protocol import NewerRelease
 from tests import ROOT

@@ -14,9 +14,9 @@ from sqlalchemy import insert
 from tenants.database.columns import db_now
 from tenants.database.models import Session
 from tenants.database.transactions import Database
-from tenants.key_rotation import Tally, tally
-from tenants.sealing import Sealer, new_key
-from tenants.sessions import Sessions
+from tenants.secrets.key_rotation import Tally, tally
+from tenants.secrets.sealing import Sealer, new_key
+from tenants.secrets.sessions import Sessions
 from tests import ROOT
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from sqlalchemy import JSON, LargeBinary, select, update
 
-from tenants import key_rotation
 from tenants.database.models import IdempotencyKey, Model, Session
 from tenants.database.transactions import Database
 from tenants.errors import SecretsError
-from tenants.key_rotation import ANSWERS, COLUMNS, Tally
-from tenants.sealing import Sealer, new_key
-from tenants.sessions import Sessions
+from tenants.secrets import key_rotation
+from tenants.secrets.key_rotation import ANSWERS, COLUMNS, Tally
+from tenants.secrets.sealing import Sealer, new_key
+from tenants.secrets.sessions import Sessions
+from tenants.secrets.webhook_secrets import WebhookSecrets
 from tenants.store import idempotency
-from tenants.webhook_secrets import WebhookSecrets
 
 OLD, NEW = new_key(), new_key()
 before, both, after = Sealer([OLD]), Sealer([NEW, OLD]), Sealer([NEW])

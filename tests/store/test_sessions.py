@@ -10,8 +10,8 @@ from sqlalchemy import select, update
 from tenants.database.models import Session
 from tenants.database.transactions import Database
 from tenants.errors import NotFound, SecretsError
-from tenants.sealing import Sealer, new_key
-from tenants.sessions import Sessions
+from tenants.secrets.sealing import Sealer, new_key
+from tenants.secrets.sessions import Sessions
 
 STATE = {"cookies": [{"name": "sid", "value": "very-secret"}]}
 CREDENTIALS = {"username": "ann", "password": "pass-word-1"}

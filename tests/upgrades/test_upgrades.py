@@ -20,8 +20,8 @@ import pytest
 
 from orchestrator.client import Onelane
 from tenants.database.transactions import Database
-from tenants.sealing import Sealer
-from tenants.sessions import Sessions
+from tenants.secrets.sealing import Sealer
+from tenants.secrets.sessions import Sessions
 from tests.crashes.postgres import Postgres, running_postgres
 from tests.house.running import START_SECONDS, RunningUp, start_up, wait_for
 from tests.servers import start_valkey

@@ -19,8 +19,8 @@ from orchestrator.doctor import examine
 from orchestrator.findings import Finding
 from orchestrator.loops.eraser import Eraser
 from orchestrator.runtime import Runtime
-from tenants.sealing import Sealer, new_key
-from tenants.sessions import Sessions
+from tenants.secrets.sealing import Sealer, new_key
+from tenants.secrets.sessions import Sessions
 from tests.web.commands import Command
 from tests.web.conftest import SECRET_KEY, Api
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
-from .database.columns import db_now, upsert
-from .database.models import Session
-from .database.transactions import Database
-from .errors import NotFound
+from ..database.columns import db_now, upsert
+from ..database.models import Session
+from ..database.transactions import Database
+from ..errors import NotFound
+from ..store.accounts import ensure_account
+from ..store.settings import end_login_pauses
 from .sealing import Sealer
-from .store.accounts import ensure_account
-from .store.settings import end_login_pauses
 
 sessions = Session.__table__
 

@@ -15,13 +15,13 @@ from typing import Any
 from sqlalchemy import Connection, case, select
 from standardwebhooks import Webhook
 
-from .database.columns import db_now, upsert
-from .database.models import WebhookSecret
-from .database.transactions import Database
-from .errors import NotFound
+from ..database.columns import db_now, upsert
+from ..database.models import WebhookSecret
+from ..database.transactions import Database
+from ..errors import NotFound
+from ..store.accounts import ensure_account
+from ..store.erasures import account_exists
 from .sealing import Sealer
-from .store.accounts import ensure_account
-from .store.erasures import account_exists
 
 webhook_secrets = WebhookSecret.__table__
 

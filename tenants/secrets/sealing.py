@@ -2,7 +2,7 @@
 
 A sealed value is ``version (1 byte) + key id (4) + nonce (12) + ciphertext``. Account and purpose are its associated
 data, so that a value that is copied to another account cannot be opened. Of several keys the first seals, and any
-opens, which allows a rotation (`tenants.key_rotation`).
+opens, which allows a rotation (`tenants.secrets.key_rotation`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from .errors import SecretsError
+from ..errors import SecretsError
 
 _VERSION = b"\x01"
 _KEY_ID_BYTES = 4

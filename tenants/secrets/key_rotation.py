@@ -15,11 +15,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, String, Table, cast, func, select, update
 
-from .database.models import IdempotencyKey, Session, WebhookSecret
-from .database.transactions import Database
-from .errors import SecretsError
+from ..database.models import IdempotencyKey, Session, WebhookSecret
+from ..database.transactions import Database
+from ..errors import SecretsError
+from ..store.idempotency import PURPOSE
 from .sealing import BEGINNING_BYTES, Sealer
-from .store.idempotency import PURPOSE
 
 answers = IdempotencyKey.__table__
 
