@@ -19,7 +19,7 @@ from tenants.queues import QueueDescription, QueueError, Reason, TenantBroker
 from tenants.queues.notices import warn
 from tenants.store import provider_backoffs
 from tenants.store.durations import recent_mean
-from tenants.store.explain import Situation, situation
+from tenants.store.jobs.explain import Situation, situation
 
 log = logging.getLogger(__name__)
 

@@ -30,12 +30,16 @@ from tenants.errors import (
     Unavailable,
     UnknownPipeline,
 )
-from tenants.store import approvals, create_jobs, dead_letters, endings, job_lists, publications
-from tenants.store import jobs as store
-from tenants.store.create_jobs import Created, JobPlan, StepPlan
+from tenants.store import dead_letters, publications
 from tenants.store.dispatch import Dispatch
-from tenants.store.job_lists import JobFilter
 from tenants.store.job_store import job_store
+from tenants.store.jobs import approval as approvals
+from tenants.store.jobs import create as create_jobs
+from tenants.store.jobs import finish as endings
+from tenants.store.jobs import lists as job_lists
+from tenants.store.jobs import read as store
+from tenants.store.jobs.create import Created, JobPlan, StepPlan
+from tenants.store.jobs.lists import JobFilter
 
 from .dispatch import Dispatcher
 from .views import job_summary, job_view

@@ -18,8 +18,8 @@ from tenants.account import parse_account
 from tenants.database.models import new_id
 from tenants.database.transactions import Database
 from tenants.errors import Fault, InvalidInput, InvalidPipelineInput, InvalidSchedule, ScheduleEnded, UnknownPipeline
-from tenants.store import schedules as store
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs import schedules as store
+from tenants.store.jobs.create import JobPlan
 from tenants.store.listings import Page
 
 from .dispatch import Dispatcher

@@ -1,6 +1,6 @@
 """Signed webhook calls, and the log of a job's deliveries.
 
-`tenants.store.webhook_deliveries` creates the deliveries; `actors.webhook` calls the receiver.
+`tenants.store.jobs.webhook_deliveries` creates the deliveries; `actors.webhook` calls the receiver.
 
 Invariant: the body is derived from rows that do not change while the job is ended, so each try sends the same. The
 `webhook-id` is the delivery's id, the same over tries and replays.
@@ -16,8 +16,8 @@ from sqlalchemy import Connection
 
 from tenants.database.transactions import Database
 from tenants.secrets.webhook_secrets import WebhookSecrets
-from tenants.store import jobs as job_store
-from tenants.store import webhook_deliveries
+from tenants.store.jobs import read as job_store
+from tenants.store.jobs import webhook_deliveries
 
 from .jobs import Jobs
 from .json_text import to_json

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from tenants.store import alerts, circuits, provider_backoffs, schedules
+from tenants.store import alerts, circuits, provider_backoffs
 from tenants.store import pruning as store
+from tenants.store.jobs import schedules
 
 from ..runtime import Runtime
 

@@ -12,8 +12,9 @@ from collections.abc import Collection
 from sqlalchemy import Connection, RowMapping
 
 from tenants.errors import OwnershipLost
-from tenants.store import finish_steps, lane_moves
+from tenants.store import finish_steps
 from tenants.store import workers as store
+from tenants.store.jobs import lane_moves
 
 from .. import metrics
 from ..circuits import circuit_policy

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from tenants.store import clock as store
 from tenants.store.dispatch import Dispatch
+from tenants.store.jobs import timers as store
 
 from ..runtime import Runtime
 

@@ -18,8 +18,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from tenants.errors import InvalidInput, JobFinished, OnelaneError
-from tenants.store import schedules as store
 from tenants.store.dispatch import Dispatch
+from tenants.store.jobs import schedules as store
 
 from .. import metrics
 from ..runtime import Runtime

@@ -26,8 +26,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from tenants.store import events as store
-from tenants.store.job_lists import JobFilter
-from tenants.store.jobs import UNFINISHED
+from tenants.store.jobs.lists import JobFilter
+from tenants.store.jobs.read import UNFINISHED
 
 from ..event_positions import Position, Ranges, contains, without
 from ..events import JobEvent, Subscription

@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from actors.clients.safe_url import Resolve
 from tenants import webhooks
-from tenants.store.create_jobs import JobPlan
-from tenants.store.job_lists import JobFilter
+from tenants.store.jobs.create import JobPlan
+from tenants.store.jobs.lists import JobFilter
 
 from ..events import Subscription
 from ..jobs import is_finished

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, RowMapping, Select, select, update
 from ..database.columns import db_now
 from ..database.models import Draft, Job, Publication
 from ..errors import DraftNotPending, StaleVersion
-from . import approvals
 from .dispatch import Dispatch
+from .jobs import approval as approvals
 from .listings import Page, fetch_one, narrow, read_page
 
 drafts, publications, jobs = Draft.__table__, Publication.__table__, Job.__table__

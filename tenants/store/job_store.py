@@ -14,10 +14,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from ..database.transactions import Database
-from . import create_jobs, finish_steps, postgres_fast_path, start_steps
+from . import finish_steps, postgres_fast_path, start_steps
 from .attempt import NotRunnable, OwnedAttempt, Refused
-from .create_jobs import Created, JobPlan
 from .dispatch import Dispatch
+from .jobs import create as create_jobs
+from .jobs.create import Created, JobPlan
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")

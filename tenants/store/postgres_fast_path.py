@@ -27,8 +27,8 @@ from ..database.models import new_id
 from ..database.postgres_statements import PreparedStatements
 from ..database.transactions import Database
 from .attempt import NotRunnable, OwnedAttempt, Refused
-from .create_jobs import Created, JobPlan, JobRows, job_row, rows_of
 from .dispatch import Dispatch
+from .jobs.create import Created, JobPlan, JobRows, job_row, rows_of
 from .start_steps import Verdict, answer_to
 
 _Item = Mapping[str, Any]

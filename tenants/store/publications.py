@@ -16,8 +16,10 @@ from sqlalchemy.sql.dml import ReturningInsert
 from ..database.columns import db_now, seconds_since
 from ..database.models import Attempt, Draft, Publication, new_id
 from ..errors import DraftChanged, NotFound, PublicationNotUnknown
-from . import approvals, unknown_outcomes, usage
+from . import usage
 from .attempt import OwnedAttempt, still_owned
+from .jobs import approval as approvals
+from .jobs import unknown_outcomes
 from .listings import fetch_one
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from ..database.models import DeadLetter, Step
 from ..storable import fault_of, storable_text
 from . import alerts, finish_steps
 from .dispatch import Dispatch
-from .jobs import FINISHED
+from .jobs.read import FINISHED
 from .start_steps import attempt_of, load
 
 letters, steps = DeadLetter.__table__, Step.__table__

@@ -17,7 +17,7 @@ from orchestrator.settings import Settings
 from orchestrator.web.models.jobs import JobError
 from tenants.migrations import migrate
 from tenants.secrets.sealing import new_key
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs.create import JobPlan
 from tests import ROOT
 from tests.service.conftest import Service
 

@@ -30,7 +30,7 @@ from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
 from tenants.secrets.sealing import new_key
 from tenants.store import queues
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs.create import JobPlan
 
 from .whole_path import database_of, postgres
 

@@ -22,7 +22,7 @@ from tenants.database.models import Event
 from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
 from tenants.secrets.sealing import new_key
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs.create import JobPlan
 from tests.service.conftest import Service
 
 from .whole_path import database_of, postgres

@@ -33,8 +33,8 @@ from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
 from tenants.secrets.sealing import new_key
 from tenants.store import events
-from tenants.store.create_jobs import JobPlan
 from tenants.store.events import NewEvent
+from tenants.store.jobs.create import JobPlan
 from tests import ROOT
 from tests.crashes.report import quantile
 from tests.servers import free_port

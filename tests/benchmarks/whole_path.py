@@ -35,7 +35,7 @@ from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
 from tenants.secrets.sealing import new_key
 from tenants.store import workers
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs.create import JobPlan
 from tests import ROOT
 
 THREADS = 8

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 
 from tenants.database.models import Attempt, Job, Publication, Step
 from tenants.store.finish_steps import LOST_BUDGET
-from tenants.store.jobs import FINISHED
+from tenants.store.jobs.read import FINISHED
 
 jobs, steps, attempts, publications = Job.__table__, Step.__table__, Attempt.__table__, Publication.__table__
 

@@ -20,7 +20,7 @@ from orchestrator.runtime import Runtime
 from tenants.database.models import Job
 from tenants.queues import QueueError
 from tenants.store import workers as worker_store
-from tenants.store.jobs import FINISHED
+from tenants.store.jobs.read import FINISHED
 
 from .attacks import Controller, plan_attacks
 from .judge import Findings, Judge, kill_recovery_seconds, read_claims, read_observed, recovery_seconds

@@ -18,7 +18,7 @@ from tenants.database.models import Account
 from tenants.database.transactions import CommitUnknown
 from tenants.errors import JobFinished, Unavailable
 from tenants.store.accounts import ensure_account
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs.create import JobPlan
 
 log = logging.getLogger(__name__)
 accounts = Account.__table__

@@ -19,8 +19,8 @@ from sqlalchemy import Connection, select
 
 from tenants.database.models import Job, Publication, Step
 from tenants.database.models import Worker as WorkerRow
-from tenants.store.create_jobs import JobPlan
-from tenants.store.jobs import FINISHED
+from tenants.store.jobs.create import JobPlan
+from tenants.store.jobs.read import FINISHED
 
 from .installation import Installation, Remains, until
 from .targets import PASSWORD, Target

@@ -16,7 +16,7 @@ from orchestrator.step_clients import text_model_scope
 from tenants.database.models import Alert
 from tenants.secrets.sealing import new_key
 from tenants.store import provider_backoffs
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs.create import JobPlan
 from tests.generation.local_model import KEY, OfflineModel
 from tests.service.conftest import Service
 

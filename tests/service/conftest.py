@@ -19,7 +19,7 @@ from orchestrator.loops.service import Loops
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.secrets.sealing import new_key
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs.create import JobPlan
 from tests import ROOT
 from tests.servers import ValkeyProcess, free_port, start_valkey
 

@@ -16,8 +16,8 @@ from tenants.database.models import Account, Event, Job, Step, Usage
 from tenants.database.transactions import CommitUnknown
 from tenants.errors import AccountDraining, AccountSuspended, InvalidInput, QueueFull, QuotaExhausted
 from tenants.store import bulk, postgres_fast_path
-from tenants.store.create_jobs import JobPlan
-from tenants.store.job_lists import JobFilter
+from tenants.store.jobs.create import JobPlan
+from tenants.store.jobs.lists import JobFilter
 from tests.service.conftest import make_service
 
 INPUT = {"do": "return", "folder": 'quoted "text", \\ and 文字 😀'}

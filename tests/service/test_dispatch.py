@@ -22,7 +22,7 @@ from tenants.database.columns import db_now
 from tenants.database.models import Step
 from tenants.database.transactions import Database
 from tenants.store import dispatch
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs.create import JobPlan
 from tests.service.conftest import make_service
 
 STEPS = Step.__table__

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from orchestrator.runtime import Runtime
 from tenants.database.models import Model
 from tenants.store import erasures
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs.create import JobPlan
 from tests import ROOT
 from tests.servers import free_port
 from tests.service.conftest import Service, make_service

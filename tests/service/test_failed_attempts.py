@@ -34,7 +34,7 @@ class Bench:
         self.execution = Execution(runtime, worker_id=WORKER, sandbox=None)
 
     def run(self, do: str) -> dict[str, Any]:
-        from tenants.store.create_jobs import JobPlan
+        from tenants.store.jobs.create import JobPlan
 
         job, _ = self.runtime.jobs.create("acme", JobPlan("quick", {"do": do}))
         self.execution.run(job["steps"][0]["id"], Leased())  # type: ignore[arg-type]

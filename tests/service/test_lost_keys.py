@@ -26,8 +26,8 @@ from tenants.database.models import Account, Step, Worker
 from tenants.store import dispatch, workers
 from tenants.store.accounts import ensure_account
 from tenants.store.attempt import OwnedAttempt, Refused
-from tenants.store.create_jobs import JobPlan
 from tenants.store.job_store import job_store
+from tenants.store.jobs.create import JobPlan
 from tests.queues.damage import Damage, How
 from tests.queues.lanes import Hand, Lease
 from tests.service.conftest import make_service

@@ -16,8 +16,8 @@ from tenants.database.columns import db_now
 from tenants.database.models import Artifact, Attempt, Event, IdempotencyKey, Job, Step
 from tenants.store import idempotency, workers
 from tenants.store.attempt import OwnedAttempt
-from tenants.store.create_jobs import JobPlan
 from tenants.store.job_store import job_store
+from tenants.store.jobs.create import JobPlan
 from tests.ports import step_port
 from tests.service.conftest import make_service
 

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from orchestrator.settings import Settings
 from tenants.secrets.sealing import new_key
 from tenants.store import accounts
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs.create import JobPlan
 from tests.service.conftest import Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]

@@ -21,9 +21,9 @@ from tenants.queues import QueueLimits
 from tenants.queues.keys import LAYOUT
 from tenants.store import meta, queues, start_steps, workers
 from tenants.store.accounts import ensure_account
-from tenants.store.create_jobs import JobPlan
 from tenants.store.dispatch import Dispatch
-from tenants.store.job_lists import JobFilter
+from tenants.store.jobs.create import JobPlan
+from tenants.store.jobs.lists import JobFilter
 from tests.queues.lanes import Hand
 from tests.queues.layouts import restore
 from tests.service.conftest import make_service

@@ -20,7 +20,7 @@ from tenants.database.columns import db_now
 from tenants.database.models import Fire, Job, Schedule, TenantQueue
 from tenants.errors import InvalidPipelineInput, InvalidSchedule, NotFound, ScheduleEnded, UnknownPipeline
 from tenants.store import accounts, queues
-from tenants.store import schedules as store
+from tenants.store.jobs import schedules as store
 from tests.service.conftest import make_service
 
 schedules, fires, jobs = Schedule.__table__, Fire.__table__, Job.__table__

@@ -18,8 +18,8 @@ from tenants.database.transactions import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.store import finish_steps, workers
 from tenants.store.attempt import OwnedAttempt
-from tenants.store.create_jobs import JobPlan
 from tenants.store.job_store import job_store
+from tenants.store.jobs.create import JobPlan
 from tests.ports import step_port
 from tests.service.conftest import Service, make_service
 

@@ -15,7 +15,7 @@ from tenants.database.models import Alert, AlertHour
 from tenants.database.transactions import Database
 from tenants.store import alerts, finish_steps, publications, undeliverable
 from tenants.store.alerts import Message
-from tenants.store.create_jobs import StepPlan
+from tenants.store.jobs.create import StepPlan
 from tenants.store.undeliverable import UndeliverableMessage
 from tests.store.conftest import Bench
 

@@ -10,10 +10,10 @@ from sqlalchemy import Connection, select
 
 from tenants.database.models import Event, Job, Step
 from tenants.database.transactions import Database
-from tenants.store import create_jobs
 from tenants.store.accounts import ensure_account
 from tenants.store.bulk import MANY
-from tenants.store.create_jobs import JobPlan, StepPlan
+from tenants.store.jobs import create as create_jobs
+from tenants.store.jobs.create import JobPlan, StepPlan
 
 STEPS = (StepPlan("generate", "generate", True, 3), StepPlan("publish", "publish", False, 1))
 LATER = datetime.now(UTC).replace(microsecond=120_000) + timedelta(days=1)

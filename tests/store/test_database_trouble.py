@@ -26,8 +26,10 @@ from tenants.database.transactions import MAX_TRIES, CommitUnknown, Database
 from tenants.errors import Unavailable
 from tenants.migrations import ADVISORY_LOCK as ADVISORY_LOCK
 from tenants.migrations import migrate, pending
-from tenants.store import create_jobs, jobs, meta, workers
-from tenants.store.create_jobs import JobPlan, StepPlan
+from tenants.store import meta, workers
+from tenants.store.jobs import create as create_jobs
+from tenants.store.jobs import read as jobs
+from tenants.store.jobs.create import JobPlan, StepPlan
 from tests import ROOT
 from tests.crashes.postgres import Postgres, running_postgres
 from tests.store.shared_batch import run_statement
@@ -308,7 +310,7 @@ def test_a_job_is_made_once_whatever_became_of_the_commit(
 ) -> None:
     from orchestrator.dispatch import Dispatcher
     from orchestrator.jobs import Jobs
-    from tenants.store.create_jobs import JobPlan
+    from tenants.store.jobs.create import JobPlan
     from tests.web.sample_pipelines import PIPELINES
 
     class NoRedis(Dispatcher):

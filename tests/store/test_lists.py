@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tenants.database.transactions import Database
-from tenants.store import job_lists
-from tenants.store.job_lists import JobFilter
+from tenants.store.jobs import lists as job_lists
+from tenants.store.jobs.lists import JobFilter
 from tests.store.filled import BEGAN, Filled, fill, lists
 from tests.store.plans import plans_of
 

@@ -20,10 +20,11 @@ from orchestrator.jobs import Jobs
 from tenants.database.postgres_sessions import STATEMENT_TIMEOUT_SECONDS
 from tenants.database.transactions import Database
 from tenants.migrations import migrate, pending
-from tenants.store import jobs, workers
+from tenants.store import workers
 from tenants.store.attempt import OwnedAttempt
-from tenants.store.create_jobs import JobPlan
 from tenants.store.job_store import job_store
+from tenants.store.jobs import read as jobs
+from tenants.store.jobs.create import JobPlan
 from tests.pgbouncer import pgbouncer_or_skip, running_pgbouncer
 from tests.store.shared_batch import run_statement
 from tests.web.sample_pipelines import PIPELINES

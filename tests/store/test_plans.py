@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from tenants.store import circuits, dispatch, explain, workers
+from tenants.store import circuits, dispatch, workers
 from tenants.store.dispatch import Dispatch
+from tenants.store.jobs import explain
 from tests.store.conftest import Bench
 from tests.store.plans import plans_of
 

@@ -16,8 +16,8 @@ from sqlalchemy import Connection, event, text
 from tenants.database.transactions import Database
 from tenants.store import dispatch
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
-from tenants.store.create_jobs import StepPlan
 from tenants.store.dispatch import Dispatch
+from tenants.store.jobs.create import StepPlan
 from tests.store.conftest import Bench
 from tests.store.shared_batch import PATIENCE_SECONDS, run_statement, share
 

@@ -12,20 +12,16 @@ from sqlalchemy import Connection, select, update
 from tenants.database.columns import db_now
 from tenants.database.models import DeadLetter, Job, Step
 from tenants.errors import OwnershipLost
-from tenants.store import (
-    approvals,
-    bulk_cancel,
-    clock,
-    create_jobs,
-    endings,
-    finish_steps,
-    job_lists,
-    start_steps,
-    webhook_deliveries,
-)
-from tenants.store import jobs as job_store
-from tenants.store.create_jobs import JobPlan, StepPlan
-from tenants.store.job_lists import JobFilter
+from tenants.store import finish_steps, start_steps
+from tenants.store.jobs import approval as approvals
+from tenants.store.jobs import bulk_cancel, webhook_deliveries
+from tenants.store.jobs import create as create_jobs
+from tenants.store.jobs import finish as endings
+from tenants.store.jobs import lists as job_lists
+from tenants.store.jobs import read as job_store
+from tenants.store.jobs import timers as clock
+from tenants.store.jobs.create import JobPlan, StepPlan
+from tenants.store.jobs.lists import JobFilter
 from tenants.store.pruning import Retention, candidates, remove
 from tests.store.conftest import Bench
 

@@ -16,8 +16,9 @@ from pydantic import SecretStr
 from sqlalchemy import RowMapping
 
 from orchestrator.settings import Settings
-from tenants.store import jobs, workers
-from tenants.store.create_jobs import JobPlan
+from tenants.store import workers
+from tenants.store.jobs import read as jobs
+from tenants.store.jobs.create import JobPlan
 from tests import ROOT
 from tests.crashes.installation import Installation, Worker, until
 from tests.upgrades.make_archive import HERE, SECRET_KEY

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 
 from orchestrator.runtime import Runtime
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs.create import JobPlan
 from tests.web.conftest import ADMIN_KEY, JOB
 
 AUTH = {"Authorization": f"Bearer {ADMIN_KEY}"}

@@ -17,7 +17,7 @@ from orchestrator.web.app import create_app
 from tenants.store import circuits
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.circuits import CircuitPolicy
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs.create import JobPlan
 from tests.service.alert_receiver import SECRET, Receiver
 from tests.web.commands import Command
 from tests.web.conftest import ADMIN_KEY, ON_BOTH, Api, Bench

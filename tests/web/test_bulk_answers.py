@@ -20,7 +20,7 @@ from tenants.errors import AccountBusy, QueueNotEmpty, Unavailable
 from tenants.queues import ServerUnreachable
 from tenants.queues.lua import script
 from tenants.store import dead_letters, queues, start_steps, workers
-from tenants.store.create_jobs import JobPlan
+from tenants.store.jobs.create import JobPlan
 from tests.web.conftest import ON_BOTH, Api, Bench
 
 QUEUE = "/v1/admin/queues/generate/acme"

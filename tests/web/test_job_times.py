@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from tenants.database.columns import db_now
 from tenants.database.models import Job
-from tenants.store import clock
+from tenants.store.jobs import timers as clock
 from tests.web.conftest import JOB, ON_BOTH, Api, Bench
 
 JOBS = "/v1/accounts/acme/jobs"

@@ -12,8 +12,8 @@ from sqlalchemy import func, select, update
 from orchestrator.loops.schedules import ScheduleLoop
 from orchestrator.runtime import Runtime
 from tenants.database.models import Audit, Schedule
-from tenants.store import jobs as stored_jobs
-from tenants.store.job_lists import JobFilter
+from tenants.store.jobs import read as stored_jobs
+from tenants.store.jobs.lists import JobFilter
 from tests.web.conftest import ON_BOTH, Api
 
 PATH = "/v1/accounts/acme/schedules"

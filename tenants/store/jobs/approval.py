@@ -19,12 +19,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
-from ..database.columns import db_now
-from ..database.models import Draft, Job, Step
-from ..errors import StaleVersion
-from . import endings
-from .dispatch import Dispatch
-from .events import NewEvent, record
+from ...database.columns import db_now
+from ...database.models import Draft, Job, Step
+from ...errors import StaleVersion
+from ..dispatch import Dispatch
+from ..events import NewEvent, record
+from . import finish as endings
 
 jobs, steps, drafts = Job.__table__, Step.__table__, Draft.__table__
 

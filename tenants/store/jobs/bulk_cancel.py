@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, select, update
 
-from ..database.columns import db_now
-from ..database.models import Job, Step
+from ...database.columns import db_now
+from ...database.models import Job, Step
+from ..bulk import among
+from ..events import NewEvent, record
+from ..states import WAITING
 from . import unknown_outcomes, webhook_deliveries
-from .bulk import among
-from .events import NewEvent, record
-from .states import WAITING
 
 steps, jobs = Step.__table__, Job.__table__
 

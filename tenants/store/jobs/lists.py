@@ -17,9 +17,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, union
 
-from ..database.models import Job, JobTag
-from .jobs import SUMMARY
-from .listings import Page, begins_with, decode_place, narrow, read_page
+from ...database.models import Job, JobTag
+from ..listings import Page, begins_with, decode_place, narrow, read_page
+from .read import SUMMARY
 
 jobs, tags = Job.__table__, JobTag.__table__
 

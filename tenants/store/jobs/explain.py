@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, or_, select
 
-from ..account import AccountLimits
-from ..database.columns import db_now
-from ..database.models import Account, Attempt, Lane, Step, TenantQueue
-from . import circuits, workers
-from . import jobs as job_store
-from .states import RUNNING
+from ...account import AccountLimits
+from ...database.columns import db_now
+from ...database.models import Account, Attempt, Lane, Step, TenantQueue
+from .. import circuits, workers
+from ..states import RUNNING
+from . import read as job_store
 
 accounts, steps, attempts = Account.__table__, Step.__table__, Attempt.__table__
 lanes, tenant_queues = Lane.__table__, TenantQueue.__table__

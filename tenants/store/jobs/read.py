@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, exists, select
 
-from ..database.models import Attempt, Job, Step
-from ..errors import NotFound
-from .bulk import among
+from ...database.models import Attempt, Job, Step
+from ...errors import NotFound
+from ..bulk import among
 
 jobs, steps, attempts = Job.__table__, Step.__table__, Attempt.__table__
 

@@ -17,14 +17,14 @@ from typing import Any
 from sqlalchemy import Connection, Insert, Row, bindparam, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ..account import AccountLimits
-from ..database.columns import db_now
-from ..database.models import Account, Attempt, Job, Step, Usage, new_id
-from ..errors import AccountDraining, AccountSuspended, QueueFull, QuotaExhausted
-from .accounts import ensure_account, refuse_during_erasure
-from .bulk import among, insert_rows
-from .dispatch import Dispatch
-from .events import NewEvent, record
+from ...account import AccountLimits
+from ...database.columns import db_now
+from ...database.models import Account, Attempt, Job, Step, Usage, new_id
+from ...errors import AccountDraining, AccountSuspended, QueueFull, QuotaExhausted
+from ..accounts import ensure_account, refuse_during_erasure
+from ..bulk import among, insert_rows
+from ..dispatch import Dispatch
+from ..events import NewEvent, record
 
 accounts, jobs, steps, usage = Account.__table__, Job.__table__, Step.__table__, Usage.__table__
 attempts = Attempt.__table__

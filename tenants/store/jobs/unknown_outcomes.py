@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, RowMapping, update
 
-from ..database.columns import db_now
-from ..database.models import Draft, Publication
-from . import alerts
+from ...database.columns import db_now
+from ...database.models import Draft, Publication
+from .. import alerts
 
 log = logging.getLogger(__name__)
 

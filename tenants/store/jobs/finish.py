@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, update
 
-from ..database.columns import db_now
-from ..database.models import Job, Step
+from ...database.columns import db_now
+from ...database.models import Job, Step
+from ..dispatch import Dispatch
+from ..events import NewEvent, record
 from . import unknown_outcomes, webhook_deliveries
-from .dispatch import Dispatch
-from .events import NewEvent, record
 
 jobs, steps = Job.__table__, Step.__table__
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 
 from sqlalchemy import Connection, func, select, update
 
-from ..database.models import Step
-from .states import WAITING
+from ...database.models import Step
+from ..states import WAITING
 
 steps = Step.__table__
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, exists, or_, select, update
 
-from ..database.columns import db_now
-from ..database.models import Job, Step
-from . import endings
-from . import jobs as job_store
-from .dispatch import Dispatch
-from .events import NewEvent, record
+from ...database.columns import db_now
+from ...database.models import Job, Step
+from ..dispatch import Dispatch
+from ..events import NewEvent, record
+from . import finish as endings
+from . import read as job_store
 
 jobs, steps = Job.__table__, Step.__table__
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, exists, or_, select, update
 
-from ..database.columns import db_now
-from ..database.models import Attempt, DeadLetter, Job, Step
-from ..webhooks import LANE, MAX_ATTEMPTS, PIPELINE, STEP
-from . import create_jobs
-from .create_jobs import JobPlan, StepPlan
-from .dispatch import Dispatch
+from ...database.columns import db_now
+from ...database.models import Attempt, DeadLetter, Job, Step
+from ...webhooks import LANE, MAX_ATTEMPTS, PIPELINE, STEP
+from ..dispatch import Dispatch
+from . import create as create_jobs
+from .create import JobPlan, StepPlan
 
 jobs, steps, attempts, letters = Job.__table__, Step.__table__, Attempt.__table__, DeadLetter.__table__
 _deliveries = jobs.alias("deliveries")
