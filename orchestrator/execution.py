@@ -24,9 +24,10 @@ from actors.context import StepContext
 from actors.step import Step
 from tenants.errors import OnelaneError, OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
-from tenants.store import finish_steps, workers
+from tenants.store import workers
 from tenants.store.attempt import REFUSAL_SECONDS, NotRunnable, OwnedAttempt, Refused
 from tenants.store.job_store import job_store
+from tenants.store.steps import finish as finish_steps
 
 from . import metrics
 from .guard import Guard, GuardLost

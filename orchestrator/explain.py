@@ -17,9 +17,9 @@ from dramatiq.errors import BrokerConnectionError
 from tenants.database.transactions import Database
 from tenants.queues import QueueDescription, QueueError, Reason, TenantBroker
 from tenants.queues.notices import warn
-from tenants.store import provider_backoffs
-from tenants.store.durations import recent_mean
 from tenants.store.jobs.explain import Situation, situation
+from tenants.store.steps import provider_backoffs
+from tenants.store.steps.durations import recent_mean
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from tenants.store import alerts, circuits, provider_backoffs
+from tenants.store import alerts, circuits
 from tenants.store import pruning as store
 from tenants.store.jobs import schedules
+from tenants.store.steps import provider_backoffs
 
 from ..runtime import Runtime
 

@@ -12,9 +12,9 @@ from collections.abc import Collection
 from sqlalchemy import Connection, RowMapping
 
 from tenants.errors import OwnershipLost
-from tenants.store import finish_steps
 from tenants.store import workers as store
 from tenants.store.jobs import lane_moves
+from tenants.store.steps import finish as finish_steps
 
 from .. import metrics
 from ..circuits import circuit_policy

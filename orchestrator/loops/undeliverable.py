@@ -11,8 +11,8 @@ import logging
 
 from tenants.errors import OwnershipLost
 from tenants.queues import BuriedMessage
-from tenants.store import undeliverable
-from tenants.store.undeliverable import UndeliverableMessage
+from tenants.store.steps import undeliverable
+from tenants.store.steps.undeliverable import UndeliverableMessage
 
 from .. import metrics
 from ..runtime import Runtime

@@ -14,11 +14,13 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from ..database.transactions import Database
-from . import finish_steps, postgres_fast_path, start_steps
+from . import postgres_fast_path
 from .attempt import NotRunnable, OwnedAttempt, Refused
 from .dispatch import Dispatch
 from .jobs import create as create_jobs
 from .jobs.create import Created, JobPlan
+from .steps import finish as finish_steps
+from .steps import start as start_steps
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")

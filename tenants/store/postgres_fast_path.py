@@ -29,7 +29,7 @@ from ..database.transactions import Database
 from .attempt import NotRunnable, OwnedAttempt, Refused
 from .dispatch import Dispatch
 from .jobs.create import Created, JobPlan, JobRows, job_row, rows_of
-from .start_steps import Verdict, answer_to
+from .steps.start import Verdict, answer_to
 
 _Item = Mapping[str, Any]
 _Row = dict[str, Any]

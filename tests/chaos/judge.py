@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from tenants.database.models import Attempt, Job, Publication, Step
-from tenants.store.finish_steps import LOST_BUDGET
 from tenants.store.jobs.read import FINISHED
+from tenants.store.steps.finish import LOST_BUDGET
 
 jobs, steps, attempts, publications = Job.__table__, Step.__table__, Attempt.__table__, Publication.__table__
 

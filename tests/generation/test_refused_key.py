@@ -15,8 +15,8 @@ from orchestrator.settings import Settings
 from orchestrator.step_clients import text_model_scope
 from tenants.database.models import Alert
 from tenants.secrets.sealing import new_key
-from tenants.store import provider_backoffs
 from tenants.store.jobs.create import JobPlan
+from tenants.store.steps import provider_backoffs
 from tests.generation.local_model import KEY, OfflineModel
 from tests.service.conftest import Service
 

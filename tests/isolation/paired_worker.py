@@ -24,11 +24,12 @@ from orchestrator.sandbox import Sandbox
 from orchestrator.worker import WORKER_GRACE_SECONDS
 from tenants.database.transactions import Database
 from tenants.errors import OwnershipLost, Unavailable
-from tenants.store import finish_steps, workers
+from tenants.store import workers
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.job_store import job_store
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs.create import JobPlan, StepPlan
+from tenants.store.steps import finish as finish_steps
 
 STEPS = "tests.isolation.misbehaving_steps"
 WORKER = "attacked"

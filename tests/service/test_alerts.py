@@ -20,11 +20,12 @@ from orchestrator.loops.settings_sync import SettingsSyncLoop
 from orchestrator.runtime import Runtime
 from tenants.database.columns import db_now
 from tenants.database.models import Alert, AlertHour, TenantQueue
-from tenants.store import alerts, circuits, finish_steps, queues, workers
+from tenants.store import alerts, circuits, queues, workers
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.job_store import job_store
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs.create import JobPlan, StepPlan
+from tenants.store.steps import finish as finish_steps
 from tests.ports import step_port
 from tests.service.alert_receiver import SECRET, Receiver
 from tests.service.conftest import Service, make_service

@@ -19,9 +19,10 @@ from orchestrator.isolation.posix import now
 from orchestrator.runtime import Runtime
 from tenants.database.transactions import CommitUnknown, Database
 from tenants.errors import Unavailable
-from tenants.store import finish_steps, workers
+from tenants.store import workers
 from tenants.store.jobs.create import JobPlan
 from tenants.store.jobs.read import fetch_steps
+from tenants.store.steps import finish as finish_steps
 from tests.service.conftest import make_service
 from tests.service.leased import WORKER, Leased
 

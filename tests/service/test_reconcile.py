@@ -19,11 +19,12 @@ from tenants.database.columns import db_now
 from tenants.database.models import Account, Worker
 from tenants.queues import QueueLimits
 from tenants.queues.keys import LAYOUT
-from tenants.store import meta, queues, start_steps, workers
+from tenants.store import meta, queues, workers
 from tenants.store.accounts import ensure_account
 from tenants.store.dispatch import Dispatch
 from tenants.store.jobs.create import JobPlan
 from tenants.store.jobs.lists import JobFilter
+from tenants.store.steps import start as start_steps
 from tests.queues.lanes import Hand
 from tests.queues.layouts import restore
 from tests.service.conftest import make_service

@@ -16,10 +16,11 @@ from orchestrator.step_journal import JournalWriter, StepJournal
 from tenants.database.models import Event, Job
 from tenants.database.transactions import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable
-from tenants.store import finish_steps, workers
+from tenants.store import workers
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.job_store import job_store
 from tenants.store.jobs.create import JobPlan
+from tenants.store.steps import finish as finish_steps
 from tests.ports import step_port
 from tests.service.conftest import Service, make_service
 

@@ -22,12 +22,15 @@ from orchestrator.runtime import Runtime
 from tenants.database.columns import db_now
 from tenants.database.models import Worker
 from tenants.queues import Entry, QueueLimits
-from tenants.store import dead_letters, finish_steps, start_steps, undeliverable, workers
+from tenants.store import dead_letters, workers
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.dead_letters import LetterFilter
 from tenants.store.dispatch import Dispatch
 from tenants.store.jobs.create import JobPlan
-from tenants.store.undeliverable import UndeliverableMessage, document_of, letter_id_of
+from tenants.store.steps import finish as finish_steps
+from tenants.store.steps import start as start_steps
+from tenants.store.steps import undeliverable
+from tenants.store.steps.undeliverable import UndeliverableMessage, document_of, letter_id_of
 from tests.queues.lanes import Hand
 from tests.service.conftest import Service, make_service
 

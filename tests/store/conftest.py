@@ -11,7 +11,7 @@ from sqlalchemy import Connection, update
 from tenants.database.columns import db_now
 from tenants.database.models import Account, Worker
 from tenants.database.transactions import Database
-from tenants.store import finish_steps, workers
+from tenants.store import workers
 from tenants.store.accounts import ensure_account
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.dispatch import Dispatch
@@ -19,6 +19,7 @@ from tenants.store.job_store import job_store
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs import read as jobs
 from tenants.store.jobs.create import JobPlan, StepPlan
+from tenants.store.steps import finish as finish_steps
 
 TWO_STEPS = (StepPlan("generate", "generate", True, 3), StepPlan("publish", "publish", True, 3))
 

@@ -13,10 +13,12 @@ from sqlalchemy import Connection, delete, select, update
 from tenants.database.columns import db_now
 from tenants.database.models import Alert, AlertHour
 from tenants.database.transactions import Database
-from tenants.store import alerts, finish_steps, publications, undeliverable
+from tenants.store import alerts, publications
 from tenants.store.alerts import Message
 from tenants.store.jobs.create import StepPlan
-from tenants.store.undeliverable import UndeliverableMessage
+from tenants.store.steps import finish as finish_steps
+from tenants.store.steps import undeliverable
+from tenants.store.steps.undeliverable import UndeliverableMessage
 from tests.store.conftest import Bench
 
 TABLE = Alert.__table__

@@ -29,12 +29,14 @@ from sqlalchemy import Connection, func, select, update
 from orchestrator.jobs import Jobs
 from tenants.database.columns import db_now
 from tenants.database.models import DeadLetter, Draft, Job, Publication, Step
-from tenants.store import accounts, dead_letters, drafts, finish_steps, publications, queues, undeliverable
+from tenants.store import accounts, dead_letters, drafts, publications, queues
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.jobs import bulk_cancel
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs import timers as clock
 from tenants.store.jobs.create import JobPlan, StepPlan
+from tenants.store.steps import finish as finish_steps
+from tenants.store.steps import undeliverable
 from tests.store.approval_model import Answer, JobModel
 from tests.store.approval_model import Step as StepModel
 from tests.store.conftest import Bench

@@ -17,13 +17,14 @@ from tenants import webhooks
 from tenants.database.columns import db_now
 from tenants.database.models import Alert, Circuit, new_id
 from tenants.database.postgres_statements import PreparedStatements
-from tenants.store import circuits, finish_steps
+from tenants.store import circuits
 from tenants.store import settings as store_settings
 from tenants.store.attempt import OwnedAttempt, Refused
 from tenants.store.circuits import CircuitPolicy
 from tenants.store.job_store import job_store
 from tenants.store.jobs import finish as endings
 from tenants.store.jobs.create import StepPlan
+from tenants.store.steps import finish as finish_steps
 from tests.store.conftest import Bench
 
 POLICY = CircuitPolicy(failures=3, cooldown_seconds=60.0)

@@ -21,10 +21,12 @@ from tenants.account import AccountLimits, LaneLimits
 from tenants.database.models import Job, Step
 from tenants.database.transactions import Database
 from tenants.errors import Conflict, LimitReached, NotFound
-from tenants.store import accounts, dead_letters, finish_steps, start_steps
+from tenants.store import accounts, dead_letters
 from tenants.store.attempt import OwnedAttempt, Refused
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs.create import JobPlan, StepPlan
+from tenants.store.steps import finish as finish_steps
+from tenants.store.steps import start as start_steps
 from tests.store.conftest import Bench
 from tests.store.no_redis import NoRedis
 from tests.web.sample_pipelines import PIPELINES

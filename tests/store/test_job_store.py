@@ -13,7 +13,6 @@ from tenants.database.columns import db_now
 from tenants.database.models import Account, Circuit, Event, Job, Lane, Step, TenantQueue, Usage
 from tenants.database.transactions import Database
 from tenants.errors import AccountDraining, AccountSuspended, OwnershipLost, QueueFull, QuotaExhausted
-from tenants.store import finish_steps
 from tenants.store.accounts import ensure_account
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.job_store import JobStore, PortableStore, PostgresStore
@@ -21,6 +20,7 @@ from tenants.store.jobs import approval as approvals
 from tenants.store.jobs import read as jobs
 from tenants.store.jobs import timers as clock
 from tenants.store.jobs.create import Created, JobPlan, StepPlan
+from tenants.store.steps import finish as finish_steps
 
 from .conftest import TWO_STEPS, Bench
 

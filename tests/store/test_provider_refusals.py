@@ -8,9 +8,10 @@ from sqlalchemy import Connection, select
 
 from tenants.database.models import Alert, Circuit, DeadLetter
 from tenants.database.transactions import Database
-from tenants.store import finish_steps, provider_backoffs
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.circuits import CircuitPolicy
+from tenants.store.steps import finish as finish_steps
+from tenants.store.steps import provider_backoffs
 from tests.store.conftest import Bench
 
 SCOPE = "gemini:3f2a"

@@ -15,11 +15,13 @@ from orchestrator.jobs import Jobs
 from tenants.database.columns import db_now
 from tenants.database.models import Job
 from tenants.errors import AccountBusy, NotAwaitingApproval, OwnershipLost, Unavailable
-from tenants.store import accounts, erasures, finish_steps, start_steps
+from tenants.store import accounts, erasures
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs import timers as clock
 from tenants.store.jobs.create import StepPlan
+from tenants.store.steps import finish as finish_steps
+from tenants.store.steps import start as start_steps
 from tests.store.conftest import Bench
 from tests.store.no_redis import NoRedis
 

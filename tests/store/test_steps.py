@@ -12,11 +12,12 @@ from sqlalchemy import select, update
 from tenants.database.columns import db_now
 from tenants.database.models import Account, DeadLetter, Job, Worker
 from tenants.errors import OwnershipLost
-from tenants.store import attempt, finish_steps, workers
+from tenants.store import attempt, workers
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.jobs import finish as endings
 from tenants.store.jobs import read as jobs
 from tenants.store.jobs.create import StepPlan
+from tenants.store.steps import finish as finish_steps
 from tests.store.conftest import Bench
 
 ERROR = {"code": "internal", "message": "it broke"}

@@ -12,7 +12,6 @@ from sqlalchemy import Connection, select, update
 from tenants.database.columns import db_now
 from tenants.database.models import DeadLetter, Job, Step
 from tenants.errors import OwnershipLost
-from tenants.store import finish_steps, start_steps
 from tenants.store.jobs import approval as approvals
 from tenants.store.jobs import bulk_cancel, webhook_deliveries
 from tenants.store.jobs import create as create_jobs
@@ -23,6 +22,8 @@ from tenants.store.jobs import timers as clock
 from tenants.store.jobs.create import JobPlan, StepPlan
 from tenants.store.jobs.lists import JobFilter
 from tenants.store.pruning import Retention, candidates, remove
+from tenants.store.steps import finish as finish_steps
+from tenants.store.steps import start as start_steps
 from tests.store.conftest import Bench
 
 URL = "https://receiver.example/hook"

@@ -180,7 +180,7 @@ def test_what_runs_is_waited_for_or_killed(api: Api, eraser: Eraser, bench: Benc
     assert (seen["status"], seen["running"], seen["forced"], seen["remaining"]) == ("stopping", 1, True, None)
     assert api.get(f"/v1/jobs/{job['id']}").json()["cancel_requested_at"] is not None
 
-    from tenants.store import finish_steps
+    from tenants.store.steps import finish as finish_steps
 
     bench.write(lambda c: finish_steps.cancel(c, owned))
     done = finish(api, eraser, erasure_id)

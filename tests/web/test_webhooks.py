@@ -11,9 +11,9 @@ from standardwebhooks import Webhook
 
 from actors.errors import InvalidCall
 from orchestrator.runtime import Runtime
-from tenants.store import finish_steps
 from tenants.store.accounts import ensure_account
 from tenants.store.jobs import webhook_deliveries
+from tenants.store.steps import finish as finish_steps
 from tests.ports import step_port
 from tests.web.conftest import JOB, ON_BOTH, Api, Bench
 

@@ -15,7 +15,8 @@ from orchestrator.settings import Settings
 from orchestrator.web.app import create_app
 from tenants.database.columns import db_now
 from tenants.database.models import Attempt, Step
-from tenants.store import finish_steps, queues
+from tenants.store import queues
+from tenants.store.steps import finish as finish_steps
 from tests.web.conftest import ADMIN_KEY, ON_BOTH, Api, Bench
 
 

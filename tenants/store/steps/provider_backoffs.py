@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, and_, case, delete, select
 
-from ..database.columns import db_now, seconds_since, upsert
-from ..database.models import ProviderBackoff
+from ...database.columns import db_now, seconds_since, upsert
+from ...database.models import ProviderBackoff
 
 backoffs = ProviderBackoff.__table__
 

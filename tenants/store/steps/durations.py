@@ -6,7 +6,7 @@ from statistics import fmean
 
 from sqlalchemy import Connection, select
 
-from ..database.models import Attempt
+from ...database.models import Attempt
 
 attempts = Attempt.__table__
 

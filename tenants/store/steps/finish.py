@@ -9,18 +9,19 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
 
-from ..database.columns import db_now
-from ..database.models import Attempt, DeadLetter, Job, Step, new_id
-from ..errors import OwnershipLost
-from . import alerts, circuits, provider_backoffs, publications, workers
-from .attempt import OwnedAttempt, write_owned
-from .circuits import CircuitPolicy
-from .dispatch import Dispatch
-from .events import record
-from .jobs import approval as approvals
-from .jobs import finish as endings
-from .jobs import unknown_outcomes, webhook_deliveries
-from .start_steps import attempt_of, load
+from ...database.columns import db_now
+from ...database.models import Attempt, DeadLetter, Job, Step, new_id
+from ...errors import OwnershipLost
+from .. import alerts, circuits, publications, workers
+from ..attempt import OwnedAttempt, write_owned
+from ..circuits import CircuitPolicy
+from ..dispatch import Dispatch
+from ..events import record
+from ..jobs import approval as approvals
+from ..jobs import finish as endings
+from ..jobs import unknown_outcomes, webhook_deliveries
+from . import provider_backoffs
+from .start import attempt_of, load
 
 jobs, steps, attempts, dead_letters = Job.__table__, Step.__table__, Attempt.__table__, DeadLetter.__table__
 

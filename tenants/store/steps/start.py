@@ -34,15 +34,15 @@ from sqlalchemy import (
     update,
 )
 
-from ..account import AccountLimits
-from ..database.columns import UtcTime, db_now, seconds_since
-from ..database.models import Account, Attempt, Circuit, Job, Lane, Step, TenantQueue, new_id
-from . import circuits
-from .attempt import REFUSAL_SECONDS, NotRunnable, OwnedAttempt, Refused
-from .events import record
-from .jobs import approval as approvals
-from .jobs import finish as endings
-from .states import RUNNING
+from ...account import AccountLimits
+from ...database.columns import UtcTime, db_now, seconds_since
+from ...database.models import Account, Attempt, Circuit, Job, Lane, Step, TenantQueue, new_id
+from .. import circuits
+from ..attempt import REFUSAL_SECONDS, NotRunnable, OwnedAttempt, Refused
+from ..events import record
+from ..jobs import approval as approvals
+from ..jobs import finish as endings
+from ..states import RUNNING
 
 accounts, jobs, steps, attempts = Account.__table__, Job.__table__, Step.__table__, Attempt.__table__
 lanes, tenant_queues, circuit = Lane.__table__, TenantQueue.__table__, Circuit.__table__

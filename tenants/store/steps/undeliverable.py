@@ -17,13 +17,14 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from ..database.columns import db_now
-from ..database.models import DeadLetter, Step
-from ..storable import fault_of, storable_text
-from . import alerts, finish_steps
-from .dispatch import Dispatch
-from .jobs.read import FINISHED
-from .start_steps import attempt_of, load
+from ...database.columns import db_now
+from ...database.models import DeadLetter, Step
+from ...storable import fault_of, storable_text
+from .. import alerts
+from ..dispatch import Dispatch
+from ..jobs.read import FINISHED
+from . import finish as finish_steps
+from .start import attempt_of, load
 
 letters, steps = DeadLetter.__table__, Step.__table__
 
