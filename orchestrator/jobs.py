@@ -30,7 +30,7 @@ from tenants.errors import (
     Unavailable,
     UnknownPipeline,
 )
-from tenants.store import dead_letters, publications
+from tenants.store import dead_letters
 from tenants.store.dispatch import Dispatch
 from tenants.store.job_store import job_store
 from tenants.store.jobs import approval as approvals
@@ -40,6 +40,7 @@ from tenants.store.jobs import lists as job_lists
 from tenants.store.jobs import read as store
 from tenants.store.jobs.create import Created, JobPlan, StepPlan
 from tenants.store.jobs.lists import JobFilter
+from tenants.store.publishing import publications
 
 from .dispatch import Dispatcher
 from .views import job_summary, job_view
@@ -327,7 +328,7 @@ class Jobs:
         """Settle an unknown outcome by hand, and resume the job: with a `url` it completes, else it publishes again.
 
         Raises:
-            NotFound, PublicationNotUnknown: see `tenants.store.publications.settle_by_hand`.
+            NotFound, PublicationNotUnknown: see `tenants.store.publishing.publications.settle_by_hand`.
             JobNotRetryable: the job has not ended, or cannot go on.
         """
         found = self._database.read(lambda connection: publications.by_id(connection, publication_id))

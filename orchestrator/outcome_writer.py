@@ -21,9 +21,10 @@ from tenants.database.transactions import CommitUnknown
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
 from tenants.storable import fault_of
-from tenants.store import circuits, dispatch, publications
+from tenants.store import circuits, dispatch
 from tenants.store.attempt import REFUSAL_SECONDS, Failure, OwnedAttempt
 from tenants.store.job_store import job_store
+from tenants.store.publishing import publications
 from tenants.store.steps import finish as finish_steps
 from tenants.store.steps import provider_backoffs
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from tenants.errors import NotFound
-from tenants.store import artifacts as store
+from tenants.store.publishing import artifacts as store
 
 from .auth import Access
 from .models.base import Items, Query

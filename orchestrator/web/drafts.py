@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from tenants.store import drafts as store
 from tenants.store.dispatch import Dispatch
+from tenants.store.publishing import drafts as store
 
 from .auth import Access
 from .models.base import Listing, Query

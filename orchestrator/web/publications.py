@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tenants.store import publications as store
+from tenants.store.publishing import publications as store
 
 from .auth import Access
 from .models.base import Nothing, Query

@@ -19,11 +19,12 @@ from sqlalchemy import Connection
 
 from tenants.database.columns import SQLITE_TIME_FORMAT
 from tenants.database.transactions import Database
-from tenants.store import accounts, audit, dead_letters, drafts, keys
+from tenants.store import accounts, audit, dead_letters, keys
 from tenants.store.dead_letters import LetterFilter
 from tenants.store.jobs import lists as job_lists
 from tenants.store.jobs import schedules
 from tenants.store.jobs.lists import JobFilter
+from tenants.store.publishing import drafts
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 _Row = tuple[Any, ...]

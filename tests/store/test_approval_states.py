@@ -29,12 +29,13 @@ from sqlalchemy import Connection, func, select, update
 from orchestrator.jobs import Jobs
 from tenants.database.columns import db_now
 from tenants.database.models import DeadLetter, Draft, Job, Publication, Step
-from tenants.store import accounts, dead_letters, drafts, publications, queues
+from tenants.store import accounts, dead_letters, queues
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.jobs import bulk_cancel
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs import timers as clock
 from tenants.store.jobs.create import JobPlan, StepPlan
+from tenants.store.publishing import drafts, publications
 from tenants.store.steps import finish as finish_steps
 from tenants.store.steps import undeliverable
 from tests.store.approval_model import Answer, JobModel

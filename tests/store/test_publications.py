@@ -11,11 +11,11 @@ from sqlalchemy import select, update
 from tenants.database.columns import db_now
 from tenants.database.models import Alert, Draft, Job, Publication
 from tenants.errors import DraftChanged, NotFound, OwnershipLost, PublicationNotUnknown
-from tenants.store import publications
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.jobs import bulk_cancel
 from tenants.store.jobs import finish as endings
 from tenants.store.jobs import timers as clock
+from tenants.store.publishing import publications
 from tenants.store.steps import finish as finish_steps
 from tests.store.conftest import Bench
 

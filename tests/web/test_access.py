@@ -68,7 +68,7 @@ def test_with_anothers_key_every_id_is_404(api: Api, make_key: Callable[..., str
 @pytest.fixture
 def owned_ids(api: Api, runtime: Runtime, bench: Any) -> dict[str, str]:
     """One thing of each kind that `acme` owns, by the word in its path."""
-    from tenants.store import publications
+    from tenants.store.publishing import publications
 
     job = api.post("/v1/accounts/acme/jobs", JOB).json()
     owned = bench.start(job)

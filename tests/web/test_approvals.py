@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tenants.errors import DraftChanged
-from tenants.store import publications
+from tenants.store.publishing import publications
 from tenants.store.steps import finish as finish_steps
 from tests.web.conftest import ON_BOTH, Api, Bench
 

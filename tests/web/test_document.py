@@ -27,7 +27,7 @@ import uvicorn
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import create_app
 from orchestrator.web.http_protocol import server_options
-from tenants.store import publications
+from tenants.store.publishing import publications
 from tests.web.conftest import ADMIN_KEY, Bench
 
 on_postgresql = pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)

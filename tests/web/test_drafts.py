@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from tenants.store import drafts, publications
+from tenants.store.publishing import drafts, publications
 from tests.web.conftest import ON_BOTH, Api, Bench
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.loops.gauges import GaugeLoop
 from orchestrator.runtime import Runtime
-from tenants.store import publications
+from tenants.store.publishing import publications
 from tests.web.conftest import ON_BOTH, Api, Bench
 
 NOBODYS_ID = "0199c0de-0000-7000-8000-000000000000"

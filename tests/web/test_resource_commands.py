@@ -19,7 +19,7 @@ from orchestrator.client import Onelane
 from orchestrator.client.connection import Api as ClientApi
 from orchestrator.exit_codes import FAILED
 from orchestrator.runtime import Runtime
-from tenants.store import publications
+from tenants.store.publishing import publications
 from tests.house.completion import complete
 from tests.web.artifacts import PICTURE, save
 from tests.web.commands import Command, made

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
 from ...database.columns import db_now
 from ...database.models import Attempt, DeadLetter, Job, Step, new_id
 from ...errors import OwnershipLost
-from .. import alerts, circuits, publications, workers
+from .. import alerts, circuits, workers
 from ..attempt import OwnedAttempt, write_owned
 from ..circuits import CircuitPolicy
 from ..dispatch import Dispatch
@@ -20,6 +20,7 @@ from ..events import record
 from ..jobs import approval as approvals
 from ..jobs import finish as endings
 from ..jobs import unknown_outcomes, webhook_deliveries
+from ..publishing import publications
 from . import provider_backoffs
 from .start import attempt_of, load
 

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import ROUTES
-from tenants.store import publications
+from tenants.store.publishing import publications
 from tests.web.conftest import Api, Bench
 
 #: Marks a test with the method and path of the route that it is of.

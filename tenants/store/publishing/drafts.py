@@ -7,12 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, select, update
 
-from ..database.columns import db_now
-from ..database.models import Draft, Job, Publication
-from ..errors import DraftNotPending, StaleVersion
-from .dispatch import Dispatch
-from .jobs import approval as approvals
-from .listings import Page, fetch_one, narrow, read_page
+from ...database.columns import db_now
+from ...database.models import Draft, Job, Publication
+from ...errors import DraftNotPending, StaleVersion
+from ..dispatch import Dispatch
+from ..jobs import approval as approvals
+from ..listings import Page, fetch_one, narrow, read_page
 
 drafts, publications, jobs = Draft.__table__, Publication.__table__, Job.__table__
 

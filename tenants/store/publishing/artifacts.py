@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, RowMapping, select
 
-from ..database.models import Artifact, Step
-from .listings import fetch_one
+from ...database.models import Artifact, Step
+from ..listings import fetch_one
 
 artifacts, steps = Artifact.__table__, Step.__table__
 

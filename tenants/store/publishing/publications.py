@@ -13,14 +13,14 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 from sqlalchemy.sql.dml import ReturningInsert
 
-from ..database.columns import db_now, seconds_since
-from ..database.models import Attempt, Draft, Publication, new_id
-from ..errors import DraftChanged, NotFound, PublicationNotUnknown
-from . import usage
-from .attempt import OwnedAttempt, still_owned
-from .jobs import approval as approvals
-from .jobs import unknown_outcomes
-from .listings import fetch_one
+from ...database.columns import db_now, seconds_since
+from ...database.models import Attempt, Draft, Publication, new_id
+from ...errors import DraftChanged, NotFound, PublicationNotUnknown
+from .. import usage
+from ..attempt import OwnedAttempt, still_owned
+from ..jobs import approval as approvals
+from ..jobs import unknown_outcomes
+from ..listings import fetch_one
 
 log = logging.getLogger(__name__)
 
