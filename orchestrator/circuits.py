@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tenants.store.circuits import CircuitPolicy
+from tenants.store.accounts.circuits import CircuitPolicy
 
 from .settings import Settings
 

@@ -21,7 +21,8 @@ from tenants.database.transactions import CommitUnknown
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.queues import LeasedMessage
 from tenants.storable import fault_of
-from tenants.store import circuits, dispatch
+from tenants.store import dispatch
+from tenants.store.accounts import circuits
 from tenants.store.attempt import REFUSAL_SECONDS, Failure, OwnedAttempt
 from tenants.store.job_store import job_store
 from tenants.store.publishing import publications

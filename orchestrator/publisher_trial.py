@@ -24,7 +24,7 @@ from tenants.database.transactions import Database
 from tenants.errors import InvalidInput, NotFound
 from tenants.secrets.sealing import Sealer, split_keys
 from tenants.secrets.sessions import Sessions
-from tenants.store import accounts
+from tenants.store.accounts import accounts
 
 from .data_folder import DataFolder
 from .schema import missing_revisions

@@ -15,7 +15,8 @@ from dramatiq.errors import BrokerConnectionError
 from tenants.database.transactions import CommitUnknown, Database
 from tenants.errors import AccountBusy, QueueNotEmpty, Unavailable
 from tenants.queues import QueueError, TenantBroker
-from tenants.store import dispatch, queues
+from tenants.store import dispatch
+from tenants.store.accounts import queues
 from tenants.store.jobs import bulk_cancel
 
 from .dispatch import HORIZON_SECONDS, Dispatcher

@@ -20,8 +20,8 @@ from tenants.database.transactions import Database
 from tenants.errors import Unavailable
 from tenants.queues import FOR_GOOD, QueueError, QueueLimits, Rate, StoredSettings, TenantBroker, until_ms
 from tenants.queues.notices import warn
-from tenants.store import lanes
-from tenants.store import settings as store
+from tenants.store.accounts import lanes
+from tenants.store.accounts import settings as store
 
 log = logging.getLogger(__name__)
 

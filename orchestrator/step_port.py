@@ -26,7 +26,8 @@ from tenants.database.columns import db_now
 from tenants.database.models import Account, Artifact, Job, new_id
 from tenants.errors import InvalidInput, OwnershipLost, Unavailable
 from tenants.storable import storable_text
-from tenants.store import alerts, attempt, queues, usage
+from tenants.store import alerts, attempt
+from tenants.store.accounts import queues, usage
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.jobs import webhook_deliveries
 from tenants.store.publishing import publications

@@ -124,7 +124,7 @@ def _print_key(made: Resource) -> None:
 
 def _create_admin_key(data_dir: Path | None, name: str, expires_at: Any) -> Resource:
     from tenants.database.transactions import Database
-    from tenants.store import keys as store
+    from tenants.store.accounts import keys as store
 
     database = Database(load(data_dir).database_url)
     secret = store.make_key()

@@ -15,8 +15,9 @@ from dramatiq.errors import BrokerConnectionError
 from tenants.database.trouble import sentence
 from tenants.queues import CheckPosition, QueueError, ServerRefuses
 from tenants.queues.errors import REFUSALS
-from tenants.store import alerts, circuits, writability
+from tenants.store import alerts, writability
 from tenants.store import workers as store
+from tenants.store.accounts import circuits
 from tenants.store.publishing import publications
 
 from .. import metrics

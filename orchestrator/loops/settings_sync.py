@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
-from tenants.store import circuits
+from tenants.store.accounts import circuits
 
 from ..circuits import circuit_policy
 from ..runtime import Runtime

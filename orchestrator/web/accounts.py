@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 from tenants import webhooks
 from tenants.account import AccountLimits, parse_account
 from tenants.errors import Fault, InvalidAccount, InvalidInput
-from tenants.store import accounts as store
-from tenants.store import circuits, usage
+from tenants.store.accounts import accounts as store
+from tenants.store.accounts import circuits, usage
 
 from .auth import Access
 from .models.accounts import AccountsQuery, AccountSummary, AccountView, LimitsRequest, LimitsView, usage_view

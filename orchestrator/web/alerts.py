@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tenants.store import alerts as store
-from tenants.store import circuits
+from tenants.store.accounts import circuits
 from tenants.store.listings import Page
 
 from ..alerts.texts import commands, sample_text

@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from tenants.database.transactions import Database
-from tenants.store import keys
+from tenants.store.accounts import keys
 
 from .problems import Problem
 

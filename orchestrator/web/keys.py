@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from tenants.errors import NotFound
-from tenants.store import keys
+from tenants.store.accounts import keys
 
 from .auth import Access
 from .models.accounts import KeyRequest, KeysQuery, KeyView, NewKeyView, RotationRequest

@@ -13,7 +13,7 @@ from dramatiq.errors import BrokerConnectionError
 from tenants.errors import NotFound
 from tenants.queues import QueueError
 from tenants.queues.notices import warn
-from tenants.store import lanes as store
+from tenants.store.accounts import lanes as store
 
 from .auth import Access
 from .models.admin import AccountLoadView, HeaviestQuery, LaneView, LaneWideLimitsRequest, LaneWideLimitsView

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from tenants.errors import NotFound
 from tenants.queues import InvalidEntry, QueueDescription
-from tenants.store import accounts, circuits, queues
+from tenants.store.accounts import accounts, circuits, queues
 from tenants.store.listings import decode_place, encode_place
 
 from ..loops.reaper import Reaper

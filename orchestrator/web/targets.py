@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 from actors.clients.safe_url import HostNotFound, Resolve, check_url, resolve_host
 from actors.errors import UnsafeUrl
 from tenants.errors import Fault, InvalidInput, UnsafeTargetUrl
-from tenants.store import accounts as store
-from tenants.store import circuits
+from tenants.store.accounts import accounts as store
+from tenants.store.accounts import circuits
 
 from .auth import Access
 from .models.accounts import SessionRequest, SessionView, TargetRequest, TargetView

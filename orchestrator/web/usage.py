@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tenants.errors import Fault, InvalidInput
-from tenants.store import accounts, usage
+from tenants.store.accounts import accounts, usage
 
 from .auth import Access
 from .models.usage import UsageHistory, UsageQuery

@@ -15,8 +15,8 @@ from ..database.columns import db_now, upsert
 from ..database.models import Session
 from ..database.transactions import Database
 from ..errors import NotFound
-from ..store.accounts import ensure_account
-from ..store.settings import end_login_pauses
+from ..store.accounts.accounts import ensure_account
+from ..store.accounts.settings import end_login_pauses
 from .sealing import Sealer
 
 sessions = Session.__table__

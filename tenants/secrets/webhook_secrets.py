@@ -19,7 +19,7 @@ from ..database.columns import db_now, upsert
 from ..database.models import WebhookSecret
 from ..database.transactions import Database
 from ..errors import NotFound
-from ..store.accounts import ensure_account
+from ..store.accounts.accounts import ensure_account
 from ..store.erasures import account_exists
 from .sealing import Sealer
 

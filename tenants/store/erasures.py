@@ -31,8 +31,8 @@ from sqlalchemy import (
 from ..database.columns import db_now, seconds_since
 from ..database.models import Account, Artifact, Erasure, Fire, Job, Schedule, Step, new_id
 from ..errors import AccountBusy, NotFound
-from . import accounts as accounts_store
 from . import holdings
+from .accounts import accounts as accounts_store
 from .holdings import Holding
 from .listings import Page, fetch_one, narrow, read_page
 from .states import RUNNING

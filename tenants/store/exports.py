@@ -14,7 +14,8 @@ from sqlalchemy import ColumnElement, Connection, LargeBinary, RowMapping, func,
 
 from ..database.models import DeadLetter, Event, Fire, Job, Schedule
 from ..database.transactions import Database
-from . import accounts, holdings, usage
+from . import holdings
+from .accounts import accounts, usage
 from .holdings import Holding
 
 #: Rows of a page. A job and its steps may hold a MiB each, so there are few of them.

@@ -22,7 +22,8 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_
 from ..database.columns import db_now
 from ..database.models import Artifact, DeadLetter, Event, IdempotencyKey, Job, Publication, Worker
 from ..database.transactions import Database
-from . import holdings, usage
+from . import holdings
+from .accounts import usage
 from .jobs import webhook_deliveries
 
 jobs, events = Job.__table__, Event.__table__

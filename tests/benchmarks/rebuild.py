@@ -29,7 +29,7 @@ from tenants.database.models import Account, Step
 from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
 from tenants.secrets.sealing import new_key
-from tenants.store import queues
+from tenants.store.accounts import queues
 from tenants.store.jobs.create import JobPlan
 
 from .whole_path import database_of, postgres

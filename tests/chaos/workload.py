@@ -17,7 +17,7 @@ from tenants.database.columns import db_now
 from tenants.database.models import Account
 from tenants.database.transactions import CommitUnknown
 from tenants.errors import JobFinished, Unavailable
-from tenants.store.accounts import ensure_account
+from tenants.store.accounts.accounts import ensure_account
 from tenants.store.jobs.create import JobPlan
 
 log = logging.getLogger(__name__)

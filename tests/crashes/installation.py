@@ -24,7 +24,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from tenants.database.columns import db_now
 from tenants.database.models import Account
-from tenants.store.accounts import ensure_account
+from tenants.store.accounts.accounts import ensure_account
 from tests import ROOT
 
 #: How often something in another process is looked at again; nobody can signal it to us.

@@ -21,7 +21,7 @@ from tenants.database.models import Job, Publication
 from tenants.database.transactions import Database
 from tenants.secrets.sealing import Sealer, new_key, split_keys
 from tenants.secrets.sessions import Sessions
-from tenants.store import accounts
+from tenants.store.accounts import accounts
 from tests.publishers.demo_site import PASSWORD, DemoBlog
 
 

@@ -24,7 +24,7 @@ from orchestrator.runtime import Runtime
 from tenants.database.columns import db_now
 from tenants.database.models import Account, Step, Worker
 from tenants.store import dispatch, workers
-from tenants.store.accounts import ensure_account
+from tenants.store.accounts.accounts import ensure_account
 from tenants.store.attempt import OwnedAttempt, Refused
 from tenants.store.job_store import job_store
 from tenants.store.jobs.create import JobPlan

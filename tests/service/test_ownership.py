@@ -16,7 +16,7 @@ from sqlalchemy import Connection, update
 from orchestrator.loops.reconciler import Reconciler
 from tenants.database.models import Account
 from tenants.errors import JobFinished
-from tenants.store.accounts import ensure_account
+from tenants.store.accounts.accounts import ensure_account
 from tests.service.conftest import Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from orchestrator.settings import Settings
 from tenants.secrets.sealing import new_key
-from tenants.store import accounts
+from tenants.store.accounts import accounts
 from tenants.store.jobs.create import JobPlan
 from tests.service.conftest import Service
 

@@ -19,8 +19,9 @@ from tenants.database.columns import db_now
 from tenants.database.models import Account, Worker
 from tenants.queues import QueueLimits
 from tenants.queues.keys import LAYOUT
-from tenants.store import meta, queues, workers
-from tenants.store.accounts import ensure_account
+from tenants.store import meta, workers
+from tenants.store.accounts import queues
+from tenants.store.accounts.accounts import ensure_account
 from tenants.store.dispatch import Dispatch
 from tenants.store.jobs.create import JobPlan
 from tenants.store.jobs.lists import JobFilter

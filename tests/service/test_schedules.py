@@ -19,7 +19,7 @@ from orchestrator.schedules import cadence_of
 from tenants.database.columns import db_now
 from tenants.database.models import Fire, Job, Schedule, TenantQueue
 from tenants.errors import InvalidPipelineInput, InvalidSchedule, NotFound, ScheduleEnded, UnknownPipeline
-from tenants.store import accounts, queues
+from tenants.store.accounts import accounts, queues
 from tenants.store.jobs import schedules as store
 from tests.service.conftest import make_service
 

@@ -20,8 +20,8 @@ from orchestrator.settings import Settings
 from orchestrator.settings_sync import SettingsSync
 from tenants.database.models import Account
 from tenants.queues import Entry, QueueLimits, StoredSettings
-from tenants.store import queues
-from tenants.store.accounts import ensure_account
+from tenants.store.accounts import queues
+from tenants.store.accounts.accounts import ensure_account
 from tenants.store.dispatch import Dispatch
 from tests.service.conftest import Service
 

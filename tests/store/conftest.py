@@ -12,7 +12,7 @@ from tenants.database.columns import db_now
 from tenants.database.models import Account, Worker
 from tenants.database.transactions import Database
 from tenants.store import workers
-from tenants.store.accounts import ensure_account
+from tenants.store.accounts.accounts import ensure_account
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.dispatch import Dispatch
 from tenants.store.job_store import job_store

@@ -19,7 +19,8 @@ from sqlalchemy import Connection
 
 from tenants.database.columns import SQLITE_TIME_FORMAT
 from tenants.database.transactions import Database
-from tenants.store import accounts, audit, dead_letters, keys
+from tenants.store import audit, dead_letters
+from tenants.store.accounts import accounts, keys
 from tenants.store.dead_letters import LetterFilter
 from tenants.store.jobs import lists as job_lists
 from tenants.store.jobs import schedules

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 
 from tenants.database.models import Event, Job, Step
 from tenants.database.transactions import Database
-from tenants.store.accounts import ensure_account
+from tenants.store.accounts.accounts import ensure_account
 from tenants.store.bulk import MANY
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs.create import JobPlan, StepPlan

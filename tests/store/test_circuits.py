@@ -17,10 +17,10 @@ from tenants import webhooks
 from tenants.database.columns import db_now
 from tenants.database.models import Alert, Circuit, new_id
 from tenants.database.postgres_statements import PreparedStatements
-from tenants.store import circuits
-from tenants.store import settings as store_settings
+from tenants.store.accounts import circuits
+from tenants.store.accounts import settings as store_settings
+from tenants.store.accounts.circuits import CircuitPolicy
 from tenants.store.attempt import OwnedAttempt, Refused
-from tenants.store.circuits import CircuitPolicy
 from tenants.store.job_store import job_store
 from tenants.store.jobs import finish as endings
 from tenants.store.jobs.create import StepPlan

@@ -21,7 +21,8 @@ from tenants.account import AccountLimits, LaneLimits
 from tenants.database.models import Job, Step
 from tenants.database.transactions import Database
 from tenants.errors import Conflict, LimitReached, NotFound
-from tenants.store import accounts, dead_letters
+from tenants.store import dead_letters
+from tenants.store.accounts import accounts
 from tenants.store.attempt import OwnedAttempt, Refused
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs.create import JobPlan, StepPlan

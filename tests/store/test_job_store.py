@@ -13,7 +13,7 @@ from tenants.database.columns import db_now
 from tenants.database.models import Account, Circuit, Event, Job, Lane, Step, TenantQueue, Usage
 from tenants.database.transactions import Database
 from tenants.errors import AccountDraining, AccountSuspended, OwnershipLost, QueueFull, QuotaExhausted
-from tenants.store.accounts import ensure_account
+from tenants.store.accounts.accounts import ensure_account
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.job_store import JobStore, PortableStore, PostgresStore
 from tenants.store.jobs import approval as approvals

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from tenants.store import circuits, dispatch, workers
+from tenants.store import dispatch, workers
+from tenants.store.accounts import circuits
 from tenants.store.dispatch import Dispatch
 from tenants.store.jobs import explain
 from tests.store.conftest import Bench

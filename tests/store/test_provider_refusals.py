@@ -8,8 +8,8 @@ from sqlalchemy import Connection, select
 
 from tenants.database.models import Alert, Circuit, DeadLetter
 from tenants.database.transactions import Database
+from tenants.store.accounts.circuits import CircuitPolicy
 from tenants.store.attempt import OwnedAttempt
-from tenants.store.circuits import CircuitPolicy
 from tenants.store.steps import finish as finish_steps
 from tenants.store.steps import provider_backoffs
 from tests.store.conftest import Bench

@@ -15,7 +15,8 @@ from orchestrator.jobs import Jobs
 from tenants.database.columns import db_now
 from tenants.database.models import Job
 from tenants.errors import AccountBusy, NotAwaitingApproval, OwnershipLost, Unavailable
-from tenants.store import accounts, erasures
+from tenants.store import erasures
+from tenants.store.accounts import accounts
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs import timers as clock

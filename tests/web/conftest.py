@@ -27,7 +27,8 @@ from orchestrator.web.models.base import ProblemDocument
 from orchestrator.web.paths import UndecodablePath, split_path
 from orchestrator.web.problems import PROBLEMS
 from orchestrator.web.routing import Route, RouteTable
-from tenants.store import keys, workers
+from tenants.store import workers
+from tenants.store.accounts import keys
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.steps import finish as finish_steps
 from tenants.store.steps import start as start_steps

@@ -14,9 +14,9 @@ from starlette.testclient import TestClient
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.web.app import create_app
-from tenants.store import circuits
+from tenants.store.accounts import circuits
+from tenants.store.accounts.circuits import CircuitPolicy
 from tenants.store.attempt import OwnedAttempt
-from tenants.store.circuits import CircuitPolicy
 from tenants.store.jobs.create import JobPlan
 from tests.service.alert_receiver import SECRET, Receiver
 from tests.web.commands import Command

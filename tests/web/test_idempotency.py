@@ -24,7 +24,8 @@ from tenants.database.columns import db_now
 from tenants.database.models import derived_id, new_id
 from tenants.database.transactions import CommitUnknown
 from tenants.errors import Unavailable
-from tenants.store import audit, control_planes, idempotency, keys
+from tenants.store import audit, control_planes, idempotency
+from tenants.store.accounts import keys
 from tests.web.conftest import JOB, ON_BOTH, Api
 
 JOBS = "/v1/accounts/acme/jobs"

@@ -18,7 +18,7 @@ from orchestrator.web import rate_limits
 from orchestrator.web.app import create_app
 from orchestrator.web.http_protocol import proxy_options
 from orchestrator.web.rate_limits import LocalCounts, network_of
-from tenants.store import keys
+from tenants.store.accounts import keys
 from tests.servers import start_valkey
 from tests.web.conftest import ADMIN_KEY, JOB, Api
 

@@ -12,7 +12,8 @@ from orchestrator.runtime import Runtime
 from tenants.database.columns import db_now
 from tenants.database.models import Attempt, Job, Usage
 from tenants.errors import OwnershipLost
-from tenants.store import pruning, usage
+from tenants.store import pruning
+from tenants.store.accounts import usage
 from tenants.store.publishing import publications
 from tests.ports import step_port
 from tests.web.conftest import ON_BOTH, Api, Bench

@@ -11,7 +11,7 @@ from standardwebhooks import Webhook
 
 from actors.errors import InvalidCall
 from orchestrator.runtime import Runtime
-from tenants.store.accounts import ensure_account
+from tenants.store.accounts.accounts import ensure_account
 from tenants.store.jobs import webhook_deliveries
 from tenants.store.steps import finish as finish_steps
 from tests.ports import step_port

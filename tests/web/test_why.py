@@ -15,7 +15,7 @@ from orchestrator.settings import Settings
 from orchestrator.web.app import create_app
 from tenants.database.columns import db_now
 from tenants.database.models import Attempt, Step
-from tenants.store import queues
+from tenants.store.accounts import queues
 from tenants.store.steps import finish as finish_steps
 from tests.web.conftest import ADMIN_KEY, ON_BOTH, Api, Bench
 

@@ -21,7 +21,7 @@ from ...account import AccountLimits
 from ...database.columns import db_now
 from ...database.models import Account, Attempt, Job, Step, Usage, new_id
 from ...errors import AccountDraining, AccountSuspended, QueueFull, QuotaExhausted
-from ..accounts import ensure_account, refuse_during_erasure
+from ..accounts.accounts import ensure_account, refuse_during_erasure
 from ..bulk import among, insert_rows
 from ..dispatch import Dispatch
 from ..events import NewEvent, record

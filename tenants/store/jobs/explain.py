@@ -12,7 +12,8 @@ from sqlalchemy import Connection, RowMapping, func, or_, select
 from ...account import AccountLimits
 from ...database.columns import db_now
 from ...database.models import Account, Attempt, Lane, Step, TenantQueue
-from .. import circuits, workers
+from .. import workers
+from ..accounts import circuits
 from ..states import RUNNING
 from . import read as job_store
 

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ...database.columns import db_now
 from ...database.models import Fire, Job, Schedule
 from ...errors import NotFound
-from ..accounts import ensure_account
+from ..accounts.accounts import ensure_account
 from ..listings import Page, fetch_one, narrow, read_page
 
 schedules, fires, jobs = Schedule.__table__, Fire.__table__, Job.__table__

@@ -16,7 +16,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from ...database.columns import db_now, seconds_since
 from ...database.models import Attempt, Draft, Publication, new_id
 from ...errors import DraftChanged, NotFound, PublicationNotUnknown
-from .. import usage
+from ..accounts import usage
 from ..attempt import OwnedAttempt, still_owned
 from ..jobs import approval as approvals
 from ..jobs import unknown_outcomes

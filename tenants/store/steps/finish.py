@@ -12,9 +12,10 @@ from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
 from ...database.columns import db_now
 from ...database.models import Attempt, DeadLetter, Job, Step, new_id
 from ...errors import OwnershipLost
-from .. import alerts, circuits, workers
+from .. import alerts, workers
+from ..accounts import circuits
+from ..accounts.circuits import CircuitPolicy
 from ..attempt import OwnedAttempt, write_owned
-from ..circuits import CircuitPolicy
 from ..dispatch import Dispatch
 from ..events import record
 from ..jobs import approval as approvals

@@ -37,7 +37,7 @@ from sqlalchemy import (
 from ...account import AccountLimits
 from ...database.columns import UtcTime, db_now, seconds_since
 from ...database.models import Account, Attempt, Circuit, Job, Lane, Step, TenantQueue, new_id
-from .. import circuits
+from ..accounts import circuits
 from ..attempt import REFUSAL_SECONDS, NotRunnable, OwnedAttempt, Refused
 from ..events import record
 from ..jobs import approval as approvals

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tenants.store import circuits
+from tenants.store.accounts import circuits
 from tests.web.contract.world import World, route
 
 

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, insert, or_, select, update
 
-from ..database.columns import db_now
-from ..database.models import ApiKey, new_id
-from ..errors import NotFound
+from ...database.columns import db_now
+from ...database.models import ApiKey, new_id
+from ...errors import NotFound
+from ..listings import Page, fetch_one, read_page
 from .accounts import ensure_account
-from .listings import Page, fetch_one, read_page
 
 keys = ApiKey.__table__
 

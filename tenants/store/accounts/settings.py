@@ -8,9 +8,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection, or_, select, update
 
-from ..account import AccountLimits
-from ..database.columns import db_now
-from ..database.models import Account, Circuit, TenantQueue
+from ...account import AccountLimits
+from ...database.columns import db_now
+from ...database.models import Account, Circuit, TenantQueue
 
 accounts, tenant_queues = Account.__table__, TenantQueue.__table__
 circuits = Circuit.__table__

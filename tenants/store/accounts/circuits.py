@@ -21,13 +21,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, RowMapping, and_, case, delete, func, or_, select, update
 
-from .. import webhooks
-from ..database.columns import db_now, upsert
-from ..database.models import Circuit, Step
-from . import alerts
-from .attempt import OwnedAttempt
-from .listings import Page, narrow, read_page
-from .states import WAITING
+from ... import webhooks
+from ...database.columns import db_now, upsert
+from ...database.models import Circuit, Step
+from .. import alerts
+from ..attempt import OwnedAttempt
+from ..listings import Page, narrow, read_page
+from ..states import WAITING
 
 circuits, steps = Circuit.__table__, Step.__table__
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from ..database.columns import upsert
-from ..database.models import Lane
+from ...database.columns import upsert
+from ...database.models import Lane
 
 lanes = Lane.__table__
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy import CTE, Connection, RowMapping, and_, case, func, or_, select, update
 
-from ..account import AccountLimits
-from ..database.columns import db_now, seconds_since, upsert
-from ..database.models import Account, Attempt, Erasure, Lane, Step, TenantQueue
-from ..errors import AccountBusy, NotFound
+from ...account import AccountLimits
+from ...database.columns import db_now, seconds_since, upsert
+from ...database.models import Account, Attempt, Erasure, Lane, Step, TenantQueue
+from ...errors import AccountBusy, NotFound
+from ..listings import Page, begins_with, fetch_one, narrow, read_page
 from . import circuits
-from .listings import Page, begins_with, fetch_one, narrow, read_page
 
 accounts, steps, attempts = Account.__table__, Step.__table__, Attempt.__table__
 lanes, tenant_queues, erasures = Lane.__table__, TenantQueue.__table__, Erasure.__table__

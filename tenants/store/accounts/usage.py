@@ -15,8 +15,8 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, literal, select, union_all
 
-from ..database.columns import db_now, seconds_between, upsert, utc_day
-from ..database.models import Attempt, Usage
+from ...database.columns import db_now, seconds_between, upsert, utc_day
+from ...database.models import Attempt, Usage
 from .accounts import lanes_with_attempts
 
 attempts, usage = Attempt.__table__, Usage.__table__

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, case, func, or_, select
 
-from ..database.columns import db_now, upsert
-from ..database.models import Job, Step, TenantQueue
+from ...database.columns import db_now, upsert
+from ...database.models import Job, Step, TenantQueue
 from .accounts import ensure_account
 
 steps, jobs, tenant_queues = Step.__table__, Job.__table__, TenantQueue.__table__
