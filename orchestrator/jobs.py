@@ -30,7 +30,7 @@ from tenants.errors import (
     Unavailable,
     UnknownPipeline,
 )
-from tenants.store import dead_letters
+from tenants.store.dead_letters import letters as dead_letters
 from tenants.store.dispatch import Dispatch
 from tenants.store.job_store import job_store
 from tenants.store.jobs import approval as approvals

@@ -26,9 +26,10 @@ from tenants.database.columns import db_now
 from tenants.database.models import Account, Artifact, Job, new_id
 from tenants.errors import InvalidInput, OwnershipLost, Unavailable
 from tenants.storable import storable_text
-from tenants.store import alerts, attempt
+from tenants.store import attempt
 from tenants.store.accounts import queues, usage
 from tenants.store.attempt import OwnedAttempt
+from tenants.store.dead_letters import alerts
 from tenants.store.jobs import webhook_deliveries
 from tenants.store.publishing import publications
 from tenants.store.steps import provider_backoffs

@@ -10,8 +10,8 @@ import logging
 
 from sqlalchemy import Connection
 
-from tenants.store import alerts as store
-from tenants.store.alerts import Message
+from tenants.store.dead_letters import alerts as store
+from tenants.store.dead_letters.alerts import Message
 
 from .. import metrics
 from ..alerts.channels import channels_of, chosen, send

@@ -15,9 +15,10 @@ from dramatiq.errors import BrokerConnectionError
 from tenants.database.trouble import sentence
 from tenants.queues import CheckPosition, QueueError, ServerRefuses
 from tenants.queues.errors import REFUSALS
-from tenants.store import alerts, writability
 from tenants.store import workers as store
+from tenants.store import writability
 from tenants.store.accounts import circuits
+from tenants.store.dead_letters import alerts
 from tenants.store.publishing import publications
 
 from .. import metrics

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from tenants.store import alerts as store
 from tenants.store.accounts import circuits
+from tenants.store.dead_letters import alerts as store
 from tenants.store.listings import Page
 
 from ..alerts.texts import commands, sample_text

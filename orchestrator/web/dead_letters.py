@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from tenants.errors import Conflict, NotFound, Unavailable
-from tenants.store import dead_letters
-from tenants.store.dead_letters import LetterFilter
+from tenants.store.dead_letters import letters as dead_letters
+from tenants.store.dead_letters.letters import LetterFilter
 
 from .auth import Access
 from .models.admin import (

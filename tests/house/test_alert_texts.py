@@ -11,7 +11,7 @@ import typer.main
 
 from orchestrator.alerts.texts import text_of
 from orchestrator.cli.app import app
-from tenants.store.alerts import Kind
+from tenants.store.dead_letters.alerts import Kind
 
 TIME = datetime(2026, 11, 21, 22, 5, tzinfo=UTC)
 DETAILS = {

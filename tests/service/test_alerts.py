@@ -20,9 +20,10 @@ from orchestrator.loops.settings_sync import SettingsSyncLoop
 from orchestrator.runtime import Runtime
 from tenants.database.columns import db_now
 from tenants.database.models import Alert, AlertHour, TenantQueue
-from tenants.store import alerts, workers
+from tenants.store import workers
 from tenants.store.accounts import circuits, queues
 from tenants.store.attempt import OwnedAttempt
+from tenants.store.dead_letters import alerts
 from tenants.store.job_store import job_store
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs.create import JobPlan, StepPlan

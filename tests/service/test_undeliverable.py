@@ -22,9 +22,10 @@ from orchestrator.runtime import Runtime
 from tenants.database.columns import db_now
 from tenants.database.models import Worker
 from tenants.queues import Entry, QueueLimits
-from tenants.store import dead_letters, workers
+from tenants.store import workers
 from tenants.store.attempt import OwnedAttempt
-from tenants.store.dead_letters import LetterFilter
+from tenants.store.dead_letters import letters as dead_letters
+from tenants.store.dead_letters.letters import LetterFilter
 from tenants.store.dispatch import Dispatch
 from tenants.store.jobs.create import JobPlan
 from tenants.store.steps import finish as finish_steps

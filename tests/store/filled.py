@@ -19,9 +19,10 @@ from sqlalchemy import Connection
 
 from tenants.database.columns import SQLITE_TIME_FORMAT
 from tenants.database.transactions import Database
-from tenants.store import audit, dead_letters
+from tenants.store import audit
 from tenants.store.accounts import accounts, keys
-from tenants.store.dead_letters import LetterFilter
+from tenants.store.dead_letters import letters as dead_letters
+from tenants.store.dead_letters.letters import LetterFilter
 from tenants.store.jobs import lists as job_lists
 from tenants.store.jobs import schedules
 from tenants.store.jobs.lists import JobFilter

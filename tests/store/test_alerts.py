@@ -13,8 +13,8 @@ from sqlalchemy import Connection, delete, select, update
 from tenants.database.columns import db_now
 from tenants.database.models import Alert, AlertHour
 from tenants.database.transactions import Database
-from tenants.store import alerts
-from tenants.store.alerts import Message
+from tenants.store.dead_letters import alerts
+from tenants.store.dead_letters.alerts import Message
 from tenants.store.jobs.create import StepPlan
 from tenants.store.publishing import publications
 from tenants.store.steps import finish as finish_steps

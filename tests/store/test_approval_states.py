@@ -29,9 +29,9 @@ from sqlalchemy import Connection, func, select, update
 from orchestrator.jobs import Jobs
 from tenants.database.columns import db_now
 from tenants.database.models import DeadLetter, Draft, Job, Publication, Step
-from tenants.store import dead_letters
 from tenants.store.accounts import accounts, queues
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
+from tenants.store.dead_letters import letters as dead_letters
 from tenants.store.jobs import bulk_cancel
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs import timers as clock

@@ -21,9 +21,9 @@ from tenants.account import AccountLimits, LaneLimits
 from tenants.database.models import Job, Step
 from tenants.database.transactions import Database
 from tenants.errors import Conflict, LimitReached, NotFound
-from tenants.store import dead_letters
 from tenants.store.accounts import accounts
 from tenants.store.attempt import OwnedAttempt, Refused
+from tenants.store.dead_letters import letters as dead_letters
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs.create import JobPlan, StepPlan
 from tenants.store.steps import finish as finish_steps

@@ -19,8 +19,9 @@ from tenants.database.transactions import CommitUnknown
 from tenants.errors import AccountBusy, QueueNotEmpty, Unavailable
 from tenants.queues import ServerUnreachable
 from tenants.queues.lua import script
-from tenants.store import dead_letters, workers
+from tenants.store import workers
 from tenants.store.accounts import queues
+from tenants.store.dead_letters import letters as dead_letters
 from tenants.store.jobs.create import JobPlan
 from tenants.store.steps import start as start_steps
 from tests.web.conftest import ON_BOTH, Api, Bench

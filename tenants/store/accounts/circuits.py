@@ -24,8 +24,8 @@ from sqlalchemy import ColumnElement, Connection, FromClause, RowMapping, and_, 
 from ... import webhooks
 from ...database.columns import db_now, upsert
 from ...database.models import Circuit, Step
-from .. import alerts
 from ..attempt import OwnedAttempt
+from ..dead_letters import alerts
 from ..listings import Page, narrow, read_page
 from ..states import WAITING
 

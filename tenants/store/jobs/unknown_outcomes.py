@@ -13,7 +13,7 @@ from sqlalchemy import Connection, RowMapping, update
 
 from ...database.columns import db_now
 from ...database.models import Draft, Publication
-from .. import alerts
+from ..dead_letters import alerts
 
 log = logging.getLogger(__name__)
 

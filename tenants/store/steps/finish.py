@@ -12,10 +12,11 @@ from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
 from ...database.columns import db_now
 from ...database.models import Attempt, DeadLetter, Job, Step, new_id
 from ...errors import OwnershipLost
-from .. import alerts, workers
+from .. import workers
 from ..accounts import circuits
 from ..accounts.circuits import CircuitPolicy
 from ..attempt import OwnedAttempt, write_owned
+from ..dead_letters import alerts
 from ..dispatch import Dispatch
 from ..events import record
 from ..jobs import approval as approvals

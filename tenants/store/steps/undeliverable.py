@@ -20,7 +20,7 @@ from sqlalchemy import Connection, insert, select
 from ...database.columns import db_now
 from ...database.models import DeadLetter, Step
 from ...storable import fault_of, storable_text
-from .. import alerts
+from ..dead_letters import alerts
 from ..dispatch import Dispatch
 from ..jobs.read import FINISHED
 from . import finish as finish_steps

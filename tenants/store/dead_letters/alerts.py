@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, delete, func, select, update
 
-from ..database.columns import db_now, seconds_since, upsert
-from ..database.models import Alert, AlertHour, new_id
-from .attempt import OwnedAttempt
-from .listings import Page, narrow, read_page
+from ...database.columns import db_now, seconds_since, upsert
+from ...database.models import Alert, AlertHour, new_id
+from ..attempt import OwnedAttempt
+from ..listings import Page, narrow, read_page
 
 alerts, hours = Alert.__table__, AlertHour.__table__
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, func, select, update
 
-from ..database.columns import db_now
-from ..database.models import Attempt, DeadLetter
-from ..errors import NotFound
-from .listings import Page, fetch_one, narrow, read_page
+from ...database.columns import db_now
+from ...database.models import Attempt, DeadLetter
+from ...errors import NotFound
+from ..listings import Page, fetch_one, narrow, read_page
 
 letters, attempts = DeadLetter.__table__, Attempt.__table__
 
