@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tenants.database.transactions import Database
-from tenants.store import exports as store
+from tenants.store.removal import exports as store
 
 from .json_text import to_json
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from tenants.queues import StoredSettings
 from tenants.store import audit
-from tenants.store import erasures as store
+from tenants.store.removal import erasures as store
 
 from ..runtime import Runtime
 from .undeliverable import move_undeliverable

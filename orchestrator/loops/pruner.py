@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from tenants.store import pruning as store
 from tenants.store.accounts import circuits
 from tenants.store.dead_letters import alerts
 from tenants.store.jobs import schedules
+from tenants.store.removal import pruning as store
 from tenants.store.steps import provider_backoffs
 
 from ..runtime import Runtime

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from tenants.store import erasures as store
+from tenants.store.removal import erasures as store
 
 from .auth import Access
 from .models.base import Listing, Query

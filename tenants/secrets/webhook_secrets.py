@@ -20,7 +20,7 @@ from ..database.models import WebhookSecret
 from ..database.transactions import Database
 from ..errors import NotFound
 from ..store.accounts.accounts import ensure_account
-from ..store.erasures import account_exists
+from ..store.removal.erasures import account_exists
 from .sealing import Sealer
 
 webhook_secrets = WebhookSecret.__table__

@@ -16,8 +16,8 @@ from sqlalchemy import text
 
 from orchestrator.runtime import Runtime
 from tenants.database.models import Model
-from tenants.store import erasures
 from tenants.store.jobs.create import JobPlan
+from tenants.store.removal import erasures
 from tests import ROOT
 from tests.servers import free_port
 from tests.service.conftest import Service, make_service

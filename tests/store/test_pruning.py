@@ -11,12 +11,13 @@ from sqlalchemy.event import listens_for
 
 from tenants.database.columns import db_now
 from tenants.database.models import Attempt, DeadLetter, Event, IdempotencyKey, Job, Step, Worker
-from tenants.store import idempotency, pruning, workers
+from tenants.store import idempotency, workers
 from tenants.store.events import NewEvent, record
 from tenants.store.jobs import finish as endings
 from tenants.store.jobs import read as jobs
 from tenants.store.jobs.create import StepPlan
-from tenants.store.pruning import Retention
+from tenants.store.removal import pruning
+from tenants.store.removal.pruning import Retention
 from tenants.store.steps import finish as finish_steps
 from tests.store.conftest import Bench
 

@@ -15,12 +15,12 @@ from orchestrator.jobs import Jobs
 from tenants.database.columns import db_now
 from tenants.database.models import Job
 from tenants.errors import AccountBusy, NotAwaitingApproval, OwnershipLost, Unavailable
-from tenants.store import erasures
 from tenants.store.accounts import accounts
 from tenants.store.attempt import NotRunnable, OwnedAttempt, Refused
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs import timers as clock
 from tenants.store.jobs.create import StepPlan
+from tenants.store.removal import erasures
 from tenants.store.steps import finish as finish_steps
 from tenants.store.steps import start as start_steps
 from tests.store.conftest import Bench

@@ -21,7 +21,7 @@ from tenants.store.jobs import read as job_store
 from tenants.store.jobs import timers as clock
 from tenants.store.jobs.create import JobPlan, StepPlan
 from tenants.store.jobs.lists import JobFilter
-from tenants.store.pruning import Retention, candidates, remove
+from tenants.store.removal.pruning import Retention, candidates, remove
 from tenants.store.steps import finish as finish_steps
 from tenants.store.steps import start as start_steps
 from tests.store.conftest import Bench

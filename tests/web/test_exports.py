@@ -17,7 +17,7 @@ from sqlalchemy import LargeBinary
 from orchestrator import exports as pieces
 from orchestrator.runtime import Runtime
 from tenants.errors import Unavailable
-from tenants.store import exports, holdings
+from tenants.store.removal import exports, holdings
 from tests.web.conftest import ADMIN_KEY, JOB, ON_BOTH, Api, Bench
 from tests.web.held import ODD, fill
 

@@ -12,9 +12,9 @@ from orchestrator.runtime import Runtime
 from tenants.database.columns import db_now
 from tenants.database.models import Attempt, Job, Usage
 from tenants.errors import OwnershipLost
-from tenants.store import pruning
 from tenants.store.accounts import usage
 from tenants.store.publishing import publications
+from tenants.store.removal import pruning
 from tests.ports import step_port
 from tests.web.conftest import ON_BOTH, Api, Bench
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, select
 
-from ..database.models import (
+from ...database.models import (
     Account,
     Alert,
     ApiKey,

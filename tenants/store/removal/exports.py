@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, LargeBinary, RowMapping, func, select, tuple_
 
-from ..database.models import DeadLetter, Event, Fire, Job, Schedule
-from ..database.transactions import Database
+from ...database.models import DeadLetter, Event, Fire, Job, Schedule
+from ...database.transactions import Database
+from ..accounts import accounts, usage
 from . import holdings
-from .accounts import accounts, usage
 from .holdings import Holding
 
 #: Rows of a page. A job and its steps may hold a MiB each, so there are few of them.

@@ -28,14 +28,14 @@ from sqlalchemy import (
     update,
 )
 
-from ..database.columns import db_now, seconds_since
-from ..database.models import Account, Artifact, Erasure, Fire, Job, Schedule, Step, new_id
-from ..errors import AccountBusy, NotFound
+from ...database.columns import db_now, seconds_since
+from ...database.models import Account, Artifact, Erasure, Fire, Job, Schedule, Step, new_id
+from ...errors import AccountBusy, NotFound
+from ..accounts import accounts as accounts_store
+from ..listings import Page, fetch_one, narrow, read_page
+from ..states import RUNNING
 from . import holdings
-from .accounts import accounts as accounts_store
 from .holdings import Holding
-from .listings import Page, fetch_one, narrow, read_page
-from .states import RUNNING
 
 erasures, accounts, jobs, steps = Erasure.__table__, Account.__table__, Job.__table__, Step.__table__
 artifacts = Artifact.__table__

@@ -19,12 +19,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select
 
-from ..database.columns import db_now
-from ..database.models import Artifact, DeadLetter, Event, IdempotencyKey, Job, Publication, Worker
-from ..database.transactions import Database
+from ...database.columns import db_now
+from ...database.models import Artifact, DeadLetter, Event, IdempotencyKey, Job, Publication, Worker
+from ...database.transactions import Database
+from ..accounts import usage
+from ..jobs import webhook_deliveries
 from . import holdings
-from .accounts import usage
-from .jobs import webhook_deliveries
 
 jobs, events = Job.__table__, Event.__table__
 publications, dead_letters = Publication.__table__, DeadLetter.__table__
