@@ -30,7 +30,7 @@ from tenants.store.steps import finish as finish_steps
 from tenants.store.steps import provider_backoffs
 
 from . import metrics
-from .circuits import circuit_policy
+from .control.circuits import circuit_policy
 from .effects import OUTCOME_UNKNOWN_HINT, is_irreversible
 from .isolation.outcome import Cancelled, Completed, Crashed, Failed, Lost, Outcome, OutOfMemory, Signalled, TimedOut
 from .runtime import Runtime

@@ -13,17 +13,17 @@ from tenants.secrets.sealing import Sealer, split_keys
 from tenants.secrets.sessions import Sessions
 from tenants.secrets.webhook_secrets import WebhookSecrets
 
-from .dispatch import Dispatcher
-from .events import EventNotifier
-from .explain import JobExplainer
-from .jobs import Jobs
-from .queue_deletion import QueueDeletion
-from .schedules import Schedules
+from .control.dispatch import Dispatcher
+from .control.events import EventNotifier
+from .control.explain import JobExplainer
+from .control.jobs import Jobs
+from .control.queue_deletion import QueueDeletion
+from .control.schedules import Schedules
+from .control.settings_sync import SettingsSync
+from .control.violations import Violations
+from .control.webhooks import Webhooks
 from .settings import Settings, SettingsError
-from .settings_sync import SettingsSync
 from .step_clients import text_model_scope
-from .violations import Violations
-from .webhooks import Webhooks
 
 #: The prefix of this installation's Redis keys.
 NAMESPACE = "onelane"

@@ -14,7 +14,7 @@ from tenants.store import dispatch as store
 from tenants.store.dispatch import Dispatch
 
 from .. import metrics
-from ..dispatch import HORIZON_SECONDS
+from ..control.dispatch import HORIZON_SECONDS
 from ..runtime import Runtime
 
 

@@ -33,7 +33,7 @@ from tenants.store import meta, workers
 from tenants.store.dispatch import Dispatch
 
 from .. import metrics
-from ..dispatch import HORIZON_SECONDS
+from ..control.dispatch import HORIZON_SECONDS
 from ..runtime import Runtime
 from .rescuer import Rescuer
 from .undeliverable import move_undeliverable

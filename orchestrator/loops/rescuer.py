@@ -17,7 +17,7 @@ from tenants.store.jobs import lane_moves
 from tenants.store.steps import finish as finish_steps
 
 from .. import metrics
-from ..circuits import circuit_policy
+from ..control.circuits import circuit_policy
 from ..effects import OUTCOME_UNKNOWN_HINT, is_irreversible
 from ..runtime import Runtime
 

@@ -22,9 +22,9 @@ from tenants.store.dispatch import Dispatch
 from tenants.store.jobs import schedules as store
 
 from .. import metrics
+from ..control.schedule_times import next_fire
+from ..control.schedules import cadence_of, new_job
 from ..runtime import Runtime
-from ..schedule_times import next_fire
-from ..schedules import cadence_of, new_job
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from tenants.store.accounts import circuits
 
-from ..circuits import circuit_policy
+from ..control.circuits import circuit_policy
 from ..runtime import Runtime
 
 log = logging.getLogger(__name__)

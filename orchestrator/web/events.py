@@ -29,9 +29,9 @@ from tenants.store import events as store
 from tenants.store.jobs.lists import JobFilter
 from tenants.store.jobs.read import UNFINISHED
 
-from ..event_positions import Position, Ranges, contains, without
-from ..events import JobEvent, Subscription
-from ..jobs import is_finished
+from ..control.event_positions import Position, Ranges, contains, without
+from ..control.events import JobEvent, Subscription
+from ..control.jobs import is_finished
 from ..json_text import to_json
 from .auth import Access
 from .models.jobs import JobEventsQuery

@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from tenants.errors import Unavailable
 
-from .. import exports
+from ..control import exports
 from ..json_text import to_json
 from .audit_log import note
 from .auth import Access

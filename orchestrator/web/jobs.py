@@ -15,8 +15,8 @@ from tenants import webhooks
 from tenants.store.jobs.create import JobPlan
 from tenants.store.jobs.lists import JobFilter
 
-from ..events import Subscription
-from ..jobs import is_finished
+from ..control.events import Subscription
+from ..control.jobs import is_finished
 from .auth import Access
 from .models.base import Items, Listing, Nothing, Query
 from .models.jobs import JobBatch, JobQuery, JobRequest, JobsQuery, JobSummary, JobView, Rejection, WhyItem

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 
-from orchestrator.schedule_times import Cadence, fires
+from orchestrator.control.schedule_times import Cadence, fires
 
 BEGIN, END = datetime(2025, 1, 1, tzinfo=UTC), datetime(2028, 1, 1, tzinfo=UTC)
 AROUND = timedelta(hours=5)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from orchestrator.schedule_times import Cadence, Spread, faults, next_fire, upcoming
+from orchestrator.control.schedule_times import Cadence, Spread, faults, next_fire, upcoming
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Seoul", "America/Santiago")

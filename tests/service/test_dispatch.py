@@ -15,7 +15,7 @@ from dramatiq.errors import ConnectionClosed
 from sqlalchemy import select, update
 
 from orchestrator import metrics
-from orchestrator.dispatch import AWAY_SECONDS, Dispatcher
+from orchestrator.control.dispatch import AWAY_SECONDS, Dispatcher
 from orchestrator.loops.dispatcher import DispatchLoop
 from orchestrator.runtime import Runtime
 from tenants.database.columns import db_now
@@ -85,7 +85,7 @@ def without_redis(patch: pytest.MonkeyPatch, runtime: Runtime) -> list[str]:
 def set_clock(patch: pytest.MonkeyPatch) -> list[float]:
     """The dispatcher's clock, in seconds, which stands still."""
     clock = [1000.0]
-    patch.setattr("orchestrator.dispatch.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    patch.setattr("orchestrator.control.dispatch.time", SimpleNamespace(monotonic=lambda: clock[0]))
     return clock
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from orchestrator.events import CHANNEL
+from orchestrator.control.events import CHANNEL
 from tenants.migrations import migrate
 from tests.queues.clusters import Cluster
 from tests.service.conftest import Service, make_service

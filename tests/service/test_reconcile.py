@@ -12,7 +12,7 @@ import pytest
 import redis
 from sqlalchemy import Connection, update
 
-from orchestrator.dispatch import entry_of
+from orchestrator.control.dispatch import entry_of
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.runtime import Runtime
 from tenants.database.columns import db_now

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
+from orchestrator.control.schedule_times import next_fire
+from orchestrator.control.schedules import cadence_of
 from orchestrator.loops.schedules import ScheduleLoop
 from orchestrator.runtime import Runtime
-from orchestrator.schedule_times import next_fire
-from orchestrator.schedules import cadence_of
 from tenants.database.columns import db_now
 from tenants.database.models import Fire, Job, Schedule, TenantQueue
 from tenants.errors import InvalidPipelineInput, InvalidSchedule, NotFound, ScheduleEnded, UnknownPipeline

@@ -12,12 +12,12 @@ import redis
 from dramatiq.errors import ConnectionClosed
 from sqlalchemy import Connection, update
 
-from orchestrator.dispatch import entry_of
+from orchestrator.control.dispatch import entry_of
+from orchestrator.control.settings_sync import SettingsSync
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.loops.settings_sync import SettingsSyncLoop
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
-from orchestrator.settings_sync import SettingsSync
 from tenants.database.models import Account
 from tenants.queues import Entry, QueueLimits, StoredSettings
 from tenants.store.accounts import queues

@@ -14,7 +14,7 @@ import pytest
 from dramatiq.common import current_millis
 from sqlalchemy import Connection, update
 
-from orchestrator.dispatch import entry_of
+from orchestrator.control.dispatch import entry_of
 from orchestrator.loops.reconciler import Reconciler
 from orchestrator.loops.rescuer import Rescuer
 from orchestrator.loops.undeliverable import move_undeliverable

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Connection, func, select, update
 
-from orchestrator.jobs import Jobs
+from orchestrator.control.jobs import Jobs
 from tenants.database.columns import db_now
 from tenants.database.models import DeadLetter, Draft, Job, Publication, Step
 from tenants.store.accounts import accounts, queues

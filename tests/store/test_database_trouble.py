@@ -308,8 +308,8 @@ def break_commit(proxy: Proxy, connection: Connection, what: str, is_written: Ca
 def test_a_job_is_made_once_whatever_became_of_the_commit(
     through: Database, postgres: Database, proxy: Proxy, what: str, unique_key: str | None
 ) -> None:
-    from orchestrator.dispatch import Dispatcher
-    from orchestrator.jobs import Jobs
+    from orchestrator.control.dispatch import Dispatcher
+    from orchestrator.control.jobs import Jobs
     from tenants.store.jobs.create import JobPlan
     from tests.web.sample_pipelines import PIPELINES
 

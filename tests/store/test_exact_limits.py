@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.jobs import Jobs
+from orchestrator.control.jobs import Jobs
 from tenants.account import AccountLimits, LaneLimits
 from tenants.database.models import Job, Step
 from tenants.database.transactions import Database

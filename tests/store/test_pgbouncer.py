@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from orchestrator.dispatch import Dispatcher
-from orchestrator.jobs import Jobs
+from orchestrator.control.dispatch import Dispatcher
+from orchestrator.control.jobs import Jobs
 from tenants.database.postgres_sessions import STATEMENT_TIMEOUT_SECONDS
 from tenants.database.transactions import Database
 from tenants.migrations import migrate, pending

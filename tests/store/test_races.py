@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text, update
 
-from orchestrator.jobs import Jobs
+from orchestrator.control.jobs import Jobs
 from tenants.database.columns import db_now
 from tenants.database.models import Job
 from tenants.errors import AccountBusy, NotAwaitingApproval, OwnershipLost, Unavailable

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.jobs import Jobs
+from orchestrator.control.jobs import Jobs
 from orchestrator.runtime import Runtime
 from tenants.database.models import Job
 from tenants.database.transactions import CommitUnknown

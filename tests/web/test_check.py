@@ -10,9 +10,9 @@ import redis
 from prometheus_client import generate_latest
 
 from orchestrator import metrics
+from orchestrator.control.violations import SHOWN_SECONDS, Violations
 from orchestrator.loops.gauges import GaugeLoop
 from orchestrator.runtime import Runtime
-from orchestrator.violations import SHOWN_SECONDS, Violations
 from tests.web.conftest import Api
 
 

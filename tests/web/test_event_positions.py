@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.event_positions import Position, Range, at_most, below, contains, ranges_between, without
-from orchestrator.events import EventHub
+from orchestrator.control.event_positions import Position, Range, at_most, below, contains, ranges_between, without
+from orchestrator.control.events import EventHub
 from orchestrator.runtime import Runtime
 from tests.web.event_streams import Sse, create, stream
 

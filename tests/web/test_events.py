@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from orchestrator import events as hub_module
-from orchestrator.events import EventHub, JobEvent
+from orchestrator.control import events as hub_module
+from orchestrator.control.events import EventHub, JobEvent
 from orchestrator.runtime import Runtime
 from orchestrator.web import events as stream_module
 from tenants.database.columns import db_now

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import LargeBinary
 
-from orchestrator import exports as pieces
+from orchestrator.control import exports as pieces
 from orchestrator.runtime import Runtime
 from tenants.errors import Unavailable
 from tenants.store.removal import exports, holdings

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
-from orchestrator.jobs import Jobs
+from orchestrator.control.jobs import Jobs
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import ROUTES
 from orchestrator.web.paths import PathTable, Template, split_path

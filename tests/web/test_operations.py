@@ -13,7 +13,7 @@ from sqlalchemy import event
 from starlette.routing import Route as StarletteRoute
 from starlette.testclient import TestClient
 
-from orchestrator.jobs import Jobs
+from orchestrator.control.jobs import Jobs
 from orchestrator.loops.gauges import GaugeLoop
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.views import job_summary
+from orchestrator.control.views import job_summary
 from tenants.store import attempt
 from tests.web.conftest import Api, Bench
 

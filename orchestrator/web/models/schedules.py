@@ -1,6 +1,6 @@
 """Schedules and their fires.
 
-The models check the shape; `orchestrator.schedule_times` checks the cadence, so that each of its faults is an
+The models check the shape; `orchestrator.control.schedule_times` checks the cadence, so that each of its faults is an
 `invalid_schedule`. The schema shows the bounds nevertheless.
 """
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
 
-from ...schedule_times import (
+from ...control.schedule_times import (
     LONGEST_EVERY_SECONDS,
     LONGEST_GAP_SECONDS,
     LONGEST_JITTER_SECONDS,

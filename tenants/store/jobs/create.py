@@ -44,7 +44,7 @@ class StepPlan:
 class JobPlan:
     """A job to create. Durations are in seconds, times are aware.
 
-    A caller names the pipeline and its input; `orchestrator.jobs` validates them and adds the steps.
+    A caller names the pipeline and its input; `orchestrator.control.jobs` validates them and adds the steps.
     """
 
     pipeline: str

@@ -20,7 +20,7 @@ from typing import Any
 from tenants.database.transactions import Database
 from tenants.store.removal import exports as store
 
-from .json_text import to_json
+from ..json_text import to_json
 
 VERSION = 1
 #: Lines are sent together once they have this size.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tenants.store.accounts.circuits import CircuitPolicy
 
-from .settings import Settings
+from ..settings import Settings
 
 
 def circuit_policy(settings: Settings) -> CircuitPolicy | None:

@@ -19,8 +19,8 @@ from tenants.secrets.webhook_secrets import WebhookSecrets
 from tenants.store.jobs import read as job_store
 from tenants.store.jobs import webhook_deliveries
 
+from ..json_text import to_json
 from .jobs import Jobs
-from .json_text import to_json
 
 #: The only type of event so far.
 EVENT_TYPE = "job.ended"
