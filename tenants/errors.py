@@ -31,7 +31,7 @@
     └── SecretsError             a sealed secret cannot be opened: wrong or missing key
 
 The broker has its own tree (`tenants.queues.errors`), because it is usable alone. One table,
-`orchestrator.web.problems`, maps codes to HTTP.
+`orchestrator.web.http.problems`, maps codes to HTTP.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
     from ..runtime import Runtime
     from ..schema import missing_revisions
     from ..web.app import create_app
-    from ..web.http_protocol import server_options
+    from ..web.http.http_protocol import server_options
 
     DataFolder(settings.data_dir).create()
     if may_begin is not None:

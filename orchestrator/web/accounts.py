@@ -15,10 +15,10 @@ from tenants.errors import Fault, InvalidAccount, InvalidInput
 from tenants.store.accounts import accounts as store
 from tenants.store.accounts import circuits, usage
 
-from .auth import Access
+from .http.auth import Access
+from .http.models import Listing, Nothing, Query
+from .http.routing import Call, Reply, Route
 from .models.accounts import AccountsQuery, AccountSummary, AccountView, LimitsRequest, LimitsView, usage_view
-from .models.base import Listing, Nothing, Query
-from .routing import Call, Reply, Route
 
 
 def list_accounts(call: Call[AccountsQuery, Any]) -> Reply:

@@ -10,10 +10,10 @@ from sqlalchemy import Connection
 from tenants import webhooks
 from tenants.store import workers
 
-from .auth import Access
+from .http.auth import Access
+from .http.models import Listing, Paging
+from .http.routing import Call, Reply, Route
 from .models.admin import PipelineStep, PipelineView, WorkerView
-from .models.base import Listing, Paging
-from .routing import Call, Reply, Route
 
 
 def list_workers(call: Call[Paging, Any]) -> Reply:

@@ -13,10 +13,10 @@ from tenants.store.dead_letters import alerts as store
 from tenants.store.listings import Page
 
 from ..alerts.texts import commands, sample_text
-from .auth import Access
+from .http.auth import Access
+from .http.models import Listing, Nothing, Query
+from .http.routing import Call, Reply, Route
 from .models.alerts import AlertsQuery, AlertsTested, AlertView, CircuitsQuery, OpenCircuitView
-from .models.base import Listing, Nothing, Query
-from .routing import Call, Reply, Route
 
 _SHOWN = ("id", "kind", "account", "occurrences", "told", "details", "first_at", "last_at", "sent_at", "due_at")
 

@@ -47,12 +47,12 @@ from . import (
     usage,
     webhooks,
 )
-from .calls import Api
-from .middleware import SECURITY_HEADERS, EveryAnswer
+from .http.calls import Api
+from .http.middleware import SECURITY_HEADERS, EveryAnswer
+from .http.problems import CODES_BY_STATUS, Problem, problem_of, problem_response
+from .http.routing import Route, RouteTable
+from .http.service import Service
 from .openapi import build
-from .problems import CODES_BY_STATUS, Problem, problem_of, problem_response
-from .routing import Route, RouteTable
-from .service import Service
 
 if TYPE_CHECKING:
     from ..runtime import Runtime

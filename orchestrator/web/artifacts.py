@@ -18,11 +18,11 @@ from starlette.responses import Response
 from tenants.errors import NotFound
 from tenants.store.publishing import artifacts as store
 
-from .auth import Access
-from .models.base import Items, Query
+from .http.auth import Access
+from .http.models import Items, Query
+from .http.problems import Problem
+from .http.routing import Call, Reply, Route
 from .models.jobs import ArtifactQuery, ArtifactView
-from .problems import Problem
-from .routing import Call, Reply, Route
 
 #: How long an address of a file can be used.
 URL_SECONDS = 900.0

@@ -6,10 +6,10 @@ from typing import Any
 
 from tenants.store import audit as store
 
-from .auth import Access
+from .http.auth import Access
+from .http.models import Listing
+from .http.routing import Call, Reply, Route
 from .models.admin import AuditQuery, AuditView
-from .models.base import Listing
-from .routing import Call, Reply, Route
 
 
 def list_audit(call: Call[AuditQuery, Any]) -> Reply:

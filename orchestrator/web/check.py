@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from .auth import Access
-from .models.base import Answer, Nothing, Query
-from .routing import Call, Reply, Route
+from .http.auth import Access
+from .http.models import Answer, Nothing, Query
+from .http.routing import Call, Reply, Route
 
 #: Violations that an answer names.
 SHOWN = 100

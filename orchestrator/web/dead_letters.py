@@ -12,7 +12,9 @@ from tenants.errors import Conflict, NotFound, Unavailable
 from tenants.store.dead_letters import letters as dead_letters
 from tenants.store.dead_letters.letters import LetterFilter
 
-from .auth import Access
+from .http.auth import Access
+from .http.models import Listing, Nothing, Query
+from .http.routing import Call, Reply, Route
 from .models.admin import (
     DeadLettersQuery,
     DeadLetterSummary,
@@ -21,9 +23,7 @@ from .models.admin import (
     ReplayRequest,
     Resolved,
 )
-from .models.base import Listing, Nothing, Query
 from .models.jobs import JobView
-from .routing import Call, Reply, Route
 
 #: Most letters that one call resolves, and that its answer lists.
 RESOLVED_AT_ONCE, SHOWN_LETTERS = 1000, 100

@@ -11,12 +11,12 @@ from sqlalchemy import Connection, RowMapping
 from tenants.store.dispatch import Dispatch
 from tenants.store.publishing import drafts as store
 
-from .auth import Access
-from .models.base import Listing, Query
+from .http.auth import Access
+from .http.models import Listing, Query
+from .http.preconditions import wanted_version
+from .http.problems import Problem
+from .http.routing import Call, Reply, Route
 from .models.drafts import DraftChange, DraftsQuery, DraftView
-from .preconditions import wanted_version
-from .problems import Problem
-from .routing import Call, Reply, Route
 
 _FIELDS = ("id", "account", "job_id", "title", "body", "tags", "status", "version", "created_at")
 

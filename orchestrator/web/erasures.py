@@ -10,10 +10,10 @@ from sqlalchemy import Connection
 
 from tenants.store.removal import erasures as store
 
-from .auth import Access
-from .models.base import Listing, Query
+from .http.auth import Access
+from .http.models import Listing, Query
+from .http.routing import Call, Reply, Route
 from .models.erasures import EraseQuery, ErasureBegun, ErasuresQuery, ErasureView
-from .routing import Call, Reply, Route
 
 
 def erase(call: Call[EraseQuery, Any]) -> Reply:

@@ -33,10 +33,10 @@ from ..control.event_positions import Position, Ranges, contains, without
 from ..control.events import JobEvent, Subscription
 from ..control.jobs import is_finished
 from ..json_text import to_json
-from .auth import Access
+from .http.auth import Access
+from .http.routing import Call, Route
+from .http.service import Service
 from .models.jobs import JobEventsQuery
-from .routing import Call, Route
-from .service import Service
 
 #: How often a comment is sent, so that proxies and clients know that the stream is open.
 HEARTBEAT_SECONDS = 15.0

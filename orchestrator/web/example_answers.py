@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .check import Checked
-from .models import accounts, admin, alerts, base, drafts, jobs, schedules, webhooks
+from .http import models as base
+from .models import accounts, admin, alerts, drafts, jobs, schedules, webhooks
 from .operations import Alive, Ready
 from .reconcile import Reconciled
 

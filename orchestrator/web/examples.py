@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from .example_answers import ANSWERS, ENDED, JOB_ID, PARTS
-from .models import base, jobs
+from .http import models as base
+from .http.problems import PROBLEMS
+from .http.routing import Route
+from .models import jobs
 from .operations import Ready
-from .problems import PROBLEMS
-from .routing import Route
 
 #: Answers that are no JSON, by media type.
 TEXTS: Mapping[str, str] = {

@@ -13,12 +13,12 @@ from tenants.errors import Unavailable
 
 from ..control import exports
 from ..json_text import to_json
-from .audit_log import note
-from .auth import Access
-from .models.base import Query
-from .problems import problem_of
-from .routing import Call, Route
-from .service import Service
+from .http.audit_log import note
+from .http.auth import Access
+from .http.models import Query
+from .http.problems import problem_of
+from .http.routing import Call, Route
+from .http.service import Service
 
 log = logging.getLogger(__name__)
 

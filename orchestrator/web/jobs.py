@@ -17,12 +17,12 @@ from tenants.store.jobs.lists import JobFilter
 
 from ..control.events import Subscription
 from ..control.jobs import is_finished
-from .auth import Access
-from .models.base import Items, Listing, Nothing, Query
+from .http.auth import Access
+from .http.models import Items, Listing, Nothing, Query
+from .http.preconditions import wanted_version
+from .http.routing import Call, Reply, Route
+from .http.service import Service
 from .models.jobs import JobBatch, JobQuery, JobRequest, JobsQuery, JobSummary, JobView, Rejection, WhyItem
-from .preconditions import wanted_version
-from .routing import Call, Reply, Route
-from .service import Service
 from .targets import BoundedLookups, check_reachable
 
 #: Codes with which the creation of a job can be refused.

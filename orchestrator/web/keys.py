@@ -11,10 +11,10 @@ from sqlalchemy import Connection
 from tenants.errors import NotFound
 from tenants.store.accounts import keys
 
-from .auth import Access
+from .http.auth import Access
+from .http.models import Listing, NamePaging, Query
+from .http.routing import Call, Reply, Route
 from .models.accounts import KeyRequest, KeysQuery, KeyView, NewKeyView, RotationRequest
-from .models.base import Listing, NamePaging, Query
-from .routing import Call, Reply, Route
 
 
 def create_key(call: Call[Query, KeyRequest]) -> Reply:

@@ -15,10 +15,10 @@ from tenants.queues import QueueError
 from tenants.queues.notices import warn
 from tenants.store.accounts import lanes as store
 
-from .auth import Access
+from .http.auth import Access
+from .http.models import Items, Listing, Nothing, Paging, Query
+from .http.routing import Call, Reply, Route
 from .models.admin import AccountLoadView, HeaviestQuery, LaneView, LaneWideLimitsRequest, LaneWideLimitsView
-from .models.base import Items, Listing, Nothing, Paging, Query
-from .routing import Call, Reply, Route
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from .models.base import Listing
+from .http.models import Listing
+from .http.routing import Route
 from .models.drafts import PublicationView
 from .models.jobs import JobView
-from .routing import Route
 
 
 def links_of(route: Route, status: int, routes: Sequence[Route]) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from .auth import Access
 from .example_answers import JOB_ID
 from .examples import answer_example, problem_examples
+from .http.auth import Access
+from .http.models import ACCOUNT_SCHEMA, ProblemDocument, Query, complete
+from .http.problems import PROBLEM_JSON, PROBLEMS
+from .http.routing import Route
 from .links import links_of
-from .models.base import ACCOUNT_SCHEMA, ProblemDocument, Query, complete
-from .problems import PROBLEM_JSON, PROBLEMS
-from .routing import Route
 
 _REF = "#/components/schemas/{model}"
 Mode = Literal["validation", "serialization"]

@@ -22,10 +22,10 @@ from tenants.queues.notices import warn
 from tenants.store import workers
 
 from ..metrics import REGISTRY
-from .auth import Access
-from .models.base import Answer
-from .problems import Problem
-from .routing import Call, Reply, Route
+from .http.auth import Access
+from .http.models import Answer
+from .http.problems import Problem
+from .http.routing import Call, Reply, Route
 
 log = logging.getLogger(__name__)
 

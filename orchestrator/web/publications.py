@@ -10,10 +10,10 @@ from typing import Any
 
 from tenants.store.publishing import publications as store
 
-from .auth import Access
-from .models.base import Nothing, Query
+from .http.auth import Access
+from .http.models import Nothing, Query
+from .http.routing import Call, Reply, Route
 from .models.drafts import PublicationFound, PublicationView
-from .routing import Call, Reply, Route
 
 _SHOWN = tuple(PublicationView.model_fields)
 

@@ -15,10 +15,10 @@ from tenants.store.listings import decode_place, encode_place
 
 from ..loops.reaper import Reaper
 from .accounts import exists as account_exists
-from .auth import Access
+from .http.auth import Access
+from .http.models import Listing, Nothing, Query
+from .http.routing import Call, Reply, Route
 from .models.admin import ForceQuery, QueueDeleted, QueuesQuery, QueueView, Reaped, ReapRequest
-from .models.base import Listing, Nothing, Query
-from .routing import Call, Reply, Route
 
 #: Most deleted queues that an answer lists.
 SHOWN_QUEUES = 100

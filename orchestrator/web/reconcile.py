@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from ..loops.reconciler import Reconciler
-from .auth import Access
-from .models.base import Answer, Nothing, Query
-from .routing import Call, Reply, Route
+from .http.auth import Access
+from .http.models import Answer, Nothing, Query
+from .http.routing import Call, Reply, Route
 
 
 class Reconciled(Answer):

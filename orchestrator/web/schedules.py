@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from .auth import Access
+from .http.auth import Access
+from .http.models import Items, Listing, Nothing, Paging, Query, Time
+from .http.problems import Problem
+from .http.routing import Call, Reply, Route
 from .jobs import job_path
-from .models.base import Items, Listing, Nothing, Paging, Query, Time
 from .models.jobs import JobView
 from .models.schedules import (
     FireView,
@@ -20,8 +22,6 @@ from .models.schedules import (
     ScheduleSummary,
     ScheduleView,
 )
-from .problems import Problem
-from .routing import Call, Reply, Route
 from .targets import check_reachable
 
 _COUNTED = "inputs_left"

@@ -15,10 +15,10 @@ from tenants.errors import Fault, InvalidInput, UnsafeTargetUrl
 from tenants.store.accounts import accounts as store
 from tenants.store.accounts import circuits
 
-from .auth import Access
+from .http.auth import Access
+from .http.models import Query
+from .http.routing import Call, Reply, Route
 from .models.accounts import SessionRequest, SessionView, TargetRequest, TargetView
-from .models.base import Query
-from .routing import Call, Reply, Route
 
 #: How long one call may resolve names; a lookup in progress may exceed it.
 LOOKUP_SECONDS = 10.0

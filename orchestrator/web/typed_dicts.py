@@ -20,9 +20,9 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 from pydantic import BaseModel
 
 from .app import ROUTES
+from .http.docstrings import description_of
+from .http.models import Items, Listing, ProblemDocument
 from .models.accounts import AccountStatus, SessionStatus
-from .models.base import Items, Listing, ProblemDocument
-from .models.docstrings import description_of
 from .models.drafts import DraftStatus
 from .models.jobs import JobStatus, JobView, Outcome, StepStatus
 from .models.schedules import CatchUp, Overlap

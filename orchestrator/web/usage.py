@@ -10,9 +10,9 @@ from sqlalchemy import Connection
 from tenants.errors import Fault, InvalidInput
 from tenants.store.accounts import accounts, usage
 
-from .auth import Access
+from .http.auth import Access
+from .http.routing import Call, Reply, Route
 from .models.usage import UsageHistory, UsageQuery
-from .routing import Call, Reply, Route
 
 #: Most days in one answer.
 MAX_DAYS = 366

@@ -7,10 +7,10 @@ from typing import Any
 
 from tenants.errors import NotFound
 
-from .auth import Access
-from .models.base import Items, Nothing, Query
+from .http.auth import Access
+from .http.models import Items, Nothing, Query
+from .http.routing import Call, Reply, Route
 from .models.webhooks import DeliveryView, NewWebhookSecretView, WebhookSecretView
-from .routing import Call, Reply, Route
 
 
 def list_deliveries(call: Call[Query, Any]) -> Reply:

@@ -24,15 +24,15 @@ from starlette.requests import Request
 
 from orchestrator.heap import collector_paused
 from orchestrator.web.app import ROUTES
-from orchestrator.web.auth import _bearer
-from orchestrator.web.bodies import check_json_type, decode_json
-from orchestrator.web.idempotency import _KEY, _canonical, _digest
-from orchestrator.web.middleware import _request_id
-from orchestrator.web.paths import UndecodablePath, split_path
-from orchestrator.web.preconditions import wanted_version
-from orchestrator.web.problems import Problem, problem_response
-from orchestrator.web.routing import Route
-from orchestrator.web.validation import validate
+from orchestrator.web.http.auth import _bearer
+from orchestrator.web.http.bodies import check_json_type, decode_json
+from orchestrator.web.http.idempotency import _KEY, _canonical, _digest
+from orchestrator.web.http.middleware import _request_id
+from orchestrator.web.http.paths import UndecodablePath, split_path
+from orchestrator.web.http.preconditions import wanted_version
+from orchestrator.web.http.problems import Problem, problem_response
+from orchestrator.web.http.routing import Route
+from orchestrator.web.http.validation import validate
 from tenants.errors import InvalidInput
 from tenants.store.listings import decode_place
 

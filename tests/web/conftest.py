@@ -23,10 +23,10 @@ from orchestrator.cli.app import run
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.web.app import ROUTES, create_app
-from orchestrator.web.models.base import ProblemDocument
-from orchestrator.web.paths import UndecodablePath, split_path
-from orchestrator.web.problems import PROBLEMS
-from orchestrator.web.routing import Route, RouteTable
+from orchestrator.web.http.models import ProblemDocument
+from orchestrator.web.http.paths import UndecodablePath, split_path
+from orchestrator.web.http.problems import PROBLEMS
+from orchestrator.web.http.routing import Route, RouteTable
 from tenants.store import workers
 from tenants.store.accounts import keys
 from tenants.store.attempt import OwnedAttempt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.web.routing import Route
+from orchestrator.web.http.routing import Route
 
 NOBODYS_ID = "0199c0de-0000-7000-8000-000000000000"
 

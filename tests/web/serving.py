@@ -11,7 +11,7 @@ import uvicorn
 
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import create_app
-from orchestrator.web.http_protocol import server_options
+from orchestrator.web.http.http_protocol import server_options
 
 
 class _Started(uvicorn.Server):

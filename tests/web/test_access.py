@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import ROUTES
-from orchestrator.web.auth import Access
+from orchestrator.web.http.auth import Access
 from tenants.store.accounts import keys
 from tests.web.conftest import ADMIN_KEY, JOB, ON_BOTH, Api
 from tests.web.route_paths import path_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.runtime import Runtime
-from orchestrator.web.signed_urls import AddressSigner
+from orchestrator.web.http.signed_urls import AddressSigner
 from tests.web.artifacts import PICTURE, save
 from tests.web.conftest import ON_BOTH, SECRET_KEY, Api, Bench
 

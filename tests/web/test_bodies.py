@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.web import bodies, calls
-from orchestrator.web.json_parser import MAX_DEPTH, MalformedJson, parse_json
+from orchestrator.web.http import bodies, calls
+from orchestrator.web.http.json_parser import MAX_DEPTH, MalformedJson, parse_json
 from tests.web.conftest import JOB, Api
 
 JOBS = "/v1/accounts/acme/jobs"

@@ -15,9 +15,9 @@ import pytest
 
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
-from orchestrator.web import http_protocol
-from orchestrator.web.connection_limits import ConnectionCounts, ConnectionLimits
-from orchestrator.web.http_protocol import proxy_options
+from orchestrator.web.http import http_protocol
+from orchestrator.web.http.connection_limits import ConnectionCounts, ConnectionLimits
+from orchestrator.web.http.http_protocol import proxy_options
 from tests.web.conftest import ADMIN_KEY, JOB, Bench
 from tests.web.serving import serving
 

@@ -26,7 +26,7 @@ import uvicorn
 
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import create_app
-from orchestrator.web.http_protocol import server_options
+from orchestrator.web.http.http_protocol import server_options
 from tenants.store.publishing import publications
 from tests.web.conftest import ADMIN_KEY, Bench
 

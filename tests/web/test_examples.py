@@ -9,8 +9,8 @@ import jsonschema_rs
 import pytest
 
 from orchestrator.web.app import ROUTES
+from orchestrator.web.http.problems import PROBLEM_JSON, PROBLEMS
 from orchestrator.web.openapi import build
-from orchestrator.web.problems import PROBLEM_JSON, PROBLEMS
 
 DOCUMENT = build(ROUTES, "1")
 OPERATIONS = [(path, method) for path, item in DOCUMENT["paths"].items() for method in item]

@@ -18,8 +18,8 @@ from starlette.testclient import TestClient
 from orchestrator.control.jobs import Jobs
 from orchestrator.runtime import Runtime
 from orchestrator.web.app import ROUTES
-from orchestrator.web.paths import PathTable, Template, split_path
-from orchestrator.web.routing import Reply, Route
+from orchestrator.web.http.paths import PathTable, Template, split_path
+from orchestrator.web.http.routing import Reply, Route
 from tenants.database.columns import db_now
 from tenants.database.models import derived_id, new_id
 from tenants.database.transactions import CommitUnknown

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.heap import collector_paused
-from orchestrator.web import calls, cpu_budget, json_parser, validation
 from orchestrator.web.app import ROUTES
-from orchestrator.web.json_parser import MAX_FAULTS, parse_json
-from orchestrator.web.problems import Problem, problem_response
+from orchestrator.web.http import calls, cpu_budget, json_parser, validation
+from orchestrator.web.http.json_parser import MAX_FAULTS, parse_json
+from orchestrator.web.http.problems import Problem, problem_response
 from tests.benchmarks.request_input import bodies, body_parser, parsers, queries, query_parser
 from tests.web.conftest import JOB, Api
 

@@ -18,8 +18,8 @@ from orchestrator.loops.gauges import GaugeLoop
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
 from orchestrator.web.app import ROUTES, create_app
-from orchestrator.web.middleware import SECURITY_HEADERS
-from orchestrator.web.problems import PROBLEMS
+from orchestrator.web.http.middleware import SECURITY_HEADERS
+from orchestrator.web.http.problems import PROBLEMS
 from tenants.queues import ServerRefuses
 from tests.servers import ValkeyProcess, start_valkey
 from tests.web.conftest import ADMIN_KEY, JOB, Api, Bench

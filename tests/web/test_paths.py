@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from orchestrator.web.paths import PathTable, SplitPath, Template, UndecodablePath, split_path
+from orchestrator.web.http.paths import PathTable, SplitPath, Template, UndecodablePath, split_path
 from tests.web.conftest import JOB, ON_BOTH, Api
 
 ODD_ACCOUNTS = [

@@ -14,10 +14,10 @@ from starlette.testclient import TestClient
 
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings, SettingsError
-from orchestrator.web import rate_limits
 from orchestrator.web.app import create_app
-from orchestrator.web.http_protocol import proxy_options
-from orchestrator.web.rate_limits import LocalCounts, network_of
+from orchestrator.web.http import rate_limits
+from orchestrator.web.http.http_protocol import proxy_options
+from orchestrator.web.http.rate_limits import LocalCounts, network_of
 from tenants.store.accounts import keys
 from tests.servers import start_valkey
 from tests.web.conftest import ADMIN_KEY, JOB, Api

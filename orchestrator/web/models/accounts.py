@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from ..http.models import WHOLE, AccountName, Answer, Body, Id, JsonObject, NamePaging, Query, Time
 from .alerts import CircuitView
-from .base import WHOLE, AccountName, Answer, Body, Id, JsonObject, NamePaging, Query, Time
 
 #: The largest count in a limit.
 MAX_COUNT = 1_000_000_000

@@ -6,8 +6,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from ..http.models import (
+    LONGEST_SECONDS,
+    WHOLE,
+    AccountName,
+    Answer,
+    Body,
+    Id,
+    JsonObject,
+    NamePaging,
+    Paging,
+    Query,
+    Time,
+)
 from .alerts import CircuitView
-from .base import LONGEST_SECONDS, WHOLE, AccountName, Answer, Body, Id, JsonObject, NamePaging, Paging, Query, Time
 from .jobs import AttemptView
 
 Idle = Annotated[float, Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False)]

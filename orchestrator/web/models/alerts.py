@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from .base import AccountName, Answer, Id, JsonObject, NamePaging, Paging, Time
+from ..http.models import AccountName, Answer, Id, JsonObject, NamePaging, Paging, Time
 
 AlertKind = Literal[
     "dead_letter", "login_required", "needs_review", "circuit_open", "circuit_closed", "provider_refused"

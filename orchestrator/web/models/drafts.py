@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from .base import AccountName, Answer, Body, Id, Label, Paging, Time
+from ..http.models import AccountName, Answer, Body, Id, Label, Paging, Time
 
 DraftStatus = Literal["pending_publish", "publishing", "published", "needs_review", "discarded"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from .base import AccountName, Answer, Id, NamePaging, Query, Time
+from ..http.models import AccountName, Answer, Id, NamePaging, Query, Time
 
 
 class EraseQuery(Query):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from .base import (
+from ..http.models import (
     LONGEST_SECONDS,
     WHOLE,
     AccountName,

@@ -19,7 +19,7 @@ from ...control.schedule_times import (
     MOST_TIMES,
     SHORTEST_EVERY_SECONDS,
 )
-from .base import WHOLE, AccountName, Answer, Body, Id, JsonObject, Label, Paging, Time
+from ..http.models import WHOLE, AccountName, Answer, Body, Id, JsonObject, Label, Paging, Time
 from .jobs import MAX_TAGS, CallbackUrl, Priority
 
 Overlap = Literal["queue", "skip", "replace"]

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from ..http.models import Answer, Query
 from .accounts import UsageDay
-from .base import Answer, Query
 
 
 def _day(value: object) -> object:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from .base import Answer, Id, Time
+from ..http.models import Answer, Id, Time
 from .jobs import JobError, JobStatus, Outcome, StepError
 
 

@@ -20,14 +20,14 @@ from starlette.types import Receive, Scope, Send
 
 from tenants.errors import Fault, NotFound
 
-from ..heap import collector_paused
+from ...heap import collector_paused
 from .audit_log import note
 from .auth import Access, Caller
 from .bodies import check_json_type, decode_json, read_body
 from .cpu_budget import CpuBudget, CpuBudgetExceeded
 from .idempotency import answer_once, is_known
 from .json_parser import TooManyValues
-from .models.base import Nothing, Query
+from .models import Nothing, Query
 from .paths import SplitPath, UndecodablePath, split_path
 from .problems import Problem, invalid, problem_of, problem_response
 from .routing import Call, Reply, Route, RouteTable, allowed_methods

@@ -29,13 +29,13 @@ from typing import TYPE_CHECKING, Any
 import uuid_utils
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from ..metrics import REFUSED_CONNECTIONS
+from ...metrics import REFUSED_CONNECTIONS
 from .connection_limits import ConnectionCounts, ConnectionLimits, refusal
 from .middleware import SECURITY_HEADERS
 from .problems import Problem, problem_response
 
 if TYPE_CHECKING:
-    from ..settings import Settings
+    from ...settings import Settings
 
 #: Bytes per second that a body must reach after `body_seconds`.
 MIN_BODY_RATE = 8 * 1024

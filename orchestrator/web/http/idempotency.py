@@ -28,7 +28,7 @@ from tenants.database.transactions import CommitUnknown
 from tenants.errors import ClaimLost, Fault, Unavailable
 from tenants.store import idempotency as store
 
-from ..json_text import to_json
+from ...json_text import to_json
 from .audit_log import note
 from .problems import Problem, invalid
 from .routing import Call, Reply, Route

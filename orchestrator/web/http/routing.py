@@ -17,9 +17,9 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..json_text import to_json
+from ...json_text import to_json
 from .auth import Access, Caller
-from .models.base import Nothing, Query
+from .models import Nothing, Query
 from .paths import PathTable, SplitPath, Template
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from tenants.account import parse_account
 from tenants.errors import Fault, InvalidAccount
 
 from .json_parser import MAX_FAULTS
-from .models.base import Query, complete
+from .models import Query, complete
 from .problems import invalid
 from .routing import Route
 

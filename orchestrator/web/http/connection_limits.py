@@ -13,7 +13,7 @@ from .problems import Problem
 from .rate_limits import network_of
 
 if TYPE_CHECKING:
-    from ..settings import Settings
+    from ...settings import Settings
 
 #: File descriptors that the process reserves for its database, Redis and itself.
 RESERVED_FILES = 256

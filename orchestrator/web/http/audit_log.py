@@ -16,7 +16,7 @@ from starlette.responses import Response
 from tenants.errors import Unavailable
 from tenants.store import audit as store
 
-from ..json_text import to_json
+from ...json_text import to_json
 from .routing import Call, Reply, Route
 
 log = logging.getLogger(__name__)

@@ -27,11 +27,11 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from tenants.queues import node_urls
 
-from ..metrics import REFUSED_CALLS
+from ...metrics import REFUSED_CALLS
 from .problems import Problem
 
 if TYPE_CHECKING:
-    from ..settings import Settings
+    from ...settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from tenants.database.trouble import sentence
 from tenants.errors import Fault, InvalidInput, LimitReached, NotWritable, OnelaneError
 from tenants.queues import InvalidEntry, QueueError, ServerRefuses
 
-from ..json_text import to_json
+from ...json_text import to_json
 
 PROBLEM_JSON = "application/problem+json"
 #: Most characters of the detail, of a fault's message, of a part of its place, and of all faults together.

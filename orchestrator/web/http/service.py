@@ -11,14 +11,14 @@ import anyio.to_thread
 
 from tenants.secrets.sealing import Sealer, split_keys
 
-from ..control.control_plane_heartbeat import ControlPlaneHeartbeat
-from ..control.events import EventHub
+from ...control.control_plane_heartbeat import ControlPlaneHeartbeat
+from ...control.events import EventHub
 from .auth import Authenticator
 from .rate_limits import RateLimits
 from .signed_urls import AddressSigner
 
 if TYPE_CHECKING:
-    from ..runtime import Runtime
+    from ...runtime import Runtime
 
 T = TypeVar("T")
 
