@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..json_text import to_json
 from ..version import package_version
-from . import (
+from .api import (
     accounts,
     admin,
     alerts,
@@ -47,12 +47,12 @@ from . import (
     usage,
     webhooks,
 )
+from .api.openapi import build
 from .http.calls import Api
 from .http.middleware import SECURITY_HEADERS, EveryAnswer
 from .http.problems import CODES_BY_STATUS, Problem, problem_of, problem_response
 from .http.routing import Route, RouteTable
 from .http.service import Service
-from .openapi import build
 
 if TYPE_CHECKING:
     from ..runtime import Runtime

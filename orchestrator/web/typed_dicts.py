@@ -19,13 +19,13 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 
 from pydantic import BaseModel
 
+from .api.models.accounts import AccountStatus, SessionStatus
+from .api.models.drafts import DraftStatus
+from .api.models.jobs import JobStatus, JobView, Outcome, StepStatus
+from .api.models.schedules import CatchUp, Overlap
 from .app import ROUTES
 from .http.docstrings import description_of
 from .http.models import Items, Listing, ProblemDocument
-from .models.accounts import AccountStatus, SessionStatus
-from .models.drafts import DraftStatus
-from .models.jobs import JobStatus, JobView, Outcome, StepStatus
-from .models.schedules import CatchUp, Overlap
 
 _WRITTEN = "Written by `python -m orchestrator.web.typed_dicts` from the service's models; not by hand."
 _MODELS = JobView.__module__.rpartition(".")[0]

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from actors import errors
 from actors.errors import StepError
 from orchestrator.settings import Settings
-from orchestrator.web.models.jobs import JobError
+from orchestrator.web.api.models.jobs import JobError
 from tenants.migrations import migrate
 from tenants.secrets.sealing import new_key
 from tenants.store.jobs.create import JobPlan

@@ -6,7 +6,7 @@ import inspect
 
 from orchestrator.cli.account_settings import set_limits
 from orchestrator.client.accounts import AccountsApi
-from orchestrator.web.models.accounts import LimitsRequest
+from orchestrator.web.api.models.accounts import LimitsRequest
 from tenants.account import LaneLimits
 
 FIELDS = set(LimitsRequest.model_fields)

@@ -15,7 +15,7 @@ from sqlalchemy import insert
 from orchestrator.control import events as hub_module
 from orchestrator.control.events import EventHub, JobEvent
 from orchestrator.runtime import Runtime
-from orchestrator.web import events as stream_module
+from orchestrator.web.api import events as stream_module
 from tenants.database.columns import db_now
 from tenants.store import attempt
 from tenants.store import events as store

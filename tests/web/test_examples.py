@@ -8,9 +8,9 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from orchestrator.web.api.openapi import build
 from orchestrator.web.app import ROUTES
 from orchestrator.web.http.problems import PROBLEM_JSON, PROBLEMS
-from orchestrator.web.openapi import build
 
 DOCUMENT = build(ROUTES, "1")
 OPERATIONS = [(path, method) for path, item in DOCUMENT["paths"].items() for method in item]

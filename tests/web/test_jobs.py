@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from actors.clients.safe_url import HostNotFound
-from orchestrator.web import targets
+from orchestrator.web.api import targets
 from tests.web.conftest import JOB, ON_BOTH, Api, Bench
 
 

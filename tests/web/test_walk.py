@@ -13,11 +13,11 @@ from starlette.testclient import TestClient
 
 from orchestrator.runtime import Runtime
 from orchestrator.settings import Settings
+from orchestrator.web.api.openapi import build
 from orchestrator.web.app import ROUTES, create_app
 from orchestrator.web.http.auth import Access
 from orchestrator.web.http.middleware import SECURITY_HEADERS
 from orchestrator.web.http.routing import Route
-from orchestrator.web.openapi import build
 from tests.web.conftest import JOB, Api
 from tests.web.route_paths import path_of
 
