@@ -26,8 +26,8 @@ from tenants.secrets.sealing import Sealer, split_keys
 from tenants.secrets.sessions import Sessions
 from tenants.store.accounts import accounts
 
-from .data_folder import DataFolder
-from .schema import missing_revisions
+from .local.data_folder import DataFolder
+from .local.schema import missing_revisions
 from .settings import Settings, SettingsError
 from .step_clients import client_settings
 

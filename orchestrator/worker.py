@@ -37,10 +37,10 @@ from .guard import Guard
 from .heap import freeze_heap
 from .isolation.environment import allowed_environment
 from .liveness import Liveness
+from .local.schema import missing_revisions
 from .metrics import REGISTRY
 from .runtime import Runtime
 from .sandbox import Sandbox
-from .schema import missing_revisions
 from .settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)

@@ -79,8 +79,8 @@ def run(arguments: list[str] | None = None) -> int:
 def _exit_code(error: Exception) -> int | None:
     """Print an error that a user can fix, and return its exit code; None for any other error."""
     from ..client import ApiError, NotReachable
-    from ..data_folder import FolderBusy, FolderUnusable
-    from ..ports import PortBusy
+    from ..local.data_folder import FolderBusy, FolderUnusable
+    from ..local.ports import PortBusy
     from ..settings_sources import SettingsError
     from ..terminal import fail
     from .context import NoKey

@@ -109,8 +109,8 @@ class Caller:
         """
         from ..client import Onelane
         from ..client_settings import load_client_settings
-        from ..data_folder import DataFolder
-        from ..ports import reachable_host
+        from ..local.data_folder import DataFolder
+        from ..local.ports import reachable_host
         from ..settings_sources import DEFAULT_PORT
 
         settings = load_client_settings(data_dir=self.data_dir, url=self.url, api_key=self.key)

@@ -28,8 +28,8 @@ def rotate(data_dir: DataDir = None, json: Json = False) -> None:
     from tenants.secrets.key_rotation import reseal
     from tenants.secrets.sealing import Sealer, split_keys
 
-    from ..data_folder import DataFolder
-    from ..schema import missing_revisions
+    from ..local.data_folder import DataFolder
+    from ..local.schema import missing_revisions
     from ..settings import SettingsError
 
     settings = load(data_dir)

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import logs
-from ..data_folder import DataFolder
 from ..exit_codes import FAILED, OK, WRONG_SETTINGS
-from ..ports import reachable_host, require_free
+from ..local.data_folder import DataFolder
+from ..local.ports import reachable_host, require_free
+from ..local.supervisor import end_with_parent
 from ..settings import Settings, SettingsError
 from ..stopping import stop_signals
-from ..supervisor import end_with_parent
 from ..terminal import console, print_json, say
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from ..up import Up
+    from ..local.up import Up
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _SERVE_STOP_SECONDS = 5
 
 def run_up(settings: Settings) -> int:
     """Run everything until SIGINT or SIGTERM; a second signal ends it at once."""
-    from ..up import Up
+    from ..local.up import Up
 
     lines = _PrefixedLines()
     say(f"onelane starts; its files are in {settings.data_dir}")
@@ -57,9 +57,9 @@ def run_serve(settings: Settings, *, supervised: bool = False) -> int:
     _require(settings, "admin_key", "secret_key", "redis_url")
     require_free("the HTTP API", settings.host, settings.port, chosen_by="--port or ONELANE_PORT")
     from ..availability import when_available
+    from ..local.schema import missing_revisions
     from ..loops.service import Loops
     from ..runtime import Runtime
-    from ..schema import missing_revisions
     from ..web.app import create_app
     from ..web.http.http_protocol import server_options
 
@@ -97,7 +97,7 @@ def run_work(settings: Settings, *, supervised: bool = False) -> int:
 
 def run_migrate(settings: Settings, *, json: bool) -> None:
     """Bring the schema up to date and print the migrations."""
-    from ..schema import bring_up_to_date
+    from ..local.schema import bring_up_to_date
 
     DataFolder(settings.data_dir).create()
     applied = bring_up_to_date(settings.database_url)
@@ -120,7 +120,7 @@ def run_new_key(*, json: bool) -> None:
 
 def run_doctor(data_dir: Path | None, *, json: bool) -> int:
     """Check the installation; status 0 only if nothing is wrong, 4 if the settings themselves cannot be read."""
-    from ..doctor import examine, print_findings, settings_are_readable
+    from ..local.doctor import examine, print_findings, settings_are_readable
 
     findings = examine(data_dir)
     print_findings(findings, json=json)
@@ -145,7 +145,7 @@ def exit_code(error: Exception) -> int | None:
     from tenants.errors import OnelaneError
     from tenants.queues import QueueError
 
-    from ..up import StartFailed, WrongSettings
+    from ..local.up import StartFailed, WrongSettings
 
     if isinstance(error, PipelineError | PublisherError | WrongSettings):
         return WRONG_SETTINGS

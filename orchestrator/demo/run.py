@@ -16,13 +16,13 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from ..client import FINISHED, ApiError, JobRequest, NotReachable, Onelane, Resource
-from ..data_folder import DataFolder, FolderBusy
 from ..demo_blog.store import BlogStore
-from ..ports import reachable_host
+from ..local.data_folder import DataFolder, FolderBusy
+from ..local.ports import reachable_host
+from ..local.up import StartFailed, Up
 from ..settings import Settings
 from ..stopping import Stopping
 from ..terminal import console, errors, fail, print_json, say
-from ..up import StartFailed, Up
 from .progress import Progress
 from .proof import blog_report, most_at_once, queue_reports, spans_of
 from .report import Report, print_report

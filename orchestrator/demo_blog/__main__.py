@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import companion
+from ..local import companion
 
 
 def main() -> None:

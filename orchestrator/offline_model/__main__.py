@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import companion
+from ..local import companion
 
 
 def main() -> None:

@@ -17,11 +17,11 @@ import pytest
 import typer
 
 from onelane.collisions import hidden
-from orchestrator import examinations, ports
 from orchestrator.cli.app import app, run
 from orchestrator.cli.output import print_table
-from orchestrator.doctor import examine, print_findings
-from orchestrator.findings import Finding
+from orchestrator.local import examinations, ports
+from orchestrator.local.doctor import examine, print_findings
+from orchestrator.local.findings import Finding
 from tests import ROOT
 from tests.house.running import environment
 from tests.servers import free_port

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.data_folder import DataFolder, FolderBusy
+from orchestrator.local.data_folder import DataFolder, FolderBusy
 
 HOLD = """
 import sys

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 
 from orchestrator.cli.app import app
 from orchestrator.cli.commands import COMMANDS
-from orchestrator.schema import bring_up_to_date, is_surely_up_to_date
+from orchestrator.local.schema import bring_up_to_date, is_surely_up_to_date
 from tenants.migrations import newest_revision
 from tests import ROOT
 from tests.house.running import environment
@@ -83,7 +83,7 @@ def test_a_client_command_loads_the_client_alone(tmp_path: Path) -> None:
         ONELANE_DATA_DIR=str(tmp_path),
     )
     assert "orchestrator.client" in loaded
-    assert loaded & (HEAVY | {"pydantic_settings", "orchestrator.settings", "orchestrator.up"}) == set()
+    assert loaded & (HEAVY | {"pydantic_settings", "orchestrator.settings", "orchestrator.local.up"}) == set()
     assert {name for name in loaded if name.startswith(("actors", "tenants"))} == set()
     others = {f"orchestrator.cli.{each.module}" for each in COMMANDS if each.module != "jobs"}
     assert others & loaded == set()
@@ -119,7 +119,7 @@ def test_a_companion_loads_neither_settings_nor_the_command_line(package: str, t
 
 
 def test_up_loads_what_it_starts_in_its_children_alone(tmp_path: Path) -> None:
-    loaded = imported("import orchestrator.cli.service_commands, orchestrator.up", tmp_path)
+    loaded = imported("import orchestrator.cli.service_commands, orchestrator.local.up", tmp_path)
     assert loaded & HEAVY == set()
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator import ports
-from orchestrator.ports import PortBusy, choose_port, is_free, reachable_host
+from orchestrator.local import ports
+from orchestrator.local.ports import PortBusy, choose_port, is_free, reachable_host
 from tests.servers import free_port
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.local.up import as_environment
 from orchestrator.settings import Settings, SettingsError
-from orchestrator.up import as_environment
 from tenants.database.transactions import Database
 from tests import ROOT
 

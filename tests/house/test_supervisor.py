@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from orchestrator.supervisor import ChildSpec, Supervisor
+from orchestrator.local.supervisor import ChildSpec, Supervisor
 from tests import ROOT
 
 pytestmark = pytest.mark.processes

@@ -1,6 +1,6 @@
 """A supervised child that says when it may begin."""
 
-from orchestrator.supervisor import end_with_parent
+from orchestrator.local.supervisor import end_with_parent
 
 may_begin = end_with_parent()
 print("started", flush=True)

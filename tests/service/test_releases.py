@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from orchestrator.data_folder import DataFolder, FolderUnusable
-from orchestrator.schema import bring_up_to_date, is_surely_up_to_date, missing_revisions
+from orchestrator.local.data_folder import DataFolder, FolderUnusable
+from orchestrator.local.schema import bring_up_to_date, is_surely_up_to_date, missing_revisions
 from tenants.database.transactions import Database
 from tenants.errors import SecretsError
 from tenants.migrations import migrate

@@ -15,8 +15,8 @@ import pytest
 from orchestrator.cli.app import run
 from orchestrator.client import ExportCut, NotReachable, Onelane
 from orchestrator.client.connection import Connection
-from orchestrator.doctor import examine
-from orchestrator.findings import Finding
+from orchestrator.local.doctor import examine
+from orchestrator.local.findings import Finding
 from orchestrator.loops.eraser import Eraser
 from orchestrator.runtime import Runtime
 from tenants.secrets.sealing import Sealer, new_key

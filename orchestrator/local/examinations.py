@@ -23,9 +23,9 @@ from tenants.queues import QueueError, TenantBroker
 from tenants.secrets.key_rotation import tally
 from tenants.secrets.sealing import Sealer, split_keys
 
+from ..settings import Settings
 from .data_folder import DataFolder, why_not_writable
 from .findings import Finding, note, ok, wrong
-from .settings import Settings
 
 _MODEL_SECONDS = 10.0
 #: How long a browser may take to start and show a page; a busy machine is no reason to install another browser.
@@ -246,7 +246,7 @@ def alerts(given: Settings) -> list[Finding]:
     if not given.alert_urls:
         message = "ONELANE_ALERT_URLS is not set: no alerts are sent"
         return [note("alerts", message, "set it to apprise URLs, separated by spaces; see docs/alerts.md")]
-    from .alerts.channels import channels_of
+    from ..alerts.channels import channels_of
 
     found = ", ".join(each.kind for each in channels_of([url.get_secret_value() for url in given.alert_urls]))
     # Sending would change something; `onelane alerts test` does it.

@@ -9,7 +9,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING
 
-from . import logs
+from .. import logs
 from .supervisor import end_with_parent
 
 if TYPE_CHECKING:

@@ -27,12 +27,12 @@ from pydantic import SecretStr
 
 from tenants.queues import EmbeddedValkey, QueueError
 
-from .client import Onelane, OnelaneClientError
+from ..client import Onelane, OnelaneClientError
+from ..exit_codes import WRONG_SETTINGS
+from ..settings import PREFIX, Settings
 from .data_folder import DataFolder
-from .exit_codes import WRONG_SETTINGS
 from .ports import choose_port, reachable_host
 from .schema import bring_up_to_date, is_surely_up_to_date
-from .settings import PREFIX, Settings
 from .supervisor import ChildSpec, Supervisor
 
 #: How long the start of all parts may take: on a busy machine, imports have taken two minutes. A part that dies is

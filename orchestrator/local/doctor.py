@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from ..settings import Settings, SettingsError
+from ..terminal import console, print_json
 from . import examinations
 from .findings import Finding, wrong
-from .settings import Settings, SettingsError
-from .terminal import console, print_json
 
 _MARKS = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "wrong": "[bold red]wrong[/]  "}
 
