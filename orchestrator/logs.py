@@ -77,7 +77,7 @@ def _parts_of(url: str) -> set[str]:
 
 
 class _TextFormatter(logging.Formatter):
-    """`12:00:01.123 warning orchestrator.worker: message`; local time, for people."""
+    """`12:00:01.123 warning orchestrator.worker.process: message`; local time, for people."""
 
     def __init__(self, redact: _Redaction) -> None:
         super().__init__("%(asctime)s.%(msecs)03d %(level)-7s %(name)s: %(message)s", "%H:%M:%S")

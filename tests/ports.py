@@ -9,8 +9,8 @@ from actors.context import StepContext
 from actors.declarations import CLIENT_NAMES, Declaration
 from actors.testing import MemoryPort
 from orchestrator.runtime import Runtime
-from orchestrator.step_journal import StepJournal
-from orchestrator.step_port import StepPort
+from orchestrator.worker.step_journal import StepJournal
+from orchestrator.worker.step_port import StepPort
 from tenants.store.attempt import OwnedAttempt
 
 #: For tests of parts that are not about declarations.

@@ -60,7 +60,7 @@ def try_publisher(
     trial does not take the account's slot on the publish lane: pause the account first if its jobs must not publish at
     the same time. The status is 0 only if every stage follows the protocol.
     """
-    from ..publisher_trial import prepared
+    from ..worker.publisher_trial import prepared
 
     with prepared(load(data_dir, check_alert_urls=False), name, account, base_url=base_url, keep=keep) as trial:
         if not yes and sys.stdin.isatty():

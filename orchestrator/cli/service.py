@@ -90,7 +90,7 @@ def run_work(settings: Settings, *, supervised: bool = False) -> int:
     """
     may_begin = _begin(settings, supervised)
     _require(settings, "secret_key", "redis_url")
-    from ..worker import run_worker
+    from ..worker.process import run_worker
 
     return run_worker(settings, lanes=settings.lanes, threads=settings.threads, may_begin=may_begin)
 

@@ -18,8 +18,8 @@ from tenants.store.steps import finish as finish_steps
 
 from .. import metrics
 from ..control.circuits import circuit_policy
-from ..effects import OUTCOME_UNKNOWN_HINT, is_irreversible
 from ..runtime import Runtime
+from ..worker.effects import OUTCOME_UNKNOWN_HINT, is_irreversible
 
 log = logging.getLogger(__name__)
 

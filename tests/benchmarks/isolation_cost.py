@@ -34,7 +34,7 @@ from orchestrator.isolation.environment import allowed_environment
 from orchestrator.isolation.outcome import Completed
 from orchestrator.isolation.step_run import StepCall
 from orchestrator.sandbox import Sandbox
-from orchestrator.worker import PRELOADED_CLIENTS
+from orchestrator.worker.process import PRELOADED_CLIENTS
 from tests.crashes.report import quantile
 
 from . import pipelines

@@ -225,7 +225,7 @@ def main() -> None:
         run_procrastinate_worker(chosen.procrastinate)
         return
     if chosen.onelane:
-        from orchestrator.worker import run_worker
+        from orchestrator.worker.process import run_worker
 
         raise SystemExit(run_worker(Settings.load()))
     results = measure(chosen)

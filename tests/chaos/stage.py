@@ -89,7 +89,7 @@ class Stage:
         database = Database(self.database_url(None))
         migrate(database)
         database.close()
-        self.parts = [self._part(name, "orchestrator.worker") for name in self.names]
+        self.parts = [self._part(name, "orchestrator.worker.process") for name in self.names]
         self.parts += [self._part(name, "tests.chaos.control") for name in self.control_names]
 
     # --- addresses -----------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ class Installation:
         path = self.settings.data_dir / f"worker-{self._started}.log"
         with path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.worker"],
+                [sys.executable, "-m", "orchestrator.worker.process"],
                 env=self.environment(**environment),
                 cwd=self.settings.data_dir,
                 stdout=log,

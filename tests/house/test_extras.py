@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from actors.extras import EXTRAS, importable
-from orchestrator.worker import PRELOADED_CLIENTS
+from orchestrator.worker.process import PRELOADED_CLIENTS
 from tests import ROOT
 from tests.house.running import environment
 
@@ -56,14 +56,14 @@ def test_what_needs_an_extra_names_it(use: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("package", EXTRAS.values())
 def test_control_plane_and_worker_load_without_the_package(package: str, tmp_path: Path) -> None:
     program = """
-import orchestrator.local.up, orchestrator.web.app, orchestrator.worker, orchestrator.loops.service, orchestrator.local.doctor
+import orchestrator.local.up, orchestrator.web.app, orchestrator.worker.process, orchestrator.loops.service, orchestrator.local.doctor
 from actors.clients.publishers import load_publishers
 from actors.extras import importable
 from actors.pipeline import load_pipelines
 from importlib import import_module
 publishers = load_publishers()
 modules = {step.module for pipeline in load_pipelines().values() for step in pipeline.steps}
-modules |= orchestrator.worker.PRELOADED_CLIENTS | {each.module for each in publishers.values()}
+modules |= orchestrator.worker.process.PRELOADED_CLIENTS | {each.module for each in publishers.values()}
 for module in importable(modules):
     import_module(module)
 """

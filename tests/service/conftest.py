@@ -55,7 +55,7 @@ class Service:
         }
         log = (self.settings.data_dir / "worker.log").open("ab")
         worker = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.worker"], env=environment, stdout=log, stderr=log
+            [sys.executable, "-m", "orchestrator.worker.process"], env=environment, stdout=log, stderr=log
         )
         log.close()
         self.workers.append(worker)

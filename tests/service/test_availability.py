@@ -68,7 +68,7 @@ def test_a_worker_waits_for_redis(tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     (tmp_path / "data").mkdir()
     with log.open("ab") as file:
-        command = [sys.executable, "-m", "orchestrator.worker"]
+        command = [sys.executable, "-m", "orchestrator.worker.process"]
         worker = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=file, stderr=file)
     try:
         until(lambda: "not started yet" in log.read_text() or worker.poll() is not None, "its line", 150, log.read_text)

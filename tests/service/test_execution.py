@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import Connection
 
 from orchestrator import metrics
-from orchestrator.execution import Execution
 from orchestrator.guard import Guard
 from orchestrator.isolation.posix import now
 from orchestrator.runtime import Runtime
+from orchestrator.worker.execution import Execution
 from tenants.database.transactions import CommitUnknown, Database
 from tenants.errors import Unavailable
 from tenants.store import workers
@@ -164,7 +164,7 @@ def test_a_late_result_is_refused_logged_and_counted(stand: Stand, caplog: pytes
 
 
 def test_an_outcome_is_written_when_the_database_is_back(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.outcome_writer.WRITE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("orchestrator.worker.outcome_writer.WRITE_RETRY_SECONDS", 0.01)
     job_id, step_id = stand.make()
 
     def away(number: int) -> None:

@@ -16,9 +16,9 @@ import pytest
 from actors.errors import StepError
 from actors.port import MAX_ARTIFACT_BYTES
 from actors.step import MAX_OUTPUT_BYTES
-from orchestrator.execution import Execution
 from orchestrator.logs import configure
 from orchestrator.runtime import Runtime
+from orchestrator.worker.execution import Execution
 from tenants.store import workers
 from tests.service import pipelines
 from tests.service.conftest import Service, make_service

@@ -42,7 +42,7 @@ def test_a_worker_lives_through_it(sqlite: Database, redis_url: str, tmp_path: P
         "PYTHONPATH": str(ROOT),
     }
     log = (tmp_path / "worker.log").open("wb")
-    command = [sys.executable, "-m", "orchestrator.worker"]
+    command = [sys.executable, "-m", "orchestrator.worker.process"]
     worker = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
 
     def said() -> str:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from orchestrator import step_journal
 from orchestrator.runtime import Runtime
-from orchestrator.step_journal import JournalWriter, StepJournal
+from orchestrator.worker import step_journal
+from orchestrator.worker.step_journal import JournalWriter, StepJournal
 from tenants.database.models import Event, Job
 from tenants.database.transactions import CommitUnknown, Database
 from tenants.errors import OwnershipLost, Unavailable

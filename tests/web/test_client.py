@@ -25,9 +25,9 @@ from orchestrator.client import (
     Unauthenticated,
     connection,
 )
-from orchestrator.step_journal import StepJournal
 from orchestrator.web.app import ROUTES
 from orchestrator.web.typed_dicts import write
+from orchestrator.worker.step_journal import StepJournal
 from tenants.store.attempt import OwnedAttempt
 from tests.web.conftest import ADMIN_KEY, JOB, Bench, route_of
 

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.cli.app import run
 from orchestrator.client import ApiError, NotReachable, Onelane
-from orchestrator.step_journal import StepJournal
+from orchestrator.worker.step_journal import StepJournal
 from tenants.store.jobs import webhook_deliveries
 from tenants.store.publishing import publications
 from tests.web.commands import Command, made

@@ -34,8 +34,8 @@ from tenants.store.jobs import webhook_deliveries
 from tenants.store.publishing import publications
 from tenants.store.steps import provider_backoffs
 
-from .runtime import Runtime
-from .step_clients import client_settings, text_model_scope, text_model_settings
+from ..runtime import Runtime
+from ..step_clients import client_settings, text_model_scope, text_model_settings
 from .step_journal import StepJournal
 
 log = logging.getLogger(__name__)

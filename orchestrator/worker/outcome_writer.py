@@ -29,11 +29,11 @@ from tenants.store.publishing import publications
 from tenants.store.steps import finish as finish_steps
 from tenants.store.steps import provider_backoffs
 
-from . import metrics
-from .control.circuits import circuit_policy
+from .. import metrics
+from ..control.circuits import circuit_policy
+from ..isolation.outcome import Cancelled, Completed, Crashed, Failed, Lost, Outcome, OutOfMemory, Signalled, TimedOut
+from ..runtime import Runtime
 from .effects import OUTCOME_UNKNOWN_HINT, is_irreversible
-from .isolation.outcome import Cancelled, Completed, Crashed, Failed, Lost, Outcome, OutOfMemory, Signalled, TimedOut
-from .runtime import Runtime
 
 log = logging.getLogger(__name__)
 

@@ -26,10 +26,10 @@ from tenants.secrets.sealing import Sealer, split_keys
 from tenants.secrets.sessions import Sessions
 from tenants.store.accounts import accounts
 
-from .local.data_folder import DataFolder
-from .local.schema import missing_revisions
-from .settings import Settings, SettingsError
-from .step_clients import client_settings
+from ..local.data_folder import DataFolder
+from ..local.schema import missing_revisions
+from ..settings import Settings, SettingsError
+from ..step_clients import client_settings
 
 #: The time limit of one trial, equal to a publish step's.
 TRIAL_SECONDS = 300.0

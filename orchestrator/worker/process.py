@@ -31,17 +31,17 @@ from tenants.errors import Unavailable
 from tenants.queues import current_message
 from tenants.store import workers as store
 
-from .availability import StoppedWaiting, when_available
+from ..availability import StoppedWaiting, when_available
+from ..guard import Guard
+from ..heap import freeze_heap
+from ..isolation.environment import allowed_environment
+from ..local.schema import missing_revisions
+from ..metrics import REGISTRY
+from ..runtime import Runtime
+from ..sandbox import Sandbox
+from ..settings import Settings, SettingsError
 from .execution import Execution
-from .guard import Guard
-from .heap import freeze_heap
-from .isolation.environment import allowed_environment
-from .liveness import Liveness
-from .local.schema import missing_revisions
-from .metrics import REGISTRY
-from .runtime import Runtime
-from .sandbox import Sandbox
-from .settings import Settings, SettingsError
+from .heartbeat import Liveness
 
 log = logging.getLogger(__name__)
 

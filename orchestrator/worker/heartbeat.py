@@ -19,9 +19,9 @@ from tenants.errors import Unavailable
 from tenants.store import protocol
 from tenants.store import workers as store
 
+from ..guard import Guard
+from ..isolation.posix import now
 from .execution import Execution
-from .guard import Guard
-from .isolation.posix import now
 
 log = logging.getLogger(__name__)
 
