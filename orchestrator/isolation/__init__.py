@@ -9,5 +9,5 @@ The processes, with the module that each one runs; `docs/decisions/isolation.md`
                                └── …      processes that the step starts: a browser, its driver, …
 
 Guard, zygote and supervisors detect a silent worker by `heartbeat.py`. `process_tag.py` finds a step's processes when
-all their parents are dead. The worker's side is `orchestrator.guard` and `orchestrator.sandbox`.
+all their parents are dead. The worker's side is `orchestrator.isolation.guard` and `orchestrator.isolation.sandbox`.
 """

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.guard import Guard
 from orchestrator.isolation.frames import FrameError, plain_json, wait
+from orchestrator.isolation.guard import Guard
 from orchestrator.isolation.outcome import (
     Cancelled,
     Completed,

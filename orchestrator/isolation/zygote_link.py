@@ -8,8 +8,8 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 
-from orchestrator.guard import Guard
 from orchestrator.isolation.frames import Channel, wait
+from orchestrator.isolation.guard import Guard
 from orchestrator.isolation.launch import launch
 from orchestrator.isolation.posix import now
 

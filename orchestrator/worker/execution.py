@@ -30,12 +30,12 @@ from tenants.store.job_store import job_store
 from tenants.store.steps import finish as finish_steps
 
 from .. import metrics
-from ..guard import Guard, GuardLost
+from ..isolation.guard import Guard, GuardLost
 from ..isolation.outcome import TRACEBACK_CHARACTERS, Completed, Failed, Lost, Outcome, Signalled, from_error
+from ..isolation.sandbox import Sandbox, SandboxUnavailable
 from ..isolation.spare_process import SpareProcess
 from ..isolation.step_run import StepCall
 from ..runtime import Runtime
-from ..sandbox import Sandbox, SandboxUnavailable
 from .outcome_writer import EndedFor, OutcomeWriter
 from .step_journal import JournalWriter, StepJournal
 from .step_port import ENTER, StepPort

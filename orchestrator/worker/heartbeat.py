@@ -19,7 +19,7 @@ from tenants.errors import Unavailable
 from tenants.store import protocol
 from tenants.store import workers as store
 
-from ..guard import Guard
+from ..isolation.guard import Guard
 from ..isolation.posix import now
 from .execution import Execution
 

@@ -32,13 +32,13 @@ from tenants.queues import current_message
 from tenants.store import workers as store
 
 from ..availability import StoppedWaiting, when_available
-from ..guard import Guard
 from ..heap import freeze_heap
 from ..isolation.environment import allowed_environment
+from ..isolation.guard import Guard
+from ..isolation.sandbox import Sandbox
 from ..local.schema import missing_revisions
 from ..metrics import REGISTRY
 from ..runtime import Runtime
-from ..sandbox import Sandbox
 from ..settings import Settings, SettingsError
 from .execution import Execution
 from .heartbeat import Liveness

@@ -29,11 +29,11 @@ from typing import Any
 import psutil
 
 from actors.context import StepContext
-from orchestrator.guard import Guard
 from orchestrator.isolation.environment import allowed_environment
+from orchestrator.isolation.guard import Guard
 from orchestrator.isolation.outcome import Completed
+from orchestrator.isolation.sandbox import Sandbox
 from orchestrator.isolation.step_run import StepCall
-from orchestrator.sandbox import Sandbox
 from orchestrator.worker.process import PRELOADED_CLIENTS
 from tests.crashes.report import quantile
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.guard import Guard
 from orchestrator.isolation.environment import allowed_environment
-from orchestrator.sandbox import Sandbox
+from orchestrator.isolation.guard import Guard
+from orchestrator.isolation.sandbox import Sandbox
 from tests.isolation.sandbox_calls import STEPS
 
 

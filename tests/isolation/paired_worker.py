@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from orchestrator.guard import Guard
 from orchestrator.isolation.environment import allowed_environment
+from orchestrator.isolation.guard import Guard
 from orchestrator.isolation.process_tree import ProcessId, identify, is_running
+from orchestrator.isolation.sandbox import Sandbox
 from orchestrator.isolation.step_run import StepCall
-from orchestrator.sandbox import Sandbox
 from orchestrator.worker.execution import Execution
 from orchestrator.worker.heartbeat import Liveness
 from orchestrator.worker.process import WORKER_GRACE_SECONDS

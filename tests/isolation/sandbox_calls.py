@@ -10,8 +10,8 @@ from typing import Any
 
 from orchestrator.isolation.outcome import Outcome
 from orchestrator.isolation.process_tree import ProcessId, descendants, identify, is_running, snapshot
+from orchestrator.isolation.sandbox import Sandbox
 from orchestrator.isolation.step_run import StepCall
-from orchestrator.sandbox import Sandbox
 
 #: P4: a step ends within its limit and two seconds. Normally that takes 0.05 s; the rest of this bound is room for a
 #: machine that is busy with other tests.

@@ -19,8 +19,8 @@ import pytest
 from actors.testing import MemoryPort
 from orchestrator.isolation.outcome import TimedOut
 from orchestrator.isolation.process_tree import ProcessId, descendants, is_running, snapshot
+from orchestrator.isolation.sandbox import Sandbox
 from orchestrator.isolation.step_run import StepCall
-from orchestrator.sandbox import Sandbox
 from orchestrator.settings import CHROMIUM_NAMES
 from tests.isolation.sandbox_calls import (
     BOUND_SECONDS,

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.isolation.outcome import Completed, Crashed, TimedOut
 from orchestrator.isolation.process_tree import identify
-from orchestrator.sandbox import Sandbox
+from orchestrator.isolation.sandbox import Sandbox
 from tests.isolation.sandbox_calls import (
     BOUND_SECONDS,
     Running,

@@ -12,9 +12,9 @@ import pytest
 
 from actors.errors import OwnershipLost
 from orchestrator.isolation.outcome import Cancelled, Completed, Crashed, Failed, OutOfMemory, Signalled
+from orchestrator.isolation.sandbox import Sandbox
 from orchestrator.isolation.step_run import StepCall
 from orchestrator.isolation.zygote_link import PreloadFailed
-from orchestrator.sandbox import Sandbox
 from tests.isolation.sandbox_calls import STEPS, Caller, Running, step_call
 
 pytestmark = pytest.mark.processes

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.isolation.outcome import Completed, Failed
 from orchestrator.isolation.process_tree import is_running
-from orchestrator.sandbox import Sandbox
+from orchestrator.isolation.sandbox import Sandbox
 from tenants.errors import OwnershipLost
 from tests.isolation.sandbox_calls import Running, eventually, living_below, step_call
 

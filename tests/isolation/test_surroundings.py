@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.guard import Guard
 from orchestrator.isolation.environment import allowed_environment
+from orchestrator.isolation.guard import Guard
 from orchestrator.isolation.outcome import Completed
-from orchestrator.sandbox import Sandbox
+from orchestrator.isolation.sandbox import Sandbox
 from tests.isolation.sandbox_calls import Running, step_call
 
 SECRETS = {

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.guard import Guard, GuardLost
 from orchestrator.isolation import guard_process
 from orchestrator.isolation.environment import allowed_environment
+from orchestrator.isolation.guard import Guard, GuardLost
 from orchestrator.isolation.outcome import Completed, Lost, TimedOut
 from orchestrator.isolation.process_tree import ProcessId, identify, is_running
+from orchestrator.isolation.sandbox import Sandbox, remove_abandoned
 from orchestrator.isolation.step_run import OWN_SLACK_SECONDS
-from orchestrator.sandbox import Sandbox, remove_abandoned
 from tests import ROOT
 from tests.isolation.sandbox_calls import STEPS, Running, eventually, step_call
 
@@ -184,7 +184,7 @@ def test_without_any_guard_steps_end_and_none_starts(tmp_path: Path, monkeypatch
     sandbox.start()
     running = Running(sandbox, step_call("daemonize"))
     running.caller.wait_for("pids")
-    monkeypatch.setattr("orchestrator.guard.MAX_REPLACEMENTS", 0)
+    monkeypatch.setattr("orchestrator.isolation.guard.MAX_REPLACEMENTS", 0)
     assert guard.pid is not None
     os.kill(guard.pid, signal.SIGKILL)
     assert isinstance(running.outcome(), Lost)

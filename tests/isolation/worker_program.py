@@ -12,10 +12,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from orchestrator.guard import Guard
 from orchestrator.isolation.environment import allowed_environment
+from orchestrator.isolation.guard import Guard
 from orchestrator.isolation.process_tree import identify
-from orchestrator.sandbox import Sandbox
+from orchestrator.isolation.sandbox import Sandbox
 from tests.isolation.sandbox_calls import STEPS, step_call
 
 

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Connection
 
 from orchestrator import metrics
-from orchestrator.guard import Guard
+from orchestrator.isolation.guard import Guard
 from orchestrator.isolation.posix import now
 from orchestrator.runtime import Runtime
 from orchestrator.worker.execution import Execution

@@ -22,9 +22,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from actors.step import MAX_OUTPUT_BYTES
-from orchestrator.guard import Guard, GuardLost
 from orchestrator.isolation.environment import check_environment
 from orchestrator.isolation.frames import plain_json
+from orchestrator.isolation.guard import Guard, GuardLost
 from orchestrator.isolation.outcome import Cancelled, Outcome
 from orchestrator.isolation.process_tree import ProcessId, identify, is_running
 from orchestrator.isolation.spare_process import SpareProcess
