@@ -21,7 +21,7 @@ from .step import Step
 
 ENTRY_POINT_GROUP = "onelane.pipelines"
 #: Loaded whatever is installed: onelane itself makes its jobs.
-_BUILT_IN = ("actors.webhook",)
+_BUILT_IN = ("actors.pipelines.webhook",)
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 
 

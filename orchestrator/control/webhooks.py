@@ -1,6 +1,6 @@
 """Signed webhook calls, and the log of a job's deliveries.
 
-`tenants.store.jobs.webhook_deliveries` creates the deliveries; `actors.webhook` calls the receiver.
+`tenants.store.jobs.webhook_deliveries` creates the deliveries; `actors.pipelines.webhook` calls the receiver.
 
 Invariant: the body is derived from rows that do not change while the job is ended, so each try sends the same. The
 `webhook-id` is the delivery's id, the same over tries and replays.

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from actors import Pipeline, StepContext, step
-from actors.blog import publish
+from actors.pipelines.blog import publish
 
 
 class Post(BaseModel):

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from actors.blog import BlogInput, build_prompt
+from actors.pipelines.blog import BlogInput, build_prompt
 from orchestrator.offline_model.article import MAX_TAG, MAX_TAGS, MAX_TITLE, Article, depends_on_previous, write_article
 from orchestrator.offline_model.languages import detect, sentences, word_count
 from orchestrator.offline_model.prompt import MAX_SOURCES, Request, read_prompt

@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import actors.blog
+import actors.pipelines.blog
 from actors import StepContext
-from actors.blog import (
+from actors.errors import ContentBlocked, OutputTruncated, ProviderError
+from actors.pipeline import load_pipelines
+from actors.pipelines.blog import (
     MAX_SOURCE_CHARACTERS,
     MAX_TAGS,
     MAX_TITLE,
@@ -25,8 +27,6 @@ from actors.blog import (
     publish,
     tidy,
 )
-from actors.errors import ContentBlocked, OutputTruncated, ProviderError
-from actors.pipeline import load_pipelines
 from actors.signals import ProviderBusy
 from actors.step import Step
 from actors.testing import MemoryPort, make_context
@@ -114,14 +114,14 @@ def test_publish_gives_what_the_publishing_part_gives(port: MemoryPort, monkeypa
         seen.append(ctx)
         return {"url": "https://blog.example/1"}
 
-    monkeypatch.setattr(actors.blog, "publish_draft", publish_draft)
+    monkeypatch.setattr(actors.pipelines.blog, "publish_draft", publish_draft)
     ctx = context(port)
     assert publish(ctx) == {"url": "https://blog.example/1"}
     assert seen == [ctx]
 
 
 def test_the_pipeline_is_found_like_a_users_own() -> None:
-    pipeline = load_pipelines(["actors.blog"])["blog"]
+    pipeline = load_pipelines(["actors.pipelines.blog"])["blog"]
     assert pipeline is PIPELINES[0]
     assert [(step.name, step.lane, step.effect) for step in pipeline.steps] == [
         ("generate", "generate", "idempotent"),
@@ -233,7 +233,7 @@ def test_an_answer_without_substance_is_a_provider_error(port: MemoryPort, monke
         raise ValueError("the article has no title or no body")
 
     make: Callable[[Article], Article] = empty
-    monkeypatch.setattr(actors.blog, "tidy", make)
+    monkeypatch.setattr(actors.pipelines.blog, "tidy", make)
     with pytest.raises(ProviderError, match="cannot be used"):
         generate(context(port))
     assert port.draft is None

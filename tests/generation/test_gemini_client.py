@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from actors.blog import Article, tidy
 from actors.clients.gemini import TextModel, wire_schema
 from actors.errors import (
     ContentBlocked,
@@ -22,6 +21,7 @@ from actors.errors import (
     ProviderRefused,
     ProviderTimeout,
 )
+from actors.pipelines.blog import Article, tidy
 from actors.signals import ProviderBusy
 from orchestrator.offline_model.faults import Fault
 from tests.generation.local_model import KEY, OfflineModel

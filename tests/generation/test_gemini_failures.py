@@ -12,11 +12,11 @@ from google.genai import errors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actors.blog import Article, tidy
 from actors.clients.gemini import run_bounded
 from actors.clients.gemini_failures import from_http, seconds_until_quota_day_ends
 from actors.clients.json_answers import parse_answer
 from actors.errors import OutputTruncated, ProviderError
+from actors.pipelines.blog import Article, tidy
 from actors.signals import ProviderBusy
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)

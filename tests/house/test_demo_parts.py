@@ -55,7 +55,7 @@ def test_a_text_keeps_its_key_until_it_changes(tmp_path: Path) -> None:
 
 
 def test_long_texts_fit_the_pipelines_bounds(tmp_path: Path) -> None:
-    from actors.blog import BlogInput
+    from actors.pipelines.blog import BlogInput
 
     (tmp_path / "long.md").write_text("# " + "Long " * 200 + "\n" + "word " * 200_000)
     (text,), _ = read_texts(tmp_path)

@@ -9,9 +9,9 @@ import os
 
 import httpx2
 
-from actors import blog
 from actors.clients.browser import open_browser
 from actors.context import StepContext
+from actors.pipelines import blog
 from tests.isolation.misbehaving_steps import Bench, report_running
 from tests.ports import NoInput
 

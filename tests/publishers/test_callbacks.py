@@ -13,9 +13,9 @@ import pytest
 from actors.clients import callbacks
 from actors.context import StepContext
 from actors.errors import CallbackFailed, UnsafeUrl
+from actors.pipelines.webhook import Delivery, deliver
 from actors.port import Callback, JobInfo
 from actors.signals import Reject
-from actors.webhook import Delivery, deliver
 
 
 class Server:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-import actors.blog
-import actors.webhook
+import actors.pipelines.blog
+import actors.pipelines.webhook
 from actors import StepContext, step
 from actors.declarations import CLIENT_NAMES, Declaration
 from actors.errors import InvalidCall, NotDeclared, ProviderError
@@ -94,11 +94,11 @@ def test_no_call_is_forgotten(port_with: Callable[[Declaration], Any]) -> None:
 
 
 def test_the_built_in_steps_declare_only_what_they_use() -> None:
-    assert actors.blog.generate.uses == declared(clients={"gemini"}, drafts=True)
-    assert actors.blog.publish.uses == declared(
+    assert actors.pipelines.blog.generate.uses == declared(clients={"gemini"}, drafts=True)
+    assert actors.pipelines.blog.publish.uses == declared(
         clients={"browser", "http"}, session=True, drafts=True, publication=True
     )
-    assert actors.webhook.deliver.uses == declared()
+    assert actors.pipelines.webhook.deliver.uses == declared()
 
 
 def test_a_wrong_word_is_named_when_the_step_is_declared() -> None:

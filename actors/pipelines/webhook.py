@@ -12,12 +12,12 @@ from pydantic import BaseModel
 
 from tenants import webhooks
 
-from .clients import callbacks
-from .context import StepContext
-from .errors import CallbackFailed
-from .pipeline import Pipeline
-from .signals import Reject
-from .step import step
+from ..clients import callbacks
+from ..context import StepContext
+from ..errors import CallbackFailed
+from ..pipeline import Pipeline
+from ..signals import Reject
+from ..step import step
 
 #: "Gone": the receiver wants no more calls.
 _GONE = 410

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from .errors import ProviderError
-from .escapes import looks_escaped, unescaped, unescaped_title
-from .pipeline import Pipeline
-from .port import Draft
-from .publishing import publish_draft
-from .step import step
+from ..errors import ProviderError
+from ..escapes import looks_escaped, unescaped, unescaped_title
+from ..pipeline import Pipeline
+from ..port import Draft
+from ..publishing import publish_draft
+from ..step import step
 
 if TYPE_CHECKING:
-    from .context import StepContext
+    from ..context import StepContext
 
 #: Characters of all sources of a job together.
 MAX_SOURCE_CHARACTERS = 500_000
