@@ -1,4 +1,4 @@
-"""Tests: unit, integration, properties, faults and acceptance; real servers come from `tests.servers`."""
+"""Tests: unit, integration, properties, faults and acceptance; real servers come from `tests.support.servers`."""
 
 from pathlib import Path
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("onelane", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("onelane")
 
-pytest_plugins = ["tests.servers", "tests.progress"]
+pytest_plugins = ["tests.support.servers", "tests.support.progress"]
 
 #: Any of these marks takes a test out of `make check`.
 NOT_UNIT = ("integration", "processes", "browser", "wordpress", "slow")
@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     A test that starts processes and runs on both databases is part of `make test` with one of them, in turns: the
     first such test of a file with PostgreSQL, the second with SQLite. `make test-all` runs both.
     """
-    from tests.servers import SERVER_FIXTURES  # a plugin: pytest imports it first, so that its asserts are rewritten
+    from tests.support.servers import SERVER_FIXTURES
 
     for item in items:
         if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):

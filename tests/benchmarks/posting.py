@@ -41,7 +41,7 @@ from tenants.queues import EmbeddedValkey
 from tenants.secrets.sealing import new_key
 from tests import ROOT
 from tests.crashes.report import quantile
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 from .broker import print_bars
 from .whole_path import database_of, postgres, wait_until

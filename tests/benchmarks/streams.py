@@ -37,7 +37,7 @@ from tenants.store.events import NewEvent
 from tenants.store.jobs.create import JobPlan
 from tests import ROOT
 from tests.crashes.report import quantile
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 from .posting import ADMIN_KEY, serves
 from .whole_path import database_of, postgres, wait_until

@@ -27,7 +27,7 @@ from tenants.secrets.sealing import new_key
 from tests import ROOT
 from tests.crashes.installation import is_alive
 from tests.crashes.postgres import Postgres, running_postgres
-from tests.servers import ValkeyProcess, free_port, start_valkey
+from tests.support.servers import ValkeyProcess, free_port, start_valkey
 
 #: Exit statuses that are part of the service's word: an orderly stop, and a worker that may no longer run steps.
 EXPECTED_EXITS = (0, 70)

@@ -15,7 +15,7 @@ from orchestrator.settings import Settings
 from tenants.database.transactions import Database
 from tenants.migrations import migrate
 from tenants.secrets.sealing import new_key
-from tests.servers import start_valkey
+from tests.support.servers import start_valkey
 
 from .campaign import Campaign, Verdict
 from .installation import Installation

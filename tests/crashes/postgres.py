@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import uvicorn
 
 from orchestrator.demo_blog.app import create_app
 from orchestrator.demo_blog.faults import Faults
-from tests.wordpress import WordPressSite, running_wordpress
+from tests.support.wordpress import WordPressSite, running_wordpress
 
 PASSWORD = "correct horse battery staple"
 

@@ -12,7 +12,7 @@ from orchestrator.settings import Settings, installed_chromium
 from tenants.database.transactions import Database
 from tenants.migrations import migrate
 from tenants.secrets.sealing import new_key
-from tests.wordpress import wordpress_or_skip
+from tests.support.wordpress import wordpress_or_skip
 
 from .campaign import Campaign
 from .installation import Installation

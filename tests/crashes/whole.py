@@ -25,7 +25,7 @@ import psutil
 
 from orchestrator.demo_blog.store import BlogStore
 from tests import ROOT
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 from .installation import NotInTime, processes_of, until
 

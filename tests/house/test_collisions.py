@@ -12,7 +12,7 @@ import pytest
 
 from onelane.collisions import OURS
 from tests import ROOT
-from tests.house.running import environment
+from tests.support.running import environment
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 

@@ -23,8 +23,8 @@ from orchestrator.local import examinations, ports
 from orchestrator.local.doctor import examine, print_findings
 from orchestrator.local.findings import Finding
 from tests import ROOT
-from tests.house.running import environment
-from tests.servers import free_port
+from tests.support.running import environment
+from tests.support.servers import free_port
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ import pytest
 
 from orchestrator.settings import installed_chromium
 from tests import ROOT
-from tests.house.running import environment, gone, wait_for
-from tests.servers import free_port
+from tests.support.running import environment, gone, wait_for
+from tests.support.servers import free_port
 
 pytestmark = [pytest.mark.processes, pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1000)]
 

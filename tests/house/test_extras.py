@@ -13,7 +13,7 @@ import pytest
 from actors.extras import EXTRAS, importable
 from orchestrator.worker.process import PRELOADED_CLIENTS
 from tests import ROOT
-from tests.house.running import environment
+from tests.support.running import environment
 
 pytestmark = pytest.mark.processes
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.client import OnelaneClientError
-from tests.house.running import START_SECONDS, start_up, wait_for
+from tests.support.running import START_SECONDS, start_up, wait_for
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.campaign, pytest.mark.timeout(700)]
 

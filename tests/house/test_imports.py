@@ -17,7 +17,7 @@ from orchestrator.cli.commands import COMMANDS
 from orchestrator.local.schema import bring_up_to_date, is_surely_up_to_date
 from tenants.migrations import newest_revision
 from tests import ROOT
-from tests.house.running import environment
+from tests.support.running import environment
 
 pytestmark = pytest.mark.processes
 

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.local import ports
 from orchestrator.local.ports import PortBusy, choose_port, is_free, reachable_host
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from tests import ROOT
 from tests.house.completion import complete
-from tests.house.running import environment
+from tests.support.running import environment
 
 pytestmark = pytest.mark.processes
 

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from orchestrator.settings import installed_chromium
 from tests import ROOT
-from tests.house.running import RunningUp, environment, start_up, wait_for
+from tests.support.running import RunningUp, environment, start_up, wait_for
 
 pytestmark = [
     pytest.mark.processes,

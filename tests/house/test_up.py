@@ -17,7 +17,7 @@ import pytest
 
 from orchestrator.cli.app import run
 from tests import ROOT
-from tests.house.running import START_SECONDS, RunningUp, environment, gone, start_up, wait_for
+from tests.support.running import START_SECONDS, RunningUp, environment, gone, start_up, wait_for
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(700)]
 

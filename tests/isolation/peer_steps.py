@@ -13,7 +13,7 @@ from actors.clients.browser import open_browser
 from actors.context import StepContext
 from actors.pipelines import blog
 from tests.isolation.misbehaving_steps import Bench, report_running
-from tests.ports import NoInput
+from tests.support.ports import NoInput
 
 #: Longer than any limit here: no time-out of the step's own may be what ends it.
 PATIENCE_SECONDS = 600.0

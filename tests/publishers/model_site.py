@@ -22,7 +22,7 @@ from actors.port import Draft, SessionState, Target
 from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
 from actors.testing import MemoryPort
-from tests.ports import make_context
+from tests.support.ports import make_context
 
 DRAFT = {
     "id": "draft-1",

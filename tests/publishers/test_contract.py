@@ -23,9 +23,9 @@ from actors.port import Credentials, SessionState, Target
 from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
 from actors.testing import MemoryPort
-from tests.ports import make_context
 from tests.publishers.demo_site import PASSWORD, DemoBlog
-from tests.wordpress import WordPressSite
+from tests.support.ports import make_context
+from tests.support.wordpress import WordPressSite
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240), pytest.mark.usefixtures("lent_browser")]
 

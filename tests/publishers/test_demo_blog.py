@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from orchestrator.demo_blog.app import create_app
 from orchestrator.demo_blog.faults import Faults
 from orchestrator.demo_blog.store import BlogStore
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 PASSWORD = "a long enough password"
 CONTROL = {"x-demo-blog-control": "1"}

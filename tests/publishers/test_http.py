@@ -14,7 +14,7 @@ import pytest
 from actors.clients.http import MAX_REDIRECTS, Http
 from actors.errors import ProviderError, ProviderTimeout, UnsafeUrl
 from actors.testing import MemoryPort
-from tests.ports import make_context
+from tests.support.ports import make_context
 
 Answer = Callable[[socket.socket, bytes], None]
 

@@ -16,7 +16,7 @@ from actors.port import Credentials
 from onelane.testing import ContractSite, PublisherContract
 from tests import ROOT
 from tests.publishers.demo_site import PASSWORD, DemoBlog
-from tests.wordpress import WordPressSite
+from tests.support.wordpress import WordPressSite
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 

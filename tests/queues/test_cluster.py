@@ -24,7 +24,7 @@ from tests.queues.conftest import eventually
 from tests.queues.lanes import LANE, Client, Hand, entry
 from tests.queues.observed import attempts, events, overlaps, recovery, report, runs
 from tests.queues.processes import StartProcess, is_empty, note
-from tests.servers import start_valkey
+from tests.support.servers import start_valkey
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -18,7 +18,7 @@ from tenants.queues import Entry, TenantBroker
 from tests.queues.conftest import eventually
 from tests.queues.lanes import Client
 from tests.queues.observed import attempts, events, overlaps, runs
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 

@@ -21,7 +21,7 @@ from tests.queues.lanes import LANE, Client, Hand, entry
 from tests.queues.observed import SLACK, attempts, events, overlaps, recovery, report, runs
 from tests.queues.processes import LEASE_SECONDS, StartProcess, is_empty, note
 from tests.queues.proxies import LossyProxy
-from tests.servers import ValkeyProcess, start_valkey
+from tests.support.servers import ValkeyProcess, start_valkey
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 

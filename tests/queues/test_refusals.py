@@ -20,7 +20,7 @@ from tenants.queues.errors import to_dramatiq
 from tenants.queues.notices import Notices
 from tests.queues.conftest import eventually
 from tests.queues.lanes import LANE, Client, Hand, entry
-from tests.servers import ValkeyProcess, free_port, start_valkey
+from tests.support.servers import ValkeyProcess, free_port, start_valkey
 
 REPLIES = [
     (OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), "full"),

@@ -21,7 +21,7 @@ from orchestrator.settings import Settings
 from tenants.secrets.sealing import new_key
 from tenants.store.jobs.create import JobPlan
 from tests import ROOT
-from tests.servers import ValkeyProcess, free_port, start_valkey
+from tests.support.servers import ValkeyProcess, free_port, start_valkey
 
 #: How long a test waits for what has to come: a bound for a machine that is starved, not a measure.
 PATIENCE_SECONDS = 150.0

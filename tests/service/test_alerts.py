@@ -28,9 +28,9 @@ from tenants.store.job_store import job_store
 from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs.create import JobPlan, StepPlan
 from tenants.store.steps import finish as finish_steps
-from tests.ports import step_port
 from tests.service.alert_receiver import SECRET, Receiver
 from tests.service.conftest import Service, make_service
+from tests.support.ports import step_port
 
 TABLE = Alert.__table__
 #: What SQL decides is held on both databases by the store's tests; here one is enough for most.

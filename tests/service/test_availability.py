@@ -18,7 +18,7 @@ from tenants.migrations import migrate
 from tenants.store import workers
 from tests import ROOT
 from tests.crashes.installation import until
-from tests.servers import free_port, start_valkey
+from tests.support.servers import free_port, start_valkey
 
 SECRET = "a" * 43 + "="
 

@@ -19,8 +19,8 @@ from tenants.database.models import Model
 from tenants.store.jobs.create import JobPlan
 from tenants.store.removal import erasures
 from tests import ROOT
-from tests.servers import free_port
 from tests.service.conftest import Service, make_service
+from tests.support.servers import free_port
 from tests.web.held import fill, in_redis, naming, rows
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]

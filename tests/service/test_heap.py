@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tenants.secrets.sealing import new_key
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 SERVE = """
 import gc, json, sys, uvicorn

@@ -18,8 +18,8 @@ from tenants.store import idempotency, workers
 from tenants.store.attempt import OwnedAttempt
 from tenants.store.job_store import job_store
 from tenants.store.jobs.create import JobPlan
-from tests.ports import step_port
 from tests.service.conftest import make_service
+from tests.support.ports import step_port
 
 ACCOUNTS = ("acme", "other")
 KEPT = 2

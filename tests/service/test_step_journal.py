@@ -21,8 +21,8 @@ from tenants.store.attempt import OwnedAttempt
 from tenants.store.job_store import job_store
 from tenants.store.jobs.create import JobPlan
 from tenants.store.steps import finish as finish_steps
-from tests.ports import step_port
 from tests.service.conftest import Service, make_service
+from tests.support.ports import step_port
 
 
 class Watched(Database):

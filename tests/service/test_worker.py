@@ -12,8 +12,8 @@ import httpx2
 import pytest
 import redis
 
-from tests.servers import free_port
 from tests.service.conftest import Service
+from tests.support.servers import free_port
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

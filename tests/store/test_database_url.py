@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from tenants.database.transactions import Database
 from tenants.migrations import migrate
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 
 def test_options_of_the_url_are_merged_with_ours(postgres_url: str) -> None:

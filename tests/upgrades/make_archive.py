@@ -27,7 +27,7 @@ import psutil
 
 from tests import ROOT
 from tests.crashes.postgres import Postgres, running_postgres
-from tests.servers import ValkeyProcess, free_port, start_valkey
+from tests.support.servers import ValkeyProcess, free_port, start_valkey
 
 HERE = Path(__file__).parent
 

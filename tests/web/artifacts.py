@@ -6,7 +6,7 @@ import base64
 from typing import Any
 
 from orchestrator.runtime import Runtime
-from tests.ports import step_port
+from tests.support.ports import step_port
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(20)
 

@@ -16,7 +16,7 @@ from actors.declarations import CLIENT_NAMES, Declaration
 from actors.errors import InvalidCall, NotDeclared, ProviderError
 from orchestrator.runtime import Runtime
 from tenants.errors import OnelaneError
-from tests.ports import EVERYTHING, step_port
+from tests.support.ports import EVERYTHING, step_port
 from tests.web.conftest import Bench
 
 #: What every step may do.

@@ -21,7 +21,7 @@ from orchestrator.web.app import ROUTES, create_app
 from orchestrator.web.http.middleware import SECURITY_HEADERS
 from orchestrator.web.http.problems import PROBLEMS
 from tenants.queues import ServerRefuses
-from tests.servers import ValkeyProcess, start_valkey
+from tests.support.servers import ValkeyProcess, start_valkey
 from tests.web.conftest import ADMIN_KEY, JOB, Api, Bench
 
 

@@ -16,7 +16,7 @@ from orchestrator import metrics
 from orchestrator.loops.gauges import GaugeLoop
 from orchestrator.runtime import Runtime
 from tests import ROOT
-from tests.servers import free_port
+from tests.support.servers import free_port
 from tests.web.conftest import Api
 
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"

@@ -19,7 +19,7 @@ from orchestrator.web.http import rate_limits
 from orchestrator.web.http.http_protocol import proxy_options
 from orchestrator.web.http.rate_limits import LocalCounts, network_of
 from tenants.store.accounts import keys
-from tests.servers import start_valkey
+from tests.support.servers import start_valkey
 from tests.web.conftest import ADMIN_KEY, JOB, Api
 
 Serve = Callable[..., Api]

@@ -15,7 +15,7 @@ from tenants.errors import OwnershipLost
 from tenants.store.accounts import usage
 from tenants.store.publishing import publications
 from tenants.store.removal import pruning
-from tests.ports import step_port
+from tests.support.ports import step_port
 from tests.web.conftest import ON_BOTH, Api, Bench
 
 USAGE = "/v1/accounts/acme/usage"

@@ -14,7 +14,7 @@ from orchestrator.runtime import Runtime
 from tenants.store.accounts.accounts import ensure_account
 from tenants.store.jobs import webhook_deliveries
 from tenants.store.steps import finish as finish_steps
-from tests.ports import step_port
+from tests.support.ports import step_port
 from tests.web.conftest import JOB, ON_BOTH, Api, Bench
 
 URL = "http://127.0.0.1:9999/hook"  # what the settings of these tests allow

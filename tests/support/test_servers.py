@@ -7,7 +7,7 @@ from pathlib import Path
 import redis
 from sqlalchemy import create_engine, inspect, text
 
-from tests.servers import start_valkey
+from tests.support.servers import start_valkey
 
 
 def test_each_test_gets_an_empty_valkey(redis_url: str) -> None:

@@ -17,7 +17,7 @@ import psutil
 
 from orchestrator.client import Onelane, OnelaneClientError
 from tests import ROOT
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 START_SECONDS = 300
 

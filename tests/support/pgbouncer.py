@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 _PATIENCE_SECONDS = 60.0
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 _CODE = Path("/usr/share/wordpress")
 _CONTENT = Path("/var/lib/wordpress/wp-content")
