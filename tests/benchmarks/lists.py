@@ -19,8 +19,8 @@ from sqlalchemy import Connection
 
 from tenants.database.transactions import Database
 from tenants.migrations import migrate
-from tests.store.filled import fill, lists
-from tests.store.plans import plans_of
+from tests.tenants.database.plans import plans_of
+from tests.tenants.store.filled import fill, lists
 
 from .whole_path import database_of, postgres
 

@@ -25,7 +25,7 @@ from dramatiq import Message
 
 from tenants.queues import EmbeddedValkey, Entry, QueueLimits, TenantBroker
 from tenants.queues.lua import script
-from tests.queues.lanes import Hand, Lease
+from tests.tenants.queues.lanes import Hand, Lease
 
 LANE = "scale"
 NOISY = "account-0"

@@ -28,9 +28,9 @@ from tenants.store.accounts.accounts import ensure_account
 from tenants.store.attempt import OwnedAttempt, Refused
 from tenants.store.job_store import job_store
 from tenants.store.jobs.create import JobPlan
-from tests.queues.damage import Damage, How
-from tests.queues.lanes import Hand, Lease
 from tests.service.conftest import make_service
+from tests.tenants.queues.damage import Damage, How
+from tests.tenants.queues.lanes import Hand, Lease
 
 LANE = "quick"
 #: Account → concurrency of its tenant queue.

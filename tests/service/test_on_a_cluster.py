@@ -11,8 +11,8 @@ import redis
 
 from orchestrator.control.events import CHANNEL
 from tenants.migrations import migrate
-from tests.queues.clusters import Cluster
 from tests.service.conftest import Service, make_service
+from tests.tenants.queues.clusters import Cluster
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
 

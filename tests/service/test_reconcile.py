@@ -26,9 +26,9 @@ from tenants.store.dispatch import Dispatch
 from tenants.store.jobs.create import JobPlan
 from tenants.store.jobs.lists import JobFilter
 from tenants.store.steps import start as start_steps
-from tests.queues.lanes import Hand
-from tests.queues.layouts import restore
 from tests.service.conftest import make_service
+from tests.tenants.queues.lanes import Hand
+from tests.tenants.queues.layouts import restore
 
 LANE = "quick"
 #: Redis' answers are typed as bytes or text, whichever a client was made for.

@@ -32,8 +32,8 @@ from tenants.store.steps import finish as finish_steps
 from tenants.store.steps import start as start_steps
 from tenants.store.steps import undeliverable
 from tenants.store.steps.undeliverable import UndeliverableMessage, document_of, letter_id_of
-from tests.queues.lanes import Hand
 from tests.service.conftest import Service, make_service
+from tests.tenants.queues.lanes import Hand
 
 LANE = "quick"
 

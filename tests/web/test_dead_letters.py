@@ -11,7 +11,7 @@ from dramatiq import Message
 from orchestrator.loops.undeliverable import move_undeliverable
 from orchestrator.runtime import Runtime
 from tenants.queues import Entry
-from tests.queues.lanes import Hand
+from tests.tenants.queues.lanes import Hand
 from tests.web.conftest import ON_BOTH, Api, Bench
 
 LETTERS = "/v1/admin/dead-letters"

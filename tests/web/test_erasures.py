@@ -16,7 +16,7 @@ from tenants.database.columns import db_now
 from tenants.database.models import Event, Job, Model
 from tenants.queues import Entry
 from tenants.store.removal import erasures, holdings
-from tests.queues.lanes import Hand, message
+from tests.tenants.queues.lanes import Hand, message
 from tests.web.conftest import JOB, ON_BOTH, Api, Bench
 from tests.web.held import ODD, account_tables, fill, in_redis, naming, rows
 

@@ -2,7 +2,7 @@
 
 `job_tags` repeats the tags of `jobs` in a form that both databases can look up by tag, or by its beginning. A trigger
 fills it, so that no way of making a job can forget it, and jobs without tags cost nothing. (On SQLite a later migration
-that rebuilds `jobs` must make the trigger again: `tests/store/test_lists.py` looks for it.)
+that rebuilds `jobs` must make the trigger again: `tests/tenants/store/test_lists.py` looks for it.)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The database itself refuses to change or remove a row of the audit.
 
-(On SQLite a later migration that rebuilds `audit` must make the triggers again: `tests/store/test_audit.py` looks for
+(On SQLite a later migration that rebuilds `audit` must make the triggers again: `tests/tenants/store/test_audit.py` looks for
 them.)
 """
 

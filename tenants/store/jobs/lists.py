@@ -2,7 +2,7 @@
 
 Invariants
 - A page is read in the order of an index and ends with its limit; no sort grows with the table.
-  (`tests/store/test_lists.py` checks the plans.)
+  (`tests/tenants/store/test_lists.py` checks the plans.)
 - Tags are looked up in `job_tags`, which both databases can search by tag and by prefix.
 - `created_at` has no index, which every update of a job would have to maintain. It grows with `seq`, except for
   concurrent transactions, so a range of times is first translated into a range of numbers by binary search.
