@@ -18,7 +18,7 @@ from tests.service.conftest import Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
-PUBLISHER = "tests.publishers.outside_publishers:FolderPublisher"
+PUBLISHER = "tests.actors.publishers.outside_publishers:FolderPublisher"
 
 
 @pytest.fixture

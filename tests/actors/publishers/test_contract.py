@@ -23,7 +23,7 @@ from actors.port import Credentials, SessionState, Target
 from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
 from actors.testing import MemoryPort
-from tests.publishers.demo_site import PASSWORD, DemoBlog
+from tests.actors.publishers.demo_site import PASSWORD, DemoBlog
 from tests.support.ports import make_context
 from tests.support.wordpress import WordPressSite
 

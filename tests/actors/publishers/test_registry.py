@@ -16,7 +16,7 @@ from actors.testing import MemoryPort
 from orchestrator.settings import Settings
 from tests.support.ports import make_context
 
-OUTSIDE = "tests.publishers.outside_publishers"
+OUTSIDE = "tests.actors.publishers.outside_publishers"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from actors.clients import safe_url
 from actors.clients.browser import open_browser, page_errors
 from actors.clients.egress import EgressProxy
 from actors.errors import ProviderError, ProviderTimeout, UnsafeUrl
-from tests.publishers.demo_site import browser_processes, kill_browsers
+from tests.actors.publishers.demo_site import browser_processes, kill_browsers
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 

@@ -12,7 +12,7 @@ import uvicorn
 from actors.clients.gemini import TextModel
 from orchestrator.offline_model.app import create_app
 from orchestrator.offline_model.faults import Faults
-from tests.generation.local_model import KEY, OfflineModel
+from tests.actors.generation.local_model import KEY, OfflineModel
 
 
 class _Server(uvicorn.Server):

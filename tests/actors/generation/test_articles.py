@@ -14,7 +14,7 @@ from orchestrator.offline_model.article import MAX_TAG, MAX_TAGS, MAX_TITLE, Art
 from orchestrator.offline_model.languages import detect, sentences, word_count
 from orchestrator.offline_model.prompt import MAX_SOURCES, Request, read_prompt
 from orchestrator.offline_model.prose import escape, read_sections, to_markdown
-from tests.generation.source_texts import source
+from tests.actors.generation.source_texts import source
 
 any_speed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 

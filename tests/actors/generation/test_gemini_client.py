@@ -24,7 +24,7 @@ from actors.errors import (
 from actors.pipelines.blog import Article, tidy
 from actors.signals import ProviderBusy
 from orchestrator.offline_model.faults import Fault
-from tests.generation.local_model import KEY, OfflineModel
+from tests.actors.generation.local_model import KEY, OfflineModel
 
 MakeModel = Callable[..., TextModel]
 SOURCE = "Every account has its own queue. The queue runs one job at a time, in the order in which they came in."

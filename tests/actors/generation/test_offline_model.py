@@ -21,8 +21,8 @@ from orchestrator.offline_model.faults import Fault, Faults
 from orchestrator.offline_model.json_answer import fill
 from orchestrator.offline_model.prompt import Request
 from orchestrator.offline_model.protocol import MODEL_VERSION, BadRequest, count_tokens, parse_request
-from tests.generation.local_model import OfflineModel
-from tests.generation.source_texts import source
+from tests.actors.generation.local_model import OfflineModel
+from tests.actors.generation.source_texts import source
 
 any_speed = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 PROMPT = "Ovens\n\n" + source("english.txt")

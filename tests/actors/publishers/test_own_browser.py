@@ -12,7 +12,7 @@ from actors.errors import UnsafeUrl
 from actors.publishing import publish_draft
 from actors.signals import Retry, Snooze
 from actors.testing import MemoryPort
-from tests.publishers.demo_site import PASSWORD, DemoBlog, kill_browsers
+from tests.actors.publishers.demo_site import PASSWORD, DemoBlog, kill_browsers
 from tests.support.ports import make_context
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]

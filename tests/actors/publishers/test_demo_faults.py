@@ -16,7 +16,7 @@ from actors.port import Target
 from actors.publishing import publish_draft
 from actors.signals import Retry
 from actors.testing import MemoryPort
-from tests.publishers.demo_site import PASSWORD, DemoBlog
+from tests.actors.publishers.demo_site import PASSWORD, DemoBlog
 from tests.support.ports import make_context
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240), pytest.mark.usefixtures("lent_browser")]

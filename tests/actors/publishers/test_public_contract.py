@@ -15,7 +15,7 @@ from actors.clients.publishers.demo import DemoPublisher
 from actors.port import Credentials
 from onelane.testing import ContractSite, PublisherContract
 from tests import ROOT
-from tests.publishers.demo_site import PASSWORD, DemoBlog
+from tests.actors.publishers.demo_site import PASSWORD, DemoBlog
 from tests.support.wordpress import WordPressSite
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]

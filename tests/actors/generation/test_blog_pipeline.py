@@ -31,8 +31,8 @@ from actors.signals import ProviderBusy
 from actors.step import Step
 from actors.testing import MemoryPort, make_context
 from orchestrator.offline_model.faults import Fault
-from tests.generation.local_model import KEY, OfflineModel
-from tests.generation.source_texts import source
+from tests.actors.generation.local_model import KEY, OfflineModel
+from tests.actors.generation.source_texts import source
 
 any_speed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 

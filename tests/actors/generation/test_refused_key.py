@@ -17,7 +17,7 @@ from tenants.database.models import Alert
 from tenants.secrets.sealing import new_key
 from tenants.store.jobs.create import JobPlan
 from tenants.store.steps import provider_backoffs
-from tests.generation.local_model import KEY, OfflineModel
+from tests.actors.generation.local_model import KEY, OfflineModel
 from tests.service.conftest import Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]

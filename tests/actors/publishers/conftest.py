@@ -19,7 +19,7 @@ from actors.testing import MemoryPort
 from orchestrator.demo_blog.app import create_app
 from orchestrator.demo_blog.faults import Faults
 from orchestrator.settings import CHROMIUM_NAMES
-from tests.publishers.demo_site import DemoBlog
+from tests.actors.publishers.demo_site import DemoBlog
 from tests.support.ports import make_context
 from tests.support.servers import free_port
 from tests.support.wordpress import WordPressSite, running_wordpress, wordpress_or_skip

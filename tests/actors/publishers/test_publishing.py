@@ -26,9 +26,9 @@ from actors.port import Draft, Target
 from actors.publishing import find_difference, publish_draft
 from actors.signals import Reject, Retry, Snooze
 from actors.testing import MemoryPort
-from tests.publishers.model_site import DRAFT, STATE, Clock, Crash, NoBrowser, Site, attempt, drive, port_to
-from tests.publishers.model_site import clock as clock
-from tests.publishers.model_site import site as site
+from tests.actors.publishers.model_site import DRAFT, STATE, Clock, Crash, NoBrowser, Site, attempt, drive, port_to
+from tests.actors.publishers.model_site import clock as clock
+from tests.actors.publishers.model_site import site as site
 from tests.support.ports import make_context
 
 

@@ -22,7 +22,7 @@ from tenants.database.transactions import Database
 from tenants.secrets.sealing import Sealer, new_key, split_keys
 from tenants.secrets.sessions import Sessions
 from tenants.store.accounts import accounts
-from tests.publishers.demo_site import PASSWORD, DemoBlog
+from tests.actors.publishers.demo_site import PASSWORD, DemoBlog
 
 
 class Honest:
@@ -184,7 +184,7 @@ def test_the_command_tries_the_demo_blog_without_a_job(
 def test_the_list_names_all_and_what_each_can_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("ONELANE_PUBLISHERS", "tests.publishers.outside_publishers:Right")
+    monkeypatch.setenv("ONELANE_PUBLISHERS", "tests.actors.publishers.outside_publishers:Right")
     assert run(["publishers", "list", "--json"]) == 0
     items = {each["publisher"]: each for each in json.loads(capsys.readouterr().out)["items"]}
     assert items["right"]["capabilities"] == ["remove"]
