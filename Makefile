@@ -58,5 +58,5 @@ bench: ## Benchmarks, both sides in one run, with ratios
 
 chaos: ## Every pair of failures of a step's processes; then attack the whole service on both databases (CHAOS_ARGS=--seed=N)
 	@deploy/bootstrap dev
-	.venv/bin/python -m tests.isolation.failure_pairs --all
+	.venv/bin/python -m tests.orchestrator.isolation.failure_pairs --all
 	.venv/bin/python -m tests.chaos $(CHAOS_ARGS)

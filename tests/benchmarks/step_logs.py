@@ -23,7 +23,7 @@ from tenants.migrations import migrate
 from tenants.queues import EmbeddedValkey
 from tenants.secrets.sealing import new_key
 from tenants.store.jobs.create import JobPlan
-from tests.service.conftest import Service
+from tests.orchestrator.conftest import Service
 
 from .whole_path import database_of, postgres
 

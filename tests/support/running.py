@@ -68,7 +68,7 @@ def environment(**settings: str) -> dict[str, str]:
 def start_up(data_dir: Path, log: Path, settings: Mapping[str, str] | None = None) -> RunningUp:
     """Start `onelane up` on free ports with the quick pipelines; it may still be coming up."""
     chosen = {
-        "ONELANE_PIPELINES": "tests.house.pipelines",
+        "ONELANE_PIPELINES": "tests.orchestrator.local.pipelines",
         "ONELANE_PORT": str(free_port()),
         "ONELANE_DEMO_BLOG_PORT": str(free_port()),
         "ONELANE_OFFLINE_MODEL_PORT": str(free_port()),

@@ -19,7 +19,7 @@ from tenants.migrations import migrate
 from tenants.secrets.sealing import new_key
 from tenants.store.jobs.create import JobPlan
 from tests import ROOT
-from tests.service.conftest import Service
+from tests.orchestrator.conftest import Service
 
 PAGE = (ROOT / "docs" / "pipelines.md").read_text()
 MODULES = ("shop.pipelines", "shop.steering")

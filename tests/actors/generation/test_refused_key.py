@@ -18,7 +18,7 @@ from tenants.secrets.sealing import new_key
 from tenants.store.jobs.create import JobPlan
 from tenants.store.steps import provider_backoffs
 from tests.actors.generation.local_model import KEY, OfflineModel
-from tests.service.conftest import Service
+from tests.orchestrator.conftest import Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

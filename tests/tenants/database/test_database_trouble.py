@@ -311,7 +311,7 @@ def test_a_job_is_made_once_whatever_became_of_the_commit(
     from orchestrator.control.dispatch import Dispatcher
     from orchestrator.control.jobs import Jobs
     from tenants.store.jobs.create import JobPlan
-    from tests.web.sample_pipelines import PIPELINES
+    from tests.orchestrator.web.sample_pipelines import PIPELINES
 
     class NoRedis(Dispatcher):
         def __init__(self) -> None:

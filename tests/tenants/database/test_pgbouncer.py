@@ -25,9 +25,9 @@ from tenants.store.attempt import OwnedAttempt
 from tenants.store.job_store import job_store
 from tenants.store.jobs import read as jobs
 from tenants.store.jobs.create import JobPlan
+from tests.orchestrator.web.sample_pipelines import PIPELINES
 from tests.support.pgbouncer import pgbouncer_or_skip, running_pgbouncer
 from tests.tenants.store.shared_batch import run_statement
-from tests.web.sample_pipelines import PIPELINES
 
 pytestmark = pytest.mark.integration
 

@@ -28,9 +28,9 @@ from tenants.store.jobs import create as create_jobs
 from tenants.store.jobs.create import JobPlan, StepPlan
 from tenants.store.steps import finish as finish_steps
 from tenants.store.steps import start as start_steps
+from tests.orchestrator.web.sample_pipelines import PIPELINES
 from tests.tenants.conftest import Bench
 from tests.tenants.store.no_redis import NoRedis
-from tests.web.sample_pipelines import PIPELINES
 
 CALLERS = 50
 JOB = JobPlan("sample", {"topic": "lanes"})
