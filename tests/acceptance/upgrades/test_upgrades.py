@@ -22,10 +22,10 @@ from orchestrator.client import Onelane
 from tenants.database.transactions import Database
 from tenants.secrets.sealing import Sealer
 from tenants.secrets.sessions import Sessions
+from tests.acceptance.upgrades.make_archive import ADMIN_KEY, ARCHIVES, HERE, SECRET_KEY
 from tests.crashes.postgres import Postgres, running_postgres
 from tests.support.running import START_SECONDS, RunningUp, start_up, wait_for
 from tests.support.servers import start_valkey
-from tests.upgrades.make_archive import ADMIN_KEY, ARCHIVES, HERE, SECRET_KEY
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(700)]
 

@@ -1,4 +1,4 @@
-"""Makes the archives of a release: `python -m tests.upgrades.make_archive COMMIT [NAME]`, from the repository's root.
+"""Makes the archives of a release: `python -m tests.acceptance.upgrades.make_archive COMMIT [NAME]`, from the repository's root.
 
 It takes the code of the commit out of the repository's history, runs `onelane up` of it with a fresh data directory, on
 SQLite and on PostgreSQL, makes jobs in every state, and kills all processes while one job runs. What then lies on the

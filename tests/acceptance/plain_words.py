@@ -1,6 +1,6 @@
 """The words that this project does not use, and where they stand all the same.
 
-`python -m tests.house.plain_words` prints each finding with the word to use instead. `test_plain_words` holds the
+`python -m tests.acceptance.plain_words` prints each finding with the word to use instead. `test_plain_words` holds the
 repository to it. Identifiers are compared by their parts (`_tell_redis` has the parts `tell` and `redis`), prose by
 phrases: comments, docstrings, other strings that hold a space, and whole documents.
 """

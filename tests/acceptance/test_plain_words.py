@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house import plain_words
+from tests.acceptance import plain_words
 
 
 def test_no_file_uses_a_listed_word() -> None:

@@ -20,8 +20,8 @@ from tenants.store import workers
 from tenants.store.jobs import read as jobs
 from tenants.store.jobs.create import JobPlan
 from tests import ROOT
+from tests.acceptance.upgrades.make_archive import HERE, SECRET_KEY
 from tests.crashes.installation import Installation, Worker, until
-from tests.upgrades.make_archive import HERE, SECRET_KEY
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.campaign, pytest.mark.timeout(700)]
 
