@@ -1,1 +1,1 @@
-"""Pipelines."""
+"""The pipelines that come with onelane, one a file."""

@@ -1,1 +1,1 @@
-"""Control."""
+"""The control plane's calls: create, steer, schedule, dispatch and explain jobs, and report what happened to them."""

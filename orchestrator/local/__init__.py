@@ -1,1 +1,1 @@
-"""Local."""
+"""onelane on one machine: `up`, its supervisor, ports, data directory, schema, `doctor`."""

@@ -56,7 +56,8 @@ def test_what_needs_an_extra_names_it(use: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("package", EXTRAS.values())
 def test_control_plane_and_worker_load_without_the_package(package: str, tmp_path: Path) -> None:
     program = """
-import orchestrator.local.up, orchestrator.web.app, orchestrator.worker.process, orchestrator.loops.service, orchestrator.local.doctor
+import orchestrator.local.up, orchestrator.local.doctor, orchestrator.web.app, orchestrator.worker.process
+import orchestrator.loops.service
 from actors.clients.publishers import load_publishers
 from actors.extras import importable
 from actors.pipeline import load_pipelines

@@ -1,4 +1,6 @@
-"""An example answer for each model, written by hand; `tests/orchestrator/web/test_examples.py` compares each with its schema.
+"""An example answer for each model, written by hand.
+
+`tests/orchestrator/web/test_examples.py` compares each with its schema.
 
 In all of them, account `acme` has a post about bees written and published. A model may also carry its example itself,
 as `json_schema_extra={"examples": […]}`.

@@ -1,1 +1,1 @@
-"""Http."""
+"""How a call is checked: routing, authentication, bodies, problems, idempotency, limits."""

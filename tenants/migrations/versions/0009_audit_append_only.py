@@ -1,7 +1,7 @@
 """The database itself refuses to change or remove a row of the audit.
 
-(On SQLite a later migration that rebuilds `audit` must make the triggers again: `tests/tenants/store/test_audit.py` looks for
-them.)
+(On SQLite a later migration that rebuilds `audit` must make the triggers again: `tests/tenants/store/test_audit.py`
+looks for them.)
 """
 
 from __future__ import annotations

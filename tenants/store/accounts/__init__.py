@@ -1,1 +1,1 @@
-"""Accounts."""
+"""Accounts with their keys, tenant queues, lanes, circuits, settings and usage."""

@@ -1,1 +1,1 @@
-"""Dead letters."""
+"""Dead letters, and the alerts about them and other trouble."""

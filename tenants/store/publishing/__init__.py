@@ -1,1 +1,1 @@
-"""Publishing."""
+"""Drafts, artifacts, and the publication ledger."""

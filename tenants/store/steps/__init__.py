@@ -1,1 +1,1 @@
-"""Steps."""
+"""Steps: started, ended, and held back while a provider refuses."""

@@ -1,9 +1,10 @@
-"""Makes the archives of a release: `python -m tests.acceptance.upgrades.make_archive COMMIT [NAME]`, from the repository's root.
+"""Make a release's archives: `python -m tests.acceptance.upgrades.make_archive COMMIT [NAME]`, from the top folder.
 
 It takes the code of the commit out of the repository's history, runs `onelane up` of it with a fresh data directory, on
 SQLite and on PostgreSQL, makes jobs in every state, and kills all processes while one job runs. What then lies on the
-disk goes to `tests/upgrades/archives/NAME-sqlite.tar.xz` and `…-postgresql.tar.xz`, with `facts.json`: what was given
-out (ids, a cursor, a key, a signed URL) and what must become of it. CONTRIBUTING.md says when this is to be done.
+disk goes to `tests/acceptance/upgrades/archives/NAME-sqlite.tar.xz` and `…-postgresql.tar.xz`, with `facts.json`: what
+was given out (ids, a cursor, a key, a signed URL) and what must become of it.
+CONTRIBUTING.md says when this is to be done.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m tests.orchestrator.isolation.failure_pairs [--all]``: every single and double failure, tried on real processes.
+"""``python -m tests.orchestrator.isolation.failure_pairs [--all]``: single and double failures of real processes.
 
 For each row a worker runs a step that leaves a daemon behind, and one or two of its processes are killed, stopped, or
 stopped and continued. The table says when the last process of the step had gone, when the worker itself had (steps

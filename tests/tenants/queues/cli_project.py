@@ -1,4 +1,6 @@
-"""A Dramatiq project as its users have them: `dramatiq tests.tenants.queues.cli_project`, with the broker from the environment.
+"""A Dramatiq project as its users have them, with the broker from the environment.
+
+Run it by `dramatiq tests.tenants.queues.cli_project`.
 
 Every middleware that users rely on is there; actors report what they did in the list `reported`.
 """

@@ -1,4 +1,6 @@
-"""Runs Dramatiq's own tests against the tenant broker: `python -m tests.tenants.queues.dramatiq_suite CHECKOUT [pytest's own]`.
+"""Run Dramatiq's own tests against the tenant broker.
+
+`python -m tests.tenants.queues.dramatiq_suite CHECKOUT [arguments for pytest]`.
 
 `CHECKOUT` is a checkout of Dramatiq (its sdist lacks the fixtures). Only the broker is exchanged: in the fixture
 `redis_broker`, and in the modules that the `dramatiq` command is started with. Nothing else of it is changed, but that

@@ -1,6 +1,6 @@
 """The pipelines with which archives are made, by whatever release makes them: the least that every release can load.
 
-`tests/upgrades/new_modules` has the next version of the same module, in which steps have changed.
+`tests/acceptance/upgrades/new_modules` has the next version of the same module, in which steps have changed.
 """
 
 from __future__ import annotations
