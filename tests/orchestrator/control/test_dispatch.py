@@ -167,7 +167,7 @@ def test_what_redis_refused_is_not_taken_for_sent(runtime: Runtime, loop: Dispat
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_threads_send_at_one_moment_goes_in_one_call_and_each_is_reported(
+def test_what_threads_send_at_one_moment_goes_in_one_call_each_is_reported(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     """The first call is held up until all others have come."""
