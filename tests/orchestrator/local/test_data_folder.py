@@ -15,7 +15,7 @@ from orchestrator.local.data_folder import DataFolder, FolderBusy
 HOLD = """
 import sys
 from pathlib import Path
-from orchestrator.data_folder import DataFolder
+from orchestrator.local.data_folder import DataFolder
 with DataFolder(Path(sys.argv[1])).claimed():
     print("held", flush=True)
     sys.stdin.read()

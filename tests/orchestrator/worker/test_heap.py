@@ -14,7 +14,7 @@ from tests.support.servers import free_port
 SERVE = """
 import gc, json, sys, uvicorn
 from orchestrator.cli import service
-from orchestrator.schema import bring_up_to_date
+from orchestrator.local.schema import bring_up_to_date
 from orchestrator.settings import Settings
 
 def look(app, **_):
