@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ settings.register_profile("onelane", deadline=None, suppress_health_check=[Healt
 settings.load_profile("onelane")
 
 pytest_plugins = ["tests.support.servers", "tests.support.progress"]
+
+# A shell starts its background jobs with SIGINT ignored, and the commands that tests interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Any of these marks takes a test out of `make check`.
 NOT_UNIT = ("integration", "processes", "browser", "wordpress", "slow")

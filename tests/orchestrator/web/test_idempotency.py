@@ -207,7 +207,7 @@ def test_a_commit_whose_answer_was_lost_is_reported_and_safely_repeated(
         unknown = api.post(JOBS, JOB, **once("k"))
     assert (unknown.status_code, unknown.json()["code"]) == (503, "unavailable")
     assert "nothing was accepted" not in unknown.json()["detail"]
-    assert "is not known" in unknown.json()["detail"]
+    assert "it is unknown whether the request took effect" in unknown.json()["detail"]
     answer = api.post(JOBS, JOB, **once("k"))
     assert answer.status_code == 202
     assert count(api) == 1

@@ -129,6 +129,7 @@ def test_without_the_database_nothing_is_accepted(api: Api, runtime: Runtime, mo
 
     monkeypatch.setattr(runtime.database, "read", away)
     monkeypatch.setattr(runtime.database, "write", away)
+    monkeypatch.setattr(runtime.database, "batch", away)
 
     assert api.get("/readyz").status_code == 503
     assert api.get("/readyz").json()["parts"]["database"] == "down"

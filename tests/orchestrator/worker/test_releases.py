@@ -62,7 +62,7 @@ def test_a_data_directory_of_another_form_is_refused(tmp_path: Path) -> None:
         assert (folder.path / "format").read_text() == "1\n"
     folder.create()
     (folder.path / "format").write_text("2\n")
-    with pytest.raises(FolderUnusable, match="the form of another release"):
+    with pytest.raises(FolderUnusable, match="the layout of another release"):
         folder.create()
 
 
