@@ -145,7 +145,7 @@ class Settler:
                 self._send(batch)
         finally:
             # An interrupt can strike at any point above. Without this, nothing of the lane would be settled again, or
-            # the leases of a batch that no thread has would be extended for ever.
+            # the leases of a batch that no thread holds would be extended without end.
             if me in self._senders or (batch is not None and batch.sender is me):
                 with self._mutex:
                     self._senders.discard(me)
